@@ -1,0 +1,187 @@
+//! Choosing where to compute, and saying why.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use tch::{Cuda, Device};
+
+use crate::native;
+
+/// What the user asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// CUDA if usable, else CPU.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// One CUDA device, by index.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = || format!("{text:?} is no device; want auto, cpu, cuda or cuda:INDEX");
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            _ => {
+                let index = text.strip_prefix("cuda:").ok_or_else(wanted)?;
+                Ok(DeviceChoice::Cuda(index.parse().map_err(|_| wanted())?))
+            }
+        }
+    }
+}
+
+/// Arithmetic of convolutions and matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// tf32 on CUDA, as PyTorch's convolutions by default; f32 elsewhere.
+    Auto,
+    /// Full single precision.
+    F32,
+    /// CUDA's 19-bit tensor-core format for products, f32 for all else.
+    Tf32,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::Auto => "auto",
+            Precision::F32 => "f32",
+            Precision::Tf32 => "tf32",
+        })
+    }
+}
+
+/// A device that can be used, ready for use.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    /// For tensors.
+    pub device: Device,
+    /// Never `Auto`.
+    pub precision: Precision,
+    /// For people: what it is, and why it was chosen if that was left open.
+    pub description: String,
+}
+
+/// Resolves a choice and sets libtorch up for it.
+///
+/// # Errors
+/// CUDA or TF32 asked for and not usable, with the reason; never a silent fall-back.
+pub fn choose(choice: DeviceChoice, precision: Precision) -> Result<Chosen> {
+    native::keep_freed_memory();
+    let (device, description) = match choice {
+        DeviceChoice::Cpu => (Device::Cpu, cpu()),
+        DeviceChoice::Cuda(index) => match cuda_unusable(index) {
+            Some(reason) => bail!(
+                "--device cuda:{index} cannot be used: {reason}; try `ddpm doctor`, or --device cpu"
+            ),
+            None => (Device::Cuda(index), native::cuda_name(index)?),
+        },
+        DeviceChoice::Auto => match cuda_unusable(0) {
+            Some(reason) => (
+                Device::Cpu,
+                format!("{} (CUDA cannot be used: {reason})", cpu()),
+            ),
+            None => (Device::Cuda(0), native::cuda_name(0)?),
+        },
+    };
+    let precision = match (precision, device) {
+        (Precision::Auto, Device::Cuda(_)) => Precision::Tf32,
+        (Precision::Auto, _) => Precision::F32,
+        (Precision::Tf32, Device::Cpu) => {
+            bail!("--precision tf32 exists on CUDA only; use f32 on a CPU")
+        }
+        (p, _) => p,
+    };
+    native::set_tf32(precision == Precision::Tf32)?;
+    if let Device::Cuda(_) = device {
+        Cuda::cudnn_set_benchmark(true);
+    }
+    Ok(Chosen {
+        device,
+        precision,
+        description,
+    })
+}
+
+fn cpu() -> String {
+    format!("CPU, {} threads", tch::get_num_threads())
+}
+
+/// Why CUDA device `index` cannot be used; `None` if it can.
+pub fn cuda_unusable(index: usize) -> Option<String> {
+    if !tch::utils::has_cudart() {
+        return Some("this libtorch is built without CUDA".into());
+    }
+    if let Err(reason) = native::cuda_name(index) {
+        return Some(reason.to_string());
+    }
+    let devices = Cuda::device_count();
+    if index as i64 >= devices {
+        return Some(format!(
+            "libtorch sees {devices} CUDA devices; the driver may be too old for it"
+        ));
+    }
+    None
+}
+
+/// Blocks until all work queued on `device` is done.
+pub fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
+    }
+}
+
+/// Most memory used so far in bytes: tensors on a CUDA device, the whole process on CPU.
+pub fn peak_bytes(device: Device) -> Option<u64> {
+    match device {
+        Device::Cuda(index) => native::cuda_peak_bytes(index).ok(),
+        _ => {
+            let status = std::fs::read_to_string("/proc/self/status").ok()?;
+            let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+            let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+            Some(kib * 1024)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_parsed() {
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
+        for bad in ["gpu", "cuda:", "cuda:-1", "CPU"] {
+            assert!(
+                bad.parse::<DeviceChoice>()
+                    .unwrap_err()
+                    .contains("cuda:INDEX")
+            );
+        }
+    }
+
+    #[test]
+    fn cuda_is_used_or_refused_with_a_reason() {
+        match cuda_unusable(0) {
+            None => assert!(choose(DeviceChoice::Cuda(0), Precision::F32).is_ok()),
+            Some(reason) => {
+                let error = choose(DeviceChoice::Cuda(0), Precision::F32)
+                    .unwrap_err()
+                    .to_string();
+                assert!(error.contains(&reason), "{error}");
+                assert_eq!(
+                    choose(DeviceChoice::Auto, Precision::Auto).unwrap().device,
+                    Device::Cpu
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Files that are written whole or not at all.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Writes `path` through a temporary file beside it: write, fsync, rename, fsync of the folder.
+///
+/// `write` gets the temporary file. Whatever fails, an older `path` stays as it was and the
+/// temporary file is removed.
+///
+/// # Errors
+/// Anything `write` returns, or an I/O error naming `path`.
+pub fn write_atomic(
+    path: &Path,
+    write: impl FnOnce(&mut tempfile::NamedTempFile) -> Result<()>,
+) -> Result<()> {
+    let dir = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(".tmp-")
+        // The default of the tempfile crate is readable by the owner alone.
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(dir)
+        .with_context(|| {
+            format!(
+                "cannot write {}: no new file in {}",
+                path.display(),
+                dir.display()
+            )
+        })?;
+    write(&mut file).with_context(|| format!("cannot write {}", path.display()))?;
+    let finish = || -> io::Result<()> {
+        file.as_file_mut().flush()?;
+        // `write` may have put another file under the temporary name (safetensors does): sync and
+        // keep that one, with the permissions that ours was made with.
+        std::fs::set_permissions(file.path(), file.as_file().metadata()?.permissions())?;
+        std::fs::File::open(file.path())?.sync_all()?;
+        file.persist(path).map_err(|e| e.error)?;
+        std::fs::File::open(dir)?.sync_all()
+    };
+    finish().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// [`write_atomic`] for bytes in memory.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic(path, |file| Ok(file.write_all(bytes)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_rubbish() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        write_bytes(&path, b"old").unwrap();
+        let failed = write_atomic(&path, |file| {
+            file.write_all(b"half")?;
+            anyhow::bail!("disk full")
+        });
+        assert!(format!("{:#}", failed.unwrap_err()).contains("a.txt"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let error = write_bytes(Path::new("/no/such/folder/x"), b"").unwrap_err();
+        assert!(format!("{error:#}").contains("/no/such/folder"));
+    }
+}

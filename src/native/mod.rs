@@ -1,0 +1,254 @@
+//! The safe face of `shim.cpp`: the few libtorch functions that `tch` leaves out.
+//!
+//! All `unsafe` of the crate is here. Tensors are passed as tch's own pointers and stay owned by
+//! the caller; a C++ exception comes back as an [`anyhow::Error`] with libtorch's message.
+#![expect(unsafe_code, reason = "the one room that talks to C++")]
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use anyhow::{Result, anyhow, ensure};
+use tch::{Device, Kind, Tensor};
+
+unsafe extern "C" {
+    fn ddpm_last_error() -> *const c_char;
+    fn ddpm_set_grad(leaf: *const c_void, grad: *const c_void) -> c_int;
+    fn ddpm_fused_adam(
+        param: *const c_void,
+        grad: *const c_void,
+        exp_avg: *const c_void,
+        exp_avg_sq: *const c_void,
+        step: *const c_void,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+        decoupled_weight_decay: c_int,
+    ) -> c_int;
+    fn ddpm_foreach_norm(tensors: *const *const c_void, count: i64, out: *const c_void) -> c_int;
+    fn ddpm_foreach_mul(tensors: *const *const c_void, count: i64, factors: *const c_void)
+    -> c_int;
+    fn ddpm_add_scaled(target: *const c_void, other: *const c_void, alpha: f64) -> c_int;
+    fn ddpm_set_tf32(allow: c_int) -> c_int;
+    fn ddpm_keep_freed_memory();
+    fn ddpm_cuda_memory(device: c_int, free_bytes: *mut u64, total_bytes: *mut u64) -> c_int;
+    fn ddpm_cuda_peak_bytes(device: c_int, bytes: *mut u64) -> c_int;
+    fn ddpm_cuda_name(device: c_int, name: *mut c_char, capacity: c_int) -> c_int;
+}
+
+fn check(status: c_int) -> Result<()> {
+    if status == 0 {
+        return Ok(());
+    }
+    // SAFETY: the shim returns a NUL-terminated string that lives until its next error on this
+    // thread; it is copied here.
+    let message = unsafe { CStr::from_ptr(ddpm_last_error()) };
+    Err(anyhow!(
+        "{}",
+        message
+            .to_string_lossy()
+            .lines()
+            .next()
+            .unwrap_or("libtorch failed")
+    ))
+}
+
+fn ptr(tensor: &Tensor) -> *const c_void {
+    tensor.as_ptr().cast()
+}
+
+fn ptrs(tensors: &[Tensor]) -> Vec<*const c_void> {
+    tensors.iter().map(ptr).collect()
+}
+
+/// Makes `grad` the tensor into which `backward` accumulates the gradient of `leaf`.
+pub fn set_grad(leaf: &Tensor, grad: &Tensor) -> Result<()> {
+    // SAFETY: both pointers are live tensors for the length of the call.
+    check(unsafe { ddpm_set_grad(ptr(leaf), ptr(grad)) })
+}
+
+/// The numbers of one fused Adam step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamStep {
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// L2 term (Adam) or decoupled decay (AdamW).
+    pub weight_decay: f64,
+    /// Added to sqrt of the bias-corrected second moment.
+    pub eps: f64,
+    /// AdamW instead of Adam.
+    pub decoupled_weight_decay: bool,
+}
+
+/// The memory of a contiguous CPU tensor, which nobody may write to while it is borrowed.
+///
+/// # Errors
+/// A tensor elsewhere or with gaps.
+pub(crate) fn host_bytes(tensor: &Tensor) -> Result<&[u8]> {
+    ensure!(
+        tensor.device() == Device::Cpu && tensor.is_contiguous(),
+        "only a contiguous CPU tensor has its bytes in a row"
+    );
+    let length = tensor.numel() * tensor.kind().elt_size_in_bytes();
+    if length == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: a contiguous tensor of this many bytes starts at data_ptr and lives as long as the
+    // borrow; the caller does not write to it.
+    Ok(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), length) })
+}
+
+/// One step of libtorch's fused Adam on flat tensors, in place.
+///
+/// # Shapes
+/// - `param`, `grad`, `exp_avg`, `exp_avg_sq`: `[P]` f32
+/// - `step`: scalar f32 that already holds the number of this step, 1 for the first
+pub fn fused_adam(
+    param: &Tensor,
+    grad: &Tensor,
+    exp_avg: &Tensor,
+    exp_avg_sq: &Tensor,
+    step: &Tensor,
+    s: AdamStep,
+) -> Result<()> {
+    // libtorch's kernel takes the first tensor's length for all of them.
+    for tensor in [param, grad, exp_avg, exp_avg_sq] {
+        ensure!(
+            tensor.kind() == Kind::Float && tensor.size() == param.size() && tensor.is_contiguous(),
+            "fused Adam wants contiguous f32 tensors of one shape, not {:?} {:?} with {:?}",
+            tensor.kind(),
+            tensor.size(),
+            param.size()
+        );
+    }
+    // SAFETY: all pointers are live tensors of one length.
+    check(unsafe {
+        ddpm_fused_adam(
+            ptr(param),
+            ptr(grad),
+            ptr(exp_avg),
+            ptr(exp_avg_sq),
+            ptr(step),
+            s.lr,
+            s.beta1,
+            s.beta2,
+            s.weight_decay,
+            s.eps,
+            c_int::from(s.decoupled_weight_decay),
+        )
+    })
+}
+
+/// L2 norm of every tensor, as one 1-d tensor of their kind and device.
+pub fn foreach_norm(tensors: &[Tensor]) -> Result<Tensor> {
+    let like = tensors
+        .first()
+        .ok_or_else(|| anyhow!("foreach_norm of no tensors"))?;
+    let out = Tensor::empty([tensors.len() as i64], (like.kind(), like.device()));
+    // SAFETY: the pointer array and all tensors live for the length of the call.
+    check(unsafe { ddpm_foreach_norm(ptrs(tensors).as_ptr(), tensors.len() as i64, ptr(&out)) })?;
+    Ok(out)
+}
+
+/// `tensors[i] *= factors[i]`, in place; `factors` is `[tensors.len()]`.
+pub fn foreach_mul(tensors: &[Tensor], factors: &Tensor) -> Result<()> {
+    // SAFETY: as in `foreach_norm`; libtorch checks that the two lengths agree.
+    check(unsafe { ddpm_foreach_mul(ptrs(tensors).as_ptr(), tensors.len() as i64, ptr(factors)) })
+}
+
+/// `target += alpha * other`, in place.
+pub fn add_scaled(target: &Tensor, other: &Tensor, alpha: f64) -> Result<()> {
+    // SAFETY: both pointers are live tensors for the length of the call.
+    check(unsafe { ddpm_add_scaled(ptr(target), ptr(other), alpha) })
+}
+
+/// Allows or forbids TF32 in CUDA matrix products and convolutions.
+pub fn set_tf32(allow: bool) -> Result<()> {
+    // SAFETY: a plain setter.
+    check(unsafe { ddpm_set_tf32(c_int::from(allow)) })
+}
+
+/// Lets the C allocator reuse large blocks instead of returning them to the system at every step:
+/// fewer page faults on CPU. For the whole process; call it before the first tensor.
+pub fn keep_freed_memory() {
+    // SAFETY: two mallopt calls.
+    unsafe { ddpm_keep_freed_memory() }
+}
+
+/// Memory of one CUDA device, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CudaMemory {
+    /// Not in use by any process.
+    pub free_bytes: u64,
+    /// Whole memory of the device.
+    pub total_bytes: u64,
+}
+
+/// Free and total memory of CUDA device `index`.
+pub fn cuda_memory(index: usize) -> Result<CudaMemory> {
+    let (mut free_bytes, mut total_bytes) = (0, 0);
+    // SAFETY: two valid places for the results.
+    check(unsafe { ddpm_cuda_memory(index as c_int, &mut free_bytes, &mut total_bytes) })?;
+    Ok(CudaMemory {
+        free_bytes,
+        total_bytes,
+    })
+}
+
+/// Most bytes that tensors on CUDA device `index` have held at once in this process.
+pub fn cuda_peak_bytes(index: usize) -> Result<u64> {
+    let mut bytes = 0;
+    // SAFETY: a valid place for the result.
+    check(unsafe { ddpm_cuda_peak_bytes(index as c_int, &mut bytes) })?;
+    Ok(bytes)
+}
+
+/// Name of CUDA device `index` as the driver gives it; the error says why there is none.
+pub fn cuda_name(index: usize) -> Result<String> {
+    let mut name = [0 as c_char; 256];
+    // SAFETY: the buffer is as long as the capacity says, and stays NUL-terminated.
+    check(unsafe { ddpm_cuda_name(index as c_int, name.as_mut_ptr(), 255) })?;
+    // SAFETY: the last byte is never written, so there is a NUL.
+    Ok(unsafe { CStr::from_ptr(name.as_ptr()) }
+        .to_string_lossy()
+        .into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exception_of_libtorch_becomes_an_error() {
+        let a = Tensor::zeros([2], (Kind::Float, Device::Cpu));
+        let b = Tensor::zeros([3], (Kind::Float, Device::Cpu));
+        let step = Tensor::ones([], (Kind::Float, Device::Cpu));
+        let numbers = AdamStep {
+            lr: 1.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            weight_decay: 0.0,
+            eps: 1e-8,
+            decoupled_weight_decay: false,
+        };
+        assert!(foreach_mul(&[a.shallow_clone()], &b).is_err());
+        assert!(fused_adam(&a, &b, &a, &a, &step, numbers).is_err());
+    }
+
+    #[test]
+    fn foreach_norm_and_mul_match_the_plain_operations() {
+        let tensors = [
+            Tensor::from_slice(&[3.0f32, 4.0]),
+            Tensor::from_slice(&[2.0f32]),
+        ];
+        let norms = foreach_norm(&tensors).unwrap();
+        assert_eq!(Vec::<f32>::try_from(&norms).unwrap(), [5.0, 2.0]);
+        foreach_mul(&tensors, &Tensor::from_slice(&[2.0f32, 10.0])).unwrap();
+        assert_eq!(Vec::<f32>::try_from(&tensors[0]).unwrap(), [6.0, 8.0]);
+        assert_eq!(Vec::<f32>::try_from(&tensors[1]).unwrap(), [20.0]);
+    }
+}

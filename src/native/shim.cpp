@@ -1,0 +1,152 @@
+// What tch leaves out of libtorch, as a few extern "C" functions.
+//
+// Rules of this file: tensors come in as at::Tensor* (tch's own pointers) and stay owned by the
+// caller; no exception leaves a function: each returns 0, or 1 with the message kept for
+// ddpm_last_error() on the same thread. Per-op headers only: <torch/torch.h> costs 15 s a build.
+
+#include <ATen/Context.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adam.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/unbind.h>
+#include <c10/core/CachingDeviceAllocator.h>
+
+#include <dlfcn.h>
+#include <malloc.h>
+
+#include <string>
+#include <vector>
+
+namespace {
+
+thread_local std::string last_error;
+
+template <typename F>
+int guarded(F&& body) {
+  try {
+    body();
+    return 0;
+  } catch (const c10::Error& e) {
+    last_error = e.what_without_backtrace();
+  } catch (const std::exception& e) {
+    last_error = e.what();
+  } catch (...) {
+    last_error = "unknown C++ exception";
+  }
+  return 1;
+}
+
+std::vector<at::Tensor> gather(at::Tensor** tensors, int64_t count) {
+  std::vector<at::Tensor> list;
+  list.reserve(count);
+  for (int64_t i = 0; i < count; ++i) list.push_back(*tensors[i]);
+  return list;
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* ddpm_last_error() { return last_error.c_str(); }
+
+// Makes `grad` (a view of the flat gradient) the tensor that backward accumulates into.
+int ddpm_set_grad(at::Tensor* leaf, at::Tensor* grad) {
+  return guarded([&] { leaf->mutable_grad() = *grad; });
+}
+
+// One step of libtorch's fused Adam or AdamW on one flat tensor, in place. `step` is an f32 scalar
+// tensor that already holds the number of this step (1 for the first).
+int ddpm_fused_adam(at::Tensor* param, at::Tensor* grad, at::Tensor* exp_avg, at::Tensor* exp_avg_sq,
+                    at::Tensor* step, double lr, double beta1, double beta2, double weight_decay,
+                    double eps, int decoupled_weight_decay) {
+  return guarded([&] {
+    if (decoupled_weight_decay) {
+      at::_fused_adamw_({*param}, {*grad}, {*exp_avg}, {*exp_avg_sq}, {}, {*step}, lr, beta1, beta2,
+                        weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+    } else {
+      at::_fused_adam_({*param}, {*grad}, {*exp_avg}, {*exp_avg_sq}, {}, {*step}, lr, beta1, beta2,
+                       weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+    }
+  });
+}
+
+// norms[i] = L2 norm of tensors[i]; `out` is a 1-d tensor with one element a tensor.
+int ddpm_foreach_norm(at::Tensor** tensors, int64_t count, at::Tensor* out) {
+  return guarded([&] {
+    auto norms = at::_foreach_norm(gather(tensors, count), 2);
+    at::stack_out(*out, norms, 0);
+  });
+}
+
+// tensors[i] *= factors[i], in place; `factors` is a 1-d tensor on the same device.
+int ddpm_foreach_mul(at::Tensor** tensors, int64_t count, at::Tensor* factors) {
+  return guarded([&] {
+    auto list = gather(tensors, count);
+    at::_foreach_mul_(list, factors->unbind(0));
+  });
+}
+
+// target += alpha * other, in place: one pass, no temporary.
+int ddpm_add_scaled(at::Tensor* target, at::Tensor* other, double alpha) {
+  return guarded([&] { target->add_(*other, alpha); });
+}
+
+// TF32 for matrix products and convolutions on CUDA; no effect elsewhere.
+int ddpm_set_tf32(int allow) {
+  return guarded([&] {
+    at::globalContext().setAllowTF32CuBLAS(allow != 0);
+    at::globalContext().setAllowTF32CuDNN(allow != 0);
+  });
+}
+
+// Lets glibc keep freed blocks of any size for the next step. By default every tensor above some
+// megabytes is mapped and unmapped each time, and the kernel zeroes its pages again and again.
+void ddpm_keep_freed_memory() {
+  // glibc before 2.35 takes no more than 32 MiB.
+  if (!mallopt(M_MMAP_THRESHOLD, 1 << 30)) mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+}
+
+// Free and total bytes of a CUDA device.
+int ddpm_cuda_memory(int device, uint64_t* free_bytes, uint64_t* total_bytes) {
+  return guarded([&] {
+    auto info = at::getDeviceAllocator(at::kCUDA)->getMemoryInfo(static_cast<c10::DeviceIndex>(device));
+    *free_bytes = info.first;
+    *total_bytes = info.second;
+  });
+}
+
+// Largest number of bytes that tensors on a CUDA device have held at once.
+int ddpm_cuda_peak_bytes(int device, uint64_t* bytes) {
+  return guarded([&] {
+    auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(device));
+    *bytes = stats.allocated_bytes[0].peak;
+  });
+}
+
+// Asks the NVIDIA driver itself, through dlopen, so that a missing or failing driver has a reason.
+// `name` receives the device's name, NUL-terminated.
+int ddpm_cuda_name(int device, char* name, int capacity) {
+  return guarded([&] {
+    void* driver = dlopen("libcuda.so.1", RTLD_NOW);
+    TORCH_CHECK(driver, "no NVIDIA driver: libcuda.so.1 cannot be loaded");
+    auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
+    auto get_device = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
+    auto get_name = reinterpret_cast<int (*)(char*, int, int)>(dlsym(driver, "cuDeviceGetName"));
+    TORCH_CHECK(init && get_device && get_name, "libcuda.so.1 is not an NVIDIA driver");
+    int status = init(0);
+    TORCH_CHECK(status == 0, "the NVIDIA driver does not start: cuInit returned ", status);
+    int handle = 0;
+    status = get_device(&handle, device);
+    TORCH_CHECK(status == 0, "no CUDA device ", device, ": cuDeviceGet returned ", status);
+    status = get_name(name, capacity, handle);
+    TORCH_CHECK(status == 0, "cuDeviceGetName returned ", status);
+  });
+}
+
+}  // extern "C"
