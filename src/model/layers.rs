@@ -1,0 +1,158 @@
+//! Weights and the small layers they belong to.
+//!
+//! No layer but the norms has a bias. Initial weights are drawn from libtorch's CPU generator in
+//! creation order, exactly as the PyTorch reference draws them: tch's own initialisers differ.
+
+use tch::nn::Path;
+use tch::{Kind, Tensor, no_grad};
+
+use crate::config::ModelConfig;
+
+/// A trained tensor with values uniform in ±`limit`.
+fn uniform(path: &Path, name: &str, shape: &[i64], limit: f64) -> Tensor {
+    let weight = path.zeros(name, shape);
+    no_grad(|| {
+        let _ = weight.shallow_clone().uniform_(-limit, limit);
+    });
+    weight
+}
+
+/// Variance scaling over the mean of fan-in and fan-out.
+///
+/// Source: Glorot & Bengio 2010, eq. 16, with Keras's `scale` factor.
+fn fan_avg_limit(fan_in: i64, fan_out: i64, scale: f64) -> f64 {
+    (3.0 * scale / ((fan_in + fan_out) as f64 / 2.0)).sqrt()
+}
+
+/// Weight of a convolution, `[Cout, Cin, kernel, kernel]`; `scale` as in variance scaling.
+pub(super) fn conv_weight(path: &Path, c_in: i64, c_out: i64, kernel: i64, scale: f64) -> Tensor {
+    let area = kernel * kernel;
+    uniform(
+        path,
+        "weight",
+        &[c_out, c_in, kernel, kernel],
+        fan_avg_limit(c_in * area, c_out * area, scale),
+    )
+}
+
+/// Weight of a linear map, `[Cout, Cin]`.
+pub(super) fn linear_weight(path: &Path, c_in: i64, c_out: i64) -> Tensor {
+    uniform(
+        path,
+        "weight",
+        &[c_out, c_in],
+        fan_avg_limit(c_in, c_out, 1.0),
+    )
+}
+
+/// 3×3 convolution, stride 1, zero padding 1, no bias.
+pub(super) fn conv3x3(x: &Tensor, weight: &Tensor) -> Tensor {
+    x.conv2d(weight, None::<&Tensor>, [1, 1], [1, 1], [1, 1], 1)
+}
+
+/// Normalisation over contiguous groups of channels with biased variance, then scale and shift.
+///
+/// # Shapes
+/// - `x`: `[N, C, H, W]`, C divisible by `groups`; `weight`, `bias`: `[C]`; returns `x`'s shape
+///
+/// Source: Wu & He 2018, eq. 1-2 and 6 <https://arxiv.org/abs/1803.08494>
+pub fn group_norm(
+    x: &Tensor,
+    groups: i64,
+    weight: &Tensor,
+    bias: &Tensor,
+    norm_eps: f64,
+) -> Tensor {
+    x.group_norm(groups, Some(weight), Some(bias), norm_eps, true)
+}
+
+/// Group, layer or instance norm, as the config says: all three are group norms.
+#[derive(Debug)]
+pub(super) struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: i64,
+    norm_eps: f64,
+}
+
+impl Norm {
+    pub(super) fn new(path: &Path, channels: i64, config: &ModelConfig) -> Norm {
+        Norm {
+            weight: path.ones("weight", &[channels]),
+            bias: path.zeros("bias", &[channels]),
+            groups: config.groups_of(channels),
+            norm_eps: config.norm_eps,
+        }
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Tensor {
+        group_norm(x, self.groups, &self.weight, &self.bias, self.norm_eps)
+    }
+}
+
+/// The embedding of t: a table with one row for every time step.
+#[derive(Debug)]
+pub(super) struct TimeTable {
+    table: Tensor,
+    trained: bool,
+}
+
+impl TimeTable {
+    /// Rows drawn uniformly in ±0.05 (Keras's default), trained.
+    pub(super) fn trainable(path: &Path, timesteps: i64, width: i64) -> TimeTable {
+        TimeTable {
+            table: uniform(path, "weight", &[timesteps, width], 0.05),
+            trained: true,
+        }
+    }
+
+    /// Fixed rows; not a parameter, so not in the `state_dict`. Column 2k is the sine and 2k+1 the
+    /// cosine of t / 10000^(2k / width), with the angle rounded to f32 as the original does.
+    ///
+    /// Source: Vaswani et al. 2017, section 3.5 <https://arxiv.org/abs/1706.03762>
+    pub(super) fn sinusoidal(timesteps: i64, width: i64) -> TimeTable {
+        let frequency = |k: i64| 10_000f64.powf(-2.0 * k as f64 / width as f64) as f32;
+        let rows: Vec<f32> = (0..timesteps)
+            .flat_map(|t| (0..width / 2).map(move |k| f64::from(t as f32 * frequency(k))))
+            .flat_map(|angle| [angle.sin() as f32, angle.cos() as f32])
+            .collect();
+        let table = Tensor::from_slice(&rows).view([timesteps, width]);
+        TimeTable {
+            table,
+            trained: false,
+        }
+    }
+
+    /// `[N]` i64 to `[N, width]`.
+    pub(super) fn forward(&self, t: &Tensor) -> Tensor {
+        Tensor::embedding(&self.table, t, -1, false, false)
+    }
+
+    /// Parameters are moved by their arena; a fixed table by its owner.
+    pub(super) fn to_device(&mut self, device: tch::Device) {
+        if !self.trained {
+            self.table = self.table.to_device(device).to_kind(Kind::Float);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::safetensors;
+
+    #[test]
+    fn sinusoidal_rows_are_the_originals() {
+        let golden = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/weights/golden/keras_norm.safetensors"
+        );
+        let tensors = safetensors::open(golden.as_ref()).unwrap().tensors;
+        let (_, want) = tensors
+            .iter()
+            .find(|(name, _)| name == "sinusoidal_1000x128")
+            .unwrap();
+        let error = (TimeTable::sinusoidal(1000, 128).table - want).abs().max();
+        assert!(f64::try_from(error).unwrap() < 1e-6);
+    }
+}

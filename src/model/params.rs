@@ -1,0 +1,145 @@
+//! Named parameters, and loading them from a `state_dict` with nothing left over.
+
+use std::collections::HashMap;
+
+use tch::nn::VarStore;
+use tch::{Tensor, no_grad};
+
+/// A trained tensor under its `state_dict` key.
+#[derive(Debug)]
+pub struct Param {
+    /// Key, for example `down.0.0.conv1.weight`.
+    pub name: String,
+    /// Shares storage with the network.
+    pub tensor: Tensor,
+}
+
+impl Param {
+    /// Whether this is the scale or shift of a normalisation.
+    pub fn is_norm(&self) -> bool {
+        self.name
+            .split('.')
+            .any(|part| part == "norm" || part == "norm_out")
+    }
+}
+
+/// The trained tensors of a store in creation order.
+///
+/// `VarStore` keeps names and order apart (`variables()` has no stable order,
+/// `trainable_variables()` no names); storage addresses join them.
+pub fn params_of(store: &VarStore) -> Vec<Param> {
+    let names: HashMap<_, _> = store
+        .variables()
+        .into_iter()
+        .map(|(name, tensor)| (tensor.data_ptr(), name))
+        .collect();
+    store
+        .trainable_variables()
+        .into_iter()
+        .map(|tensor| Param {
+            name: names[&tensor.data_ptr()].clone(),
+            tensor,
+        })
+        .collect()
+}
+
+/// Keys or shapes that do not fit the network.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[error(
+    "these weights are of another network{}{}{}",
+    list("\n  missing: ", missing),
+    list("\n  unexpected: ", unexpected),
+    list("\n  wrong shape: ", misshaped)
+)]
+pub struct StateDictError {
+    /// Keys the network has and the file has not.
+    pub missing: Vec<String>,
+    /// Keys the file has and the network has not.
+    pub unexpected: Vec<String>,
+    /// `key [seen], want [wanted]`.
+    pub misshaped: Vec<String>,
+}
+
+fn list(head: &str, items: &[String]) -> String {
+    if items.is_empty() {
+        String::new()
+    } else {
+        format!("{head}{}", items.join(head))
+    }
+}
+
+/// Copies `state` into `params`, which must match it key by key and shape by shape.
+///
+/// # Errors
+/// Every missing, unexpected and mis-shaped key; nothing is copied then.
+pub fn load_state_dict(params: &[Param], state: &[(String, Tensor)]) -> Result<(), StateDictError> {
+    let given: HashMap<&str, &Tensor> = state.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    let mut error = StateDictError {
+        missing: vec![],
+        unexpected: vec![],
+        misshaped: vec![],
+    };
+    for p in params {
+        match given.get(p.name.as_str()) {
+            None => error.missing.push(p.name.clone()),
+            Some(t) if t.size() != p.tensor.size() => {
+                error.misshaped.push(format!(
+                    "{} {:?}, want {:?}",
+                    p.name,
+                    t.size(),
+                    p.tensor.size()
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let known: std::collections::HashSet<&str> = params.iter().map(|p| p.name.as_str()).collect();
+    error.unexpected = state
+        .iter()
+        .map(|(k, _)| k)
+        .filter(|k| !known.contains(k.as_str()))
+        .cloned()
+        .collect();
+    if error
+        != (StateDictError {
+            missing: vec![],
+            unexpected: vec![],
+            misshaped: vec![],
+        })
+    {
+        return Err(error);
+    }
+    no_grad(|| {
+        for p in params {
+            p.tensor.shallow_clone().copy_(given[p.name.as_str()]);
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn everything_that_does_not_fit_is_named_and_nothing_is_copied() {
+        let store = VarStore::new(Device::Cpu);
+        let root = &store.root();
+        let a = (root / "a").zeros("weight", &[2]);
+        let _ = (root / "b").zeros("weight", &[3]);
+        let _ = (root / "c").zeros("weight", &[1]);
+        let ones = |n: i64| Tensor::ones([n], (Kind::Float, Device::Cpu));
+        let state = [
+            ("a.weight".into(), ones(2)),
+            ("b.weight".into(), ones(4)),
+            ("d".into(), ones(1)),
+        ];
+        let error = load_state_dict(&params_of(&store), &state).unwrap_err();
+        assert_eq!(error.missing, ["c.weight"]);
+        assert_eq!(error.unexpected, ["d"]);
+        assert_eq!(error.misshaped, ["b.weight [4], want [3]"]);
+        assert!(error.to_string().contains("\n  missing: c.weight"));
+        assert_eq!(f64::try_from(a.sum(Kind::Float)).unwrap(), 0.0);
+    }
+}

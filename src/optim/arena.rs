@@ -1,0 +1,175 @@
+//! All parameters as views of one flat tensor, all gradients as views of another.
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::model::Param;
+use crate::native;
+
+/// Parameters start at multiples of this many f32, one cache line, so that kernels see aligned
+/// tensors. The gaps hold zeros for ever: their gradient is zero.
+const ALIGNMENT: i64 = 16;
+
+/// Where one parameter lies in the flat tensor.
+#[derive(Debug, Clone)]
+struct Span {
+    name: String,
+    shape: Vec<i64>,
+    start: i64,
+    len: i64,
+    is_norm: bool,
+}
+
+/// The flat parameters and gradients of a network.
+#[derive(Debug)]
+pub struct Arena {
+    /// All parameters, `[P]` f32; the network's tensors are views of it.
+    pub params: Tensor,
+    /// All gradients, `[P]` f32; `backward` accumulates into views of it.
+    pub grads: Tensor,
+    spans: Vec<Span>,
+}
+
+impl Arena {
+    /// Moves `params` into a new arena on `device`; the network that owns them follows.
+    ///
+    /// # Errors
+    /// Out of memory on the device.
+    pub fn new(params: &[Param], device: Device) -> Result<Arena> {
+        let spans = lay_out(params);
+        let len = spans.last().map_or(0, |s| round_up(s.start + s.len));
+        let arena = Arena {
+            params: Tensor::f_zeros([len], (Kind::Float, device))?,
+            grads: Tensor::f_zeros([len], (Kind::Float, device))?,
+            spans,
+        };
+        let views = arena
+            .views(&arena.params)
+            .into_iter()
+            .zip(arena.views(&arena.grads));
+        for (param, (mut view, grad)) in params.iter().zip(views) {
+            no_grad(|| view.copy_(&param.tensor));
+            param.tensor.shallow_clone().set_data(&view);
+            native::set_grad(&param.tensor, &grad)?;
+        }
+        Ok(arena)
+    }
+
+    /// Number of trained values, without the gaps.
+    pub fn parameters(&self) -> i64 {
+        self.spans.iter().map(|s| s.len).sum()
+    }
+
+    /// Device of the arena.
+    pub fn device(&self) -> Device {
+        self.params.device()
+    }
+
+    /// A zeroed tensor laid out like the parameters.
+    pub fn zeros_like(&self) -> Tensor {
+        self.params.zeros_like()
+    }
+
+    /// Zeroes all gradients.
+    pub fn zero_grad(&self) {
+        let _ = self.grads.shallow_clone().zero_();
+    }
+
+    /// The parts of `flat`, which is laid out like the parameters, in parameter order.
+    pub fn views(&self, flat: &Tensor) -> Vec<Tensor> {
+        self.spans.iter().map(|s| s.view(flat)).collect()
+    }
+
+    /// As [`views`](Arena::views), without norm scales and shifts if `with_norms` is false.
+    pub fn views_without_norms(&self, flat: &Tensor) -> Vec<Tensor> {
+        self.spans
+            .iter()
+            .filter(|s| !s.is_norm)
+            .map(|s| s.view(flat))
+            .collect()
+    }
+
+    /// The parts of `flat` under their `state_dict` keys, as views.
+    pub fn state_dict(&self, flat: &Tensor) -> Vec<(String, Tensor)> {
+        self.spans
+            .iter()
+            .map(|s| (s.name.clone(), s.view(flat)))
+            .collect()
+    }
+
+    /// As [`state_dict`](Arena::state_dict), in the form that the loaders take.
+    pub fn as_params(&self, flat: &Tensor) -> Vec<Param> {
+        self.state_dict(flat)
+            .into_iter()
+            .map(|(name, tensor)| Param { name, tensor })
+            .collect()
+    }
+
+    /// Runs `body` while the network's weights are `weights`, then restores them bit for bit.
+    pub fn with_weights<T>(&self, weights: &Tensor, body: impl FnOnce() -> T) -> T {
+        let _guard = tch::no_grad_guard();
+        let kept = self.params.copy();
+        self.params.shallow_clone().copy_(weights);
+        let result = body();
+        self.params.shallow_clone().copy_(&kept);
+        result
+    }
+}
+
+impl Span {
+    fn view(&self, flat: &Tensor) -> Tensor {
+        flat.narrow(0, self.start, self.len)
+            .view(self.shape.as_slice())
+    }
+}
+
+fn lay_out(params: &[Param]) -> Vec<Span> {
+    let mut start = 0;
+    params
+        .iter()
+        .map(|p| {
+            let len = p.tensor.numel() as i64;
+            let span = Span {
+                name: p.name.clone(),
+                shape: p.tensor.size(),
+                start,
+                len,
+                is_norm: p.is_norm(),
+            };
+            start = round_up(start + len);
+            span
+        })
+        .collect()
+}
+
+fn round_up(n: i64) -> i64 {
+    (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::nn::VarStore;
+
+    #[test]
+    fn backward_fills_the_flat_gradient_and_weights_swap_back_exactly() {
+        let store = VarStore::new(Device::Cpu);
+        let root = &store.root();
+        let a = (root / "a").ones("weight", &[3]);
+        let b = (root / "norm").ones("weight", &[2]);
+        let arena = Arena::new(&crate::model::params_of(&store), Device::Cpu).unwrap();
+        assert_eq!(arena.parameters(), 5);
+        assert_eq!(arena.views_without_norms(&arena.params).len(), 1);
+        for _ in 0..2 {
+            arena.zero_grad();
+            ((&a * 2.0).sum(Kind::Float) + (&b * 3.0).sum(Kind::Float)).backward();
+        }
+        assert_eq!(
+            f64::try_from(arena.grads.sum(Kind::Float)).unwrap(),
+            3.0 * 2.0 + 2.0 * 3.0
+        );
+        let sum = || f64::try_from(a.sum(Kind::Float)).unwrap();
+        let inside = arena.with_weights(&(&arena.params * 4.0).detach(), sum);
+        assert_eq!((inside, sum()), (12.0, 3.0));
+    }
+}

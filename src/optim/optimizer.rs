@@ -1,0 +1,140 @@
+//! LAMB, Adam and AdamW; libtorch's fused kernel does the Adam part of all three.
+
+use anyhow::Result;
+use tch::{Kind, Tensor, no_grad_guard};
+
+use super::Arena;
+use crate::config::{OptimConfig, OptimizerKind};
+use crate::native::{self, AdamStep};
+
+/// What a step depends on besides gradients and moments.
+///
+/// Ours is `adam_t = step + 1` and the multiplier at `step`, with `step` counted from 0; the
+/// original Keras code has a data race here, and these arguments replay either outcome.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepInputs {
+    /// Adam's own step number in its bias corrections, from 1.
+    pub adam_t: u64,
+    /// Factor on the learning rate.
+    pub lr_multiplier: f64,
+}
+
+/// The optimizer and its moments, laid out like the arena.
+#[derive(Debug)]
+pub struct Optimizer {
+    /// First moments, `[P]` f32.
+    pub exp_avg: Tensor,
+    /// Second moments, `[P]` f32.
+    pub exp_avg_sq: Tensor,
+    config: OptimConfig,
+    /// Adam's step number on the device, as the fused kernel wants it.
+    adam_t: Tensor,
+    lamb: Option<Lamb>,
+}
+
+/// What LAMB needs besides Adam.
+#[derive(Debug)]
+struct Lamb {
+    /// Adam's update, `[P]`.
+    delta: Tensor,
+    /// Views of `delta` and of the parameters, one for each adapted tensor.
+    delta_views: Vec<Tensor>,
+    param_views: Vec<Tensor>,
+}
+
+impl Optimizer {
+    /// Zero moments for `arena`.
+    pub fn new(config: &OptimConfig, arena: &Arena) -> Optimizer {
+        let lamb = (config.optimizer == OptimizerKind::Lamb).then(|| {
+            let views = |flat: &Tensor| {
+                if config.adapt_norms {
+                    arena.views(flat)
+                } else {
+                    arena.views_without_norms(flat)
+                }
+            };
+            let delta = arena.zeros_like();
+            Lamb {
+                delta_views: views(&delta),
+                param_views: views(&arena.params),
+                delta,
+            }
+        });
+        Optimizer {
+            exp_avg: arena.zeros_like(),
+            exp_avg_sq: arena.zeros_like(),
+            config: config.clone(),
+            adam_t: Tensor::zeros([], (Kind::Float, arena.device())),
+            lamb,
+        }
+    }
+
+    /// One step on `arena.params` from `arena.grads`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn step(&mut self, arena: &Arena, inputs: StepInputs) -> Result<()> {
+        let _guard = no_grad_guard();
+        let _ = self.adam_t.fill_(inputs.adam_t as f64);
+        match &self.lamb {
+            Some(lamb) => self.lamb_step(lamb, arena, inputs),
+            None => self.adam_step(
+                &arena.params,
+                arena,
+                AdamStep {
+                    lr: self.config.lr * inputs.lr_multiplier,
+                    beta1: self.config.beta1,
+                    beta2: self.config.beta2,
+                    weight_decay: self.config.weight_decay,
+                    eps: self.config.eps,
+                    decoupled_weight_decay: self.config.optimizer == OptimizerKind::Adamw,
+                },
+            ),
+        }
+    }
+
+    fn adam_step(&self, target: &Tensor, arena: &Arena, step: AdamStep) -> Result<()> {
+        native::fused_adam(
+            target,
+            &arena.grads,
+            &self.exp_avg,
+            &self.exp_avg_sq,
+            &self.adam_t,
+            step,
+        )
+    }
+
+    /// Adam on a zeroed `delta` leaves Adam's update there; each tensor's update is then scaled by
+    /// ‖w‖ / ‖update‖ (1 where either is zero, and for norms unless the config adapts them).
+    ///
+    /// Keras's Adam adds eps to sqrt(v) before the bias correction and libtorch's after it; passing
+    /// eps / sqrt(1 - beta2^t) makes them the same.
+    ///
+    /// Source: You et al. 2020, algorithm 2 <https://arxiv.org/abs/1904.00962>
+    fn lamb_step(&self, lamb: &Lamb, arena: &Arena, inputs: StepInputs) -> Result<()> {
+        let c = &self.config;
+        let correction2 = 1.0 - c.beta2.powf(inputs.adam_t as f64);
+        let _ = lamb.delta.shallow_clone().zero_();
+        self.adam_step(
+            &lamb.delta,
+            arena,
+            AdamStep {
+                lr: 1.0,
+                beta1: c.beta1,
+                beta2: c.beta2,
+                weight_decay: 0.0,
+                eps: c.eps / correction2.sqrt(),
+                decoupled_weight_decay: false,
+            },
+        )?;
+        if c.weight_decay > 0.0 {
+            native::add_scaled(&lamb.delta, &arena.params, -c.weight_decay)?;
+        }
+        let param_norms = native::foreach_norm(&lamb.param_views)?;
+        let delta_norms = native::foreach_norm(&lamb.delta_views)?;
+        let both = param_norms.gt(0.0).logical_and(&delta_norms.gt(0.0));
+        let ratios = (&param_norms / &delta_norms).where_self(&both, &param_norms.ones_like());
+        native::foreach_mul(&lamb.delta_views, &ratios)?;
+        native::add_scaled(&arena.params, &lamb.delta, c.lr * inputs.lr_multiplier)
+    }
+}
