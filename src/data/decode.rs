@@ -1,0 +1,357 @@
+//! One picture file to bytes of the wanted size.
+//!
+//! Open, turn upright, crop the centre to the wanted shape, drop or fill the transparency, resize.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageReader, Limits, Pixel};
+use serde::{Deserialize, Serialize};
+
+use super::error::DataError;
+use super::resize;
+
+/// The most bytes one decoded picture may take: 1 GiB, a 357-megapixel RGB picture.
+///
+/// A file of a few bytes can claim any size; without a limit it would fill the memory. Several
+/// threads decode at once, so this is well below what a computer has.
+pub(crate) const MAX_DECODED_BYTES: u64 = 1 << 30;
+
+/// The longest side a picture can be resized to, pixels.
+pub(crate) const MAX_SIDE: usize = 8192;
+
+/// The form every picture of a data set is brought to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PictureSpec {
+    /// Height in pixels, 1 to 8192.
+    pub height: usize,
+    /// Width in pixels, 1 to 8192.
+    pub width: usize,
+    /// 3 for RGB, 1 for grey.
+    pub channels: usize,
+    /// How to resize.
+    pub resize: Resize,
+    /// What shows through transparent pixels.
+    pub background: Background,
+}
+
+impl PictureSpec {
+    /// RGB, area resize, white behind transparent pixels.
+    pub fn rgb(height: usize, width: usize) -> Self {
+        Self {
+            height,
+            width,
+            channels: 3,
+            resize: Resize::Area,
+            background: Background::default(),
+        }
+    }
+
+    /// Bytes of one picture: height * width * channels.
+    pub fn bytes(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Refuses sizes and channel counts that make no picture.
+    ///
+    /// # Errors
+    /// [`DataError::Spec`] naming the first field out of range.
+    pub fn check(&self) -> Result<(), DataError> {
+        let side = |name, value| match value {
+            1..=MAX_SIDE => Ok(()),
+            _ => Err(DataError::Spec {
+                name,
+                value,
+                wanted: "1 to 8192 pixels",
+            }),
+        };
+        side("height", self.height)?;
+        side("width", self.width)?;
+        match self.channels {
+            1 | 3 => Ok(()),
+            value => Err(DataError::Spec {
+                name: "channels",
+                value,
+                wanted: "1 or 3",
+            }),
+        }
+    }
+}
+
+/// How pictures are resized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Resize {
+    /// The mean over the area of each pixel: no aliasing.
+    #[default]
+    Area,
+    /// The bytes OpenCV's default resize gives, for parity with models trained that way.
+    Cv2,
+}
+
+impl fmt::Display for Resize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Area => "area",
+            Self::Cv2 => "cv2",
+        })
+    }
+}
+
+/// What becomes of transparency. As text: `white`, `black`, `#rrggbb` or `ignore`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Background {
+    /// Blend over this RGB colour, in the file's own (gamma-encoded) values, as browsers do.
+    Color([u8; 3]),
+    /// Drop the alpha channel as OpenCV does: whatever colour hides in transparent pixels shows.
+    Ignore,
+}
+
+impl Default for Background {
+    fn default() -> Self {
+        Self::Color([255; 3])
+    }
+}
+
+impl fmt::Display for Background {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ignore => f.write_str("ignore"),
+            Self::Color([255, 255, 255]) => f.write_str("white"),
+            Self::Color([0, 0, 0]) => f.write_str("black"),
+            Self::Color([r, g, b]) => write!(f, "#{r:02x}{g:02x}{b:02x}"),
+        }
+    }
+}
+
+/// A background that is not one of the texts [`Background`] reads.
+#[derive(Debug, thiserror::Error)]
+#[error("background {0:?} is not white, black, ignore or a colour such as #ffcc00")]
+pub struct ParseBackgroundError(String);
+
+impl FromStr for Background {
+    type Err = ParseBackgroundError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let hex = |digits: &str| {
+            let valid = digits.len() == 6 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            let [_, r, g, b] = u32::from_str_radix(digits, 16).ok()?.to_be_bytes();
+            valid.then_some(Self::Color([r, g, b]))
+        };
+        match text {
+            "white" => Ok(Self::Color([255; 3])),
+            "black" => Ok(Self::Color([0; 3])),
+            "ignore" => Ok(Self::Ignore),
+            _ => text
+                .strip_prefix('#')
+                .and_then(hex)
+                .ok_or(ParseBackgroundError(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for Background {
+    type Error = ParseBackgroundError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Background> for String {
+    fn from(background: Background) -> Self {
+        background.to_string()
+    }
+}
+
+/// Reads one picture in the form of `spec`.
+///
+/// The kind of file is told from its content, not its name. PNG, JPEG, WebP, BMP and GIF (the
+/// first frame of an animation) in any colour type; the EXIF orientation is applied, colour
+/// profiles are not. Of 16-bit values the high byte is kept, as OpenCV does. The crop is the
+/// largest centred one of the wanted shape.
+///
+/// Grey is `(2126 R + 7152 G + 722 B) / 10000`, rounded down: the weights of the `image` crate
+/// (Rec. 709), not OpenCV's.
+///
+/// # Shapes
+/// Returns `[height, width, channels]` u8, row by row, RGB or grey.
+///
+/// # Errors
+/// [`DataError::Io`], [`DataError::Decode`], [`DataError::TooLarge`] (above 1 GiB
+/// once decoded) and [`DataError::Spec`]. A JPEG that was cut short is not an error: the
+/// decoder fills in the missing part.
+pub fn decode(path: &Path, spec: &PictureSpec) -> Result<Vec<u8>, DataError> {
+    spec.check()?;
+    let picture = open(path)?;
+    let (height, width) = (picture.height() as usize, picture.width() as usize);
+    let crop = Crop::centred(height, width, spec.height, spec.width);
+    let pixels = flatten(&picture, crop, spec);
+    // The full picture can be a hundred times the crop's result; it is not needed any more.
+    drop(picture);
+    let resize = match spec.resize {
+        Resize::Area => resize::area,
+        Resize::Cv2 => resize::cv2_bilinear,
+    };
+    Ok(resize(
+        &pixels,
+        crop.height,
+        crop.width,
+        spec.channels,
+        spec.height,
+        spec.width,
+    ))
+}
+
+/// Decodes the file and turns it upright.
+fn open(path: &Path) -> Result<DynamicImage, DataError> {
+    let failed = |source| DataError::Decode {
+        path: path.to_owned(),
+        source,
+    };
+    let file = std::io::BufReader::new(fs_err::File::open(path)?);
+    let mut reader = ImageReader::new(file).with_guessed_format()?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(failed)?;
+    let (width, height) = decoder.dimensions();
+    // The decoders' own limits do not count the buffer we read into.
+    let bytes = decoder.total_bytes();
+    if bytes > MAX_DECODED_BYTES {
+        let path = path.to_owned();
+        return Err(DataError::TooLarge {
+            path,
+            width,
+            height,
+            bytes,
+            limit: MAX_DECODED_BYTES,
+        });
+    }
+    // Damaged EXIF is no reason to lose the picture.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    if picture.width() == 0 || picture.height() == 0 {
+        let empty = std::io::Error::other(format!("the picture is {width}x{height} pixels"));
+        return Err(failed(ImageError::IoError(empty)));
+    }
+    picture.apply_orientation(orientation);
+    Ok(picture)
+}
+
+/// The part of a picture that is kept, in pixels from the top left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Crop {
+    top: usize,
+    left: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Crop {
+    /// The largest centred part of `height` x `width` with the shape of `to_height` x `to_width`.
+    ///
+    /// An odd remainder puts the extra pixel before the crop, as Keras-DDPM does.
+    fn centred(height: usize, width: usize, to_height: usize, to_width: usize) -> Self {
+        let scaled = |side: usize, to: usize, from: usize| ((side * to + from / 2) / from).max(1);
+        let fit_height = height.min(scaled(width, to_height, to_width));
+        let fit_width = width.min(scaled(height, to_width, to_height));
+        Self {
+            top: (height - fit_height).div_ceil(2),
+            left: (width - fit_width).div_ceil(2),
+            height: fit_height,
+            width: fit_width,
+        }
+    }
+}
+
+/// The cropped pixels as bytes without alpha: `[crop.height, crop.width, channels]`.
+fn flatten(picture: &DynamicImage, crop: Crop, spec: &PictureSpec) -> Vec<u8> {
+    match picture {
+        DynamicImage::ImageLuma8(p) => gather(p, crop, spec),
+        DynamicImage::ImageLumaA8(p) => gather(p, crop, spec),
+        DynamicImage::ImageRgb8(p) => gather(p, crop, spec),
+        DynamicImage::ImageRgba8(p) => gather(p, crop, spec),
+        DynamicImage::ImageLuma16(p) => gather(p, crop, spec),
+        DynamicImage::ImageLumaA16(p) => gather(p, crop, spec),
+        DynamicImage::ImageRgb16(p) => gather(p, crop, spec),
+        DynamicImage::ImageRgba16(p) => gather(p, crop, spec),
+        // Float pictures: none of the formats above gives them.
+        other => gather(&other.to_rgba8(), crop, spec),
+    }
+}
+
+/// A sample of a picture as one byte.
+trait HighByte: Copy {
+    fn high_byte(self) -> u8;
+}
+
+impl HighByte for u8 {
+    fn high_byte(self) -> u8 {
+        self
+    }
+}
+
+impl HighByte for u16 {
+    fn high_byte(self) -> u8 {
+        self.to_be_bytes()[0]
+    }
+}
+
+fn gather<P>(picture: &ImageBuffer<P, Vec<P::Subpixel>>, crop: Crop, spec: &PictureSpec) -> Vec<u8>
+where
+    P: Pixel<Subpixel: HighByte>,
+{
+    let per_pixel = usize::from(P::CHANNEL_COUNT);
+    let row_length = picture.width() as usize * per_pixel;
+    let mut out = Vec::with_capacity(crop.height * crop.width * spec.channels);
+    for row in picture
+        .as_raw()
+        .chunks_exact(row_length)
+        .skip(crop.top)
+        .take(crop.height)
+    {
+        let row = &row[crop.left * per_pixel..][..crop.width * per_pixel];
+        for pixel in row.chunks_exact(per_pixel) {
+            let rgb = opaque(pixel, spec.background);
+            match spec.channels {
+                1 => out.push(luma(rgb)),
+                _ => out.extend(rgb),
+            }
+        }
+    }
+    out
+}
+
+/// One pixel of 1 to 4 samples (grey, grey + alpha, RGB, RGBA) as opaque RGB.
+fn opaque<S: HighByte>(pixel: &[S], background: Background) -> [u8; 3] {
+    let at = |i: usize| pixel[i].high_byte();
+    let (rgb, alpha) = match pixel.len() {
+        1 => ([at(0); 3], 255),
+        2 => ([at(0); 3], at(1)),
+        3 => ([at(0), at(1), at(2)], 255),
+        _ => ([at(0), at(1), at(2)], at(3)),
+    };
+    match background {
+        Background::Color(behind) if alpha < 255 => {
+            let blend = |over: u8, under: u8| {
+                let alpha = u32::from(alpha);
+                ((u32::from(over) * alpha + u32::from(under) * (255 - alpha) + 127) / 255) as u8
+            };
+            std::array::from_fn(|i| blend(rgb[i], behind[i]))
+        }
+        _ => rgb,
+    }
+}
+
+/// The brightness of a colour, Rec. 709 weights, rounded down: greys map to themselves.
+pub(super) fn luma([r, g, b]: [u8; 3]) -> u8 {
+    ((2126 * u32::from(r) + 7152 * u32::from(g) + 722 * u32::from(b)) / 10_000) as u8
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+//! The parity figures are what OpenCV 4.6 read from the same files; see `weights/golden/`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use image::{ExtendedColorType, GrayAlphaImage, GrayImage, ImageFormat, Luma, LumaA, RgbImage};
+use image::{Rgb, Rgba, RgbaImage};
+use safetensors::SafeTensors;
+
+use super::*;
+
+const PNG: [&str; 7] = [
+    "i1_portrait_odd_53x37.png",
+    "i2_landscape_odd_41x90.png",
+    "i4_small_24x20.png",
+    "i5_square_64x64.png",
+    "x1_square_128x128.png",
+    "x2_gray_50x45.png",
+    "x5_exact_33x32.png",
+];
+const JPEG: [&str; 3] = [
+    "i3_portrait_odd_101x77.jpg",
+    "i6_landscape_131x200.jpg",
+    "x6_exif_orient6_101x77.jpg",
+];
+const ALPHA: &str = "x3_rgba_45x45.png";
+const DEEP: &str = "x4_16bit_40x52.png";
+
+/// The `[size, size, 3]` RGB bytes of each stored picture.
+fn golden() -> HashMap<String, Vec<u8>> {
+    let path = golden_folder().join("keras_imread.safetensors");
+    let bytes = fs_err::read(path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    tensors
+        .iter()
+        .map(|(name, tensor)| (name.to_owned(), tensor.data().to_vec()))
+        .collect()
+}
+
+fn golden_folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/golden")
+}
+
+/// As Keras-DDPM reads its pictures.
+fn cv2(side: usize) -> PictureSpec {
+    PictureSpec {
+        resize: Resize::Cv2,
+        background: Background::Ignore,
+        ..PictureSpec::rgb(side, side)
+    }
+}
+
+fn decode_golden(name: &str, side: usize) -> Vec<u8> {
+    decode(&golden_folder().join("images").join(name), &cv2(side)).unwrap()
+}
+
+fn largest_difference(a: &[u8], b: &[u8]) -> u8 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+}
+
+#[test]
+fn png_files_equal_opencv_in_every_byte() {
+    let golden = golden();
+    for name in PNG.into_iter().chain([ALPHA, DEEP]) {
+        for side in [32, 64] {
+            let wanted = &golden[&format!("im{side}/{name}")];
+            assert_eq!(&decode_golden(name, side), wanted, "{name} at {side}");
+        }
+    }
+    assert_eq!(
+        decode_golden("pure_red_8x8.png", 8),
+        golden["im8/pure_red_8x8.png"]
+    );
+}
+
+/// Another JPEG decoder than OpenCV's: up to 4 levels at subsampled colour.
+#[test]
+fn jpeg_files_are_within_a_few_levels_of_opencv() {
+    let golden = golden();
+    for name in JPEG {
+        for side in [32, 64] {
+            let wanted = &golden[&format!("im{side}/{name}")];
+            let difference = largest_difference(&decode_golden(name, side), wanted);
+            assert!(difference <= 4, "{name} at {side}: {difference} levels");
+        }
+    }
+}
+
+#[test]
+fn square_crops_round_the_offset_up() {
+    let crop = |top, left, side| Crop {
+        top,
+        left,
+        height: side,
+        width: side,
+    };
+    assert_eq!(Crop::centred(53, 37, 8, 8), crop(8, 0, 37)); // (53 - 37 + 1) / 2
+    assert_eq!(Crop::centred(41, 90, 8, 8), crop(0, 25, 41)); // (90 - 41 + 1) / 2
+    assert_eq!(Crop::centred(64, 64, 8, 8), crop(0, 0, 64));
+}
+
+#[test]
+fn other_crops_have_the_wanted_shape() {
+    let crop = |top, left, height, width| Crop {
+        top,
+        left,
+        height,
+        width,
+    };
+    assert_eq!(Crop::centred(100, 100, 1, 2), crop(25, 0, 50, 100));
+    assert_eq!(Crop::centred(30, 100, 20, 30), crop(0, 28, 30, 45));
+    assert_eq!(Crop::centred(10, 1000, 8192, 1), crop(0, 500, 10, 1)); // never empty
+}
+
+/// A folder that holds one picture.
+fn saved(name: &str, picture: impl Into<DynamicImage>) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    picture.into().save(&path).unwrap();
+    (dir, path)
+}
+
+fn decode_saved(name: &str, picture: impl Into<DynamicImage>, spec: &PictureSpec) -> Vec<u8> {
+    let (_dir, path) = saved(name, picture);
+    decode(&path, spec).unwrap()
+}
+
+#[test]
+fn grey_fills_three_channels() {
+    let picture = GrayImage::from_fn(2, 1, |x, _| Luma([x as u8 * 200]));
+    assert_eq!(
+        decode_saved("a.png", picture, &PictureSpec::rgb(1, 2)),
+        [0, 0, 0, 200, 200, 200]
+    );
+}
+
+#[test]
+fn one_channel_is_rec_709_luma() {
+    let spec = PictureSpec {
+        channels: 1,
+        ..PictureSpec::rgb(1, 4)
+    };
+    let colours = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [90, 90, 90]];
+    let picture = RgbImage::from_fn(4, 1, |x, _| Rgb(colours[x as usize]));
+    assert_eq!(
+        decode_saved("a.png", picture.clone(), &spec),
+        [54, 182, 18, 90]
+    );
+    let theirs = DynamicImage::from(picture).to_luma8();
+    assert_eq!(theirs.as_raw(), &[54, 182, 18, 90]); // the image crate's own grey
+}
+
+#[test]
+fn transparency_is_blended_or_dropped() {
+    let alphas = [0, 51, 255]; // nothing, a fifth, all
+    let picture = RgbaImage::from_fn(3, 1, |x, _| Rgba([255, 0, 100, alphas[x as usize]]));
+    let over = |background: &str| {
+        let background = background.parse().unwrap();
+        decode_saved(
+            "a.png",
+            picture.clone(),
+            &PictureSpec {
+                background,
+                ..PictureSpec::rgb(1, 3)
+            },
+        )
+    };
+    assert_eq!(over("white"), [255, 255, 255, 255, 204, 224, 255, 0, 100]);
+    assert_eq!(over("black"), [0, 0, 0, 51, 0, 20, 255, 0, 100]);
+    assert_eq!(over("#0a141e"), [10, 20, 30, 59, 16, 44, 255, 0, 100]);
+    assert_eq!(over("ignore"), [255, 0, 100].repeat(3));
+}
+
+#[test]
+fn grey_with_alpha_is_blended_too() {
+    let picture = GrayAlphaImage::from_fn(2, 1, |x, _| LumaA([10, x as u8 * 255]));
+    assert_eq!(
+        decode_saved("a.png", picture, &PictureSpec::rgb(1, 2)),
+        [255, 255, 255, 10, 10, 10]
+    );
+}
+
+/// 0x12ff: cut off as OpenCV does, not rounded to 0x13.
+#[test]
+fn sixteen_bits_keep_the_high_byte() {
+    let picture = ImageBuffer::<Rgb<u16>, _>::from_pixel(1, 1, Rgb([0x12ff, 0xffff, 0x0080]));
+    assert_eq!(
+        decode_saved("a.png", picture, &PictureSpec::rgb(1, 1)),
+        [0x12, 0xff, 0]
+    );
+}
+
+#[test]
+fn lossless_formats_give_the_same_bytes() {
+    let picture = RgbImage::from_fn(2, 2, |x, y| Rgb([x as u8 * 255, y as u8 * 255, 255]));
+    for name in ["a.png", "a.webp", "a.bmp", "a.gif"] {
+        let got = decode_saved(name, picture.clone(), &PictureSpec::rgb(2, 2));
+        assert_eq!(&got, picture.as_raw(), "{name}");
+    }
+}
+
+#[test]
+fn an_animation_gives_its_first_frame() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.gif");
+    let file = fs_err::File::create(&path).unwrap();
+    let mut encoder = image::codecs::gif::GifEncoder::new(file);
+    for grey in [40, 200] {
+        let frame = RgbaImage::from_pixel(2, 2, Rgba([grey, grey, grey, 255]));
+        encoder.encode_frame(image::Frame::new(frame)).unwrap();
+    }
+    drop(encoder);
+    assert_eq!(decode(&path, &PictureSpec::rgb(2, 2)).unwrap(), [40; 12]);
+}
+
+#[test]
+fn the_content_counts_not_the_name() {
+    let (_dir, path) = saved("a.png", GrayImage::from_pixel(4, 4, Luma([77])));
+    let renamed = path.with_extension("jpg");
+    fs_err::rename(path, &renamed).unwrap();
+    assert_eq!(decode(&renamed, &PictureSpec::rgb(1, 1)).unwrap(), [77; 3]);
+}
+
+/// A JPEG, red above blue, whose EXIF says that it lies on its side.
+fn jpeg_with_orientation(orientation: u8) -> Vec<u8> {
+    let picture = GrayImage::from_fn(16, 32, |_, y| Luma([if y < 16 { 0 } else { 255 }]));
+    let mut jpeg = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new(&mut jpeg)
+        .encode(picture.as_raw(), 16, 32, ExtendedColorType::L8)
+        .unwrap();
+    // An APP1 segment of 34 bytes after the start marker: a TIFF header and one tag, 0x0112.
+    let mut out = vec![0xff, 0xd8, 0xff, 0xe1, 0, 34];
+    out.extend(b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01");
+    out.extend([0, orientation, 0, 0, 0, 0, 0, 0]);
+    out.extend(&jpeg[2..]);
+    out
+}
+
+#[test]
+fn exif_turns_the_picture_upright() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.jpg");
+    let spec = |height, width| PictureSpec {
+        channels: 1,
+        ..PictureSpec::rgb(height, width)
+    };
+    for (orientation, wanted) in [(1, [0, 255]), (3, [255, 0])] {
+        fs_err::write(&path, jpeg_with_orientation(orientation)).unwrap();
+        assert_eq!(
+            decode(&path, &spec(2, 1)).unwrap(),
+            wanted,
+            "orientation {orientation}"
+        );
+    }
+    // 6: turn a quarter clockwise, the top goes right; 8: the other way round.
+    for (orientation, wanted) in [(6, [255, 0]), (8, [0, 255])] {
+        fs_err::write(&path, jpeg_with_orientation(orientation)).unwrap();
+        assert_eq!(
+            decode(&path, &spec(1, 2)).unwrap(),
+            wanted,
+            "orientation {orientation}"
+        );
+    }
+}
+
+#[test]
+fn a_header_that_claims_a_huge_picture_is_refused() {
+    // A sound PNG header of 100,000 x 100,000 RGB, then a few bytes of data.
+    let mut png =
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\x01\x86\xa0\0\x01\x86\xa0\x08\x02\0\0\0".to_vec();
+    png.extend(b"\x27\x30\x9c\x9f\0\0\0\x0bIDATx\x9cc`\x80\x01\0\0\n\0\x01\x7f\x80t\x5e");
+    png.extend(b"\0\0\0\0IEND\xaeB`\x82");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bomb.png");
+    fs_err::write(&path, png).unwrap();
+    let error = decode(&path, &PictureSpec::rgb(8, 8)).unwrap_err();
+    assert!(
+        matches!(error, DataError::TooLarge { width: 100_000, .. }),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("30000000000 bytes"), "{error}");
+}
+
+#[test]
+fn damaged_files_are_errors_that_name_the_path() {
+    let (_dir, path) = saved("a.png", GrayImage::from_pixel(64, 64, Luma([77])));
+    let whole = fs_err::read(&path).unwrap();
+    for bytes in [&b""[..], b"not a picture", &whole[..whole.len() / 2]] {
+        fs_err::write(&path, bytes).unwrap();
+        let error = decode(&path, &PictureSpec::rgb(8, 8)).unwrap_err();
+        assert!(matches!(error, DataError::Decode { .. }), "{error:?}");
+        assert!(error.to_string().contains("a.png"), "{error}");
+    }
+}
+
+#[test]
+fn a_form_that_makes_no_sense_is_refused() {
+    let check = |height, width, channels| {
+        PictureSpec {
+            channels,
+            ..PictureSpec::rgb(height, width)
+        }
+        .check()
+        .map_err(|e| e.to_string())
+    };
+    assert_eq!(check(1, 8192, 1), Ok(()));
+    assert_eq!(
+        check(8, 8, 4),
+        Err("picture channels is 4, but must be 1 or 3".to_owned())
+    );
+    assert_eq!(
+        check(0, 8, 3),
+        Err("picture height is 0, but must be 1 to 8192 pixels".to_owned())
+    );
+}
+
+#[test]
+fn backgrounds_read_back_as_written() {
+    for text in ["white", "black", "ignore", "#0a141e"] {
+        let background: Background = text.parse().unwrap();
+        assert_eq!(background.to_string(), text);
+        assert_eq!(
+            serde_json::to_string(&background).unwrap(),
+            format!("{text:?}")
+        );
+        assert_eq!(
+            serde_json::from_str::<Background>(&format!("{text:?}")).unwrap(),
+            background
+        );
+    }
+    assert_eq!(
+        "#FFFFFF".parse::<Background>().unwrap(),
+        Background::default()
+    );
+    for text in ["", "#", "#fff", "#+12345", "#ffffff0", "#ééé", "red"] {
+        assert!(text.parse::<Background>().is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn a_picture_keeps_its_kind_of_file_in_the_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.webp");
+    let mut webp = Vec::new();
+    DynamicImage::from(RgbImage::new(9, 9))
+        .write_to(&mut std::io::Cursor::new(&mut webp), ImageFormat::WebP)
+        .unwrap();
+    fs_err::write(&path, &webp[..20]).unwrap();
+    assert!(decode(&path, &PictureSpec::rgb(8, 8)).is_err());
+}

@@ -1,0 +1,117 @@
+//! What can go wrong between a folder of files and a buffer of pixels.
+
+use std::path::PathBuf;
+
+/// A data set that cannot be used, or one picture of it that cannot be read.
+///
+/// A few bad pictures do not spoil a data set: loading a folder leaves them out and
+/// lists them.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The path of the data set does not exist.
+    #[error("there is no folder {}: give the folder that holds the pictures", dir.display())]
+    NoSuchFolder {
+        /// The path as given.
+        dir: PathBuf,
+    },
+
+    /// The path of the data set is a file.
+    #[error("{} is not a folder: give the folder that holds the pictures", dir.display())]
+    NotAFolder {
+        /// The path as given.
+        dir: PathBuf,
+    },
+
+    /// The folder exists, but no file in it or below it looks like a picture.
+    #[error(
+        "no pictures in {} or below it: looked for files ending in .{}{}",
+        dir.display(),
+        extensions.join(", ."),
+        unreadable_note(*unreadable)
+    )]
+    NoPictures {
+        /// The folder searched.
+        dir: PathBuf,
+        /// The endings looked for, lower case, without the dot.
+        extensions: &'static [&'static str],
+        /// How many entries below the folder could not be read, and so were not searched.
+        unreadable: usize,
+    },
+
+    /// Every single picture failed; the reasons usually name the cause.
+    #[error(
+        "none of the {count} pictures in {} could be read, for example {}",
+        dir.display(),
+        reasons.join("; ")
+    )]
+    NoneReadable {
+        /// The folder searched.
+        dir: PathBuf,
+        /// How many files looked like pictures.
+        count: usize,
+        /// The first few failures, each as `path: reason`.
+        reasons: Vec<String>,
+    },
+
+    /// The file could be opened, but not decoded: damaged, or of a kind that is not supported.
+    #[error("cannot decode {}: replace the file, or convert it to PNG", path.display())]
+    Decode {
+        /// The picture.
+        path: PathBuf,
+        /// The decoder's own reason.
+        source: image::ImageError,
+    },
+
+    /// The file claims a size that would fill the memory: refused before anything is allocated.
+    #[error(
+        "{} is {width}x{height} pixels, {bytes} bytes once decoded, above the limit of {limit}: \
+         shrink the picture or leave it out",
+        path.display()
+    )]
+    TooLarge {
+        /// The picture.
+        path: PathBuf,
+        /// Width in the file's header, pixels.
+        width: u32,
+        /// Height in the file's header, pixels.
+        height: u32,
+        /// Size once decoded.
+        bytes: u64,
+        /// The most bytes that one decoded picture may take.
+        limit: u64,
+    },
+
+    /// The whole data set does not fit in memory.
+    #[error(
+        "{count} pictures of {picture_bytes} bytes each do not fit in memory: use fewer pictures or a smaller size"
+    )]
+    OutOfMemory {
+        /// How many pictures there are.
+        count: usize,
+        /// Bytes of one picture after resizing.
+        picture_bytes: usize,
+    },
+
+    /// The wanted form of the pictures makes no sense.
+    #[error("picture {name} is {value}, but must be {wanted}")]
+    Spec {
+        /// Which setting.
+        name: &'static str,
+        /// Its value.
+        value: usize,
+        /// The values allowed.
+        wanted: &'static str,
+    },
+
+    /// The operating system refused; the source names the path.
+    #[error("cannot read the data set")]
+    Io(#[from] std::io::Error),
+}
+
+/// Tells apart "nothing there" from "could not look".
+fn unreadable_note(unreadable: usize) -> String {
+    match unreadable {
+        0 => String::new(),
+        n => format!(" ({n} entries could not be opened: check their permissions)"),
+    }
+}

@@ -1,0 +1,228 @@
+//! The built-in data set: drawn faces, as many as wanted, in any size.
+//!
+//! A demonstration needs pictures that come with the program, that a tiny network learns in
+//! minutes on a CPU, and in which success and failure are plain to see. Flat colours and large
+//! shapes are easily learned, and everybody can tell a face from a blot. All faces look straight
+//! ahead from about the same place, and no part is smaller than a pixel of a 32x32 picture.
+//!
+//! `portrait` decides what a face looks like, `shape` where its parts are, and this file paints.
+
+mod portrait;
+mod shape;
+
+use rayon::prelude::*;
+
+use super::decode::luma;
+use portrait::{Colour, Portrait};
+use shape::{Layer, Pair};
+
+/// Draws `count` faces, numbers 0 to `count - 1` of `seed`, on all threads of the rayon pool.
+///
+/// # Shapes
+/// Returns `[count, channels, height, width]` u8, RGB for 3 channels or grey for 1.
+///
+/// # Panics
+/// As [`render`].
+pub(crate) fn dataset(
+    seed: u64,
+    count: u64,
+    height: usize,
+    width: usize,
+    channels: usize,
+) -> Vec<u8> {
+    let picture_bytes = channels * height * width;
+    check(height, width, channels);
+    let mut pixels = vec![0; count as usize * picture_bytes];
+    pixels
+        .par_chunks_exact_mut(picture_bytes)
+        .enumerate()
+        .for_each(|(index, planes)| {
+            planes.copy_from_slice(&render(seed, index as u64, height, width, channels));
+        });
+    pixels
+}
+
+/// Draws face number `index` of `seed`, the same bytes on every machine.
+///
+/// Only additions, products, quotients and square roots are used, which IEEE 754 fixes to the last
+/// bit, and no sine or cosine, which it does not. The head fills the shorter side; a longer side
+/// shows more background.
+///
+/// # Shapes
+/// Returns `[channels, height, width]` u8, RGB for 3 channels or grey for 1.
+///
+/// # Panics
+/// If a size is zero or `channels` is neither 1 nor 3.
+pub(crate) fn render(
+    seed: u64,
+    index: u64,
+    height: usize,
+    width: usize,
+    channels: usize,
+) -> Vec<u8> {
+    check(height, width, channels);
+    let mut planes = vec![0; channels * height * width];
+    paint(&Portrait::draw(seed, index), height, width, &mut planes);
+    planes
+}
+
+fn check(height: usize, width: usize, channels: usize) {
+    assert!(
+        height > 0 && width > 0,
+        "a face of {height}x{width} pixels has no pixels"
+    );
+    assert!(
+        channels == 1 || channels == 3,
+        "a face has 1 or 3 channels, not {channels}"
+    );
+}
+
+/// Paints into planes of `height` x `width`: one for grey, three for RGB.
+fn paint(portrait: &Portrait, height: usize, width: usize, planes: &mut [u8]) {
+    let mut canvas = Canvas::new(portrait, height, width);
+    portrait.layers.iter().for_each(|layer| canvas.add(layer));
+    let area = height * width;
+    for (i, colour) in canvas.pixels.iter().enumerate() {
+        let rgb = colour.map(|value| (value + 0.5) as u8);
+        match planes.len() / area {
+            1 => planes[i] = luma(rgb),
+            _ => (0..3).for_each(|channel| planes[channel * area + i] = rgb[channel]),
+        }
+    }
+}
+
+/// A picture in the making, and where the face lies in it.
+struct Canvas {
+    height: usize,
+    width: usize,
+    pixels: Vec<Colour>,
+    /// The first pixel's centre in face coordinates.
+    origin: Pair,
+    /// A pixel's side in face coordinates.
+    pixel: f32,
+}
+
+impl Canvas {
+    fn new(portrait: &Portrait, height: usize, width: usize) -> Self {
+        let pixel = 2.0 / (height.min(width) as f32 * portrait.scale);
+        // From the picture's centre, moved by the face's shift, back to its first pixel.
+        let origin = [
+            (1.0 - width as f32) / 2.0 * pixel - portrait.shift[0],
+            (1.0 - height as f32) / 2.0 * pixel - portrait.shift[1],
+        ];
+        let pixels = vec![portrait.background; height * width];
+        Self {
+            height,
+            width,
+            pixels,
+            origin,
+            pixel,
+        }
+    }
+
+    /// Paints one layer over what is there. An edge covers its pixels in part.
+    fn add(&mut self, layer: &Layer) {
+        let [columns, rows] = self.bounds(layer);
+        for row in rows {
+            for column in columns.clone() {
+                let covered = self.covered(layer, row, column);
+                if covered > 0.0 {
+                    let pixel = &mut self.pixels[row * self.width + column];
+                    *pixel = mix(*pixel, layer.colour, covered);
+                }
+            }
+        }
+    }
+
+    /// The share of a pixel that a layer covers: its distance to the edge, in pixels, plus a half.
+    fn covered(&self, layer: &Layer, row: usize, column: usize) -> f32 {
+        let at = [
+            self.origin[0] + column as f32 * self.pixel,
+            self.origin[1] + row as f32 * self.pixel,
+        ];
+        (0.5 - layer.shape.distance(at) / self.pixel).clamp(0.0, 1.0)
+    }
+
+    /// The columns and rows that a layer can touch.
+    fn bounds(&self, layer: &Layer) -> [std::ops::Range<usize>; 2] {
+        let (centre, half) = layer.shape.bounds();
+        let range = |axis: usize, end: usize| {
+            let at = (centre[axis] - self.origin[axis]) / self.pixel;
+            let reach = half[axis] / self.pixel + 1.0;
+            // A cast to usize takes what is below zero as zero.
+            (at - reach) as usize..((at + reach + 1.0) as usize).min(end)
+        };
+        [range(0, self.width), range(1, self.height)]
+    }
+}
+
+/// `share` of colour `b`, the rest of `a`.
+fn mix(a: Colour, b: Colour, share: f32) -> Colour {
+    std::array::from_fn(|i| a[i] + (b[i] - a[i]) * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_face_depends_on_seed_and_index_alone() {
+        let face = render(1, 2, 32, 32, 3);
+        assert_eq!(face, render(1, 2, 32, 32, 3));
+        assert_ne!(face, render(1, 3, 32, 32, 3));
+        assert_ne!(face, render(2, 2, 32, 32, 3));
+        assert_ne!(face, render(2, 1, 32, 32, 3));
+    }
+
+    #[test]
+    fn a_data_set_is_its_faces_in_order() {
+        let faces: Vec<u8> = (0..5)
+            .flat_map(|index| render(7, index, 16, 12, 3))
+            .collect();
+        assert_eq!(dataset(7, 5, 16, 12, 3), faces);
+    }
+
+    #[test]
+    fn a_hundred_faces_are_a_hundred_different_faces() {
+        let faces: std::collections::HashSet<_> =
+            (0..100).map(|index| render(0, index, 16, 16, 3)).collect();
+        assert_eq!(faces.len(), 100);
+    }
+
+    #[test]
+    fn grey_is_the_luma_of_the_colours() {
+        let (grey, rgb) = (render(3, 4, 8, 9, 1), render(3, 4, 8, 9, 3));
+        let colours = (0..72).map(|i| [rgb[i], rgb[72 + i], rgb[144 + i]]);
+        assert_eq!(grey, colours.map(luma).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_size_can_be_drawn() {
+        for (height, width) in [(1, 1), (2, 3), (8, 64), (64, 8), (7, 5)] {
+            assert_eq!(dataset(0, 9, height, width, 3).len(), 27 * height * width);
+        }
+        assert!(dataset(0, 0, 8, 8, 3).is_empty());
+    }
+
+    /// The box of each shape must hold all of it: painting everywhere changes nothing.
+    #[test]
+    fn nothing_is_cut_off_by_its_bounds() {
+        for index in 0..50 {
+            let portrait = Portrait::draw(5, index);
+            let canvas = Canvas::new(&portrait, 20, 28);
+            for layer in &portrait.layers {
+                let [columns, rows] = canvas.bounds(layer);
+                for i in 0..20 * 28 {
+                    let (row, column) = (i / 28, i % 28);
+                    if !(columns.contains(&column) && rows.contains(&row)) {
+                        assert_eq!(
+                            canvas.covered(layer, row, column),
+                            0.0,
+                            "{index} {layer:?} {row} {column}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! A folder of picture files as one buffer in memory.
+
+use std::fs::Metadata;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use rayon::prelude::*;
+use walkdir::WalkDir;
+
+use super::decode::{PictureSpec, decode};
+use super::error::DataError;
+
+/// File name endings that count as pictures, in any case.
+pub(crate) const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];
+
+/// Part of every fingerprint: raise it when the same file decodes to other bytes than before.
+const FINGERPRINT_VERSION: &str = "pictures 1";
+
+/// How many failures an error quotes.
+const QUOTED_REASONS: usize = 3;
+
+/// What lies in a folder.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// Picture files, ordered by the bytes of their path below the folder.
+    pub(crate) files: Vec<PathBuf>,
+    /// Folders and links that could not be followed, and why.
+    pub(crate) unreadable: Vec<(PathBuf, String)>,
+}
+
+/// The pictures of a folder, decoded.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    /// `[count, channels, height, width]` u8: the layout of the training tensor.
+    pub(crate) pixels: Vec<u8>,
+    /// How many pictures there are.
+    pub(crate) count: usize,
+    /// The file of each picture, in order.
+    pub(crate) paths: Vec<PathBuf>,
+    /// Files and folders that could not be read, and why.
+    pub(crate) skipped: Vec<(PathBuf, String)>,
+}
+
+/// The picture files in `dir` and below, in an order that does not depend on the file system.
+///
+/// Files count by their name's ending ([`EXTENSIONS`]). Links are followed; a link back to a
+/// folder above it is passed over, and what two links share is listed twice.
+///
+/// # Errors
+/// [`DataError::NoSuchFolder`], [`DataError::NotAFolder`], [`DataError::NoPictures`] and, when
+/// `dir` itself cannot be opened, [`DataError::Io`].
+pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
+    Ok(walk(dir)?.files)
+}
+
+/// [`list`] with the folders and links that could not be followed.
+///
+/// # Errors
+/// Those of [`list`].
+pub(crate) fn walk(dir: &Path) -> Result<Listing, DataError> {
+    check_folder(dir)?;
+    let mut listing = Listing::default();
+    for entry in WalkDir::new(dir).follow_links(true) {
+        match entry {
+            Ok(entry) if entry.file_type().is_file() && is_picture(entry.path()) => {
+                listing.files.push(entry.into_path());
+            }
+            Ok(_) => {}
+            // A link that leads back up: its pictures are listed already.
+            Err(error) if error.loop_ancestor().is_some() => {}
+            Err(error) => {
+                let path = error.path().unwrap_or(dir).to_owned();
+                let reason = error
+                    .io_error()
+                    .map_or(error.to_string(), ToString::to_string);
+                listing.unreadable.push((path, reason));
+            }
+        }
+    }
+    if listing.files.is_empty() {
+        let unreadable = listing.unreadable.len();
+        return Err(DataError::NoPictures {
+            dir: dir.to_owned(),
+            extensions: &EXTENSIONS,
+            unreadable,
+        });
+    }
+    listing
+        .files
+        .sort_by(|a, b| path_bytes(dir, a).cmp(path_bytes(dir, b)));
+    listing.unreadable.sort();
+    Ok(listing)
+}
+
+fn check_folder(dir: &Path) -> Result<(), DataError> {
+    match fs_err::metadata(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(DataError::NoSuchFolder {
+                dir: dir.to_owned(),
+            })
+        }
+        Err(error) => Err(error.into()),
+        Ok(metadata) if !metadata.is_dir() => Err(DataError::NotAFolder {
+            dir: dir.to_owned(),
+        }),
+        // Opening it tells "may not look" from "nothing there".
+        Ok(_) => Ok(fs_err::read_dir(dir).map(drop)?),
+    }
+}
+
+fn is_picture(path: &Path) -> bool {
+    let ending = path.extension().unwrap_or_default();
+    EXTENSIONS
+        .iter()
+        .any(|wanted| ending.eq_ignore_ascii_case(wanted))
+}
+
+/// The path below `dir` as bytes, whatever its encoding.
+fn path_bytes<'a>(dir: &Path, path: &'a Path) -> &'a [u8] {
+    path.strip_prefix(dir)
+        .unwrap_or(path)
+        .as_os_str()
+        .as_encoded_bytes()
+}
+
+/// Decodes every picture in `dir` and below, on all threads of the current rayon pool.
+///
+/// Order and bytes do not depend on the number of threads. Files that cannot be read, and files
+/// that make a decoder panic, are left out and listed. `progress` is called once for each file
+/// with the number of files done so far, from any thread, and now and then out of order.
+///
+/// Memory: the buffer for all files, and on each thread one picture at its full size.
+///
+/// # Shapes
+/// [`Folder::pixels`] is `[count, channels, height, width]` u8 in the order of [`list`].
+///
+/// # Errors
+/// Those of [`list`]; [`DataError::NoneReadable`], [`DataError::OutOfMemory`] and
+/// [`DataError::Spec`].
+pub(crate) fn load(
+    dir: &Path,
+    spec: &PictureSpec,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Folder, DataError> {
+    spec.check()?;
+    let Listing { files, unreadable } = walk(dir)?;
+    let mut pixels = zeros(files.len(), spec.bytes())?;
+    let done = AtomicUsize::new(0);
+    let outcomes: Vec<Result<(), String>> = pixels
+        .par_chunks_exact_mut(spec.bytes())
+        .zip(&files)
+        .map(|(slot, path)| {
+            let outcome = guarded(|| {
+                to_planes(&decode(path, spec)?, slot, spec.channels);
+                Ok(())
+            });
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+            outcome
+        })
+        .collect();
+    let mut folder = compact(pixels, spec.bytes(), files, outcomes);
+    if folder.count == 0 {
+        return Err(none_readable(dir, &folder.skipped));
+    }
+    folder.skipped.extend(unreadable);
+    Ok(folder)
+}
+
+/// A zeroed buffer, or an error where `vec!` would end the program.
+fn zeros(count: usize, picture_bytes: usize) -> Result<Vec<u8>, DataError> {
+    let too_much = || DataError::OutOfMemory {
+        count,
+        picture_bytes,
+    };
+    let length = count.checked_mul(picture_bytes).ok_or_else(too_much)?;
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(length).map_err(|_| too_much())?;
+    buffer.resize(length, 0);
+    Ok(buffer)
+}
+
+/// Runs a decoder on untrusted bytes: a panic in it is one unreadable file, not the end of the run.
+///
+/// The panic's message still goes to stderr, as the panic hook belongs to the program.
+fn guarded(decode: impl FnOnce() -> Result<(), DataError>) -> Result<(), String> {
+    match catch_unwind(AssertUnwindSafe(decode)) {
+        Ok(outcome) => outcome.map_err(|error| reason(&error)),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text
+                .or(panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
+            Err(format!("the decoder panicked: {text}"))
+        }
+    }
+}
+
+/// The cause in one line, without the path, which stands beside it.
+fn reason(error: &DataError) -> String {
+    match error {
+        DataError::Decode { source, .. } => source.to_string(),
+        DataError::Io(source) => source.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// `[H, W, C]` to `[C, H, W]`.
+fn to_planes(picture: &[u8], planes: &mut [u8], channels: usize) {
+    let plane_length = planes.len() / channels;
+    for (channel, plane) in planes.chunks_exact_mut(plane_length).enumerate() {
+        let samples = picture.iter().skip(channel).step_by(channels);
+        plane
+            .iter_mut()
+            .zip(samples)
+            .for_each(|(to, from)| *to = *from);
+    }
+}
+
+/// Moves the readable pictures together and drops the gaps.
+fn compact(
+    mut pixels: Vec<u8>,
+    picture_bytes: usize,
+    files: Vec<PathBuf>,
+    outcomes: Vec<Result<(), String>>,
+) -> Folder {
+    let (mut paths, mut skipped) = (Vec::with_capacity(files.len()), Vec::new());
+    for (i, (path, outcome)) in files.into_iter().zip(outcomes).enumerate() {
+        match outcome {
+            Ok(()) => {
+                let from = i * picture_bytes;
+                pixels.copy_within(from..from + picture_bytes, paths.len() * picture_bytes);
+                paths.push(path);
+            }
+            Err(reason) => skipped.push((path, reason)),
+        }
+    }
+    let count = paths.len();
+    pixels.truncate(count * picture_bytes);
+    Folder {
+        pixels,
+        count,
+        paths,
+        skipped,
+    }
+}
+
+fn none_readable(dir: &Path, skipped: &[(PathBuf, String)]) -> DataError {
+    let quote = |(path, reason): &(PathBuf, String)| format!("{}: {reason}", path.display());
+    DataError::NoneReadable {
+        dir: dir.to_owned(),
+        count: skipped.len(),
+        reasons: skipped.iter().take(QUOTED_REASONS).map(quote).collect(),
+    }
+}
+
+/// A digest that changes when the pictures or their wanted form do: 64 hexadecimal digits.
+///
+/// Tells whether decoded pictures kept from an earlier run are still good. Covers each file's path
+/// below `dir`, size and modification time, not its content, so that it takes milliseconds; an
+/// edit that keeps size and time goes unseen. Moving the whole folder changes nothing.
+///
+/// # Errors
+/// [`DataError::Io`] when a file is gone.
+pub(crate) fn fingerprint(
+    dir: &Path,
+    files: &[PathBuf],
+    spec: &PictureSpec,
+) -> Result<String, DataError> {
+    let mut hasher = blake3::Hasher::new();
+    // Each part with its length, so that no two lists of parts read the same.
+    let mut add = |part: &[u8]| {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    };
+    add(FINGERPRINT_VERSION.as_bytes());
+    let PictureSpec {
+        height,
+        width,
+        channels,
+        resize,
+        background,
+    } = spec;
+    add(format!("{height}x{width}x{channels} {resize} {background}").as_bytes());
+    for path in files {
+        let metadata = fs_err::metadata(path)?;
+        add(path_bytes(dir, path));
+        add(&metadata.len().to_le_bytes());
+        add(&modified_nanos(&metadata)?.to_le_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Nanoseconds since 1970, negative before.
+fn modified_nanos(metadata: &Metadata) -> Result<i128, DataError> {
+    let nanos = |duration: Duration| duration.as_nanos() as i128;
+    Ok(
+        match metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => nanos(after),
+            Err(before) => -nanos(before.duration()),
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,21 @@
+//! Pictures: found, decoded and resized once, then one u8 tensor that training reads.
+//!
+//! Order: `folder` (which files) → `decode` and `resize` (one file to bytes) or `faces` (the built-in
+//! data set) → `cache` (decoded tensor on disk) → `store` (the tensor on its device, batches).
+
+mod cache;
+mod decode;
+mod error;
+mod faces;
+mod folder;
+mod load;
+mod order;
+mod resize;
+mod store;
+
+pub use decode::{Background, PictureSpec, Resize, decode};
+pub use error::DataError;
+pub use load::{Loaded, load};
+pub use order::Order;
+pub use resize::cv2_bilinear;
+pub use store::Store;
