@@ -1,0 +1,181 @@
+//! Checkpoints that describe themselves.
+//!
+//! A safetensors file whose metadata entry `ddpm` is the JSON of [`Meta`]. A training checkpoint
+//! holds, for every parameter NAME, `model.NAME`, `ema.NAME` (the running sum, not bias-corrected, so
+//! that a resume is exact), `optim.exp_avg.NAME` and `optim.exp_avg_sq.NAME`. A weights file holds
+//! NAME alone: a plain `state_dict`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::safetensors;
+use crate::config::RunConfig;
+use crate::optim::bias_correction;
+
+/// Layout version that this program writes and reads.
+const FORMAT: u32 = 1;
+const METADATA_KEY: &str = "ddpm";
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Contents {
+    /// All that a resume needs.
+    Training,
+    /// EMA weights alone, bias-corrected.
+    EmaWeights,
+    /// Raw weights alone.
+    RawWeights,
+    /// Weights from elsewhere, which say nothing about averaging.
+    Weights,
+}
+
+/// Which weights are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The bias-corrected average.
+    Ema,
+    /// The weights as trained.
+    Raw,
+}
+
+impl std::fmt::Display for Which {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Which::Ema => "EMA",
+            Which::Raw => "raw",
+        })
+    }
+}
+
+/// The metadata of a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Layout version.
+    pub format: u32,
+    /// What the tensors are.
+    pub contents: Contents,
+    /// Version of the program that wrote it.
+    pub written_by: String,
+    /// Training steps done.
+    pub step: u64,
+    /// Steps averaged in the EMA.
+    pub ema_steps: u64,
+    /// Model, schedule, objective, seed and all else.
+    pub config: RunConfig,
+}
+
+impl Meta {
+    /// Metadata of a file written now.
+    pub fn new(contents: Contents, config: &RunConfig, step: u64, ema_steps: u64) -> Meta {
+        let written_by = concat!("ddpm ", env!("CARGO_PKG_VERSION")).to_owned();
+        Meta {
+            format: FORMAT,
+            contents,
+            written_by,
+            step,
+            ema_steps,
+            config: config.clone(),
+        }
+    }
+}
+
+/// A file with its metadata; tensors are mapped, not read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// What it says of itself.
+    pub meta: Meta,
+    /// All tensors.
+    pub tensors: Vec<(String, Tensor)>,
+}
+
+impl Checkpoint {
+    /// The tensors below `prefix`, without it.
+    pub fn section(&self, prefix: &str) -> Vec<(String, Tensor)> {
+        self.tensors
+            .iter()
+            .filter_map(|(name, t)| {
+                Some((name.strip_prefix(prefix)?.to_owned(), t.shallow_clone()))
+            })
+            .collect()
+    }
+
+    /// One set of weights as a plain `state_dict`.
+    ///
+    /// # Errors
+    /// The file holds only the other set.
+    pub fn weights(&self, which: Which) -> Result<Vec<(String, Tensor)>> {
+        match (self.meta.contents, which) {
+            (Contents::Training, Which::Raw) => Ok(self.section("model.")),
+            (Contents::Training, Which::Ema) => Ok(self.corrected_ema()),
+            (Contents::Weights, _)
+            | (Contents::EmaWeights, Which::Ema)
+            | (Contents::RawWeights, Which::Raw) => Ok(self.section("")),
+            (Contents::RawWeights, Which::Ema) => {
+                bail!("this file holds raw weights only; ask for them with --raw")
+            }
+            (Contents::EmaWeights, Which::Raw) => {
+                bail!("this file holds EMA weights only; leave out --raw")
+            }
+        }
+    }
+
+    fn corrected_ema(&self) -> Vec<(String, Tensor)> {
+        if self.meta.ema_steps == 0 {
+            return self.section("model.");
+        }
+        let scale = bias_correction(self.meta.config.optim.ema, self.meta.ema_steps);
+        self.section("ema.")
+            .into_iter()
+            .map(|(name, t)| (name, t / scale))
+            .collect()
+    }
+}
+
+/// Opens a file of ours and checks that its config makes sense.
+///
+/// # Errors
+/// Unreadable, truncated, not ours, of a newer format, or with settings that cannot work.
+pub fn read_checkpoint(path: &Path) -> Result<Checkpoint> {
+    let file = safetensors::open(path)?;
+    let meta = file.metadata.get(METADATA_KEY).with_context(|| {
+        format!(
+            "{} does not say which model it is of (no `ddpm` metadata); give it one with: ddpm import {} --config FILE.toml --to OTHER.safetensors",
+            path.display(),
+            path.display()
+        )
+    })?;
+    let meta = parse_meta(meta).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Checkpoint {
+        meta,
+        tensors: file.tensors,
+    })
+}
+
+fn parse_meta(text: &str) -> Result<Meta> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let Version { format } =
+        serde_json::from_str(text).context("its `ddpm` metadata is damaged")?;
+    ensure!(
+        format == FORMAT,
+        "its format is {format} and this program reads {FORMAT}; use the ddpm that wrote it"
+    );
+    let meta: Meta = serde_json::from_str(text).context("its `ddpm` metadata is damaged")?;
+    meta.config.validate()?;
+    Ok(meta)
+}
+
+/// Writes tensors with their metadata, whole or not at all.
+pub fn write_checkpoint(path: &Path, meta: &Meta, tensors: &[(String, Tensor)]) -> Result<()> {
+    safetensors::write(
+        path,
+        (METADATA_KEY.to_owned(), serde_json::to_string(meta)?),
+        tensors,
+    )
+}

@@ -1,0 +1,28 @@
+//! Files with weights: what a run saves, what PyTorch reads and writes.
+//!
+//! - `safetensors`: the container of everything this program writes
+//! - `checkpoint`: a training checkpoint or plain weights with the config they belong to
+//! - `run_folder`: the files of a run
+//! - `pt`, `pickle`, `pt_write`: PyTorch's own format, read by an interpreter that can run nothing
+//!
+//! Every file that is read is untrusted.
+
+mod describe;
+mod error;
+mod file;
+pub mod host_tensor;
+pub mod pickle;
+pub mod pt;
+pub mod pt_write;
+mod run_folder;
+pub mod safetensors;
+mod torch_file;
+
+pub use describe::{Description, describe};
+pub use error::CheckpointError;
+pub use file::{Checkpoint, Contents, Meta, Which, read_checkpoint, write_checkpoint};
+pub use run_folder::{Resumable, RunFolder, resolve};
+pub use torch_file::{read_state_dict, write_state_dict};
+
+#[cfg(test)]
+mod tests_live_pt;

@@ -1,0 +1,152 @@
+//! Progress on stderr: bars on a terminal, plain lines elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::units::duration;
+
+/// Where there is no terminal, a line this often.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+fn bar(total: u64, template: &str) -> Option<ProgressBar> {
+    std::io::stderr().is_terminal().then(|| {
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::new(total).with_style(style)
+    })
+}
+
+/// Training: step, smoothed loss, images a second, time left.
+#[derive(Debug)]
+pub struct TrainProgress {
+    bar: Option<ProgressBar>,
+    steps: u64,
+    smoothed_loss: f64,
+    /// Losses in the average so far.
+    seen: u64,
+    last_line: Instant,
+}
+
+impl TrainProgress {
+    /// Progress of a run that has done `step` of `steps` steps.
+    pub fn new(step: u64, steps: u64) -> TrainProgress {
+        let bar = bar(steps, "step {pos}/{len} {wide_bar} {msg}");
+        if let Some(bar) = &bar {
+            bar.set_position(step);
+        }
+        TrainProgress {
+            bar,
+            steps,
+            smoothed_loss: 0.0,
+            seen: 0,
+            last_line: Instant::now(),
+        }
+    }
+
+    /// Takes in one step: `secs_per_step` is the current speed.
+    pub fn step(&mut self, step: u64, loss: f64, images_per_sec: f64, secs_per_step: f64) {
+        // The mean of the first losses, then an exponential average over about 50 steps.
+        self.seen += 1;
+        self.smoothed_loss += (loss - self.smoothed_loss) / self.seen.min(50) as f64;
+        let left = Duration::from_secs_f64((self.steps - step) as f64 * secs_per_step);
+        let message = format!(
+            "loss {:.4}  {images_per_sec:.1} img/s  {} left",
+            self.smoothed_loss,
+            duration(left)
+        );
+        if let Some(bar) = &self.bar {
+            bar.set_position(step);
+            bar.set_message(message);
+        } else if step == self.steps || self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
+            eprintln!("step {step}/{}  {message}", self.steps);
+        }
+    }
+
+    /// Prints a line above the bar.
+    pub fn note(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Leaves the last state on the screen.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
+        }
+    }
+}
+
+/// Decoding a folder of pictures.
+#[derive(Debug)]
+pub struct DecodeProgress {
+    bar: Option<ProgressBar>,
+}
+
+impl DecodeProgress {
+    /// A bar that appears with the first file, once the number of files is known.
+    pub fn new() -> DecodeProgress {
+        DecodeProgress {
+            bar: bar(
+                0,
+                "decoding pictures {pos}/{len} {wide_bar} {per_sec} {eta} left",
+            ),
+        }
+    }
+
+    /// `done` of `total` files are decoded.
+    pub fn set(&self, done: usize, total: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Default for DecodeProgress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Sampling: reverse steps over all batches.
+#[derive(Debug)]
+pub struct SampleProgress {
+    bar: Option<ProgressBar>,
+}
+
+impl SampleProgress {
+    /// `what` is being sampled in `steps` reverse steps.
+    pub fn new(what: &str, steps: u64) -> SampleProgress {
+        let bar = bar(steps, "{msg} {pos}/{len} {wide_bar} {eta} left");
+        if let Some(bar) = &bar {
+            bar.set_message(what.to_owned());
+        }
+        SampleProgress { bar }
+    }
+
+    /// One more step.
+    pub fn step(&self) {
+        if let Some(bar) = &self.bar {
+            bar.inc(1);
+        }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
