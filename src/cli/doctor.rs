@@ -1,0 +1,116 @@
+//! `ddpm doctor`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Args;
+
+use crate::device::cuda_unusable;
+use crate::native;
+use crate::report::bytes;
+
+/// Show versions, devices, and whether CUDA and the Python reference can be used.
+#[derive(Debug, Args)]
+pub(super) struct DoctorCommand {}
+
+impl DoctorCommand {
+    pub(super) fn run(&self) {
+        println!("ddpm       {}", env!("CARGO_PKG_VERSION"));
+        println!(
+            "libtorch   {} at {}",
+            env!("DDPM_LIBTORCH_VERSION"),
+            loaded_libtorch()
+        );
+        println!(
+            "CPU        {} threads, {}",
+            tch::get_num_threads(),
+            system_memory()
+        );
+        match cuda_unusable(0) {
+            Some(reason) => println!("CUDA       cannot be used: {reason}"),
+            None => {
+                println!(
+                    "CUDA       can be used, cuDNN {}",
+                    tch::utils::version_cudnn()
+                );
+                for index in 0..tch::Cuda::device_count() as usize {
+                    println!("  cuda:{index}   {}", cuda_device(index));
+                }
+            }
+        }
+        println!("reference  {}", python_reference());
+    }
+}
+
+fn cuda_device(index: usize) -> String {
+    let name = native::cuda_name(index).unwrap_or_else(|e| e.to_string());
+    match native::cuda_memory(index) {
+        Ok(m) => format!(
+            "{name}, {} free of {}",
+            bytes(m.free_bytes),
+            bytes(m.total_bytes)
+        ),
+        Err(e) => format!("{name}, memory unknown: {e}"),
+    }
+}
+
+/// The libtorch that this process has mapped, whatever it was built against.
+fn loaded_libtorch() -> String {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let path = maps.lines().find_map(|l| {
+        l.split_whitespace()
+            .nth(5)
+            .filter(|p| p.ends_with("/libtorch_cpu.so"))
+    });
+    path.and_then(|p| Path::new(p).parent())
+        .map_or("an unknown place".into(), |p| p.display().to_string())
+}
+
+fn system_memory() -> String {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| -> Option<u64> {
+        let line = info.lines().find_map(|l| l.strip_prefix(name))?;
+        line.trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse::<u64>()
+            .ok()
+            .map(|kib| kib * 1024)
+    };
+    match (field("MemAvailable:"), field("MemTotal:")) {
+        (Some(free), Some(total)) => format!("{} free of {}", bytes(free), bytes(total)),
+        _ => "memory unknown".into(),
+    }
+}
+
+/// Tests and benchmarks compare with PyTorch; training and sampling do without.
+fn python_reference() -> String {
+    let roots = [
+        PathBuf::from("."),
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")),
+    ];
+    let Some(python) = roots
+        .iter()
+        .map(|r| r.join(".venv/bin/python"))
+        .find(|p| p.exists())
+    else {
+        return "no .venv with PyTorch: run ./scripts/setup.sh (only tests and benchmarks need it)"
+            .into();
+    };
+    match Command::new(&python)
+        .args(["-c", "import torch; print(torch.__version__)"])
+        .output()
+    {
+        Ok(out) if out.status.success() => {
+            format!(
+                "PyTorch {} in {}",
+                String::from_utf8_lossy(&out.stdout).trim(),
+                python.display()
+            )
+        }
+        _ => format!(
+            "{} cannot import torch: run ./scripts/setup.sh",
+            python.display()
+        ),
+    }
+}

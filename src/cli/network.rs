@@ -1,0 +1,48 @@
+//! A trained network from a file, ready to use.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use tch::{Device, Tensor};
+
+use crate::checkpoint::{Meta, Which, read_checkpoint, resolve};
+use crate::model::{UNet, load_state_dict};
+use crate::optim::Arena;
+
+/// A network with the weights and settings of a file.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) meta: Meta,
+    net: UNet,
+}
+
+impl Network {
+    /// Loads `which` weights from a checkpoint, weights file or run folder onto `device`.
+    pub(super) fn load(argument: &Path, which: Which, device: Device) -> Result<Network> {
+        let path = resolve(argument)?;
+        let checkpoint = read_checkpoint(&path)?;
+        let config = &checkpoint.meta.config;
+        let mut net = UNet::new(&config.model, config.diffusion.timesteps, 0);
+        let cannot = || format!("cannot use {}", path.display());
+        let weights = checkpoint.weights(which).with_context(cannot)?;
+        load_state_dict(&net.params(), &weights).with_context(cannot)?;
+        // The arena moves the parameters; inference needs neither it nor gradients afterwards.
+        Arena::new(&net.params(), device)?;
+        net.buffers_to_device(device);
+        Ok(Network {
+            meta: checkpoint.meta,
+            net,
+        })
+    }
+
+    /// The bare network's output, without dropout and gradients.
+    pub(super) fn predict(&self, x_t: &Tensor, t: &Tensor) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        self.net.forward(x_t, t, false)
+    }
+
+    /// The weights under their `state_dict` keys, in the network's order.
+    pub(super) fn state_dict(&self) -> Vec<(String, Tensor)> {
+        self.net.params().into_iter().map(|p| (p.name, p.tensor)).collect()
+    }
+}

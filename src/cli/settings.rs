@@ -1,0 +1,341 @@
+//! Flags over the settings of a run: each replaces one value of a preset or a TOML file.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::config::{
+    LossKind, Norm, OptimizerKind, Preset, RunConfig, ScheduleKind, Sigma, TimeEmbedding,
+};
+use crate::data::{Background, Resize};
+
+/// `128` or `96x128` (height x width), in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Size {
+    height: i64,
+    width: i64,
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |_| format!("{text:?} is no size; want 128, or 96x128 (height x width)");
+        let (height, width) = text.split_once('x').unwrap_or((text, text));
+        Ok(Size {
+            height: height.parse().map_err(wrong)?,
+            width: width.parse().map_err(wrong)?,
+        })
+    }
+}
+
+/// `STEP:MULTIPLIER`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct LrPoint(u64, f64);
+
+impl FromStr for LrPoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (step, multiplier) = text.split_once(':')?;
+            Some(LrPoint(step.parse().ok()?, multiplier.parse().ok()?))
+        };
+        parse().ok_or_else(|| {
+            format!("{text:?} is no point; want STEP:MULTIPLIER, for example 4000:1")
+        })
+    }
+}
+
+/// Where settings start from.
+#[derive(Debug, Clone, Args)]
+pub(super) struct BaseArgs {
+    /// Settings to start from [default: celebahq128 with --data, else demo]
+    #[arg(long, value_enum)]
+    preset: Option<Preset>,
+    /// Settings over the preset, as config.toml of a run has them
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+}
+
+impl BaseArgs {
+    /// Whether either is given.
+    pub(super) fn given(&self) -> bool {
+        self.preset.is_some() || self.config.is_some()
+    }
+
+    /// The settings before flags; `fallback` is the preset if none is named.
+    pub(super) fn resolve(&self, fallback: Preset) -> Result<RunConfig> {
+        let preset = self.preset.unwrap_or(fallback);
+        match &self.config {
+            None => Ok(preset.config()),
+            Some(path) => read_config(path, preset),
+        }
+    }
+}
+
+/// Reads a settings file over `preset`.
+pub(super) fn read_config(path: &Path, preset: Preset) -> Result<RunConfig> {
+    let text = fs_err::read_to_string(path)?;
+    RunConfig::from_toml(&text, preset).with_context(|| format!("cannot use {}", path.display()))
+}
+
+/// All settings that have a flag.
+#[derive(Debug, Clone, Args)]
+pub(super) struct SettingArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    train: TrainArgs,
+    #[command(flatten)]
+    optim: OptimArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    diffusion: DiffusionArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Pictures")]
+struct DataArgs {
+    /// Folder of PNG, JPEG, WebP, BMP and GIF pictures, at any depth [default: built-in faces]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// How pictures are scaled: area (antialiased) or cv2 (the original's bilinear)
+    #[arg(long, value_enum)]
+    resize: Option<Resize>,
+    /// Behind transparent pixels: white, black, #rrggbb, or ignore (drop transparency)
+    #[arg(long, value_name = "COLOR")]
+    background: Option<Background>,
+    /// Mirror half of the pictures, at random
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    flip: Option<bool>,
+    /// How many built-in faces to draw
+    #[arg(long, value_name = "N")]
+    builtin_images: Option<u64>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Training")]
+struct TrainArgs {
+    /// Steps in all
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Pictures a step
+    #[arg(long, value_name = "N")]
+    batch: Option<i64>,
+    /// Split each batch into N microbatches: same maths, less memory
+    #[arg(long, value_name = "N")]
+    accumulate: Option<i64>,
+    /// Seed of weights, order, noise and built-in pictures
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Steps between checkpoints
+    #[arg(long, value_name = "N")]
+    save_every: Option<u64>,
+    /// Steps between sample grids; 0 for none
+    #[arg(long, value_name = "N")]
+    sample_every: Option<u64>,
+    /// Pictures in a sample grid
+    #[arg(long, value_name = "N")]
+    sample_images: Option<u64>,
+    /// Noise of the reverse steps of sample grids
+    #[arg(long, value_enum)]
+    sigma: Option<Sigma>,
+    /// Clip the predicted x_0 to [-1, 1] at each reverse step of sample grids
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    clip_x0: Option<bool>,
+    /// Checkpoints to keep
+    #[arg(long, value_name = "K")]
+    keep: Option<usize>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Optimizer")]
+struct OptimArgs {
+    /// lamb, adam or adamw
+    #[arg(long, value_enum)]
+    optimizer: Option<OptimizerKind>,
+    /// Learning rate
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Multipliers of the learning rate, linear between points, for example 0:0,4000:1,20000:0.5
+    #[arg(long, value_name = "STEP:X,…", value_delimiter = ',')]
+    lr_schedule: Option<Vec<LrPoint>>,
+    /// Decay of the first moment
+    #[arg(long)]
+    beta1: Option<f64>,
+    /// Decay of the second moment
+    #[arg(long)]
+    beta2: Option<f64>,
+    /// Adam's epsilon
+    #[arg(long)]
+    eps: Option<f64>,
+    /// Weight decay
+    #[arg(long)]
+    weight_decay: Option<f64>,
+    /// Largest global gradient norm [default: not clipped]
+    #[arg(long, value_name = "NORM")]
+    clip_norm: Option<f64>,
+    /// LAMB: adapt norm parameters too, as the original does by accident
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    adapt_norms: Option<bool>,
+    /// Momentum of the weight average
+    #[arg(long, value_name = "MOMENTUM")]
+    ema: Option<f64>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Network")]
+struct ModelArgs {
+    /// Picture size: 128, or 96x128 (height x width)
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<Size>,
+    /// 3 (colour) or 1 (grey)
+    #[arg(long, value_name = "N")]
+    channels: Option<i64>,
+    /// Channels of the first level
+    #[arg(long, value_name = "N")]
+    base_width: Option<i64>,
+    /// Width of each level as a multiple of the base, for example 1,2,2
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    multipliers: Option<Vec<i64>>,
+    /// Residual blocks a level
+    #[arg(long, value_name = "N")]
+    blocks: Option<i64>,
+    /// Do not pool sides this small
+    #[arg(long, value_name = "PIXELS")]
+    min_pixel: Option<i64>,
+    /// group, layer or instance
+    #[arg(long, value_enum)]
+    norm: Option<Norm>,
+    /// Groups of the group norms
+    #[arg(long, value_name = "N")]
+    norm_groups: Option<i64>,
+    /// How the time step enters
+    #[arg(long, value_enum)]
+    time_embedding: Option<TimeEmbedding>,
+    /// Dropout in the residual blocks
+    #[arg(long, value_name = "P")]
+    dropout: Option<f64>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Diffusion")]
+struct DiffusionArgs {
+    /// Noise schedule
+    #[arg(long, value_enum)]
+    schedule: Option<ScheduleKind>,
+    /// Time steps T
+    #[arg(long, value_name = "T")]
+    timesteps: Option<i64>,
+    /// sum (over pixels) or mse, which exists to show the difference
+    #[arg(long, value_enum)]
+    loss: Option<LossKind>,
+}
+
+fn set<T>(target: &mut T, flag: &Option<T>)
+where
+    T: Clone,
+{
+    if let Some(value) = flag {
+        *target = value.clone();
+    }
+}
+
+impl SettingArgs {
+    /// Whether a folder of pictures is named.
+    pub(super) fn has_data(&self) -> bool {
+        self.data.data.is_some()
+    }
+
+    /// Replaces what flags name.
+    ///
+    /// # Errors
+    /// A data folder that does not exist: its absolute path is kept, so that a run can be resumed
+    /// from anywhere.
+    pub(super) fn apply(&self, config: &mut RunConfig) -> Result<()> {
+        self.data.apply(config)?;
+        self.train.apply(config);
+        self.optim.apply(config);
+        self.model.apply(config);
+        let d = &mut config.diffusion;
+        set(&mut d.schedule, &self.diffusion.schedule);
+        set(&mut d.timesteps, &self.diffusion.timesteps);
+        set(&mut d.loss, &self.diffusion.loss);
+        Ok(())
+    }
+}
+
+impl DataArgs {
+    fn apply(&self, config: &mut RunConfig) -> Result<()> {
+        let d = &mut config.data;
+        if let Some(dir) = &self.data {
+            let dir =
+                std::path::absolute(dir).with_context(|| format!("--data {}", dir.display()))?;
+            d.folder = Some(dir);
+        }
+        set(&mut d.resize, &self.resize);
+        set(&mut d.background, &self.background);
+        set(&mut d.flip, &self.flip);
+        set(&mut d.builtin_images, &self.builtin_images);
+        Ok(())
+    }
+}
+
+impl TrainArgs {
+    fn apply(&self, config: &mut RunConfig) {
+        let t = &mut config.train;
+        set(&mut t.steps, &self.steps);
+        set(&mut t.batch, &self.batch);
+        set(&mut t.accumulate, &self.accumulate);
+        set(&mut t.seed, &self.seed);
+        set(&mut t.save_every_steps, &self.save_every);
+        set(&mut t.keep, &self.keep);
+        let s = &mut config.sample;
+        set(&mut s.every_steps, &self.sample_every);
+        set(&mut s.images, &self.sample_images);
+        set(&mut s.sigma, &self.sigma);
+        set(&mut s.clip_x0, &self.clip_x0);
+    }
+}
+
+impl OptimArgs {
+    fn apply(&self, config: &mut RunConfig) {
+        let o = &mut config.optim;
+        set(&mut o.optimizer, &self.optimizer);
+        set(&mut o.lr, &self.lr);
+        if let Some(points) = &self.lr_schedule {
+            o.lr_schedule = points.iter().map(|p| (p.0, p.1)).collect();
+        }
+        set(&mut o.beta1, &self.beta1);
+        set(&mut o.beta2, &self.beta2);
+        set(&mut o.eps, &self.eps);
+        set(&mut o.weight_decay, &self.weight_decay);
+        if self.clip_norm.is_some() {
+            o.clip_norm = self.clip_norm;
+        }
+        set(&mut o.adapt_norms, &self.adapt_norms);
+        set(&mut o.ema, &self.ema);
+    }
+}
+
+impl ModelArgs {
+    fn apply(&self, config: &mut RunConfig) {
+        let m = &mut config.model;
+        if let Some(size) = self.size {
+            (m.height, m.width) = (size.height, size.width);
+        }
+        set(&mut m.channels, &self.channels);
+        set(&mut m.base_width, &self.base_width);
+        set(&mut m.multipliers, &self.multipliers);
+        set(&mut m.blocks, &self.blocks);
+        set(&mut m.min_pixel, &self.min_pixel);
+        set(&mut m.norm, &self.norm);
+        set(&mut m.norm_groups, &self.norm_groups);
+        set(&mut m.time_embedding, &self.time_embedding);
+        set(&mut m.dropout, &self.dropout);
+    }
+}

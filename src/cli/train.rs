@@ -1,0 +1,150 @@
+//! `ddpm train`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::compute::ComputeArgs;
+use super::settings::{BaseArgs, SettingArgs};
+use crate::checkpoint::{Resumable, RunFolder};
+use crate::config::{Preset, RunConfig};
+use crate::train::{End, Start, farewell, train};
+
+/// Train a model; with --run on an existing run, go on where it was.
+///
+/// Without --data it draws its own pictures and trains a small model in minutes: a demo.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ddpm train                              the demo
+  ddpm train --data photos                the 128-px model on your pictures (wants a GPU)
+  ddpm train --preset demo --data photos  a small 32-px model on your pictures
+  ddpm train --run runs/NAME              go on with a run
+  ddpm train --run runs/NAME --steps N    … until step N")]
+pub(super) struct TrainCommand {
+    /// Folder of the run, new or existing [default: runs/PRESET-DATE]
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    #[command(flatten)]
+    base: BaseArgs,
+    /// Keep the decoded pictures in FILE for a quick next start
+    #[arg(long, value_name = "FILE")]
+    cache: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// Settings that a resumed run may change without becoming another run.
+const MAY_CHANGE: [&str; 4] = [
+    "train.steps",
+    "train.save_every_steps",
+    "train.keep",
+    "sample.",
+];
+
+impl TrainCommand {
+    pub(super) fn run(&self) -> Result<ExitCode> {
+        let started = Instant::now();
+        let named = match &self.run {
+            Some(dir) => RunFolder::new(dir.clone()).resumable()?,
+            None => None,
+        };
+        let config = self.resolve(named.as_ref())?;
+        for warning in config.validate()? {
+            eprintln!("warning: {warning}");
+        }
+        let folder = RunFolder::new(
+            self.run
+                .clone()
+                .unwrap_or_else(|| default_folder(config.preset)),
+        );
+        if config.data.folder.is_none() {
+            eprintln!(
+                "This is the demo, on built-in pictures. For your own: ddpm train --data DIR"
+            );
+        }
+        let resume = named
+            .and_then(|r| r.checkpoint)
+            .map(|(_, checkpoint)| checkpoint);
+        match &resume {
+            Some(c) => eprintln!(
+                "resuming {} at step {}",
+                folder.dir().display(),
+                c.meta.step
+            ),
+            None => eprintln!("run folder {}", folder.dir().display()),
+        }
+        let start = Start {
+            folder: folder.clone(),
+            config: config.clone(),
+            resume,
+            cache: self.cache.clone(),
+            chosen: self.compute.choose()?,
+        };
+        match train(start)? {
+            End::Finished => {
+                eprintln!("{}", farewell(&folder, &config, started.elapsed()));
+                Ok(ExitCode::SUCCESS)
+            }
+            End::Stopped(signal) => Ok(ExitCode::from(128 + signal as u8)),
+        }
+    }
+
+    fn resolve(&self, existing: Option<&Resumable>) -> Result<RunConfig> {
+        let fallback = if self.settings.has_data() {
+            Preset::Celebahq128
+        } else {
+            Preset::Demo
+        };
+        let mut config = match existing {
+            Some(run) if !self.base.given() => run.config.clone(),
+            _ => self.base.resolve(fallback)?,
+        };
+        self.settings.apply(&mut config)?;
+        if let Some(run) = existing {
+            refuse_changes(&config, &run.config)?;
+        }
+        Ok(config)
+    }
+}
+
+/// A resumed run with another network, data set or seed would be neither run.
+fn refuse_changes(wanted: &RunConfig, existing: &RunConfig) -> Result<()> {
+    let differences = wanted.differences(existing)?;
+    let refused: Vec<String> = differences
+        .iter()
+        .filter(|d| !MAY_CHANGE.iter().any(|key| d.key.starts_with(key)))
+        .map(|d| format!("\n  {d}"))
+        .collect();
+    if !refused.is_empty() {
+        bail!(
+            "this run exists with other settings; resume it without these, or name another --run:{}",
+            refused.concat()
+        );
+    }
+    Ok(())
+}
+
+/// `runs/PRESET-YYYYMMDD-HHMMSS` in UTC, with a number if that is taken.
+fn default_folder(preset: Preset) -> PathBuf {
+    let now = time::OffsetDateTime::now_utc();
+    let stamp = format!(
+        "runs/{}-{:04}{:02}{:02}-{:02}{:02}{:02}",
+        preset.name(),
+        now.year(),
+        now.month() as u8,
+        now.day(),
+        now.hour(),
+        now.minute(),
+        now.second()
+    );
+    let numbered = (2..).map(|n| PathBuf::from(format!("{stamp}-{n}")));
+    std::iter::once(PathBuf::from(&stamp))
+        .chain(numbered)
+        .find(|p| !p.exists())
+        .unwrap_or_default()
+}

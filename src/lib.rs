@@ -1,0 +1,27 @@
+//! Train and sample denoising diffusion models, on libtorch.
+//!
+//! # Reading order
+//!
+//! 1. [`config`]: every setting, and the presets
+//! 2. [`model`]: the U-Net; [`diffusion`]: schedule, q_sample, loss
+//! 3. [`optim`]: the flat parameter arena, LAMB/Adam, EMA
+//! 4. [`train`]: the loop, top to bottom; [`sample`]: one sampler a file
+//! 5. [`data`]: folder of pictures to one uint8 tensor; [`checkpoint`]: files
+//!
+//! Data flows one way: `main` → [`cli`] → {[`train`], [`sample`]} → {[`model`], [`diffusion`],
+//! [`optim`], [`data`], [`checkpoint`], [`report`]} → {[`native`], [`rng`], [`mod@fs`], [`device`]}.
+
+pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod diffusion;
+pub mod fs;
+pub mod model;
+pub mod native;
+pub mod optim;
+pub mod report;
+pub mod rng;
+pub mod sample;
+pub mod train;

@@ -1,0 +1,87 @@
+//! What a run will take, told before its first step.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use super::Trainer;
+use crate::config::RunConfig;
+use crate::data::Store;
+use crate::device::{Chosen, synchronize};
+use crate::report::{bytes, count, duration};
+
+/// Forward arithmetic that a speed probe may cost on a CPU: about a second of training.
+const PROBE_FLOPS: u64 = 30_000_000_000;
+
+/// Bytes that training will hold: parameters, gradients, moments, average, LAMB's update, and the
+/// activations of a microbatch.
+pub(super) fn memory_estimate_bytes(config: &RunConfig, trainer: &Trainer) -> u64 {
+    const FLAT_TENSORS: u64 = 6;
+    const F32_BYTES: u64 = 4;
+    let activations = trainer
+        .net
+        .cost(config.model.height, config.model.width)
+        .activations;
+    let micro = (config.train.batch / config.train.accumulate) as u64;
+    F32_BYTES * (FLAT_TENSORS * trainer.arena.parameters() as u64 + activations * micro)
+}
+
+/// Seconds of one training step, measured on a part of a batch without changing anything.
+///
+/// # Errors
+/// Out of memory, before any work is lost.
+pub(super) fn secs_per_step(config: &RunConfig, trainer: &Trainer, data: &Store) -> Result<f64> {
+    let device = trainer.arena.device();
+    let micro = config.train.batch / config.train.accumulate;
+    let flops = trainer
+        .net
+        .cost(config.model.height, config.model.width)
+        .forward_flops;
+    let pictures = if device.is_cuda() {
+        micro
+    } else {
+        (PROBE_FLOPS / flops).clamp(1, micro as u64) as i64
+    };
+    let indices: Vec<i64> = (0..pictures).map(|i| i % data.len() as i64).collect();
+    let t = Tensor::zeros([pictures], (Kind::Int64, tch::Device::Cpu));
+    // The first pass pays for allocations and kernel choice; a slow device is timed on it all the same.
+    let mut secs = 0.0;
+    for pass in 0..2 {
+        let start = Instant::now();
+        let _ = trainer.backward(&data.batch(&indices, None), &t, 0)?;
+        synchronize(device);
+        secs = start.elapsed().as_secs_f64();
+        if pass == 0 && secs > 0.5 {
+            break;
+        }
+    }
+    Ok(secs * config.train.batch as f64 / pictures as f64)
+}
+
+/// One line: parameters, device, precision, memory, data, steps, time.
+pub(super) fn line(
+    config: &RunConfig,
+    trainer: &Trainer,
+    data: &Store,
+    chosen: &Chosen,
+    secs_per_step: f64,
+) -> String {
+    let left = config.train.steps.saturating_sub(trainer.step);
+    let [c, h, w] = config.model.chw();
+    format!(
+        "{} parameters on {}, {}, about {} of memory; {} pictures of {h}x{w}x{c}, batch {}{}; {left} steps to go, about {}",
+        count(trainer.arena.parameters() as u64),
+        chosen.description,
+        chosen.precision,
+        bytes(memory_estimate_bytes(config, trainer)),
+        data.len(),
+        config.train.batch,
+        if config.train.accumulate > 1 {
+            format!(" in {} parts", config.train.accumulate)
+        } else {
+            String::new()
+        },
+        duration(Duration::from_secs_f64(left as f64 * secs_per_step)),
+    )
+}

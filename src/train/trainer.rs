@@ -1,0 +1,270 @@
+//! A network in training: weights, optimizer, average, and one step.
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor};
+
+use crate::config::RunConfig;
+use crate::data::{Order, Store};
+use crate::diffusion::{Forward, Schedule, microbatch_loss};
+use crate::model::UNet;
+use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
+use crate::rng::{Stream, key, normal, seeded};
+
+/// Everything that training changes, and what it needs to go on.
+#[derive(Debug)]
+pub struct Trainer {
+    /// Steps done.
+    pub step: u64,
+    /// The network; its weights are views of `arena.params`.
+    pub net: UNet,
+    /// Parameters and gradients.
+    pub arena: Arena,
+    /// Moments.
+    pub optimizer: Optimizer,
+    /// Average of the weights.
+    pub ema: Ema,
+    /// Noise schedule.
+    pub schedule: Schedule,
+    forward: Forward,
+    order: Order,
+    config: RunConfig,
+}
+
+/// What a step is made of, a function of (seed, step) alone.
+#[derive(Debug)]
+pub struct Draw {
+    /// Numbers of the pictures.
+    pub indices: Vec<i64>,
+    /// Which are mirrored, `[B]` bool; none if flipping is off.
+    pub mirrored: Option<Tensor>,
+    /// Time steps, `[B]` i64 on CPU.
+    pub t: Tensor,
+}
+
+/// The result of a step, still on the device so that nobody waits for it.
+#[derive(Debug)]
+pub struct StepOutput {
+    /// Which step, from 1.
+    pub step: u64,
+    /// `[2]` f32: loss, and gradient norm before clipping.
+    pub loss_and_grad_norm: Tensor,
+    /// Learning rate of the step.
+    pub lr: f64,
+}
+
+impl Trainer {
+    /// A fresh network on `device`, for a data set of `pictures` pictures.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(config: &RunConfig, pictures: u64, device: Device) -> Result<Trainer> {
+        let mut net = UNet::new(&config.model, config.diffusion.timesteps, config.train.seed);
+        let arena = Arena::new(&net.params(), device)?;
+        net.buffers_to_device(device);
+        let schedule = Schedule::new(&config.diffusion);
+        Ok(Trainer {
+            step: 0,
+            optimizer: Optimizer::new(&config.optim, &arena),
+            ema: Ema::new(&arena, config.optim.ema),
+            forward: Forward::new(&schedule, device),
+            order: Order::new(config.train.seed, pictures),
+            schedule,
+            net,
+            arena,
+            config: config.clone(),
+        })
+    }
+
+    /// Draws the pictures and time steps of step `step`, counted from 0.
+    pub fn draw(&mut self, step: u64) -> Draw {
+        let batch = self.config.train.batch;
+        let seed = self.config.train.seed;
+        let indices = self.order.batch(step, batch);
+        let timesteps = self.config.diffusion.timesteps;
+        let mirrored = self.config.data.flip.then(|| {
+            let draw = || Tensor::rand([batch], (Kind::Float, Device::Cpu)).lt(0.5);
+            seeded(key(seed, Stream::Flip, step), draw)
+        });
+        let t = seeded(key(seed, Stream::Timestep, step), || {
+            Tensor::randint(timesteps, [batch], (Kind::Int64, Device::Cpu))
+        });
+        Draw {
+            indices,
+            mirrored,
+            t,
+        }
+    }
+
+    /// One training step on `data`.
+    ///
+    /// # Errors
+    /// What libtorch refuses, out of memory before all.
+    pub fn train_step(&mut self, data: &Store) -> Result<StepOutput> {
+        let draw = self.draw(self.step);
+        let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref());
+        let loss = self.backward(&x_0, &draw.t, self.step)?;
+        let grad_norm = self.arena.grads.norm();
+        self.clip(&grad_norm);
+
+        let multiplier = lr_multiplier(&self.config.optim.lr_schedule, self.step);
+        let inputs = StepInputs {
+            adam_t: self.step + 1,
+            lr_multiplier: multiplier,
+        };
+        self.optimizer.step(&self.arena, inputs)?;
+        self.ema.update(&self.arena);
+        self.step += 1;
+        Ok(StepOutput {
+            step: self.step,
+            loss_and_grad_norm: Tensor::stack(&[loss, grad_norm], 0),
+            lr: self.config.optim.lr * multiplier,
+        })
+    }
+
+    /// Gradients of the batch's loss into the arena, microbatch by microbatch; returns the loss.
+    ///
+    /// # Shapes
+    /// - `x_0`: `[B, C, H, W]` f32 on the device; `t`: `[B]` i64
+    ///
+    /// # Errors
+    /// As [`train_step`](Trainer::train_step).
+    pub fn backward(&self, x_0: &Tensor, t: &Tensor, step: u64) -> Result<Tensor> {
+        let device = self.arena.device();
+        let seed = self.config.train.seed;
+        let t = t.to_device(device);
+        let eps = normal(seed, Stream::Noise, step, &x_0.size(), device);
+        let x_t = self.forward.q_sample(x_0, &t, &eps);
+        self.arena.zero_grad();
+        seeded(key(seed, Stream::Dropout, step), || {
+            self.accumulate(&x_t, &t, &eps)
+        })
+    }
+
+    fn accumulate(&self, x_t: &Tensor, t: &Tensor, eps: &Tensor) -> Result<Tensor> {
+        let batch = x_t.size()[0];
+        let micro = batch / self.config.train.accumulate.min(batch);
+        let mut total = Tensor::zeros([], (Kind::Float, x_t.device()));
+        for start in (0..batch).step_by(micro as usize) {
+            let part = |x: &Tensor| x.narrow(0, start, micro.min(batch - start));
+            let eps_hat = self.net.forward(&part(x_t), &part(t), true);
+            let loss = microbatch_loss(self.config.diffusion.loss, &eps_hat, &part(eps), batch);
+            loss.f_backward()?;
+            total += loss.detach();
+        }
+        Ok(total)
+    }
+
+    fn clip(&self, grad_norm: &Tensor) {
+        if let Some(largest) = self.config.optim.clip_norm {
+            let factor = ((grad_norm + 1e-6).reciprocal() * largest).clamp_max(1.0);
+            let _ = self.arena.grads.shallow_clone().g_mul_(&factor);
+        }
+    }
+
+    /// eps_hat of the network as it is, without dropout.
+    pub fn predict(&self, x_t: &Tensor, t: &Tensor) -> Tensor {
+        self.net.forward(x_t, t, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+    use crate::data::Store;
+
+    fn tiny() -> (RunConfig, Store) {
+        let mut config = Preset::Demo.config();
+        let m = &mut config.model;
+        (m.height, m.width, m.base_width, m.norm_groups) = (8, 8, 8, 2);
+        m.multipliers = vec![1, 2];
+        config.train.batch = 4;
+        config.data.flip = true;
+        config.optim.lr_schedule = vec![(0, 1.0)];
+        let pixels = Tensor::arange(6 * 3 * 64, (Kind::Int64, Device::Cpu))
+            .fmod(251)
+            .to_kind(Kind::Uint8);
+        (
+            config,
+            Store::new(pixels.view([6, 3, 8, 8]), Device::Cpu).unwrap(),
+        )
+    }
+
+    fn weights_after(config: &RunConfig, data: &Store, steps: u64) -> Tensor {
+        let mut trainer = Trainer::new(config, data.len(), Device::Cpu).unwrap();
+        for _ in 0..steps {
+            trainer.train_step(data).unwrap();
+        }
+        trainer.arena.params.copy()
+    }
+
+    #[test]
+    fn microbatches_give_the_gradients_of_the_whole_batch() {
+        let (mut config, data) = tiny();
+        config.model.dropout = 0.0;
+        let grads = |config: &RunConfig| {
+            let mut trainer = Trainer::new(config, data.len(), Device::Cpu).unwrap();
+            let draw = trainer.draw(0);
+            let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref());
+            let loss = trainer.backward(&x_0, &draw.t, 0).unwrap();
+            (trainer.arena.grads.copy(), f64::try_from(loss).unwrap())
+        };
+        let (whole, loss) = grads(&config);
+        config.train.accumulate = 4;
+        let (split, split_loss) = grads(&config);
+        let error = f64::try_from((&whole - split).norm() / whole.norm()).unwrap();
+        // f32 sums in another order.
+        assert!(
+            error < 1e-5 && (loss - split_loss).abs() < 1e-5 * loss,
+            "{error} {loss} {split_loss}"
+        );
+    }
+
+    #[test]
+    fn a_step_is_a_function_of_seed_and_step() {
+        let (mut config, data) = tiny();
+        config.model.dropout = 0.1;
+        let once = weights_after(&config, &data, 3);
+        seeded(5, || ());
+        assert_eq!(once, weights_after(&config, &data, 3));
+        config.train.seed = 1;
+        assert_ne!(once, weights_after(&config, &data, 3));
+    }
+
+    #[test]
+    fn clipping_bounds_the_gradient() {
+        let (mut config, data) = tiny();
+        config.optim.clip_norm = Some(0.5);
+        let mut trainer = Trainer::new(&config, data.len(), Device::Cpu).unwrap();
+        let output = trainer.train_step(&data).unwrap();
+        let before = output.loss_and_grad_norm.double_value(&[1]);
+        let after = f64::try_from(trainer.arena.grads.norm()).unwrap();
+        assert!(
+            before > 0.5 && (after - 0.5).abs() < 1e-4,
+            "{before} {after}"
+        );
+    }
+
+    #[test]
+    fn every_optimizer_lowers_the_loss() {
+        use crate::config::OptimizerKind::{Adam, Adamw, Lamb};
+        let (mut config, data) = tiny();
+        config.data.flip = false;
+        for (optimizer, lr) in [(Lamb, 1e-2), (Adam, 1e-2), (Adamw, 1e-2)] {
+            config.optim.optimizer = optimizer;
+            config.optim.lr = lr;
+            let mut trainer = Trainer::new(&config, data.len(), Device::Cpu).unwrap();
+            let losses: Vec<f64> = (0..40)
+                .map(|_| {
+                    trainer
+                        .train_step(&data)
+                        .unwrap()
+                        .loss_and_grad_norm
+                        .double_value(&[0])
+                })
+                .collect();
+            let (first, last) = (losses[0], losses[30..].iter().sum::<f64>() / 10.0);
+            assert!(last < 0.9 * first, "{optimizer:?}: {first} to {last}");
+        }
+    }
+}
