@@ -1,0 +1,321 @@
+#!/usr/bin/env python3
+"""Times ddpm against the PyTorch reference (eager, fused Adam) and prints a Markdown table.
+
+    scripts/bench.sh [flags]        # builds ddpm first; DDPM_BIN names a built one, PYTHON a Python
+
+Both sides get the same settings, threads and arithmetic (tf32 products on CUDA unless --precision f32)
+and run by turns, ours, PyTorch, ours, PyTorch, each in a process of its own, --rounds times a row.
+
+How to read a row:
+
+- ms: median over the timed steps of all rounds. A training step is everything a real one does (batch,
+  forward, backward, optimizer, weight average, reading the loss); a sampling step is one reverse step.
+- ratio: PyTorch / ours of these medians; above 1, ours is faster.
+- spread: smallest and largest ratio among the rounds. A row whose spread includes 1 shows no winner.
+- peak memory: on a CPU the whole process at its largest, Python and libraries included; on CUDA the
+  tensors. Its ratio is PyTorch / ours too; above 1, ours takes less.
+- "start to first step": wall time of a whole `ddpm train --steps 1`: start of the process, drawing the
+  pictures, one step, saving. Best of 3; PyTorch has no counterpart.
+"""
+
+import argparse
+import copy
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "scripts" / "reference" / "bench.py"
+
+ADAM = {
+    "optimizer": "adam",
+    "lr": 1e-4,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "lr_schedule": [[0, 1.0]],
+    "adapt_norms": False,
+    "ema": 0.9999,
+}
+LAMB = ADAM | {"optimizer": "lamb", "lr": 1e-3, "eps": 1e-7}
+
+# The network of the celebahq128 preset.
+MODEL_128 = {
+    "height": 128,
+    "width": 128,
+    "channels": 3,
+    "base_width": 128,
+    "multipliers": [1, 1, 2, 2, 4, 4],
+    "blocks": 1,
+    "min_pixel": 4,
+    "norm": "group",
+    "norm_groups": 32,
+    "norm_eps": 1e-6,
+    "time_embedding": "trainable",
+    "dropout": 0.0,
+}
+MODELS = {
+    "demo": MODEL_128 | {"height": 32, "width": 32, "base_width": 32, "multipliers": [1, 2, 2], "norm_groups": 8},
+    "64": MODEL_128 | {"height": 64, "width": 64, "base_width": 64, "multipliers": [1, 2, 2, 4], "norm_groups": 16},
+    "128": MODEL_128,
+}
+BATCHES = {"cpu": {"demo": 32, "64": 16, "128": 2}, "cuda": {"demo": 32, "64": 16, "128": 64}}
+# Timed steps a round: usual, --quick.
+ITERS = {
+    "cpu": {"demo": (20, 3), "64": (6, 2), "128": (3, 1)},
+    "cuda": {"demo": (50, 10), "64": (50, 10), "128": (20, 5)},
+}
+WARMUP = {"cpu": (2, 1), "cuda": (5, 3)}
+
+BASE = {
+    "diffusion": {"timesteps": 1000, "schedule": "keras-ddpm", "loss": "sum"},
+    "sample": {"sigma": "beta", "clip_x0": False},
+    "train": {"accumulate": 1, "seed": 0},
+    "data": {"flip": False},
+}
+
+START = [
+    ("32 px, demo", ["--preset", "demo"]),
+    ("128 px, celebahq128, batch 1", ["--preset", "celebahq128", "--batch", "1"]),
+]
+
+
+class Failure(Exception):
+    """Something to tell the user, without a traceback."""
+
+
+def call(command: list) -> str:
+    """Standard output of a command, or its last words as a Failure."""
+    command = [str(word) for word in command]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise Failure(f"cannot run {command[0]}: {error.strerror}") from None
+    if done.returncode != 0:
+        words = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-8:]
+        raise Failure(f"exit code {done.returncode} from: {shlex.join(command)}\n  " + "\n  ".join(words))
+    return done.stdout
+
+
+def find_ddpm() -> Path:
+    path = Path(os.environ.get("DDPM_BIN") or ROOT / "target" / "release" / "ddpm").absolute()
+    if not path.exists():
+        raise Failure(f"no ddpm at {path}; run scripts/bench.sh, which builds it, or set DDPM_BIN")
+    return path
+
+
+def find_python() -> str:
+    return os.environ.get("PYTHON") or str(ROOT / ".venv" / "bin" / "python")
+
+
+def torch_version(python: str) -> str:
+    try:
+        return call([python, "-c", "import numpy, safetensors.torch, torch; print(torch.__version__)"]).strip()
+    except Failure as failure:
+        hint = "PYTHON needs torch, numpy, safetensors and packaging; scripts/setup.sh installs them in .venv"
+        raise Failure(f"{failure}\n{hint}") from None
+
+
+def cuda_name(doctor: str) -> str | None:
+    """The name of the first GPU if `ddpm doctor` says that CUDA can be used."""
+    lines = [line.split(maxsplit=1) for line in doctor.splitlines()]
+    facts = {words[0]: words[1] for words in lines if len(words) == 2}
+    if not facts.get("CUDA", "").startswith("can be used"):
+        return None
+    return facts.get("cuda:0", "unknown GPU").split(",")[0]
+
+
+def cpu_name() -> str:
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "unknown CPU"
+    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
+    return names[0] if names else "unknown CPU"
+
+
+def to_toml(config: dict) -> str:
+    """Sections of plain values; what JSON writes for numbers, strings, booleans and lists is TOML too."""
+    sections = []
+    for name, section in config.items():
+        lines = [f"{key} = {json.dumps(value)}" for key, value in section.items()]
+        sections.append("\n".join([f"[{name}]", *lines, ""]))
+    return "\n".join(sections)
+
+
+def rows(devices: list[str], sizes: list[str]) -> list[dict]:
+    """What is compared, in the order of the table."""
+    found = []
+    for device in devices:
+        for size in sizes:
+            cases = [("train", ADAM), ("sample", ADAM)] + ([("train", LAMB)] if size == "demo" else [])
+            for what, optim in cases:
+                config = copy.deepcopy(BASE | {"model": MODELS[size], "optim": optim})
+                config["train"]["batch"] = BATCHES[device][size]
+                found.append({"device": device, "size": size, "what": what, "config": config})
+    return found
+
+
+def name_of(row: dict) -> str:
+    config = row["config"]
+    optimizer = {"adam": ", Adam", "lamb": ", LAMB"}[config["optim"]["optimizer"]] if row["what"] == "train" else ""
+    side, batch = config["model"]["height"], config["train"]["batch"]
+    return f"{row['device'].upper()}: {row['what']} step, {side} px, batch {batch}{optimizer}"
+
+
+def measure(row: dict, args: argparse.Namespace, ddpm: Path, python: str, folder: Path) -> None:
+    """Runs both sides by turns; adds the lists "ours" and "pytorch" of what each run reported."""
+    toml, run_json = folder / "config.toml", folder / "run.json"
+    toml.write_text(to_toml(row["config"]))
+    run_json.write_text(json.dumps(row["config"]))
+    device = row["device"]
+    iters = args.iters or ITERS[device][row["size"]][args.quick]
+    precision = args.precision if device == "cuda" else "f32"
+    shared = {"--what": row["what"], "--warmup": WARMUP[device][args.quick], "--iters": iters}
+    shared |= {"--threads": args.threads, "--device": device, "--precision": precision}
+    flags = [word for pair in shared.items() for word in pair]
+    row["flags"] = shlex.join(map(str, flags))
+    row["ours"], row["pytorch"] = [], []
+    for index in range(args.rounds):
+        print(f"{name_of(row)}: round {index + 1} of {args.rounds}", file=sys.stderr, flush=True)
+        row["ours"].append(json.loads(call([ddpm, "bench", "--json", "--config", toml, *flags])))
+        row["pytorch"].append(json.loads(call([python, REFERENCE, "--config", run_json, *flags])))
+
+
+def summary(row: dict) -> dict:
+    sides = ("ours", "pytorch")
+    ms = {side: statistics.median(t for run in row[side] for t in run["ms_all"]) for side in sides}
+    peak = {side: max(run["peak_bytes"] for run in row[side]) for side in sides}
+    ratios = [theirs["ms_median"] / ours["ms_median"] for ours, theirs in zip(row["ours"], row["pytorch"])]
+    return {"ms": ms, "peak_bytes": peak, "ratios": ratios}
+
+
+def number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def table_row(row: dict) -> str:
+    s = summary(row)
+    ms, peak, ratios = s["ms"], s["peak_bytes"], s["ratios"]
+    memory_ratio = f"{peak['pytorch'] / peak['ours']:.2f}" if peak["ours"] else "–"
+    cells = [name_of(row), number(ms["ours"]), number(ms["pytorch"]), f"{ms['pytorch'] / ms['ours']:.2f}"]
+    cells += [f"{min(ratios):.2f}–{max(ratios):.2f}"]
+    cells += [f"{peak[side] / 2**20:.0f} MiB" for side in ("ours", "pytorch")] + [memory_ratio]
+    return f"| {' | '.join(cells)} |"
+
+
+def start_to_first_step(
+    ddpm: Path, flags: list[str], device: str, args: argparse.Namespace, folder: Path
+) -> list[float]:
+    """Milliseconds of whole `ddpm train` runs of one step."""
+    times = []
+    for _ in range(1 if args.quick else 3):
+        with tempfile.TemporaryDirectory(dir=folder) as run:
+            command = [ddpm, "train", *flags, "--steps", 1, "--sample-every", 0, "--run", Path(run) / "run"]
+            began = time.perf_counter()
+            call([*command, "--device", device, "--threads", args.threads])
+            times.append((time.perf_counter() - began) * 1e3)
+    return times
+
+
+def comma_list(allowed: list[str]):
+    def parse(text: str) -> list[str]:
+        unknown = [word for word in text.split(",") if word not in allowed]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(allowed)}")
+        return text.split(",")
+
+    return parse
+
+
+def positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError("want 1 or more")
+    return value
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="1 round of few steps: shows that it works, no more")
+    parser.add_argument("--rounds", type=positive, help="turns of each side per row (default 3)")
+    parser.add_argument("--iters", type=positive, help="timed steps a round (default: by size and device)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cpu, and cuda if it can be used")
+    parser.add_argument("--sizes", type=comma_list(list(MODELS)), default=list(MODELS), help="of demo,64,128")
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--precision", choices=["tf32", "f32"], default="tf32", help="of both sides, on CUDA")
+    parser.add_argument("--no-start", action="store_true", help='leave out "start to first step"')
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save all numbers")
+    args = parser.parse_args()
+    args.rounds = args.rounds or (1 if args.quick else 3)
+    return args
+
+
+def run(args: argparse.Namespace) -> bool:
+    """Prints the report row by row; returns whether every row was measured."""
+    ddpm, python = find_ddpm(), find_python()
+    gpu = cuda_name(call([ddpm, "doctor"]))
+    if args.device == "cuda" and gpu is None:
+        raise Failure("CUDA cannot be used; `ddpm doctor` says why")
+    devices = [args.device] if args.device else ["cpu"] + ["cuda"] * (gpu is not None)
+    if args.json and not args.json.absolute().parent.is_dir():
+        raise Failure(f"--json {args.json}: there is no such folder")
+    about = {"cpu": cpu_name(), "gpu": gpu if "cuda" in devices else None, "threads": args.threads}
+    about["torch"] = torch_version(python)
+    about["date"] = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    about["command"] = shlex.join(["scripts/bench.sh", *sys.argv[1:]])
+
+    hardware = about["cpu"] + (f"; {gpu}, {args.precision}" if "cuda" in devices else "")
+    print(f"{hardware}; {args.threads} threads; PyTorch {about['torch']}; {about['date']}; `{about['command']}`\n")
+    print("| step | ours, ms | PyTorch, ms | ratio | spread | peak memory, ours | PyTorch | ratio |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    measured, starts, complete = [], [], True
+    with tempfile.TemporaryDirectory(prefix="ddpm-bench-") as folder:
+        for row in rows(devices, args.sizes):
+            try:
+                measure(row, args, ddpm, python, Path(folder))
+                print(table_row(row), flush=True)
+                measured.append(row | {"name": name_of(row), "summary": summary(row)})
+            except Failure as failure:
+                complete = False
+                print(f"| {name_of(row)} | failed | | | | | | |", flush=True)
+                print(f"bench: {name_of(row)}: {failure}", file=sys.stderr)
+        for device in [] if args.no_start else devices:
+            for name, flags in START:
+                name = f"{device.upper()}: start to first step, {name}"
+                print(name, file=sys.stderr, flush=True)
+                try:
+                    times = start_to_first_step(ddpm, flags, device, args, Path(folder))
+                    print(f"| {name} | {number(min(times))} | – | – | – | – | – | – |", flush=True)
+                    starts.append({"name": name, "ms_all": times})
+                except Failure as failure:
+                    complete = False
+                    print(f"| {name} | failed | | | | | | |", flush=True)
+                    print(f"bench: {name}: {failure}", file=sys.stderr)
+    print("\nratio = PyTorch / ours, above 1 ours is better; spread = smallest and largest ratio of a round.")
+    if not args.no_start:
+        print("start to first step = a whole `ddpm train --steps 1`: process start, pictures, one step, saving.")
+    if args.json:
+        args.json.write_text(json.dumps({"about": about, "rows": measured, "starts": starts}, indent=1) + "\n")
+    return complete
+
+
+def main() -> int:
+    try:
+        return 0 if run(parse_args()) else 1
+    except Failure as failure:
+        print(f"bench: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""One forward and backward of the reference on given tensors, for comparison with the Rust program.
+
+Input file: `x` [N, C, H, W] f32, `t` [N] i64, `noise` [N, C, H, W] f32. Output file: `out` (eps_hat),
+`loss` (squared error against `noise`, summed per picture, mean over the batch) and `grad.<name>`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from unet import UNet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="run.json")
+    parser.add_argument("--weights", type=Path, required=True, help="safetensors with a plain state_dict")
+    parser.add_argument("--input", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    config = json.loads(args.config.read_text())
+
+    model = UNet(config["model"], config["diffusion"]["timesteps"])
+    model.load_state_dict(load_file(args.weights), strict=True)
+    model.eval()  # no dropout: nothing here is random
+    given = load_file(args.input)
+    out = model(given["x"], given["t"])
+    loss = F.mse_loss(out, given["noise"], reduction="sum") / len(out)
+    loss.backward()
+    result = {"out": out.detach().contiguous(), "loss": loss.detach().reshape(1)}
+    result |= {f"grad.{name}": p.grad.contiguous() for name, p in model.named_parameters()}
+    save_file(result, args.out)
+
+
+if __name__ == "__main__":
+    main()

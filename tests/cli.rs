@@ -1,0 +1,477 @@
+//! The program end to end, on eight tiny pictures, and what it says when it cannot.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use assert_cmd::cargo::cargo_bin_cmd;
+use common::Golden;
+use ddpm::checkpoint::safetensors;
+use predicates::prelude::PredicateBooleanExt;
+use predicates::str::contains;
+use tch::{Device, Kind, Tensor};
+
+fn ddpm() -> Command {
+    cargo_bin_cmd!("ddpm")
+}
+
+/// Eight pictures of several kinds and sizes.
+fn pictures(dir: &Path) -> PathBuf {
+    let folder = dir.join("pictures with a space");
+    std::fs::create_dir_all(folder.join("below")).unwrap();
+    for i in 0..8u32 {
+        let picture = image::RgbImage::from_fn(9 + i, 12 + i % 3, |x, y| {
+            image::Rgb([(x * 20) as u8, (y * 15) as u8, (i * 30) as u8])
+        });
+        let name = [
+            "a.png",
+            "b.jpg",
+            "c.bmp",
+            "d.webp",
+            "e.gif",
+            "f.PNG",
+            "below/g.jpeg",
+            "h.png",
+        ];
+        picture.save(folder.join(name[i as usize])).unwrap();
+    }
+    folder
+}
+
+const TINY: &str = "--preset demo --size 8 --base-width 8 --norm-groups 2 --multipliers 1,2 \
+                    --timesteps 4 --batch 4 --sample-images 4 --lr-schedule 0:1 --device cpu";
+
+fn train_tiny(dir: &Path) -> PathBuf {
+    let run = dir.join("run");
+    ddpm()
+        .args(["train", "--steps", "3", "--data"])
+        .arg(pictures(dir))
+        .arg("--run")
+        .arg(&run)
+        .args(TINY.split_whitespace())
+        .assert()
+        .success()
+        .stderr(
+            contains("8 pictures from")
+                .and(contains("3 steps to go"))
+                .and(contains("parameters on CPU")),
+        );
+    run
+}
+
+fn size_of_png(path: &Path) -> (u32, u32) {
+    image::image_dimensions(path).unwrap()
+}
+
+#[test]
+fn train_sample_predict_export_import_inspect() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let run = train_tiny(dir.path());
+    assert_eq!(
+        size_of_png(&run.join("samples/step-00000003-ema.png")),
+        (16, 16)
+    );
+
+    // Sampling needs the run alone, and its result is a function of the seed.
+    for out in ["one.png", "two.png"] {
+        let sample = ddpm()
+            .arg("sample")
+            .arg(&run)
+            .args(["-n", "5", "--out"])
+            .arg(at(out))
+            .assert();
+        sample.success();
+    }
+    assert_eq!(size_of_png(&at("one.png")), (24, 16));
+    assert_eq!(
+        std::fs::read(at("one.png")).unwrap(),
+        std::fs::read(at("two.png")).unwrap()
+    );
+    let mut sample = ddpm();
+    sample
+        .arg("sample")
+        .arg(&run)
+        .args(["-n", "3", "--batch", "2", "--raw", "--separate"]);
+    sample.arg(at("separate")).assert().success();
+    assert_eq!(std::fs::read_dir(at("separate")).unwrap().count(), 3);
+
+    // A state_dict out and back in predicts the same bits as the checkpoint.
+    for name in ["model.pt", "model.safetensors"] {
+        ddpm()
+            .arg("export")
+            .arg(&run)
+            .arg("--to")
+            .arg(at(name))
+            .assert()
+            .success();
+    }
+    let mut import = ddpm();
+    import
+        .arg("import")
+        .arg(at("model.pt"))
+        .arg("--config")
+        .arg(run.join("config.toml"));
+    import
+        .arg("--to")
+        .arg(at("back.safetensors"))
+        .assert()
+        .success();
+    let x = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
+    let t = Tensor::from_slice(&[0i64, 3]);
+    let about = ("about".to_owned(), "test".to_owned());
+    safetensors::write(
+        &at("in.safetensors"),
+        about,
+        &[("x".into(), x), ("t".into(), t)],
+    )
+    .unwrap();
+    let predict = |model: &Path| {
+        let out = at("out.safetensors");
+        let mut command = ddpm();
+        command
+            .arg("predict")
+            .arg(model)
+            .arg("--input")
+            .arg(at("in.safetensors"));
+        command.arg("--output").arg(&out).assert().success();
+        Golden::open_path(&out).get("out").copy()
+    };
+    let want = predict(&run);
+    assert_eq!(want.size(), [2, 3, 8, 8]);
+    assert_eq!(want, predict(&at("model.safetensors")));
+    assert_eq!(want, predict(&at("back.safetensors")));
+    ddpm()
+        .arg("sample")
+        .arg(at("back.safetensors"))
+        .arg("--out")
+        .arg(at("back.png"))
+        .assert()
+        .success();
+
+    ddpm()
+        .arg("inspect")
+        .arg(&run)
+        .assert()
+        .success()
+        .stdout(contains("step: 3").and(contains("model.conv_in.weight")));
+    let json = ddpm()
+        .args(["inspect", "--json"])
+        .arg(at("model.pt"))
+        .assert()
+        .success();
+    let json: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
+    assert_eq!(json["container"], "PyTorch file");
+    assert_eq!(json["tensors"][0]["name"], "time_embedding.weight");
+}
+
+#[test]
+fn a_cache_is_used_and_noticed_to_be_stale() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = pictures(dir.path());
+    let cache = dir.path().join("cache.safetensors");
+    let train = |run: &str| {
+        let mut command = ddpm();
+        command
+            .args(["train", "--steps", "1", "--sample-every", "0", "--data"])
+            .arg(&folder);
+        command
+            .arg("--cache")
+            .arg(&cache)
+            .arg("--run")
+            .arg(dir.path().join(run));
+        command.args(TINY.split_whitespace()).assert().success()
+    };
+    train("a").stderr(contains("8 pictures from"));
+    train("b").stderr(contains("8 pictures cached in"));
+    std::fs::remove_file(folder.join("a.png")).unwrap();
+    train("c").stderr(contains("7 pictures from"));
+    // A cache never overwrites some other file.
+    let other = dir.path().join("other.safetensors");
+    let tensors = [("x".to_owned(), Tensor::from_slice(&[1u8]))];
+    safetensors::write(&other, ("k".into(), "v".into()), &tensors).unwrap();
+    ddpm()
+        .args(["train", "--steps", "1", "--data"])
+        .arg(&folder)
+        .arg("--cache")
+        .arg(&other)
+        .arg("--run")
+        .arg(dir.path().join("d"))
+        .args(TINY.split_whitespace())
+        .assert()
+        .failure()
+        .stderr(contains("is not a picture cache"));
+}
+
+#[test]
+fn bad_folders_and_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let train = |data: &Path| {
+        let mut command = ddpm();
+        command
+            .args(["train", "--steps", "1", "--sample-every", "0", "--data"])
+            .arg(data);
+        command
+            .arg("--run")
+            .arg(dir.path().join("run"))
+            .args(TINY.split_whitespace())
+            .assert()
+    };
+    train(&dir.path().join("nowhere"))
+        .failure()
+        .stderr(contains("nowhere"));
+    let empty = dir.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    train(&empty)
+        .failure()
+        .stderr(contains("empty").and(contains("png")));
+    let corrupt = dir.path().join("corrupt");
+    std::fs::create_dir(&corrupt).unwrap();
+    std::fs::write(corrupt.join("bad.png"), b"\x89PNG\r\n\x1a\nrubbish").unwrap();
+    train(&corrupt).failure().stderr(contains("bad.png"));
+    assert!(
+        !dir.path().join("run").exists(),
+        "nothing is left of a run that never started"
+    );
+
+    let folder = pictures(dir.path());
+    std::fs::write(folder.join("bad.png"), b"rubbish").unwrap();
+    train(&folder)
+        .success()
+        .stderr(contains("1 files could not be read").and(contains("bad.png")));
+}
+
+#[test]
+fn broken_and_foreign_checkpoints() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = train_tiny(dir.path());
+    let whole = std::fs::read(run.join("checkpoints/step-00000003.safetensors")).unwrap();
+    let cut = dir.path().join("cut.safetensors");
+    std::fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    ddpm()
+        .arg("sample")
+        .arg(&cut)
+        .assert()
+        .failure()
+        .stderr(contains("cut.safetensors").and(contains("truncated")));
+    let missing = dir.path().join("no.safetensors");
+    ddpm()
+        .arg("sample")
+        .arg(missing)
+        .assert()
+        .failure()
+        .stderr(contains("no such file"));
+    ddpm()
+        .arg("sample")
+        .arg(dir.path())
+        .assert()
+        .failure()
+        .stderr(contains("without checkpoints"));
+
+    // Another model's weights: every key that does not fit is named.
+    let model = dir.path().join("model.pt");
+    ddpm()
+        .arg("export")
+        .arg(&run)
+        .arg("--to")
+        .arg(&model)
+        .assert()
+        .success();
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    let other = dir.path().join("other.toml");
+    std::fs::write(
+        &other,
+        config
+            .replace("blocks = 1", "blocks = 2")
+            .replace("channels = 3", "channels = 1"),
+    )
+    .unwrap();
+    ddpm()
+        .arg("import")
+        .arg(&model)
+        .arg("--config")
+        .arg(&other)
+        .arg("--to")
+        .arg(dir.path().join("x.safetensors"))
+        .assert()
+        .failure()
+        .stderr(contains("missing: down.0.1.conv1.weight").and(contains(
+            "wrong shape: conv_in.weight [8, 3, 3, 3], want [8, 1, 3, 3]",
+        )));
+    assert!(!dir.path().join("x.safetensors").exists());
+
+    // A wrong channel count for the network.
+    let x = Tensor::zeros([1, 1, 8, 8], (Kind::Float, Device::Cpu));
+    let input = dir.path().join("in.safetensors");
+    let tensors = [
+        ("x".to_owned(), x),
+        ("t".to_owned(), Tensor::from_slice(&[9i64])),
+    ];
+    safetensors::write(&input, ("k".into(), "v".into()), &tensors).unwrap();
+    let mut predict = ddpm();
+    predict
+        .arg("predict")
+        .arg(&run)
+        .arg("--input")
+        .arg(&input)
+        .arg("--output")
+        .arg(dir.path().join("o.safetensors"));
+    predict
+        .assert()
+        .failure()
+        .stderr(contains("x has 1 channels, this model wants 3"));
+}
+
+#[test]
+fn a_disk_that_refuses_writes_leaves_what_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = train_tiny(dir.path());
+    let before = std::fs::read(run.join("checkpoints/step-00000003.safetensors")).unwrap();
+    // A file where a folder is needed refuses everyone, root too.
+    std::fs::write(dir.path().join("file"), b"").unwrap();
+    let inside = dir.path().join("file/grid.png");
+    ddpm()
+        .arg("sample")
+        .arg(&run)
+        .arg("--out")
+        .arg(&inside)
+        .assert()
+        .failure()
+        .stderr(contains("grid.png"));
+    let inside = dir.path().join("file/run");
+    ddpm()
+        .arg("train")
+        .arg("--run")
+        .arg(&inside)
+        .args(TINY.split_whitespace())
+        .assert()
+        .failure();
+    // The disk is full when the next checkpoint is written: a limit on file sizes stands in for it.
+    Command::new("bash")
+        .args(["-c", "trap '' XFSZ; ulimit -f 40; exec \"$@\"", "bash"])
+        .arg(ddpm().get_program())
+        .args(["train", "--steps", "5", "--sample-every", "0", "--run"])
+        .arg(&run)
+        .assert()
+        .failure()
+        .stderr(
+            contains("step-00000005.safetensors")
+                .and(contains("earlier checkpoints are untouched")),
+        );
+    assert_eq!(
+        std::fs::read(run.join("checkpoints/step-00000003.safetensors")).unwrap(),
+        before
+    );
+    assert_eq!(
+        std::fs::read_to_string(run.join("checkpoints/latest")).unwrap(),
+        "step-00000003.safetensors"
+    );
+    let rubbish = std::fs::read_dir(run.join("checkpoints")).unwrap().count();
+    assert_eq!(rubbish, 2, "no temporary files are left");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run_and_saves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    ddpm()
+        .args([
+            "train",
+            "--steps",
+            "50",
+            "--optimizer",
+            "adam",
+            "--lr",
+            "1e30",
+            "--save-every",
+            "1",
+            "--run",
+        ])
+        .arg(&run)
+        .args(["--sample-every", "0", "--builtin-images", "8"])
+        .args(TINY.split_whitespace())
+        .assert()
+        .failure()
+        .stderr(
+            contains("not finite")
+                .and(contains("t: ["))
+                .and(contains("pictures: ")),
+        );
+    let latest = std::fs::read_to_string(run.join("checkpoints/latest")).unwrap();
+    let step: u64 = latest
+        .trim_start_matches("step-")
+        .trim_end_matches(".safetensors")
+        .parse()
+        .unwrap();
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    assert_eq!(
+        metrics.lines().count() as u64,
+        step,
+        "the last good step is the last saved one"
+    );
+}
+
+#[test]
+fn nonsense_flags() {
+    for (flags, said) in [
+        ("train --norm batch", "batch norm is refused"),
+        ("train --size 30", "model.height = 30: want a multiple of 8"),
+        ("train --size big", "is no size"),
+        ("train --batch 32 --accumulate 5", "train.accumulate = 5"),
+        ("train --steps 0", "train.steps = 0"),
+        ("train --lr -1", "optim.lr = -1"),
+        ("train --lr-schedule 5", "is no point"),
+        ("train --device gpu", "want auto, cpu, cuda or cuda:INDEX"),
+        ("train --config nowhere.toml", "nowhere.toml"),
+        ("train --background purple", "purple"),
+        (
+            "train --precision tf32 --device cpu",
+            "tf32 exists on CUDA only",
+        ),
+        ("sample nowhere --sigma gamma", "beta, posterior"),
+    ] {
+        let flags = flags.replace("--lr -1", "--lr=-1");
+        ddpm()
+            .args(flags.split_whitespace())
+            .assert()
+            .failure()
+            .stderr(contains(said));
+    }
+}
+
+#[test]
+fn small_norm_groups_draw_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    ddpm()
+        .args("train --steps 1 --sample-every 0 --builtin-images 4 --run".split_whitespace())
+        .arg(dir.path().join("run"))
+        .args(
+            TINY.replace("--norm-groups 2", "--norm-groups 8")
+                .split_whitespace(),
+        )
+        .assert()
+        .success()
+        .stderr(contains("warning: norm groups of 1 channel(s)"));
+}
+
+#[test]
+fn doctor_tells_versions_and_devices() {
+    ddpm()
+        .arg("doctor")
+        .assert()
+        .success()
+        .stdout(contains("libtorch   2.11.0").and(contains("CUDA")));
+}
+
+#[test]
+fn cuda_is_never_replaced_in_silence() {
+    if tch::Cuda::is_available() {
+        return;
+    }
+    ddpm()
+        .args(["train", "--device", "cuda"])
+        .assert()
+        .failure()
+        .stderr(contains("--device cuda:0 cannot be used"));
+}

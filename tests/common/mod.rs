@@ -1,0 +1,113 @@
+//! Shared by the integration tests.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use ddpm::checkpoint::safetensors;
+use ddpm::config::{ModelConfig, RunConfig};
+use ddpm::model::{UNet, load_state_dict};
+use tch::{Kind, Tensor};
+
+/// A file of this repository.
+pub(crate) fn repo(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A file of golden numbers; what it holds is in weights/README.md.
+pub(crate) struct Golden {
+    pub(crate) metadata: HashMap<String, String>,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Golden {
+    pub(crate) fn open(name: &str) -> Golden {
+        Golden::open_path(&repo("weights/golden").join(format!("{name}.safetensors")))
+    }
+
+    pub(crate) fn open_path(path: &Path) -> Golden {
+        let file = safetensors::open(path).unwrap();
+        Golden {
+            metadata: file.metadata,
+            tensors: file.tensors.into_iter().collect(),
+        }
+    }
+
+    pub(crate) fn get(&self, name: &str) -> &Tensor {
+        self.tensors
+            .get(name)
+            .unwrap_or_else(|| panic!("no golden tensor {name}"))
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    pub(crate) fn f64s(&self, name: &str) -> Vec<f64> {
+        Vec::try_from(self.get(name).to_kind(Kind::Double).view([-1])).unwrap()
+    }
+
+    /// Tensors below `prefix`, without it.
+    pub(crate) fn section(&self, prefix: &str) -> Vec<(String, Tensor)> {
+        let strip =
+            |(k, t): (&String, &Tensor)| Some((k.strip_prefix(prefix)?.to_owned(), t.copy()));
+        self.tensors.iter().filter_map(strip).collect()
+    }
+
+    pub(crate) fn config(&self) -> ModelConfig {
+        serde_json::from_str(&self.metadata["config"]).unwrap()
+    }
+
+    pub(crate) fn zero_gradient(&self) -> Vec<String> {
+        serde_json::from_str(&self.metadata["zero_gradient"]).unwrap()
+    }
+
+    /// The network of this file with its weights `w.*`.
+    pub(crate) fn network(&self) -> UNet {
+        let net = UNet::new(&self.config(), 1000, 0);
+        load_state_dict(&net.params(), &self.section("w.")).unwrap();
+        net
+    }
+}
+
+/// Largest absolute difference.
+pub(crate) fn max_abs(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    f64::try_from(
+        (a.to_kind(Kind::Double) - b.to_kind(Kind::Double))
+            .abs()
+            .max(),
+    )
+    .unwrap()
+}
+
+/// ‖a - b‖ / ‖b‖.
+pub(crate) fn rel_l2(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    let (a, b) = (a.to_kind(Kind::Double), b.to_kind(Kind::Double));
+    f64::try_from((a - &b).norm() / b.norm()).unwrap()
+}
+
+/// The settings of a network small enough for tests.
+pub(crate) fn tiny_config() -> RunConfig {
+    let mut config = ddpm::config::Preset::Demo.config();
+    let m = &mut config.model;
+    (m.height, m.width, m.base_width, m.norm_groups) = (16, 16, 16, 4);
+    m.multipliers = vec![1, 2];
+    config.train.batch = 8;
+    config.data.builtin_images = 20;
+    config
+}
+
+/// The Python with PyTorch that scripts/setup.sh makes; `None`, with a message, where it is not.
+pub(crate) fn python() -> Option<PathBuf> {
+    let python = repo(".venv/bin/python");
+    let usable = std::process::Command::new(&python)
+        .args(["-c", "import torch, safetensors"])
+        .output()
+        .is_ok_and(|out| out.status.success());
+    if !usable {
+        eprintln!("skipped: no PyTorch in .venv; run ./scripts/setup.sh");
+    }
+    usable.then_some(python)
+}
