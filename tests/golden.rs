@@ -136,7 +136,7 @@ fn trajectory(model: &str, mode: &str) {
     let golden = Golden::open(&format!("{model}_traj"));
     let start = Golden::open(model);
     let net: UNet = start.network();
-    let arena = Arena::new(&net.params(), Device::Cpu).unwrap();
+    let arena = Arena::new(&net.params()).unwrap();
     let mut optimizer = Optimizer::new(&keras_lamb(), &arena);
     let mut ema = Ema::new(&arena, 0.9);
     let part = |name: &str| golden.f64s(&format!("{mode}.{name}"));
@@ -221,7 +221,7 @@ fn lamb_on_prescribed_gradients() {
         let (group, leaf) = path_of(name);
         let _ = (store.root() / group).var_copy(&leaf, golden.get(&format!("w0.{name}")));
     }
-    let arena = Arena::new(&params_of(&store), Device::Cpu).unwrap();
+    let arena = Arena::new(&params_of(&store)).unwrap();
     let config = OptimConfig {
         adapt_norms: false,
         ..keras_lamb()

@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Golden, max_abs, python, rel_l2, repo, tiny_config};
+use common::{Golden, max_abs, python, repo, tiny_config};
 use ddpm::checkpoint::{read_state_dict, safetensors, write_state_dict};
 use ddpm::config::{Norm, OptimizerKind, RunConfig, ScheduleKind, TimeEmbedding};
 use ddpm::data;
@@ -109,13 +109,20 @@ fn forward_and_gradients_of_every_variant() {
         // Some gradients are zero but for rounding (a shift just before an instance norm): those are
         // held against the whole gradient instead.
         let params = net.params();
-        let all: Vec<Tensor> = params.iter().map(|p| p.tensor.grad().reshape([-1])).collect();
+        let all: Vec<Tensor> = params
+            .iter()
+            .map(|p| p.tensor.grad().reshape([-1]))
+            .collect();
         let floor = 1e-6 * Tensor::cat(&all, 0).norm().double_value(&[]);
         for p in &params {
             let want = theirs.get(&format!("grad.{}", p.name));
             let distance = (p.tensor.grad() - want).norm().double_value(&[]);
             let error = distance / want.norm().double_value(&[]).max(floor);
-            assert!(error < 1e-4 || distance < floor, "{name} {}: {error}", p.name);
+            assert!(
+                error < 1e-4 || distance < floor,
+                "{name} {}: {error}",
+                p.name
+            );
         }
     }
 }

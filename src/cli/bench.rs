@@ -5,13 +5,15 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::compute::ComputeArgs;
 use super::settings::{BaseArgs, SettingArgs};
 use crate::config::{Preset, RunConfig};
 use crate::data::Store;
 use crate::device::{Chosen, peak_bytes, synchronize};
+use crate::diffusion::Schedule;
+use crate::model::UNet;
 use crate::report::{bytes, count};
 use crate::rng::{Stream, normal};
 use crate::sample::{Ddpm, ddpm_step};
@@ -90,51 +92,57 @@ impl BenchCommand {
     }
 
     fn measure(&self, config: &RunConfig, chosen: &Chosen) -> Result<Outcome> {
-        let [c, h, w] = config.model.chw();
-        let pixels = Tensor::randint(256, [PICTURES, c, h, w], (Kind::Uint8, tch::Device::Cpu));
-        let data = Store::new(pixels, chosen.device)?;
-        let mut trainer = Trainer::new(config, data.len(), chosen.device)?;
-        let cost = trainer.net.cost(h, w);
-        let batch = config.train.batch;
         let (ms_all, passes) = match self.what {
-            What::Train => {
-                let step = || {
-                    Ok(trainer
-                        .train_step(&data)?
-                        .loss_and_grad_norm
-                        .double_value(&[0]))
-                };
-                (self.time(chosen, step)?, 3.0)
-            }
-            What::Sample => {
-                let _guard = tch::no_grad_guard();
-                let shape = [batch, c, h, w];
-                let mut x = normal(0, Stream::Sample, 0, &shape, chosen.device);
-                let options: Ddpm = (&config.sample).into();
-                let last = trainer.schedule.len() - 1;
-                let step = || {
-                    let z = normal(0, Stream::Sample, 1, &shape, chosen.device);
-                    let denoiser = |x: &Tensor, t: &Tensor| trainer.predict(x, t);
-                    x = ddpm_step(&denoiser, &trainer.schedule, options, &x, last, &z);
-                    Ok(0.0)
-                };
-                (self.time(chosen, step)?, 1.0)
-            }
+            What::Train => (self.train(config, chosen)?, 3),
+            What::Sample => (self.sample(config, chosen)?, 1),
         };
+        let net = UNet::new(&config.model, config.diffusion.timesteps, 0);
+        let cost = net.cost(config.model.height, config.model.width);
+        let batch = config.train.batch;
         let ms_median = median(&ms_all);
         Ok(Outcome {
             what: self.what,
             device: chosen.description.clone(),
             batch,
-            parameters: trainer.arena.parameters(),
-            gflops: passes * cost.forward_flops as f64 * batch as f64 / ms_median / 1e6,
+            parameters: net.params().iter().map(|p| p.tensor.numel() as i64).sum(),
+            gflops: (passes * cost.forward_flops * batch as u64) as f64 / ms_median / 1e6,
             ms_median,
             ms_all,
             peak_bytes: peak_bytes(chosen.device).unwrap_or(0),
         })
     }
 
-    fn time(&self, chosen: &Chosen, mut step: impl FnMut() -> Result<f64>) -> Result<Vec<f64>> {
+    fn train(&self, config: &RunConfig, chosen: &Chosen) -> Result<Vec<f64>> {
+        let [c, h, w] = config.model.chw();
+        let pixels = Tensor::randint(256, [PICTURES, c, h, w], (Kind::Uint8, Device::Cpu));
+        let data = Store::new(pixels, chosen.device)?;
+        let mut trainer = Trainer::new(config, data.len(), chosen.device)?;
+        // Reading the loss is part of a step.
+        self.time(chosen, || {
+            let output = trainer.train_step(&data)?;
+            let _loss = output.loss_and_grad_norm.double_value(&[0]);
+            Ok(())
+        })
+    }
+
+    fn sample(&self, config: &RunConfig, chosen: &Chosen) -> Result<Vec<f64>> {
+        let _guard = tch::no_grad_guard();
+        let mut net = UNet::new(&config.model, config.diffusion.timesteps, 0);
+        net.to_device(chosen.device)?;
+        let schedule = Schedule::new(&config.diffusion);
+        let options: Ddpm = (&config.sample).into();
+        let [c, h, w] = config.model.chw();
+        let shape = [config.train.batch, c, h, w];
+        let mut x = normal(0, Stream::Sample, 0, &shape, chosen.device);
+        self.time(chosen, || {
+            let z = normal(0, Stream::Sample, 1, &shape, chosen.device);
+            let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, false);
+            x = ddpm_step(&denoiser, &schedule, options, &x, schedule.len() - 1, &z);
+            Ok(())
+        })
+    }
+
+    fn time(&self, chosen: &Chosen, mut step: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
         for _ in 0..self.warmup {
             step()?;
         }

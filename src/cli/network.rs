@@ -7,7 +7,6 @@ use tch::{Device, Tensor};
 
 use crate::checkpoint::{Meta, Which, read_checkpoint, resolve};
 use crate::model::{UNet, load_state_dict};
-use crate::optim::Arena;
 
 /// A network with the weights and settings of a file.
 #[derive(Debug)]
@@ -26,9 +25,7 @@ impl Network {
         let cannot = || format!("cannot use {}", path.display());
         let weights = checkpoint.weights(which).with_context(cannot)?;
         load_state_dict(&net.params(), &weights).with_context(cannot)?;
-        // The arena moves the parameters; inference needs neither it nor gradients afterwards.
-        Arena::new(&net.params(), device)?;
-        net.buffers_to_device(device);
+        net.to_device(device)?;
         Ok(Network {
             meta: checkpoint.meta,
             net,
@@ -43,6 +40,10 @@ impl Network {
 
     /// The weights under their `state_dict` keys, in the network's order.
     pub(super) fn state_dict(&self) -> Vec<(String, Tensor)> {
-        self.net.params().into_iter().map(|p| (p.name, p.tensor)).collect()
+        self.net
+            .params()
+            .into_iter()
+            .map(|p| (p.name, p.tensor))
+            .collect()
     }
 }

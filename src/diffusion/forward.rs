@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn mean_and_variance_of_x_t() {
-        let schedule = Schedule::new(&Preset::Demo.config().diffusion);
+        let schedule = Schedule::new(&Preset::Celebahq128.config().diffusion);
         let forward = Forward::new(&schedule, Device::Cpu);
         let x_0 = Tensor::full([1, 1, 300, 300], 0.5, (Kind::Float, Device::Cpu));
         let eps = normal(0, Stream::Noise, 0, &[1, 1, 300, 300], Device::Cpu);

@@ -63,10 +63,11 @@ impl ResidualBlock {
             h = h.dropout(self.dropout, train);
         }
         h = conv3x3(&h, &self.conv2).silu();
-        h = match &self.shortcut {
-            Some(weight) => h + x.conv2d(weight, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1),
-            None => h + x,
-        };
+        // In place: the backward passes of swish and the norms use their inputs, not their outputs.
+        match &self.shortcut {
+            Some(weight) => h += x.conv2d(weight, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1),
+            None => h += x,
+        }
         self.norm.forward(&h)
     }
 }

@@ -128,7 +128,7 @@ impl TimeTable {
         Tensor::embedding(&self.table, t, -1, false, false)
     }
 
-    /// Parameters are moved by their arena; a fixed table by its owner.
+    /// Moves a fixed table; a trained one moves with the parameters.
     pub(super) fn to_device(&mut self, device: tch::Device) {
         if !self.trained {
             self.table = self.table.to_device(device).to_kind(Kind::Float);

@@ -1,5 +1,6 @@
 //! The simplified U-Net of Keras-DDPM: skips are added, not concatenated; no attention.
 
+use anyhow::Result;
 use tch::nn::{Path, VarStore};
 use tch::{Device, Tensor};
 
@@ -32,7 +33,7 @@ pub struct UNet {
 
 impl UNet {
     /// Builds the network on CPU with initial weights drawn from `seed`; `timesteps` rows of time
-    /// embedding. An [`Arena`](crate::optim::Arena) moves it to a device.
+    /// embedding.
     pub fn new(config: &ModelConfig, timesteps: i64, seed: u64) -> UNet {
         seeded(key(seed, Stream::Init, 0), || UNet::draw(config, timesteps))
     }
@@ -143,10 +144,12 @@ impl UNet {
         for stage in &self.up {
             if stage.resamples {
                 let size = x.size();
-                x = x.upsample_nearest2d([2 * size[2], 2 * size[3]], None, None) + pop();
+                x = x.upsample_nearest2d([2 * size[2], 2 * size[3]], None, None);
+                x += pop();
             }
             for block in &stage.blocks {
-                x = block.forward(&x, &t_emb, train) + pop();
+                x = block.forward(&x, &t_emb, train);
+                x += pop();
             }
         }
         conv3x3(&self.norm_out.forward(&x), &self.conv_out)
@@ -157,9 +160,17 @@ impl UNet {
         params_of(&self.store)
     }
 
-    /// Moves what is not a parameter; parameters are moved by their arena.
-    pub fn buffers_to_device(&mut self, device: Device) {
+    /// Moves all tensors to `device`.
+    ///
+    /// # Errors
+    /// Out of memory there.
+    pub fn to_device(&mut self, device: Device) -> Result<()> {
+        for param in self.params() {
+            let moved = param.tensor.detach().f_to_device(device)?;
+            param.tensor.shallow_clone().set_data(&moved);
+        }
         self.time_embedding.to_device(device);
+        Ok(())
     }
 }
 
@@ -203,7 +214,8 @@ mod tests {
 
     #[test]
     fn presets_have_the_sizes_of_the_originals() {
-        assert_eq!(parameters(Preset::Demo), 390_848);
+        // 750 rows of time embedding fewer than with T = 1000, which would make 390,848.
+        assert_eq!(parameters(Preset::Demo), 390_848 - 750 * 32);
         assert_eq!(parameters(Preset::Celebahq128), 25_275_648);
         assert_eq!(parameters(Preset::KerasDdpm), 50_514_176);
     }

@@ -31,12 +31,13 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Moves `params` into a new arena on `device`; the network that owns them follows.
+    /// Moves `params`, all on one device, into a new arena there; the network that owns them follows.
     ///
     /// # Errors
     /// Out of memory on the device.
-    pub fn new(params: &[Param], device: Device) -> Result<Arena> {
+    pub fn new(params: &[Param]) -> Result<Arena> {
         let spans = lay_out(params);
+        let device = params.first().map_or(Device::Cpu, |p| p.tensor.device());
         let len = spans.last().map_or(0, |s| round_up(s.start + s.len));
         let arena = Arena {
             params: Tensor::f_zeros([len], (Kind::Float, device))?,
@@ -157,7 +158,7 @@ mod tests {
         let root = &store.root();
         let a = (root / "a").ones("weight", &[3]);
         let b = (root / "norm").ones("weight", &[2]);
-        let arena = Arena::new(&crate::model::params_of(&store), Device::Cpu).unwrap();
+        let arena = Arena::new(&crate::model::params_of(&store)).unwrap();
         assert_eq!(arena.parameters(), 5);
         assert_eq!(arena.views_without_norms(&arena.params).len(), 1);
         for _ in 0..2 {

@@ -60,7 +60,7 @@ mod tests {
     fn the_first_average_is_the_weights_themselves() {
         let store = VarStore::new(Device::Cpu);
         let _ = store.root().ones("w", &[4]);
-        let arena = Arena::new(&crate::model::params_of(&store), Device::Cpu).unwrap();
+        let arena = Arena::new(&crate::model::params_of(&store)).unwrap();
         let mut ema = Ema::new(&arena, 0.9999);
         for steps in 0..3 {
             assert_eq!(ema.steps, steps);

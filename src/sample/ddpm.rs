@@ -100,7 +100,7 @@ mod tests {
     /// Data that are one picture: eps_hat is known, and the posterior sigma must end on it.
     #[test]
     fn a_single_point_is_reproduced_with_the_posterior_sigma() {
-        let schedule = Schedule::new(&Preset::Demo.config().diffusion);
+        let schedule = Schedule::new(&Preset::Celebahq128.config().diffusion);
         let x_0 = normal(2, Stream::Data, 0, &[3, 64, 64], Device::Cpu).clamp(-1.0, 1.0);
         let denoiser = |x_t: &Tensor, t: &Tensor| {
             let alpha_bar = schedule.alphas_cumprod[t.int64_value(&[0]) as usize];
@@ -121,7 +121,7 @@ mod tests {
     /// Unit-normal data: x_t is unit normal at every t, and sigma = sqrt(beta) keeps it so.
     #[test]
     fn unit_normal_data_keep_their_moments_with_the_beta_sigma() {
-        let schedule = Schedule::new(&Preset::Demo.config().diffusion);
+        let schedule = Schedule::new(&Preset::Celebahq128.config().diffusion);
         let denoiser = |x_t: &Tensor, t: &Tensor| {
             x_t * (1.0 - schedule.alphas_cumprod[t.int64_value(&[0]) as usize]).sqrt()
         };

@@ -59,8 +59,8 @@ impl Trainer {
     /// Out of memory.
     pub fn new(config: &RunConfig, pictures: u64, device: Device) -> Result<Trainer> {
         let mut net = UNet::new(&config.model, config.diffusion.timesteps, config.train.seed);
-        let arena = Arena::new(&net.params(), device)?;
-        net.buffers_to_device(device);
+        net.to_device(device)?;
+        let arena = Arena::new(&net.params())?;
         let schedule = Schedule::new(&config.diffusion);
         Ok(Trainer {
             step: 0,

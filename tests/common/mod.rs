@@ -91,6 +91,7 @@ pub(crate) fn rel_l2(a: &Tensor, b: &Tensor) -> f64 {
 /// The settings of a network small enough for tests.
 pub(crate) fn tiny_config() -> RunConfig {
     let mut config = ddpm::config::Preset::Demo.config();
+    config.diffusion = ddpm::config::Preset::Celebahq128.config().diffusion;
     let m = &mut config.model;
     (m.height, m.width, m.base_width, m.norm_groups) = (16, 16, 16, 4);
     m.multipliers = vec![1, 2];
