@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the release binary, then times it against the PyTorch reference; prints a Markdown table.
 #
-#   scripts/bench.sh                    # CPU, and CUDA where it can be used: 3 rounds
+#   scripts/bench.sh                    # CPU, and CUDA where it can be used: 5 rounds
 #   scripts/bench.sh --quick            # 1 round, few steps
 #   scripts/bench.sh --device cpu --sizes demo --json raw.json
 #

@@ -100,6 +100,11 @@ impl ModelConfig {
             .collect()
     }
 
+    /// What both sides of a picture must be multiples of: 2 for every pooling.
+    pub fn size_factor(&self) -> i64 {
+        1 << self.levels().iter().filter(|l| l.pools).count()
+    }
+
     /// Shape of one picture, `[C, H, W]`.
     pub fn chw(&self) -> [i64; 3] {
         [self.channels, self.height, self.width]

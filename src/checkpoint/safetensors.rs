@@ -69,11 +69,11 @@ fn typed(raw: &Tensor, kind: Kind) -> Result<Tensor> {
     if kind == Kind::Uint8 {
         return Ok(raw.shallow_clone());
     }
-    let misaligned = raw.data_ptr() as usize % kind.elt_size_in_bytes() != 0;
-    let raw = if misaligned {
-        raw.copy()
-    } else {
+    let aligned = (raw.data_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes());
+    let raw = if aligned {
         raw.shallow_clone()
+    } else {
+        raw.copy()
     };
     Ok(raw.f_view_dtype(kind)?)
 }

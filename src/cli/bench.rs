@@ -128,7 +128,7 @@ impl BenchCommand {
     fn sample(&self, config: &RunConfig, chosen: &Chosen) -> Result<Vec<f64>> {
         let _guard = tch::no_grad_guard();
         let mut net = UNet::new(&config.model, config.diffusion.timesteps, 0);
-        net.to_device(chosen.device)?;
+        net.move_to(chosen.device)?;
         let schedule = Schedule::new(&config.diffusion);
         let options: Ddpm = (&config.sample).into();
         let [c, h, w] = config.model.chw();

@@ -25,7 +25,7 @@ impl Network {
         let cannot = || format!("cannot use {}", path.display());
         let weights = checkpoint.weights(which).with_context(cannot)?;
         load_state_dict(&net.params(), &weights).with_context(cannot)?;
-        net.to_device(device)?;
+        net.move_to(device)?;
         Ok(Network {
             meta: checkpoint.meta,
             net,

@@ -74,7 +74,7 @@ fn check(x: &Tensor, t: &Tensor, config: &RunConfig) -> Result<()> {
         size[1],
         m.channels
     );
-    let factor = 1 << m.levels().iter().filter(|l| l.pools).count();
+    let factor = m.size_factor();
     ensure!(
         size[2] > 0 && size[3] > 0 && size[2] % factor == 0 && size[3] % factor == 0,
         "x is {}x{} pixels, this model wants multiples of {factor} and was trained at {}x{}",

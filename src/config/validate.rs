@@ -196,7 +196,7 @@ impl ModelConfig {
     }
 
     fn validate_sides(&self) -> Result<(), ConfigError> {
-        let factor = 1 << self.levels().iter().filter(|l| l.pools).count();
+        let factor = self.size_factor();
         for (setting, side) in [("model.height", self.height), ("model.width", self.width)] {
             require(
                 (1..=16_384).contains(&side) && side % factor == 0,

@@ -129,7 +129,7 @@ impl TimeTable {
     }
 
     /// Moves a fixed table; a trained one moves with the parameters.
-    pub(super) fn to_device(&mut self, device: tch::Device) {
+    pub(super) fn move_to(&mut self, device: tch::Device) {
         if !self.trained {
             self.table = self.table.to_device(device).to_kind(Kind::Float);
         }

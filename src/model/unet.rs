@@ -164,12 +164,12 @@ impl UNet {
     ///
     /// # Errors
     /// Out of memory there.
-    pub fn to_device(&mut self, device: Device) -> Result<()> {
+    pub fn move_to(&mut self, device: Device) -> Result<()> {
         for param in self.params() {
             let moved = param.tensor.detach().f_to_device(device)?;
             param.tensor.shallow_clone().set_data(&moved);
         }
-        self.time_embedding.to_device(device);
+        self.time_embedding.move_to(device);
         Ok(())
     }
 }

@@ -11,8 +11,8 @@ use crate::data::Store;
 use crate::device::{Chosen, synchronize};
 use crate::report::{bytes, count, duration};
 
-/// Forward arithmetic that a speed probe may cost on a CPU: about a second of training.
-const PROBE_FLOPS: u64 = 30_000_000_000;
+/// Forward arithmetic that a speed probe may cost on a CPU: some tenths of a second of training.
+const PROBE_FLOPS: u64 = 8_000_000_000;
 
 /// Bytes that training will hold: parameters, gradients, moments, average, LAMB's update, and the
 /// activations of a microbatch.
@@ -29,34 +29,44 @@ pub(super) fn memory_estimate_bytes(config: &RunConfig, trainer: &Trainer) -> u6
 
 /// Seconds of one training step, measured on a part of a batch without changing anything.
 ///
+/// On a CPU the part is as small as [`PROBE_FLOPS`] asks: fewer pictures, and if one is too much,
+/// a corner of it. On CUDA it is a whole microbatch, so that running out of memory shows here.
+///
 /// # Errors
 /// Out of memory, before any work is lost.
 pub(super) fn secs_per_step(config: &RunConfig, trainer: &Trainer, data: &Store) -> Result<f64> {
     let device = trainer.arena.device();
+    let m = &config.model;
     let micro = config.train.batch / config.train.accumulate;
-    let flops = trainer
-        .net
-        .cost(config.model.height, config.model.width)
-        .forward_flops;
-    let pictures = if device.is_cuda() {
-        micro
-    } else {
-        (PROBE_FLOPS / flops).clamp(1, micro as u64) as i64
-    };
-    let indices: Vec<i64> = (0..pictures).map(|i| i % data.len() as i64).collect();
-    let t = Tensor::zeros([pictures], (Kind::Int64, tch::Device::Cpu));
-    // The first pass pays for allocations and kernel choice; a slow device is timed on it all the same.
-    let mut secs = 0.0;
-    for pass in 0..2 {
-        let start = Instant::now();
-        let _ = trainer.backward(&data.batch(&indices, None), &t, 0)?;
-        synchronize(device);
-        secs = start.elapsed().as_secs_f64();
-        if pass == 0 && secs > 0.5 {
-            break;
+    let (mut pictures, mut height, mut width) = (micro, m.height, m.width);
+    if !device.is_cuda() {
+        let flops = trainer.net.cost(m.height, m.width).forward_flops;
+        pictures = (PROBE_FLOPS / flops).clamp(1, micro as u64) as i64;
+        let mut corner = flops;
+        while corner > PROBE_FLOPS
+            && height % (2 * m.size_factor()) == 0
+            && width % (2 * m.size_factor()) == 0
+        {
+            (height, width, corner) = (height / 2, width / 2, corner / 4);
         }
     }
-    Ok(secs * config.train.batch as f64 / pictures as f64)
+    let indices: Vec<i64> = (0..pictures).map(|i| i % data.len() as i64).collect();
+    let x_0 = data
+        .batch(&indices, None)
+        .narrow(2, 0, height)
+        .narrow(3, 0, width);
+    let t = Tensor::zeros([pictures], (Kind::Int64, tch::Device::Cpu));
+    // The first pass pays for allocations and the choice of kernels.
+    let mut secs = 0.0;
+    for _ in 0..2 {
+        let start = Instant::now();
+        let _loss = trainer.backward(&x_0, &t, 0)?;
+        synchronize(device);
+        secs = start.elapsed().as_secs_f64();
+    }
+    let share =
+        (pictures * height * width) as f64 / (config.train.batch * m.height * m.width) as f64;
+    Ok(secs / share)
 }
 
 /// One line: parameters, device, precision, memory, data, steps, time.

@@ -59,7 +59,7 @@ impl Trainer {
     /// Out of memory.
     pub fn new(config: &RunConfig, pictures: u64, device: Device) -> Result<Trainer> {
         let mut net = UNet::new(&config.model, config.diffusion.timesteps, config.train.seed);
-        net.to_device(device)?;
+        net.move_to(device)?;
         let arena = Arena::new(&net.params())?;
         let schedule = Schedule::new(&config.diffusion);
         Ok(Trainer {
