@@ -43,6 +43,7 @@ fn find_libtorch() -> PathBuf {
 
 fn check_version(libtorch: &Path) {
     let header = libtorch.join("include/torch/headeronly/version.h");
+    println!("cargo:rerun-if-changed={}", header.display());
     let text = fs::read_to_string(&header).unwrap_or_default();
     let number = |part: &str| {
         let name = format!("#define TORCH_VERSION_{part} ");

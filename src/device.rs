@@ -40,7 +40,7 @@ impl FromStr for DeviceChoice {
 /// Arithmetic of convolutions and matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
-    /// tf32 on CUDA, as PyTorch's convolutions by default; f32 elsewhere.
+    /// tf32 on CUDA (PyTorch's own default is tf32 for convolutions alone), f32 elsewhere.
     Auto,
     /// Full single precision.
     F32,

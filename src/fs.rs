@@ -16,10 +16,7 @@ pub fn write_atomic(
     path: &Path,
     write: impl FnOnce(&mut tempfile::NamedTempFile) -> Result<()>,
 ) -> Result<()> {
-    let dir = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
+    let dir = folder_of(path);
     let mut file = tempfile::Builder::new()
         .prefix(".tmp-")
         // The default of the tempfile crate is readable by the owner alone.
@@ -43,6 +40,25 @@ pub fn write_atomic(
         std::fs::File::open(dir)?.sync_all()
     };
     finish().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Fails now, before long work, if [`write_atomic`] could not make a file at `path` later.
+pub fn check_writable(path: &Path) -> Result<()> {
+    let dir = folder_of(path);
+    tempfile::tempfile_in(dir).map(drop).with_context(|| {
+        format!(
+            "cannot write {}: no new file in {}",
+            path.display(),
+            dir.display()
+        )
+    })
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
 }
 
 /// [`write_atomic`] for bytes in memory.

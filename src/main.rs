@@ -1,16 +1,38 @@
 //! The program: parse, dispatch, one place where errors end.
 
+use std::panic::{self, PanicHookInfo};
 use std::process::ExitCode;
 
 use clap::Parser;
-use ddpm::cli::Cli;
+use ddpm::cli::{Cli, libtorch_message};
 
 fn main() -> ExitCode {
-    match Cli::parse().run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if message_of(info).is_none() {
+            usual(info);
         }
+    }));
+    match panic::catch_unwind(|| Cli::parse().run()) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => fail(&format!("{error:#}")),
+        Err(payload) => match payload
+            .downcast_ref::<String>()
+            .and_then(|text| libtorch_message(text))
+        {
+            Some(message) => fail(&message),
+            None => ExitCode::from(101),
+        },
     }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("error: {message}");
+    ExitCode::FAILURE
+}
+
+/// tch's plain operations panic with libtorch's message, for example when memory runs out; that is an
+/// error like others, not a bug of this program.
+fn message_of(info: &PanicHookInfo) -> Option<String> {
+    libtorch_message(info.payload().downcast_ref::<String>()?)
 }

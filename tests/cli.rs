@@ -420,6 +420,13 @@ fn nonsense_flags() {
         ("train --size big", "is no size"),
         ("train --batch 32 --accumulate 5", "train.accumulate = 5"),
         ("train --steps 0", "train.steps = 0"),
+        ("train --seed 18446744073709551615", "train.seed"),
+        ("train --batch 4000000000000000000", "train.batch"),
+        (
+            "train --builtin-images 4000000000000000",
+            "data.builtin_images",
+        ),
+        ("train --cache x.safetensors", "give --data too"),
         ("train --lr -1", "optim.lr = -1"),
         ("train --lr-schedule 5", "is no point"),
         ("train --device gpu", "want auto, cpu, cuda or cuda:INDEX"),

@@ -95,6 +95,29 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
 }
 
 #[test]
+fn a_lost_pointer_is_not_a_fresh_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, lost) = (dir.path().join("whole"), dir.path().join("lost"));
+    train(&whole, 8, &[]);
+    train(&lost, 5, &[]);
+    std::fs::remove_file(lost.join("checkpoints/latest")).unwrap();
+    train(&lost, 8, &[]);
+    assert_same_run(&whole, &lost, 8);
+}
+
+#[test]
+fn grids_that_a_kill_cut_off_are_made_up_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    train(&run, 4, &[]);
+    let grid = run.join("samples/step-00000004-ema.png");
+    let before = std::fs::read(&grid).unwrap();
+    std::fs::remove_file(&grid).unwrap();
+    train(&run, 5, &[]);
+    assert_eq!(std::fs::read(&grid).unwrap(), before);
+}
+
+#[test]
 fn only_the_newest_checkpoints_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
@@ -135,16 +158,35 @@ fn another_network_data_set_or_seed_is_refused_with_the_difference() {
             .failure()
             .stderr(predicates::str::contains(named));
     }
-    // What may change, may; and no other flag is needed.
+    // What may change, may, and is said; no other flag is needed.
     cargo_bin_cmd!("ddpm")
-        .args(["train", "--steps", "3", "--sample-every", "0", "--run"])
+        .args([
+            "train",
+            "--steps",
+            "3",
+            "--lr",
+            "0.001",
+            "--sample-every",
+            "0",
+            "--run",
+        ])
         .arg(&run)
         .assert()
-        .success();
+        .success()
+        .stderr(predicates::str::contains(
+            "changed from here on: optim.lr: 0.001 instead of 0.01",
+        ));
     checkpoint(&run, 3);
+    // Fewer steps than it has done are no resume.
+    cargo_bin_cmd!("ddpm")
+        .args(["train", "--steps", "2", "--run"])
+        .arg(&run)
+        .assert()
+        .failure()
+        .stderr(predicates::str::contains("has done 3 steps"));
 }
 
-/// Ctrl-C: finish the step, save, exit 130; the same command goes on.
+/// Ctrl-C: finish the step, save, exit 130.
 #[test]
 fn a_signal_saves_and_exits_with_its_number() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {

@@ -64,20 +64,22 @@ pub struct Meta {
     pub step: u64,
     /// Steps averaged in the EMA.
     pub ema_steps: u64,
+    /// Pictures in the data set it was trained on; 0 if unknown.
+    pub pictures: u64,
     /// Model, schedule, objective, seed and all else.
     pub config: RunConfig,
 }
 
 impl Meta {
-    /// Metadata of a file written now.
-    pub fn new(contents: Contents, config: &RunConfig, step: u64, ema_steps: u64) -> Meta {
-        let written_by = concat!("ddpm ", env!("CARGO_PKG_VERSION")).to_owned();
+    /// Metadata of a file written now, for weights that no training is known of.
+    pub fn new(contents: Contents, config: &RunConfig) -> Meta {
         Meta {
             format: FORMAT,
             contents,
-            written_by,
-            step,
-            ema_steps,
+            written_by: concat!("ddpm ", env!("CARGO_PKG_VERSION")).to_owned(),
+            step: 0,
+            ema_steps: 0,
+            pictures: 0,
             config: config.clone(),
         }
     }

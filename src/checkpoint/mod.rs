@@ -1,7 +1,7 @@
 //! Files with weights: what a run saves, what PyTorch reads and writes.
 //!
 //! - `safetensors`: the container of everything this program writes
-//! - `checkpoint`: a training checkpoint or plain weights with the config they belong to
+//! - `file`: a training checkpoint or plain weights with the config they belong to
 //! - `run_folder`: the files of a run
 //! - `pt`, `pickle`, `pt_write`: PyTorch's own format, read by an interpreter that can run nothing
 //!

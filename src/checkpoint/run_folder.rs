@@ -89,12 +89,7 @@ impl RunFolder {
     }
 
     /// Saves a checkpoint, then points `latest` at it, then removes all but the newest `keep`.
-    pub fn save(
-        &self,
-        meta: &Meta,
-        tensors: &[(String, tch::Tensor)],
-        keep: usize,
-    ) -> Result<PathBuf> {
+    pub fn save(&self, meta: &Meta, tensors: &[(String, tch::Tensor)], keep: usize) -> Result<()> {
         let name = format!("step-{:08}.safetensors", meta.step);
         let path = self.dir.join("checkpoints").join(&name);
         write_checkpoint(&path, meta, tensors)?;
@@ -107,7 +102,7 @@ impl RunFolder {
         {
             fs::remove_file(old)?;
         }
-        Ok(path)
+        Ok(())
     }
 }
 
@@ -125,11 +120,12 @@ fn checkpoints(run: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The checkpoint that `latest` names, if there is one.
+/// The checkpoint that `latest` names; without `latest`, the one of the highest step, if any.
 fn latest(run: &Path) -> Result<Option<PathBuf>> {
     let pointer = run.join("checkpoints/latest");
     if !pointer.exists() {
-        return Ok(None);
+        let any = run.join("checkpoints").is_dir();
+        return Ok(if any { checkpoints(run)?.pop() } else { None });
     }
     let name = fs::read_to_string(&pointer)?;
     let name = name.trim();

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use super::compute::ComputeArgs;
-use super::settings::{BaseArgs, SettingArgs};
+use super::settings::{BaseArgs, NetworkArgs};
 use crate::config::{Preset, RunConfig};
 use crate::data::Store;
 use crate::device::{Chosen, peak_bytes, synchronize};
@@ -45,8 +45,11 @@ pub(super) struct BenchCommand {
     json: bool,
     #[command(flatten)]
     base: BaseArgs,
+    /// Pictures a step
+    #[arg(long, value_name = "N")]
+    batch: Option<i64>,
     #[command(flatten)]
-    settings: SettingArgs,
+    network: NetworkArgs,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -69,7 +72,8 @@ const PICTURES: i64 = 256;
 impl BenchCommand {
     pub(super) fn run(&self) -> Result<()> {
         let mut config = self.base.resolve(Preset::Demo)?;
-        self.settings.apply(&mut config)?;
+        self.network.apply(&mut config);
+        config.train.batch = self.batch.unwrap_or(config.train.batch);
         config.validate()?;
         let chosen = self.compute.choose()?;
         let outcome = self.measure(&config, &chosen)?;

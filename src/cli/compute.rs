@@ -25,6 +25,9 @@ impl ComputeArgs {
     pub(super) fn choose(&self) -> Result<Chosen> {
         if let Some(threads) = self.threads {
             tch::set_num_threads(threads);
+            // Decoding and drawing; fails only if something was decoded before, which nothing was.
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize);
+            pool.build_global()?;
         }
         choose(self.device, self.precision)
     }

@@ -39,7 +39,10 @@ impl ExportCommand {
                     (Contents::Training, Which::Raw) => Contents::RawWeights,
                     (weights_only, _) => weights_only,
                 };
-                let meta = Meta::new(contents, &meta.config, meta.step, meta.ema_steps);
+                let meta = Meta {
+                    contents,
+                    ..meta.clone()
+                };
                 write_checkpoint(&self.to, &meta, &weights)?;
             }
             Some("pt" | "pth" | "bin" | "ckpt") => write_state_dict(&self.to, &weights)?,

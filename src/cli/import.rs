@@ -47,11 +47,7 @@ impl ImportCommand {
             )
         })?;
         let weights: Vec<_> = params.into_iter().map(|p| (p.name, p.tensor)).collect();
-        write_checkpoint(
-            &self.to,
-            &Meta::new(Contents::Weights, &config, 0, 0),
-            &weights,
-        )?;
+        write_checkpoint(&self.to, &Meta::new(Contents::Weights, &config), &weights)?;
         eprintln!("{} tensors in {}", weights.len(), self.to.display());
         Ok(())
     }

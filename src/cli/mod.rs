@@ -65,9 +65,48 @@ impl Cli {
     }
 }
 
+/// What libtorch said in the text of a panic of tch, with what to do about it; `None` for other panics.
+pub fn libtorch_message(panic: &str) -> Option<String> {
+    let (_, said) = panic.split_once("Torch(\"")?;
+    // A debug string: the C++ backtrace follows the message after an escaped line break.
+    let said = said
+        .split("\\n")
+        .next()
+        .unwrap_or(said)
+        .trim_end_matches("\")");
+    let advice = if said.contains("out of memory") || said.contains("not enough memory") {
+        "; lower --batch, or split it with --accumulate (training)"
+    } else {
+        ""
+    };
+    Some(format!("libtorch: {said}{advice}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn panics_of_tch_are_told_as_errors() {
+        let panic = std::panic::catch_unwind(|| {
+            let _ =
+                tch::Tensor::from_slice(&[1f32, 2.0]) + tch::Tensor::from_slice(&[1f32, 2.0, 3.0]);
+        });
+        let payload = panic.unwrap_err();
+        let message = libtorch_message(payload.downcast_ref::<String>().unwrap()).unwrap();
+        assert!(
+            message.starts_with("libtorch: The size of tensor a (2)"),
+            "{message}"
+        );
+        assert!(!message.contains("frame #"), "{message}");
+        let memory = r#"called `Result::unwrap()` on an `Err` value: Torch("CUDA out of memory. Tried\nframe #0")"#;
+        assert!(
+            libtorch_message(memory)
+                .unwrap()
+                .ends_with("--accumulate (training)")
+        );
+        assert_eq!(libtorch_message("index out of bounds"), None);
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

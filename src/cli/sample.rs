@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use tch::Tensor;
 
 use super::compute::ComputeArgs;
 use super::network::Network;
 use crate::checkpoint::Which;
 use crate::config::Sigma;
 use crate::diffusion::Schedule;
+use crate::fs::check_writable;
 use crate::report::{SampleProgress, grid, to_pixels, write_png};
 use crate::sample::{Ddpm, Pictures, sample_pictures};
 
@@ -48,16 +50,7 @@ pub(super) struct SampleCommand {
 
 impl SampleCommand {
     pub(super) fn run(&self) -> Result<()> {
-        if let Some(out) = &self.out {
-            ensure!(
-                out.extension().is_some_and(|e| e == "png"),
-                "--out {}: want a .png file",
-                out.display()
-            );
-        }
-        if let Some(dir) = &self.separate {
-            fs_err::create_dir_all(dir)?;
-        }
+        self.check_places()?;
         let chosen = self.compute.choose()?;
         let which = if self.raw { Which::Raw } else { Which::Ema };
         let network = Network::load(&self.checkpoint, which, chosen.device)?;
@@ -72,34 +65,71 @@ impl SampleCommand {
             sigma: self.sigma.unwrap_or(config.sample.sigma),
             clip_x0: self.clip_x0.unwrap_or(config.sample.clip_x0),
         };
-        let wanted = Pictures {
-            seed: self.seed,
-            numbers: 0..self.number,
-            batch: self.batch,
-            chw: config.model.chw(),
-            device: chosen.device,
-        };
         let steps = schedule.len() as u64 * self.number.div_ceil(self.batch);
         let bar = SampleProgress::new("sampling", steps);
-        let denoiser = |x: &tch::Tensor, t: &tch::Tensor| network.predict(x, t);
-        let pictures = sample_pictures(&denoiser, &schedule, options, &wanted, &mut || bar.step());
+        let denoiser = |x: &Tensor, t: &Tensor| network.predict(x, t);
+        let mut all = Vec::new();
+        for start in (0..self.number).step_by(self.batch as usize) {
+            let wanted = Pictures {
+                seed: self.seed,
+                numbers: start..(start + self.batch).min(self.number),
+                batch: self.batch,
+                chw: config.model.chw(),
+                device: chosen.device,
+            };
+            let pictures =
+                sample_pictures(&denoiser, &schedule, options, &wanted, &mut || bar.step());
+            let pixels = to_pixels(&pictures);
+            self.write_separate(&pixels, start)?;
+            all.push(pixels);
+        }
         bar.finish();
-        self.write(&pictures)
+        self.write_grid(&Tensor::cat(&all, 0))
     }
 
-    fn write(&self, pictures: &tch::Tensor) -> Result<()> {
+    /// Fails before the long work if its results could not be written.
+    fn check_places(&self) -> Result<()> {
         if let Some(dir) = &self.separate {
-            for i in 0..pictures.size()[0] {
-                write_png(
-                    &dir.join(format!("{i:05}.png")),
-                    &to_pixels(&pictures.get(i)),
-                )?;
-            }
+            fs_err::create_dir_all(dir)?;
+            check_writable(&dir.join("00000.png"))?;
+        }
+        if let Some(out) = self.grid_path() {
+            ensure!(
+                out.extension().is_some_and(|e| e == "png"),
+                "--out {}: want a .png file",
+                out.display()
+            );
+            check_writable(&out)?;
+        }
+        Ok(())
+    }
+
+    fn grid_path(&self) -> Option<PathBuf> {
+        match (&self.out, &self.separate) {
+            (Some(out), _) => Some(out.clone()),
+            (None, None) => Some("samples.png".into()),
+            (None, Some(_)) => None,
+        }
+    }
+
+    /// Written batch by batch, so that an interrupted command leaves what it has made.
+    fn write_separate(&self, pixels: &Tensor, first: u64) -> Result<()> {
+        let Some(dir) = &self.separate else {
+            return Ok(());
+        };
+        for i in 0..pixels.size()[0] {
+            let number = first + i as u64;
+            write_png(&dir.join(format!("{number:05}.png")), &pixels.get(i))?;
+        }
+        Ok(())
+    }
+
+    fn write_grid(&self, pixels: &Tensor) -> Result<()> {
+        if let Some(dir) = &self.separate {
             eprintln!("{} pictures in {}", self.number, dir.display());
         }
-        if self.out.is_some() || self.separate.is_none() {
-            let out = self.out.clone().unwrap_or_else(|| "samples.png".into());
-            write_png(&out, &grid(pictures))?;
+        if let Some(out) = self.grid_path() {
+            write_png(&out, &grid(pixels))?;
             eprintln!("{} pictures in {}", self.number, out.display());
         }
         Ok(())

@@ -90,11 +90,30 @@ pub(super) struct SettingArgs {
     #[command(flatten)]
     train: TrainArgs,
     #[command(flatten)]
+    network: NetworkArgs,
+}
+
+/// Settings of what is trained and how, without where from and how long.
+#[derive(Debug, Clone, Args)]
+pub(super) struct NetworkArgs {
+    #[command(flatten)]
     optim: OptimArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     diffusion: DiffusionArgs,
+}
+
+impl NetworkArgs {
+    /// Replaces what flags name.
+    pub(super) fn apply(&self, config: &mut RunConfig) {
+        self.optim.apply(config);
+        self.model.apply(config);
+        let d = &mut config.diffusion;
+        set(&mut d.schedule, &self.diffusion.schedule);
+        set(&mut d.timesteps, &self.diffusion.timesteps);
+        set(&mut d.loss, &self.diffusion.loss);
+    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -251,20 +270,15 @@ impl SettingArgs {
         self.data.data.is_some()
     }
 
-    /// Replaces what flags name.
+    /// Replaces what flags name, and makes the data folder's path absolute, so that a run can be
+    /// resumed from anywhere.
     ///
     /// # Errors
-    /// A data folder that does not exist: its absolute path is kept, so that a run can be resumed
-    /// from anywhere.
+    /// No current folder to make it absolute from.
     pub(super) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         self.data.apply(config)?;
         self.train.apply(config);
-        self.optim.apply(config);
-        self.model.apply(config);
-        let d = &mut config.diffusion;
-        set(&mut d.schedule, &self.diffusion.schedule);
-        set(&mut d.timesteps, &self.diffusion.timesteps);
-        set(&mut d.loss, &self.diffusion.loss);
+        self.network.apply(config);
         Ok(())
     }
 }
@@ -272,10 +286,10 @@ impl SettingArgs {
 impl DataArgs {
     fn apply(&self, config: &mut RunConfig) -> Result<()> {
         let d = &mut config.data;
-        if let Some(dir) = &self.data {
-            let dir =
-                std::path::absolute(dir).with_context(|| format!("--data {}", dir.display()))?;
-            d.folder = Some(dir);
+        if let Some(dir) = self.data.as_ref().or(d.folder.as_ref()) {
+            d.folder = Some(
+                std::path::absolute(dir).with_context(|| format!("--data {}", dir.display()))?,
+            );
         }
         set(&mut d.resize, &self.resize);
         set(&mut d.background, &self.background);

@@ -39,12 +39,22 @@ pub(super) struct TrainCommand {
 }
 
 /// Settings that a resumed run may change without becoming another run.
-const MAY_CHANGE: [&str; 4] = [
+const MAY_CHANGE: [&str; 8] = [
     "train.steps",
     "train.save_every_steps",
     "train.keep",
+    "train.accumulate",
     "sample.",
+    "optim.lr",
+    "optim.lr_schedule",
+    "optim.clip_norm",
 ];
+
+fn may_change(key: &str) -> bool {
+    MAY_CHANGE
+        .iter()
+        .any(|k| key == *k || (k.ends_with('.') && key.starts_with(k)))
+}
 
 impl TrainCommand {
     pub(super) fn run(&self) -> Result<ExitCode> {
@@ -62,7 +72,12 @@ impl TrainCommand {
                 .clone()
                 .unwrap_or_else(|| default_folder(config.preset)),
         );
-        if config.data.folder.is_none() {
+        if self.cache.is_some() && config.data.folder.is_none() {
+            bail!(
+                "--cache keeps decoded pictures, and built-in ones are not decoded; give --data too"
+            );
+        }
+        if config.data.folder.is_none() && config.preset == Preset::Demo {
             eprintln!(
                 "This is the demo, on built-in pictures. For your own: ddpm train --data DIR"
             );
@@ -94,19 +109,36 @@ impl TrainCommand {
         }
     }
 
+    /// A new run: preset, file, flags. An existing one: its own settings, then flags; a preset or file
+    /// that is named again must describe the same run.
     fn resolve(&self, existing: Option<&Resumable>) -> Result<RunConfig> {
         let fallback = if self.settings.has_data() {
             Preset::Celebahq128
         } else {
             Preset::Demo
         };
-        let mut config = match existing {
-            Some(run) if !self.base.given() => run.config.clone(),
-            _ => self.base.resolve(fallback)?,
+        let Some(run) = existing else {
+            let mut config = self.base.resolve(fallback)?;
+            self.settings.apply(&mut config)?;
+            return Ok(config);
         };
+        if self.base.given() {
+            let mut again = self.base.resolve(fallback)?;
+            self.settings.apply(&mut again)?;
+            refuse_changes(&again, &run.config)?;
+        }
+        let mut config = run.config.clone();
         self.settings.apply(&mut config)?;
-        if let Some(run) = existing {
-            refuse_changes(&config, &run.config)?;
+        refuse_changes(&config, &run.config)?;
+        for change in config.differences(&run.config)? {
+            eprintln!("changed from here on: {change}");
+        }
+        let done = run.checkpoint.as_ref().map_or(0, |(_, c)| c.meta.step);
+        if config.train.steps < done {
+            bail!(
+                "this run has done {done} steps, more than --steps {}; name a larger number, or another --run",
+                config.train.steps
+            );
         }
         Ok(config)
     }
@@ -114,10 +146,10 @@ impl TrainCommand {
 
 /// A resumed run with another network, data set or seed would be neither run.
 fn refuse_changes(wanted: &RunConfig, existing: &RunConfig) -> Result<()> {
-    let differences = wanted.differences(existing)?;
-    let refused: Vec<String> = differences
+    let refused: Vec<String> = wanted
+        .differences(existing)?
         .iter()
-        .filter(|d| !MAY_CHANGE.iter().any(|key| d.key.starts_with(key)))
+        .filter(|d| !may_change(&d.key))
         .map(|d| format!("\n  {d}"))
         .collect();
     if !refused.is_empty() {

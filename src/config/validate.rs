@@ -47,8 +47,25 @@ impl RunConfig {
             "want 2 to 100000 time steps",
         )?;
         let t = &self.train;
-        require(t.steps > 0, "train.steps", t.steps, "want at least 1")?;
-        require(t.batch > 0, "train.batch", t.batch, "want at least 1")?;
+        require(
+            (1..=1_000_000_000_000).contains(&t.steps),
+            "train.steps",
+            t.steps,
+            "want at least 1, and at most 10^12",
+        )?;
+        require(
+            (1..=1_000_000).contains(&t.batch),
+            "train.batch",
+            t.batch,
+            "want 1 to 1000000 pictures",
+        )?;
+        // TOML, which the run's settings are kept in, has no larger whole numbers.
+        require(
+            i64::try_from(t.seed).is_ok(),
+            "train.seed",
+            t.seed,
+            "want at most 2^63 - 1",
+        )?;
         require(
             t.accumulate > 0 && t.batch % t.accumulate == 0,
             "train.accumulate",
@@ -76,11 +93,13 @@ impl RunConfig {
             self.sample.images,
             "want 1 to 1024 pictures",
         )?;
+        let builtin_bytes =
+            u128::from(self.data.builtin_images) * self.model.chw().iter().product::<i64>() as u128;
         require(
-            self.data.builtin_images > 0,
+            (1..=1 << 36).contains(&builtin_bytes),
             "data.builtin_images",
-            0,
-            "want at least 1",
+            self.data.builtin_images,
+            "want at least 1, and at most 64 GiB of pixels",
         )?;
         Ok(warnings)
     }

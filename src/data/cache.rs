@@ -6,10 +6,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
+use super::PictureSpec;
 use crate::checkpoint::safetensors;
 
 /// Metadata of a cache file.
@@ -27,7 +28,7 @@ const METADATA_KEY: &str = "ddpm-cache";
 ///
 /// # Errors
 /// A file that is there but is no cache: it is never overwritten.
-pub(super) fn read(path: &Path, key: &CacheKey) -> Result<Option<Tensor>> {
+pub(super) fn read(path: &Path, key: &CacheKey, spec: &PictureSpec) -> Result<Option<Tensor>> {
     if !path.exists() {
         return Ok(None);
     }
@@ -47,6 +48,14 @@ pub(super) fn read(path: &Path, key: &CacheKey) -> Result<Option<Tensor>> {
         .into_iter()
         .find(|(name, _)| name == "pixels")
         .with_context(|| format!("{} holds no tensor `pixels`; delete it", path.display()))?;
+    let size = pixels.size();
+    let chw = [spec.channels, spec.height, spec.width].map(|n| n as i64);
+    ensure!(
+        pixels.kind() == Kind::Uint8 && size.len() == 4 && size[0] > 0 && size[1..] == chw,
+        "{} holds {:?} {size:?}, not pictures of {chw:?}; delete it",
+        path.display(),
+        pixels.kind()
+    );
     Ok(Some(pixels))
 }
 

@@ -52,7 +52,7 @@ pub fn load(
 
 fn builtin(count: u64, seed: u64, spec: &PictureSpec, device: Device) -> Result<Loaded> {
     let bytes = faces::dataset(seed, count, spec.height, spec.width, spec.channels);
-    let pixels = to_tensor(&bytes, count as usize, spec)?;
+    let pixels = to_tensor(bytes, count as usize, spec)?;
     Ok(Loaded {
         store: Store::new(pixels, device)?,
         skipped: vec![],
@@ -74,7 +74,7 @@ fn from_folder(
         fingerprint: folder::fingerprint(dir, &files, spec)?,
     };
     if let Some(path) = cache
-        && let Some(pixels) = cache::read(path, &key)?
+        && let Some(pixels) = cache::read(path, &key, spec)?
     {
         return Ok(Loaded {
             origin: format!("{} pictures cached in {}", pixels.size()[0], path.display()),
@@ -83,9 +83,12 @@ fn from_folder(
             paths: vec![],
         });
     }
+    if let Some(path) = cache {
+        crate::fs::check_writable(path)?;
+    }
     let total = files.len();
     let read = folder::load(dir, spec, &|done| progress(done, total))?;
-    let pixels = to_tensor(&read.pixels, read.count, spec)?;
+    let pixels = to_tensor(read.pixels, read.count, spec)?;
     if let Some(path) = cache {
         cache::write(path, &key, &pixels).context("cannot keep the decoded pictures")?;
     }
@@ -97,7 +100,8 @@ fn from_folder(
     })
 }
 
-fn to_tensor(bytes: &[u8], count: usize, spec: &PictureSpec) -> Result<Tensor> {
+/// Takes the bytes, so that they are not kept beside the tensor.
+fn to_tensor(bytes: Vec<u8>, count: usize, spec: &PictureSpec) -> Result<Tensor> {
     let shape = [count, spec.channels, spec.height, spec.width].map(|n| n as i64);
-    Ok(Tensor::f_from_slice(bytes)?.f_view(shape)?)
+    Ok(Tensor::f_from_slice(&bytes)?.f_view(shape)?)
 }

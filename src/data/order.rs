@@ -24,6 +24,11 @@ impl Order {
         }
     }
 
+    /// Pictures in the data set.
+    pub fn pictures(&self) -> u64 {
+        self.pictures
+    }
+
     /// Indices of the `batch` pictures of step `step` (from 0), a function of (seed, step) alone.
     pub fn batch(&mut self, step: u64, batch: i64) -> Vec<i64> {
         let (batch, pictures) = (batch as u64, self.pictures);

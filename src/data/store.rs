@@ -56,20 +56,9 @@ impl Store {
         self.len() == 0
     }
 
-    /// Shape of one picture, `[C, H, W]`.
-    pub fn chw(&self) -> [i64; 3] {
-        let size = self.pixels.size();
-        [size[1], size[2], size[3]]
-    }
-
     /// The pictures, `[N, C, H, W]` u8.
     pub fn pixels(&self) -> &Tensor {
         &self.pixels
-    }
-
-    /// Where the pictures are kept; training may run elsewhere.
-    pub fn resident_on(&self) -> Device {
-        self.pixels.device()
     }
 
     /// Pictures `indices` scaled to [-1, 1], those marked in `mirrored` flipped left to right.

@@ -118,14 +118,21 @@ pub fn fused_adam(
     // libtorch's kernel takes the first tensor's length for all of them.
     for tensor in [param, grad, exp_avg, exp_avg_sq] {
         ensure!(
-            tensor.kind() == Kind::Float && tensor.size() == param.size() && tensor.is_contiguous(),
-            "fused Adam wants contiguous f32 tensors of one shape, not {:?} {:?} with {:?}",
+            tensor.kind() == Kind::Float
+                && tensor.size() == param.size()
+                && tensor.device() == param.device()
+                && tensor.is_contiguous(),
+            "fused Adam wants contiguous f32 tensors of one shape and device, not {:?} {:?} with {:?}",
             tensor.kind(),
             tensor.size(),
             param.size()
         );
     }
-    // SAFETY: all pointers are live tensors of one length.
+    ensure!(
+        step.kind() == Kind::Float && step.numel() == 1 && step.device() == param.device(),
+        "fused Adam wants its step as one f32 beside the parameters"
+    );
+    // SAFETY: all pointers are live tensors of one length on one device.
     check(unsafe {
         ddpm_fused_adam(
             ptr(param),

@@ -81,7 +81,7 @@ impl Arena {
         self.spans.iter().map(|s| s.view(flat)).collect()
     }
 
-    /// As [`views`](Arena::views), without norm scales and shifts if `with_norms` is false.
+    /// As [`views`](Arena::views), without norm scales and shifts.
     pub fn views_without_norms(&self, flat: &Tensor) -> Vec<Tensor> {
         self.spans
             .iter()

@@ -18,13 +18,13 @@ pub fn to_pixels(pictures: &Tensor) -> Tensor {
 /// Lays pictures out row by row in the squarest grid, unused places black.
 ///
 /// # Shapes
-/// - `pictures`: `[N, C, H, W]` f32 in [-1, 1]; returns `[C, rows * H, columns * W]` u8
-pub fn grid(pictures: &Tensor) -> Tensor {
-    let size = pictures.size();
+/// - `pixels`: `[N, C, H, W]` u8; returns `[C, rows * H, columns * W]` u8
+pub fn grid(pixels: &Tensor) -> Tensor {
+    let size = pixels.size();
     let (n, c, h, w) = (size[0], size[1], size[2], size[3]);
     let columns = (n as f64).sqrt().ceil() as i64;
     let rows = (n + columns - 1) / columns;
-    let filled = to_pixels(pictures).constant_pad_nd([0, 0, 0, 0, 0, 0, 0, rows * columns - n]);
+    let filled = pixels.constant_pad_nd([0, 0, 0, 0, 0, 0, 0, rows * columns - n]);
     filled
         .view([rows, columns, c, h, w])
         .permute([2, 0, 3, 1, 4])
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn a_grid_runs_row_by_row_and_pads_with_black() {
         let x = Tensor::from_slice(&[-1.0f32, 0.0, 1.0]).view([3, 1, 1, 1]);
-        let g = grid(&x);
+        let g = grid(&to_pixels(&x));
         assert_eq!(g.size(), [1, 2, 2]);
         assert_eq!(Vec::<u8>::try_from(g.view([-1])).unwrap(), [0, 128, 255, 0]);
     }

@@ -24,6 +24,7 @@ pub struct TrainProgress {
     bar: Option<ProgressBar>,
     steps: u64,
     smoothed_loss: f64,
+    smoothed_secs_per_step: f64,
     /// Losses in the average so far.
     seen: u64,
     last_line: Instant,
@@ -40,21 +41,25 @@ impl TrainProgress {
             bar,
             steps,
             smoothed_loss: 0.0,
+            smoothed_secs_per_step: 0.0,
             seen: 0,
             last_line: Instant::now(),
         }
     }
 
-    /// Takes in one step: `secs_per_step` is the current speed.
-    pub fn step(&mut self, step: u64, loss: f64, images_per_sec: f64, secs_per_step: f64) {
-        // The mean of the first losses, then an exponential average over about 50 steps.
+    /// Takes in one step of `images` pictures that took `secs`.
+    pub fn step(&mut self, step: u64, loss: f64, images: f64, secs: f64) {
+        // The mean of the first steps, then an exponential average over about 50.
         self.seen += 1;
-        self.smoothed_loss += (loss - self.smoothed_loss) / self.seen.min(50) as f64;
-        let left = Duration::from_secs_f64((self.steps - step) as f64 * secs_per_step);
+        let weight = 1.0 / self.seen.min(50) as f64;
+        self.smoothed_loss += weight * (loss - self.smoothed_loss);
+        self.smoothed_secs_per_step += weight * (secs - self.smoothed_secs_per_step);
+        let left = (self.steps - step) as f64 * self.smoothed_secs_per_step;
         let message = format!(
-            "loss {:.4}  {images_per_sec:.1} img/s  {} left",
+            "loss {:.4}  {:.1} img/s  {} left",
             self.smoothed_loss,
-            duration(left)
+            images / self.smoothed_secs_per_step,
+            duration(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX))
         );
         if let Some(bar) = &self.bar {
             bar.set_position(step);
@@ -65,11 +70,11 @@ impl TrainProgress {
         }
     }
 
-    /// Prints a line above the bar.
-    pub fn note(&self, line: &str) {
+    /// Takes the bar off the screen while `work` runs.
+    pub fn suspend<T>(&self, work: impl FnOnce() -> T) -> T {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(work),
+            None => work(),
         }
     }
 

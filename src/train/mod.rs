@@ -9,7 +9,7 @@ mod trainer;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 pub use stop::Stop;
 pub use trainer::{Draw, StepOutput, Trainer};
@@ -18,7 +18,9 @@ use crate::checkpoint::{Checkpoint, RunFolder, Which};
 use crate::config::RunConfig;
 use crate::data::{self, Loaded};
 use crate::device::Chosen;
-use crate::report::{DecodeProgress, SampleProgress, TrainProgress, duration, grid, write_png};
+use crate::report::{
+    DecodeProgress, SampleProgress, TrainProgress, duration, grid, to_pixels, write_png,
+};
 use crate::sample::{Pictures, sample_pictures};
 use readback::Readback;
 
@@ -63,10 +65,15 @@ pub fn train(start: Start) -> Result<End> {
     let data = load_data(&config, cache.as_deref(), &chosen)?;
 
     let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
-    if let Some(checkpoint) = &resume {
-        state::restore(&mut trainer, checkpoint)?;
+    if let Some(checkpoint) = resume {
+        state::restore(&mut trainer, &checkpoint)?;
+        warn_of_other_pictures(checkpoint.meta.pictures, data.store.len());
     }
     folder.create(&config)?;
+    if grids_are_due(&config, trainer.step) && !folder.sample_path(trainer.step, "ema").exists() {
+        // The last start ended between this step's checkpoint and its grids.
+        write_grids(&folder, &config, &trainer)?;
+    }
     let secs_per_step = plan::secs_per_step(&config, &trainer, &data.store)?;
     eprintln!(
         "{}",
@@ -81,11 +88,8 @@ pub fn train(start: Start) -> Result<End> {
 
         let signal = stop.signal();
         let last = trainer.step == config.train.steps || signal.is_some();
-        let due = |every: u64| every > 0 && trainer.step.is_multiple_of(every);
-        let save = last || due(config.train.save_every_steps);
-        let sample = signal.is_none()
-            && config.sample.every_steps > 0
-            && (trainer.step == config.train.steps || due(config.sample.every_steps));
+        let save = last || trainer.step.is_multiple_of(config.train.save_every_steps);
+        let sample = signal.is_none() && grids_are_due(&config, trainer.step);
 
         if save || sample || readback.is_due(chosen.device) {
             readback.read(&mut trainer, &data)?;
@@ -99,8 +103,9 @@ pub fn train(start: Start) -> Result<End> {
         if let Some(signal) = signal {
             readback.finish();
             eprintln!(
-                "saved at step {}; the same command goes on from here",
-                trainer.step
+                "saved at step {}; go on with: ddpm train --run {}",
+                trainer.step,
+                folder.dir().display()
             );
             return Ok(End::Stopped(signal));
         }
@@ -148,8 +153,29 @@ fn load_data(
     Ok(loaded)
 }
 
+/// Grids are made every so many steps, and at the last one.
+fn grids_are_due(config: &RunConfig, step: u64) -> bool {
+    let every = config.sample.every_steps;
+    step > 0 && every > 0 && (step == config.train.steps || step.is_multiple_of(every))
+}
+
+/// The order of pictures depends on their number, so a changed folder ends an exact resume.
+fn warn_of_other_pictures(before: u64, now: u64) {
+    if before != now {
+        eprintln!(
+            "warning: this run was trained on {before} pictures and there are {now} now; it goes on with these, in another order"
+        );
+    }
+}
+
 fn save_checkpoint(folder: &RunFolder, config: &RunConfig, trainer: &Trainer) -> Result<()> {
     let (meta, tensors) = state::snapshot(trainer, config);
+    // A finite loss says nothing yet about the update that followed it.
+    ensure!(
+        bool::try_from(trainer.arena.params.isfinite().all())?,
+        "the weights after step {} are not finite and are not saved; earlier checkpoints are untouched. Lower --lr or set --clip-norm",
+        meta.step
+    );
     folder
         .save(&meta, &tensors, config.train.keep)
         .with_context(|| {
@@ -157,8 +183,7 @@ fn save_checkpoint(folder: &RunFolder, config: &RunConfig, trainer: &Trainer) ->
                 "step {} is not saved; earlier checkpoints are untouched",
                 meta.step
             )
-        })?;
-    Ok(())
+        })
 }
 
 /// Grids of raw and EMA weights, from the same noise at every step of the run.
@@ -192,7 +217,10 @@ fn write_grids(folder: &RunFolder, config: &RunConfig, trainer: &Trainer) -> Res
         });
         bar.finish();
         let name = which.to_string().to_lowercase();
-        write_png(&folder.sample_path(trainer.step, &name), &grid(&pictures))?;
+        write_png(
+            &folder.sample_path(trainer.step, &name),
+            &grid(&to_pixels(&pictures)),
+        )?;
     }
     Ok(())
 }
@@ -220,7 +248,7 @@ fn refuse_non_finite(
         .collect();
     let t = Vec::<i64>::try_from(&draw.t)?;
     bail!(
-        "step {step} gave loss {loss} and gradient norm {grad_norm}, which are not finite. The newest checkpoint is untouched. Lower --lr or set --clip-norm, and resume or start again.\n  t: {t:?}\n  pictures: {}",
+        "step {step} gave loss {loss} and gradient norm {grad_norm}, which are not finite. The newest checkpoint is untouched. Lower --lr or set --clip-norm, and resume.\n  t: {t:?}\n  pictures: {}",
         pictures.join(", ")
     )
 }

@@ -92,6 +92,6 @@ pub(super) fn line(
         } else {
             String::new()
         },
-        duration(Duration::from_secs_f64(left as f64 * secs_per_step)),
+        duration(Duration::try_from_secs_f64(left as f64 * secs_per_step).unwrap_or(Duration::MAX)),
     )
 }

@@ -87,7 +87,7 @@ impl Readback {
                 secs,
             });
             self.progress
-                .step(output.step, loss, images_per_sec, secs_per_step);
+                .step(output.step, loss, self.batch, secs_per_step);
         }
         self.metrics.write(&lines)?;
         self.last_read = Instant::now();
@@ -97,7 +97,7 @@ impl Readback {
     /// Runs `work` without counting its time as training.
     pub(super) fn outside_the_clock<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let before = Instant::now();
-        let result = work();
+        let result = self.progress.suspend(work);
         self.last_read += before.elapsed();
         result
     }

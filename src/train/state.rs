@@ -20,7 +20,12 @@ fn sections(trainer: &Trainer) -> [(&'static str, &Tensor); 4] {
 
 /// What to write so that a resume goes on bit for bit.
 pub(super) fn snapshot(trainer: &Trainer, config: &RunConfig) -> (Meta, Vec<(String, Tensor)>) {
-    let meta = Meta::new(Contents::Training, config, trainer.step, trainer.ema.steps);
+    let meta = Meta {
+        step: trainer.step,
+        ema_steps: trainer.ema.steps,
+        pictures: trainer.pictures(),
+        ..Meta::new(Contents::Training, config)
+    };
     let tensors = sections(trainer)
         .into_iter()
         .flat_map(|(prefix, flat)| {

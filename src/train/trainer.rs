@@ -75,6 +75,11 @@ impl Trainer {
         })
     }
 
+    /// Pictures in the data set it was made for.
+    pub fn pictures(&self) -> u64 {
+        self.order.pictures()
+    }
+
     /// Draws the pictures and time steps of step `step`, counted from 0.
     pub fn draw(&mut self, step: u64) -> Draw {
         let batch = self.config.train.batch;
@@ -142,7 +147,7 @@ impl Trainer {
 
     fn accumulate(&self, x_t: &Tensor, t: &Tensor, eps: &Tensor) -> Result<Tensor> {
         let batch = x_t.size()[0];
-        let micro = batch / self.config.train.accumulate.min(batch);
+        let micro = (self.config.train.batch / self.config.train.accumulate).min(batch);
         let mut total = Tensor::zeros([], (Kind::Float, x_t.device()));
         for start in (0..batch).step_by(micro as usize) {
             let part = |x: &Tensor| x.narrow(0, start, micro.min(batch - start));

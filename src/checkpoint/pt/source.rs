@@ -1,0 +1,153 @@
+//! The file on disk, and where in it an entry or a storage lies.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use super::super::error::CheckpointError;
+use super::super::pickle::PickleError;
+use super::Result;
+
+/// Bytes read at a time while a checksum is computed.
+const CHUNK_BYTES: usize = 1 << 16;
+
+/// The file on disk.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) file_bytes: u64,
+}
+
+/// Where a zip entry's or a storage's bytes lie in the file. They are known to be inside it.
+#[derive(Debug)]
+pub(super) struct Extent {
+    name: String,
+    pub(super) start: u64,
+    pub(super) bytes: u64,
+    /// CRC-32 of all the bytes, if the file has one.
+    crc: Option<u32>,
+    /// Set once the bytes were found to have that CRC.
+    verified: OnceLock<()>,
+}
+
+impl Source {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let io = |action, source| CheckpointError::Io {
+            path: path.to_owned(),
+            action,
+            source,
+        };
+        let file = File::open(path).map_err(|error| io("open", error))?;
+        let metadata = file.metadata().map_err(|error| io("read", error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            file_bytes: metadata.len(),
+        })
+    }
+
+    pub(super) fn io(&self, action: &'static str, source: io::Error) -> CheckpointError {
+        CheckpointError::Io {
+            path: self.path.clone(),
+            action,
+            source,
+        }
+    }
+
+    pub(super) fn pickle(&self, source: PickleError) -> CheckpointError {
+        CheckpointError::Pickle {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    pub(super) fn extent(
+        &self,
+        name: String,
+        start: u64,
+        bytes: u64,
+        crc: Option<u32>,
+    ) -> Result<Extent> {
+        if start
+            .checked_add(bytes)
+            .is_none_or(|end| end > self.file_bytes)
+        {
+            return Err(CheckpointError::PastEnd {
+                path: self.path.clone(),
+                entry: name,
+                start,
+                wanted_bytes: bytes,
+                file_bytes: self.file_bytes,
+            });
+        }
+        Ok(Extent {
+            name,
+            start,
+            bytes,
+            crc,
+            verified: OnceLock::new(),
+        })
+    }
+
+    /// Reads part of an extent; the caller has held `start + len` against its length.
+    pub(super) fn slice(&self, extent: &Extent, start: usize, len: usize) -> Result<Vec<u8>> {
+        let whole = len as u64 == extent.bytes;
+        if !whole {
+            self.verify(extent)?;
+        }
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(len)
+            .map_err(|_| self.io("read", io::ErrorKind::OutOfMemory.into()))?;
+        bytes.resize(len, 0);
+        self.file
+            .read_exact_at(&mut bytes, extent.start + start as u64)
+            .map_err(|error| self.io("read", error))?;
+        if whole && let Some(wanted) = extent.crc {
+            self.compare(extent, crc32fast::hash(&bytes), wanted)?;
+        }
+        Ok(bytes)
+    }
+
+    pub(super) fn whole(&self, extent: &Extent) -> Result<Vec<u8>> {
+        self.slice(extent, 0, extent.bytes as usize)
+    }
+
+    /// Holds an extent against its checksum, once, without keeping its bytes.
+    fn verify(&self, extent: &Extent) -> Result<()> {
+        let Some(wanted) = extent.crc else {
+            return Ok(());
+        };
+        if extent.verified.get().is_some() {
+            return Ok(());
+        }
+        let mut hasher = crc32fast::Hasher::new();
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut at = 0;
+        while at < extent.bytes {
+            let len = (extent.bytes - at).min(CHUNK_BYTES as u64) as usize;
+            self.file
+                .read_exact_at(&mut chunk[..len], extent.start + at)
+                .map_err(|error| self.io("read", error))?;
+            hasher.update(&chunk[..len]);
+            at += len as u64;
+        }
+        self.compare(extent, hasher.finalize(), wanted)
+    }
+
+    fn compare(&self, extent: &Extent, found: u32, wanted: u32) -> Result<()> {
+        if found != wanted {
+            return Err(CheckpointError::Checksum {
+                path: self.path.clone(),
+                entry: extent.name.clone(),
+                found,
+                wanted,
+            });
+        }
+        extent.verified.get_or_init(|| ());
+        Ok(())
+    }
+}

@@ -1,0 +1,459 @@
+//! The PyTorch reader against files made by hand and files that `pt_write` wrote.
+
+use std::io::{Cursor, Write};
+
+use ::zip::write::SimpleFileOptions;
+use ::zip::{CompressionMethod, ZipWriter};
+use proptest::prelude::*;
+
+use super::super::host_tensor::Dtype;
+use super::super::pickle::{MAX_PICKLE_BYTES, PickleError};
+use super::super::pt_write::write_state_dict;
+use super::*;
+
+// Files made by hand.
+
+/// Reads `bytes` as a file; its path is gone when this returns, the open file is not.
+fn read_bytes(bytes: &[u8]) -> Result<PtFile> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    read(file.path())
+}
+
+fn written(tensors: &[(String, HostTensor)]) -> Vec<u8> {
+    let mut file = Cursor::new(Vec::new());
+    write_state_dict(&mut file, tensors).unwrap();
+    file.into_inner()
+}
+
+fn sample() -> Vec<(String, HostTensor)> {
+    let data = |len: usize| (0..len).map(|byte| byte as u8).collect::<Vec<u8>>();
+    vec![
+        (
+            "conv.weight".to_owned(),
+            HostTensor::new(Dtype::F32, vec![4, 3, 3, 3], data(432)).unwrap(),
+        ),
+        (
+            "steps".to_owned(),
+            HostTensor::new(Dtype::I64, vec![], data(8)).unwrap(),
+        ),
+        (
+            "empty".to_owned(),
+            HostTensor::new(Dtype::F16, vec![0, 2], vec![]).unwrap(),
+        ),
+    ]
+}
+
+fn zip_of(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    for (name, data) in entries {
+        archive.start_file(*name, options).unwrap();
+        archive.write_all(data).unwrap();
+    }
+    archive.finish().unwrap().into_inner()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    let mut bytes = vec![b'X'];
+    bytes.extend((text.len() as u32).to_le_bytes());
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+fn int(value: i64) -> Vec<u8> {
+    [b"\x8a\x08", &value.to_le_bytes()[..]].concat()
+}
+
+fn ints(values: &[i64]) -> Vec<u8> {
+    let values: Vec<Vec<u8>> = values.iter().map(|&value| int(value)).collect();
+    [b"(", &values.concat()[..], b"t"].concat()
+}
+
+/// Instructions for a uint8 view of storage "0", said to hold `numel` elements.
+fn view(numel: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
+    [
+        b"ctorch._utils\n_rebuild_tensor_v2\n((",
+        &text("storage")[..],
+        b"ctorch\nByteStorage\n",
+        &text("0"),
+        &text("cpu"),
+        &int(numel),
+        b"tQ",
+        &int(offset),
+        &ints(shape),
+        &ints(strides),
+        b"\x89ccollections\nOrderedDict\n)RtR",
+    ]
+    .concat()
+}
+
+/// A pickle of `{"w": view}`.
+fn dict_of(view: &[u8]) -> Vec<u8> {
+    [b"\x80\x02}", &text("w")[..], view, b"s."].concat()
+}
+
+fn zip_view(view: &[u8]) -> Vec<u8> {
+    zip_of(&[
+        ("a/data.pkl", &dict_of(view)),
+        ("a/data/0", &[1, 2, 3, 4, 5, 6]),
+    ])
+}
+
+fn legacy_view(view: &[u8]) -> Vec<u8> {
+    [
+        LEGACY_MAGIC,
+        b"\x80\x02M\xe9\x03.",
+        &[b"\x80\x02}", &text("little_endian")[..], b"\x88s."].concat(),
+        &dict_of(view),
+        &[b"\x80\x02]", &text("0")[..], b"a."].concat(),
+        &6_u64.to_le_bytes(),
+        &[1, 2, 3, 4, 5, 6],
+    ]
+    .concat()
+}
+
+fn only_tensor(bytes: &[u8]) -> Result<HostTensor> {
+    let mut tensors = read_bytes(bytes)?.state_dict()?;
+    assert_eq!(tensors.len(), 1);
+    Ok(tensors.remove(0).1)
+}
+
+fn tensor_problem(bytes: &[u8]) -> TensorError {
+    match only_tensor(bytes) {
+        Err(CheckpointError::Tensor { tensor, source, .. }) if tensor == "w" => source,
+        other => panic!("wanted an error about the tensor, got {other:?}"),
+    }
+}
+
+/// Overwrites `len` bytes at `offset` from each place where `signature` stands.
+fn patch(bytes: &mut [u8], signature: &[u8], offset: usize, new: &[u8]) {
+    let places: Vec<usize> = (0..bytes.len() - signature.len())
+        .filter(|&at| bytes[at..].starts_with(signature))
+        .collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at + offset..][..new.len()].copy_from_slice(new);
+    }
+}
+
+const CENTRAL: &[u8] = b"PK\x01\x02";
+
+// What is right is read.
+
+#[test]
+fn what_was_written_is_read() {
+    let file = read_bytes(&written(&sample())).unwrap();
+    assert_eq!(file.state_dict().unwrap(), sample());
+    let top = [
+        ("conv.weight", "tensor float32 [4, 3, 3, 3]"),
+        ("steps", "tensor int64 []"),
+        ("empty", "tensor float16 [0, 2]"),
+    ];
+    let top = top.map(|(key, kind)| (key.to_owned(), kind.to_owned()));
+    assert_eq!(file.top_level(), top);
+}
+
+#[test]
+fn views_are_read_from_both_containers() {
+    for file in [zip_view, legacy_view] {
+        let tensor = only_tensor(&file(&view(6, 0, &[2, 3], &[3, 1]))).unwrap();
+        assert_eq!(tensor.data, [1, 2, 3, 4, 5, 6]);
+        let transposed = only_tensor(&file(&view(6, 1, &[2, 2], &[1, 2]))).unwrap();
+        assert_eq!(transposed.data, [2, 4, 3, 5]);
+        let expanded = only_tensor(&file(&view(6, 5, &[3], &[0]))).unwrap();
+        assert_eq!(expanded.data, [6, 6, 6]);
+        let empty = only_tensor(&file(&view(6, 900, &[0, 3], &[3, 1]))).unwrap();
+        assert_eq!((&empty.shape[..], empty.data.len()), (&[0, 3][..], 0));
+    }
+}
+
+#[test]
+fn nested_weights_are_reached_by_key() {
+    let inner = [b"}", &text("w")[..], &view(6, 0, &[6], &[1]), b"s"].concat();
+    let pickle = [
+        b"\x80\x02}(",
+        &text("step")[..],
+        b"K\x05",
+        &text("ema"),
+        &inner,
+        b"u.",
+    ]
+    .concat();
+    let bytes = zip_of(&[("a/data.pkl", &pickle), ("a/data/0", &[1, 2, 3, 4, 5, 6])]);
+    let file = read_bytes(&bytes).unwrap();
+    let ema = file.root.get("ema").unwrap();
+    assert_eq!(file.state_dict_in(ema).unwrap()[0].1.data.len(), 6);
+    let error = file.state_dict().unwrap_err().to_string();
+    assert!(error.contains("found {\"step\": int 5, \"ema\": dict of 1}; name the entry"));
+}
+
+#[test]
+fn a_file_that_is_no_dict_says_what_it_is() {
+    let bytes = zip_of(&[("a/data.pkl", b"\x80\x02](K\x01K\x02e.")]);
+    let file = read_bytes(&bytes).unwrap();
+    assert_eq!(file.top_level(), [(String::new(), "list of 2".to_owned())]);
+    let error = file.state_dict().unwrap_err().to_string();
+    assert!(error.contains("found list of 2"));
+}
+
+#[test]
+fn a_checksum_of_zero_means_none() {
+    let mut bytes = zip_view(&view(6, 0, &[6], &[1]));
+    patch(&mut bytes, CENTRAL, 16, &[0; 4]);
+    assert!(only_tensor(&bytes).is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn round_trip(
+        tensors in prop::collection::btree_map(
+            ".{0,20}",
+            (prop::sample::select(&Dtype::ALL[..]), prop::collection::vec(0_usize..5, 0..4), any::<u8>()),
+            0..8,
+        )
+    ) {
+        let tensors: Vec<(String, HostTensor)> = tensors
+            .into_iter()
+            .filter(|(name, _)| name != "_metadata")
+            .map(|(name, (dtype, shape, seed))| {
+                let len = byte_len(dtype, &shape).unwrap();
+                let top = if dtype == Dtype::Bool { 2 } else { 256 };
+                let data = (0..len).map(|byte| ((byte * 31 + usize::from(seed)) % top) as u8);
+                let tensor = HostTensor::new(dtype, shape, data.collect()).unwrap();
+                (name, tensor)
+            })
+            .collect();
+        let read = read_bytes(&written(&tensors)).unwrap().state_dict().unwrap();
+        prop_assert_eq!(read, tensors);
+    }
+
+    #[test]
+    fn a_changed_byte_never_panics(at in any::<prop::sample::Index>(), byte: u8) {
+        for mut bytes in [written(&sample()), legacy_view(&view(6, 0, &[2, 3], &[3, 1]))] {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            drop(read_bytes(&bytes).and_then(|file| file.state_dict()));
+        }
+    }
+}
+
+// What is wrong is refused.
+
+#[test]
+fn a_file_cut_short_anywhere_is_refused() {
+    let zip = written(&sample());
+    let legacy = legacy_view(&view(6, 0, &[2, 3], &[3, 1]));
+    assert!(only_tensor(&legacy).is_ok());
+    for whole in [zip, legacy] {
+        for percent in 0..100 {
+            let cut = &whole[..whole.len() * percent / 100];
+            assert!(read_bytes(cut).is_err(), "{percent} %");
+        }
+        assert!(read_bytes(&whole[..whole.len() - 1]).is_err());
+    }
+}
+
+#[test]
+fn other_files_are_named_by_their_first_bytes() {
+    let error = read_bytes(b"\x89HDF\r\n\x1a\n").unwrap_err().to_string();
+    assert!(error.contains("it starts with [89 48 44 46 0d 0a 1a 0a], wanted a zip archive"));
+    assert!(matches!(
+        read_bytes(b"").unwrap_err(),
+        CheckpointError::NotPt { .. }
+    ));
+    let absent = read(Path::new("/no/such/file.pt")).unwrap_err();
+    assert_eq!(absent.to_string(), "cannot open /no/such/file.pt");
+}
+
+#[test]
+fn two_entries_of_one_name_are_refused() {
+    let mut bytes = zip_of(&[
+        ("a/data.pkl", &dict_of(&view(6, 0, &[6], &[1]))),
+        ("a/data/0", &[1, 2, 3, 4, 5, 6]),
+        ("a/data/1", &[6, 5, 4, 3, 2, 1]),
+    ]);
+    patch(&mut bytes, b"a/data/1", 0, b"a/data/0");
+    assert!(matches!(
+        read_bytes(&bytes).unwrap_err(),
+        CheckpointError::DuplicateEntries { .. }
+    ));
+}
+
+#[test]
+fn compressed_entries_are_refused_before_they_are_read() {
+    for (offset, new) in [
+        (10, &8_u16.to_le_bytes()[..]),
+        (24, &u32::MAX.to_le_bytes()),
+    ] {
+        let mut bytes = zip_view(&view(6, 0, &[6], &[1]));
+        patch(&mut bytes, CENTRAL, offset, new);
+        let error = read_bytes(&bytes).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                CheckpointError::NotStored { .. } | CheckpointError::Zip { .. }
+            ),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
+fn an_entry_longer_than_the_file_is_refused() {
+    let mut bytes = zip_view(&view(6, 0, &[6], &[1]));
+    patch(
+        &mut bytes,
+        CENTRAL,
+        20,
+        &[0xf0, 0xff, 0xff, 0xff, 0xf0, 0xff, 0xff, 0xff],
+    );
+    assert!(matches!(
+        read_bytes(&bytes).unwrap_err(),
+        CheckpointError::PastEnd {
+            wanted_bytes: 0xffff_fff0,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_changed_storage_fails_its_checksum_whole_or_in_part() {
+    for shape in [6, 2] {
+        let mut bytes = zip_view(&view(6, 0, &[shape], &[1]));
+        patch(&mut bytes, &[1, 2, 3, 4, 5, 6], 5, &[7]);
+        assert!(matches!(
+            only_tensor(&bytes).unwrap_err(),
+            CheckpointError::Checksum { entry, .. } if entry == "a/data/0"
+        ));
+    }
+}
+
+#[test]
+fn archives_that_torch_save_did_not_write_are_refused() {
+    let none = b"\x80\x02N.";
+    let error = |entries: &[(&str, &[u8])]| read_bytes(&zip_of(entries)).unwrap_err();
+    assert!(matches!(
+        error(&[("word/document.xml", b"")]),
+        CheckpointError::NoPickle { found: 0, .. }
+    ));
+    assert!(matches!(
+        error(&[("a/data.pkl", none), ("b/data.pkl", none)]),
+        CheckpointError::NoPickle { found: 2, .. }
+    ));
+    assert!(matches!(
+        error(&[("a/data.pkl", none), ("a/constants.pkl", none)]),
+        CheckpointError::TorchScript { .. }
+    ));
+    assert!(matches!(
+        error(&[("a/data.pkl", none), ("a/byteorder", b"big")]),
+        CheckpointError::ByteOrder { .. }
+    ));
+}
+
+#[test]
+fn a_pickle_that_runs_code_is_refused_in_both_containers() {
+    let call = [b"cos\nsystem\n", &text("touch owned")[..], b"\x85R"].concat();
+    for bytes in [zip_view(&call), legacy_view(&call)] {
+        assert!(matches!(
+            read_bytes(&bytes).unwrap_err(),
+            CheckpointError::Pickle { source: PickleError::Import { name }, .. }
+                if name == "os.system"
+        ));
+    }
+}
+
+#[test]
+fn views_outside_their_storage_are_refused() {
+    for (offset, shape, stride) in [(1, 6, 1), (6, 1, 1), (0, 4, 2), (i64::MAX, 2, i64::MAX)] {
+        for file in [zip_view, legacy_view] {
+            let problem = tensor_problem(&file(&view(6, offset, &[shape], &[stride])));
+            assert!(
+                matches!(problem, TensorError::PastStorage { .. }),
+                "{problem}"
+            );
+        }
+    }
+}
+
+#[test]
+fn views_that_cannot_be_are_refused() {
+    let problem =
+        |shape: &[i64], strides: &[i64]| tensor_problem(&zip_view(&view(6, 0, shape, strides)));
+    assert!(matches!(
+        problem(&[2, 2], &[1, 1]),
+        TensorError::Overlap { .. }
+    ));
+    let max = i64::MAX;
+    assert!(matches!(
+        problem(&[max, max], &[0, 0]),
+        TensorError::TooLarge { .. }
+    ));
+    assert!(matches!(
+        problem(&[2 << 20], &[0]),
+        TensorError::Expanded { .. }
+    ));
+    assert!(matches!(
+        only_tensor(&zip_view(&view(6, 0, &[6], &[-1]))),
+        Err(CheckpointError::Pickle { .. })
+    ));
+}
+
+#[test]
+fn one_storage_in_many_tensors_is_limited() {
+    let many: Vec<Vec<u8>> = (0..100)
+        .map(|name| [text(&name.to_string()), view(6, 0, &[20_000], &[0])].concat())
+        .collect();
+    let pickle = [b"\x80\x02}(", &many.concat()[..], b"u."].concat();
+    let bytes = zip_of(&[("a/data.pkl", &pickle), ("a/data/0", &[1, 2, 3, 4, 5, 6])]);
+    let file = read_bytes(&bytes).unwrap();
+    let error = file.state_dict().unwrap_err();
+    assert!(matches!(
+        error,
+        CheckpointError::Tensor {
+            source: TensorError::Expanded { .. },
+            ..
+        }
+    ));
+}
+
+#[test]
+fn storages_that_are_absent_or_of_another_length_are_refused() {
+    let other_length = tensor_problem(&zip_view(&view(7, 0, &[6], &[1])));
+    assert!(matches!(
+        other_length,
+        TensorError::StorageSize {
+            numel: 7,
+            found_bytes: 6,
+            ..
+        }
+    ));
+    let huge = tensor_problem(&zip_view(&view(i64::MAX, 0, &[6], &[1])));
+    assert!(matches!(huge, TensorError::StorageSize { .. }));
+    let absent = zip_of(&[("a/data.pkl", &dict_of(&view(6, 0, &[6], &[1])))]);
+    assert!(matches!(
+        tensor_problem(&absent),
+        TensorError::NoStorage { key } if key == "0"
+    ));
+    assert!(matches!(
+        read_bytes(&legacy_view(&view(i64::MAX, 0, &[6], &[1]))).unwrap_err(),
+        CheckpointError::Legacy {
+            part: "length of a storage",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_long_pickle_is_refused_before_it_is_read() {
+    let bytes = zip_of(&[("a/data.pkl", &vec![b'N'; MAX_PICKLE_BYTES as usize + 1])]);
+    assert!(matches!(
+        read_bytes(&bytes).unwrap_err(),
+        CheckpointError::Pickle {
+            source: PickleError::TooLong { .. },
+            ..
+        }
+    ));
+}
