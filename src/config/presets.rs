@@ -119,19 +119,19 @@ fn demo() -> RunConfig {
         },
         optim: OptimConfig {
             lr: 1e-2,
-            lr_schedule: vec![(0, 0.0), (60, 1.0), (600, 1.0), (1_200, 0.0)],
+            lr_schedule: vec![(0, 0.0), (60, 1.0), (800, 1.0), (1_600, 0.0)],
             ema: 0.99,
             ..base.optim
         },
         sample: SampleConfig {
             clip_x0: true,
-            every_steps: 600,
+            every_steps: 800,
             ..base.sample
         },
         train: TrainConfig {
-            steps: 1_200,
-            batch: 32,
-            save_every_steps: 300,
+            steps: 1_600,
+            batch: 16,
+            save_every_steps: 400,
             ..base.train
         },
         ..base
