@@ -82,6 +82,8 @@ impl TrainProgress {
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.abandon();
+            // The cursor stays at the end of the bar.
+            eprintln!();
         }
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn line(
     let left = config.train.steps.saturating_sub(trainer.step);
     let [c, h, w] = config.model.chw();
     format!(
-        "{} parameters on {}, {}, about {} of memory; {} pictures of {h}x{w}x{c}, batch {}{}; {left} steps to go, about {}",
+        "{} parameters on {}, {}, about {} of tensors; {} pictures of {h}x{w}x{c}, batch {}{}; {left} steps to go, about {}",
         count(trainer.arena.parameters() as u64),
         chosen.description,
         chosen.precision,
