@@ -29,6 +29,21 @@ fn run(python: &Path, script: &str, args: &[(&str, &Path)], more: &[&str]) {
     );
 }
 
+/// Runs Python text whose arguments are `folder` and the folder of the reference.
+fn run_program(python: &Path, program: &str, folder: &Path) {
+    let out = Command::new(python)
+        .args(["-c", program])
+        .arg(folder)
+        .arg(repo("scripts/reference"))
+        .output()
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
 fn write_config(path: &Path, config: &RunConfig) {
     std::fs::write(path, serde_json::to_string(config).unwrap()).unwrap();
 }
@@ -282,17 +297,7 @@ net.load_state_dict(torch.load(folder + "/ours.pt", weights_only=True), strict=T
 torch.save(net.state_dict(), folder + "/theirs.pt")
 torch.save(net.state_dict(), folder + "/old.pt", _use_new_zipfile_serialization=False)
 "#;
-    let out = Command::new(python)
-        .args(["-c", program])
-        .arg(dir.path())
-        .arg(repo("scripts/reference"))
-        .output()
-        .unwrap();
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    run_program(&python, program, dir.path());
     for name in ["theirs.pt", "old.pt"] {
         let back = read_state_dict(&dir.path().join(name)).unwrap();
         assert_eq!(back.len(), state.len());
@@ -341,17 +346,7 @@ out = {name: process.sample(net, draw, "beta", clip).clamp(-1, 1)
        for name, clip in [("plain", False), ("clipped", True)]}
 save_file(out, folder + "/samples.safetensors")
 "#;
-    let out = Command::new(python)
-        .args(["-c", program])
-        .arg(dir.path())
-        .arg(repo("scripts/reference"))
-        .output()
-        .unwrap();
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    run_program(&python, program, dir.path());
     let theirs = Golden::open_path(&file("samples.safetensors"));
     let schedule = ddpm::diffusion::Schedule::new(&config.diffusion);
     for clip_x0 in [false, true] {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::file::{Checkpoint, read_checkpoint};
-use super::{pt, safetensors};
+use super::{dtypes, pt, safetensors};
 
 /// A file, for people and programs.
 #[derive(Debug, Serialize)]
@@ -88,7 +88,9 @@ fn assemble(
 ) -> Description {
     let tensors = tensors.iter().map(|(name, t)| TensorInfo {
         name: name.clone(),
-        dtype: torch_name(t.kind()),
+        dtype: dtypes::to_torch(t.kind())
+            .map_or("?", |d| d.torch_name())
+            .to_owned(),
         shape: t.size(),
     });
     finish(path, container, facts, config, tensors.collect())
@@ -134,18 +136,6 @@ fn finish(
         config,
         tensors,
         values,
-    }
-}
-
-fn torch_name(kind: tch::Kind) -> String {
-    use tch::Kind;
-    match kind {
-        Kind::Double => "float64".into(),
-        Kind::Float => "float32".into(),
-        Kind::Half => "float16".into(),
-        Kind::BFloat16 => "bfloat16".into(),
-        Kind::Int => "int32".into(),
-        other => format!("{other:?}").to_lowercase(),
     }
 }
 

@@ -8,6 +8,7 @@
 //! Every file that is read is untrusted.
 
 mod describe;
+mod dtypes;
 mod error;
 mod file;
 pub mod host_tensor;

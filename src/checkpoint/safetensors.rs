@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use tch::{Device, Kind, Tensor};
 
+use super::dtypes;
 use crate::fs::write_atomic;
 use crate::native;
 
@@ -50,7 +51,12 @@ fn map(path: &Path) -> Result<SafetensorsFile> {
         let (start, end) = info.data_offsets;
         let raw = file.f_narrow(0, data_start + start as i64, (end - start) as i64)?;
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
-        let kind = kind_of(info.dtype).with_context(|| format!("tensor {key}"))?;
+        let kind = dtypes::kind_of_safetensors(info.dtype).with_context(|| {
+            format!(
+                "tensor {key} is {:?}, which libtorch has not; convert it to f32 in Python",
+                info.dtype
+            )
+        })?;
         let tensor = typed(&raw, kind).and_then(|t| Ok(t.f_view(shape.as_slice())?));
         tensors.push((
             key.clone(),
@@ -106,7 +112,8 @@ impl<'a> TensorView<'a> {
         let shape = tensor.size().iter().map(|&n| n as usize).collect();
         Ok(TensorView {
             tensor,
-            dtype: dtype_of(tensor.kind())?,
+            dtype: dtypes::to_safetensors(tensor.kind())
+                .with_context(|| format!("a safetensors file cannot hold {:?}", tensor.kind()))?,
             shape,
         })
     }
@@ -130,33 +137,6 @@ impl View for TensorView<'_> {
 
     fn data_len(&self) -> usize {
         self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
-    }
-}
-
-const KINDS: [(Dtype, Kind); 10] = [
-    (Dtype::F64, Kind::Double),
-    (Dtype::F32, Kind::Float),
-    (Dtype::F16, Kind::Half),
-    (Dtype::BF16, Kind::BFloat16),
-    (Dtype::I64, Kind::Int64),
-    (Dtype::I32, Kind::Int),
-    (Dtype::I16, Kind::Int16),
-    (Dtype::I8, Kind::Int8),
-    (Dtype::U8, Kind::Uint8),
-    (Dtype::BOOL, Kind::Bool),
-];
-
-fn kind_of(dtype: Dtype) -> Result<Kind> {
-    match KINDS.iter().find(|(d, _)| *d == dtype) {
-        Some((_, kind)) => Ok(*kind),
-        None => bail!("dtype {dtype:?} has no place in libtorch; convert it to f32 in Python"),
-    }
-}
-
-fn dtype_of(kind: Kind) -> Result<Dtype> {
-    match KINDS.iter().find(|(_, k)| *k == kind) {
-        Some((dtype, _)) => Ok(*dtype),
-        None => bail!("a safetensors file cannot hold {kind:?}"),
     }
 }
 

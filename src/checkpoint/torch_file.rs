@@ -3,24 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use super::host_tensor::{Dtype, HostTensor};
-use super::{pt, pt_write, safetensors};
+use super::host_tensor::HostTensor;
+use super::{dtypes, pt, pt_write, safetensors};
 use crate::fs::write_atomic;
-
-const KINDS: [(Dtype, Kind); 10] = [
-    (Dtype::F64, Kind::Double),
-    (Dtype::F32, Kind::Float),
-    (Dtype::F16, Kind::Half),
-    (Dtype::BF16, Kind::BFloat16),
-    (Dtype::I64, Kind::Int64),
-    (Dtype::I32, Kind::Int),
-    (Dtype::I16, Kind::Int16),
-    (Dtype::I8, Kind::Int8),
-    (Dtype::U8, Kind::Uint8),
-    (Dtype::Bool, Kind::Bool),
-];
 
 fn is_safetensors(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "safetensors")
@@ -55,10 +42,7 @@ pub fn write_state_dict(path: &Path, state_dict: &[(String, Tensor)]) -> Result<
 }
 
 fn to_tensor(host: &HostTensor) -> Result<Tensor> {
-    let kind = KINDS
-        .iter()
-        .find(|(d, _)| *d == host.dtype)
-        .map(|(_, k)| *k);
+    let kind = dtypes::kind_of_torch(host.dtype);
     let shape: Vec<i64> = host.shape.iter().map(|&n| n as i64).collect();
     let kind = kind.context("a dtype without a place in libtorch")?;
     Ok(Tensor::f_from_data_size(&host.data, &shape, kind)?)
@@ -66,10 +50,7 @@ fn to_tensor(host: &HostTensor) -> Result<Tensor> {
 
 fn to_host(tensor: &Tensor) -> Result<HostTensor> {
     let host = tensor.detach().to_device(Device::Cpu).contiguous();
-    let dtype = KINDS
-        .iter()
-        .find(|(_, k)| *k == host.kind())
-        .map(|(d, _)| *d);
+    let dtype = dtypes::to_torch(host.kind());
     let dtype = dtype.with_context(|| format!("a .pt file cannot hold {:?}", host.kind()))?;
     let mut data = vec![0; host.numel() * dtype.size_bytes()];
     host.f_copy_data_u8(&mut data, host.numel())?;

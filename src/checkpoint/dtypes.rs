@@ -1,0 +1,40 @@
+//! Element types in the three vocabularies that meet here: safetensors', PyTorch files' and
+//! libtorch's.
+
+use safetensors::Dtype as Safetensors;
+use tch::Kind;
+
+use super::host_tensor::Dtype as Torch;
+
+const ALL: [(Safetensors, Torch, Kind); 10] = [
+    (Safetensors::F64, Torch::F64, Kind::Double),
+    (Safetensors::F32, Torch::F32, Kind::Float),
+    (Safetensors::F16, Torch::F16, Kind::Half),
+    (Safetensors::BF16, Torch::BF16, Kind::BFloat16),
+    (Safetensors::I64, Torch::I64, Kind::Int64),
+    (Safetensors::I32, Torch::I32, Kind::Int),
+    (Safetensors::I16, Torch::I16, Kind::Int16),
+    (Safetensors::I8, Torch::I8, Kind::Int8),
+    (Safetensors::U8, Torch::U8, Kind::Uint8),
+    (Safetensors::BOOL, Torch::Bool, Kind::Bool),
+];
+
+/// libtorch's kind for a safetensors dtype, where it has one.
+pub(super) fn kind_of_safetensors(dtype: Safetensors) -> Option<Kind> {
+    ALL.iter().find(|row| row.0 == dtype).map(|row| row.2)
+}
+
+/// libtorch's kind for a dtype of a PyTorch file.
+pub(super) fn kind_of_torch(dtype: Torch) -> Option<Kind> {
+    ALL.iter().find(|row| row.1 == dtype).map(|row| row.2)
+}
+
+/// The safetensors dtype of a kind, where it has one.
+pub(super) fn to_safetensors(kind: Kind) -> Option<Safetensors> {
+    ALL.iter().find(|row| row.2 == kind).map(|row| row.0)
+}
+
+/// The dtype of a kind in a PyTorch file, where it has one.
+pub(super) fn to_torch(kind: Kind) -> Option<Torch> {
+    ALL.iter().find(|row| row.2 == kind).map(|row| row.1)
+}
