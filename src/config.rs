@@ -11,114 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{Background, Resize};
 
+mod model;
 pub mod presets;
 mod validate;
+mod validate_model;
 
+pub use model::{
+    AttentionUNetConfig, Level, LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm,
+    Resample, TimeEmbedding, UNetConfig,
+};
 pub use presets::Preset;
 pub use validate::ConfigError;
-
-/// How activations are normalised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Norm {
-    /// Mean and variance over groups of channels.
-    Group,
-    /// One group: over all channels and pixels of a picture.
-    Layer,
-    /// One group a channel.
-    Instance,
-    /// Recognised only to be refused with the reason.
-    #[value(hide = true)]
-    Batch,
-}
-
-/// How the network learns the time step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum TimeEmbedding {
-    /// A trained table with a row for every t.
-    Trainable,
-    /// Fixed sines and cosines.
-    Sinusoidal,
-}
-
-/// The simplified U-Net.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelConfig {
-    /// Height of a picture, in pixels.
-    pub height: i64,
-    /// Width of a picture, in pixels.
-    pub width: i64,
-    /// 3 (RGB) or 1 (grey).
-    pub channels: i64,
-    /// Channels of the first level, and length of the time embedding.
-    pub base_width: i64,
-    /// Channels of each level, as multiples of `base_width`.
-    pub multipliers: Vec<i64>,
-    /// Residual blocks a level, on each way.
-    pub blocks: i64,
-    /// A level whose shorter side is this small is not pooled any more.
-    pub min_pixel: i64,
-    /// Normalisation at the end of each block.
-    pub norm: Norm,
-    /// Groups of `Norm::Group`.
-    pub norm_groups: i64,
-    /// Added to the variance.
-    pub norm_eps: f64,
-    /// How t enters.
-    pub time_embedding: TimeEmbedding,
-    /// Dropout inside the residual blocks.
-    pub dropout: f64,
-}
-
-/// One resolution of the U-Net.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Level {
-    /// Channels of its blocks.
-    pub width: i64,
-    /// Whether a 2×2 pooling follows it on the way down.
-    pub pools: bool,
-}
-
-impl ModelConfig {
-    /// The levels from the full resolution downwards.
-    pub fn levels(&self) -> Vec<Level> {
-        let mut side = self.height.min(self.width);
-        self.multipliers
-            .iter()
-            .map(|m| {
-                let pools = side > self.min_pixel;
-                if pools {
-                    side /= 2;
-                }
-                Level {
-                    width: m * self.base_width,
-                    pools,
-                }
-            })
-            .collect()
-    }
-
-    /// What both sides of a picture must be multiples of: 2 for every pooling.
-    pub fn size_factor(&self) -> i64 {
-        1 << self.levels().iter().filter(|l| l.pools).count()
-    }
-
-    /// Shape of one picture, `[C, H, W]`.
-    pub fn chw(&self) -> [i64; 3] {
-        [self.channels, self.height, self.width]
-    }
-
-    /// Groups of a normalisation over `channels` channels.
-    pub fn groups_of(&self, channels: i64) -> i64 {
-        match self.norm {
-            Norm::Group => self.norm_groups,
-            Norm::Layer => 1,
-            Norm::Instance | Norm::Batch => channels,
-        }
-    }
-}
 
 /// Noise schedules; formulas in [`crate::diffusion::Schedule`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -132,6 +35,22 @@ pub enum ScheduleKind {
     Cosine,
     /// Sigmoid from -3 to 3.
     Sigmoid,
+    /// The list `betas`.
+    #[value(skip)]
+    Explicit,
+}
+
+/// What the network predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prediction {
+    /// The noise in x_t.
+    #[default]
+    Eps,
+    /// The picture without noise.
+    X0,
+    /// sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0.
+    V,
 }
 
 /// Training objectives.
@@ -152,6 +71,12 @@ pub struct DiffusionConfig {
     pub timesteps: i64,
     /// How betas grow with t.
     pub schedule: ScheduleKind,
+    /// The betas themselves, where `schedule` is explicit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub betas: Vec<f64>,
+    /// What the network predicts.
+    #[serde(default)]
+    pub prediction: Prediction,
     /// What is minimised.
     pub loss: LossKind,
 }
@@ -220,6 +145,8 @@ pub enum Sigma {
     Beta,
     /// sqrt of the posterior variance: optimal for a single picture.
     Posterior,
+    /// Between the two, where the network's second half of channels says.
+    Learned,
 }
 
 /// How pictures are sampled by default from this model.
@@ -230,10 +157,17 @@ pub struct SampleConfig {
     pub sigma: Sigma,
     /// Clip the predicted x_0 to [-1, 1] at each step.
     pub clip_x0: bool,
+    /// Add noise at the last step too, as Keras-DDPM does and nobody else.
+    #[serde(default = "yes")]
+    pub last_noise: bool,
     /// Pictures in a grid during training.
     pub images: u64,
     /// Steps between grids; 0 for none.
     pub every_steps: u64,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The run itself.
@@ -285,7 +219,15 @@ impl RunConfig {
             Some(name) => name.clone().try_into()?,
             None => fallback,
         };
-        let mut merged = toml::Table::try_from(preset.config())?;
+        let mut base = preset.config();
+        // Another kind of network has other settings, so those of the preset's do not stay.
+        if let Some(kind) = file.get("model").and_then(|m| m.get("kind")) {
+            let kind: ModelKind = kind.clone().try_into()?;
+            if kind != base.model.kind() {
+                base.model = kind.config(base.model.chw());
+            }
+        }
+        let mut merged = toml::Table::try_from(base)?;
         merge(&mut merged, file);
         Ok(merged.try_into()?)
     }
@@ -377,8 +319,13 @@ mod tests {
         }
         let text = "preset = \"demo\"\n[model]\nblocks = 3\n[optim]\nlr_schedule = [[0, 1.0]]\n";
         let config = RunConfig::from_toml(text, Preset::Celebahq128).unwrap();
-        assert_eq!((config.model.blocks, config.model.height), (3, 32));
+        let mut model = config.model;
+        assert_eq!((model.unet_mut().blocks, model.unet_mut().height), (3, 32));
         assert_eq!(config.optim.lr_schedule, [(0, 1.0)]);
+        let text = "preset = \"demo\"\n[model]\nkind = \"unet-attention\"\nblocks = 1\n";
+        let config = RunConfig::from_toml(text, Preset::Celebahq128).unwrap();
+        assert_eq!(config.model.kind(), ModelKind::UnetAttention);
+        assert_eq!(config.model.chw(), [3, 32, 32]);
     }
 
     #[test]
@@ -410,7 +357,7 @@ mod tests {
 
     #[test]
     fn pooling_stops_at_min_pixel() {
-        let levels = Preset::Celebahq128.config().model.levels();
+        let levels = Preset::Celebahq128.config().model.unet_mut().levels();
         assert_eq!(
             levels.iter().map(|l| l.width).collect::<Vec<_>>(),
             [128, 128, 256, 256, 512, 512]

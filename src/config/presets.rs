@@ -4,8 +4,9 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DataConfig, DiffusionConfig, LossKind, ModelConfig, Norm, OptimConfig, OptimizerKind,
-    RunConfig, SampleConfig, ScheduleKind, Sigma, TimeEmbedding, TrainConfig,
+    AttentionUNetConfig, DataConfig, DiffusionConfig, LossKind, LucidrainsConfig, LucidrainsNorm,
+    ModelConfig, ModelKind, Norm, OptimConfig, OptimizerKind, Prediction, Resample, RunConfig,
+    SampleConfig, ScheduleKind, Sigma, TimeEmbedding, TrainConfig, UNetConfig,
 };
 use crate::data::{Background, Resize};
 
@@ -19,6 +20,14 @@ pub enum Preset {
     Celebahq128,
     /// Keras-DDPM as shipped: two blocks a level, 50 M parameters.
     KerasDdpm,
+    /// Ho et al.'s CIFAR-10 model: 32 px, attention at 16 px, 36 M parameters, batch 128.
+    DdpmCifar10,
+    /// Ho et al.'s LSUN and CelebA-HQ model: 256 px, attention at 16 px, 114 M parameters.
+    Ddpm256,
+    /// Improved DDPM's CIFAR-10 model: learned variance, cosine schedule, T = 4000, 53 M parameters.
+    ImprovedCifar10,
+    /// denoising-diffusion-pytorch as its README trains it: 128 px, sigmoid schedule, v, 36 M parameters.
+    Lucidrains,
 }
 
 impl Preset {
@@ -28,6 +37,10 @@ impl Preset {
             Preset::Demo => demo(),
             Preset::Celebahq128 => celebahq128(Preset::Celebahq128, 1),
             Preset::KerasDdpm => celebahq128(Preset::KerasDdpm, 2),
+            Preset::DdpmCifar10 => ddpm_cifar10(),
+            Preset::Ddpm256 => ddpm_256(),
+            Preset::ImprovedCifar10 => improved_cifar10(),
+            Preset::Lucidrains => lucidrains(),
         }
     }
 
@@ -42,7 +55,7 @@ impl Preset {
 fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
     RunConfig {
         preset,
-        model: ModelConfig {
+        model: ModelConfig::Unet(UNetConfig {
             height: 128,
             width: 128,
             channels: 3,
@@ -55,10 +68,12 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
             norm_eps: 1e-6,
             time_embedding: TimeEmbedding::Trainable,
             dropout: 0.0,
-        },
+        }),
         diffusion: DiffusionConfig {
             timesteps: 1000,
             schedule: ScheduleKind::KerasDdpm,
+            betas: vec![],
+            prediction: Prediction::Eps,
             loss: LossKind::Sum,
         },
         optim: OptimConfig {
@@ -83,6 +98,7 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
         sample: SampleConfig {
             sigma: Sigma::Beta,
             clip_x0: false,
+            last_noise: true,
             images: 16,
             every_steps: 2_000,
         },
@@ -102,16 +118,11 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
 /// which keeps its chains from drifting to flat colours. 250 time steps make sampling quick; the linear
 /// schedule scales with their number, the original's does not.
 fn demo() -> RunConfig {
-    let base = celebahq128(Preset::Demo, 1);
+    let mut base = celebahq128(Preset::Demo, 1);
+    let model = base.model.unet_mut();
+    (model.height, model.width, model.base_width) = (32, 32, 32);
+    (model.multipliers, model.norm_groups) = (vec![1, 2, 2], 8);
     RunConfig {
-        model: ModelConfig {
-            height: 32,
-            width: 32,
-            base_width: 32,
-            multipliers: vec![1, 2, 2],
-            norm_groups: 8,
-            ..base.model
-        },
         diffusion: DiffusionConfig {
             timesteps: 250,
             schedule: ScheduleKind::Linear,
@@ -135,5 +146,170 @@ fn demo() -> RunConfig {
             ..base.train
         },
         ..base
+    }
+}
+
+/// Source: Ho et al. 2020, section 4 and appendix B <https://arxiv.org/abs/2006.11239>
+fn ddpm_cifar10() -> RunConfig {
+    let base = celebahq128(Preset::DdpmCifar10, 1);
+    RunConfig {
+        model: ModelConfig::UnetAttention(AttentionUNetConfig {
+            height: 32,
+            width: 32,
+            channels: 3,
+            learned_variance: false,
+            base_width: 128,
+            widths: vec![128, 256, 256, 256],
+            blocks: 2,
+            attention_down: vec![false, true, false, false],
+            attention_up: vec![false, true, false, false],
+            mid_attention: true,
+            mid_attention_norm: true,
+            heads: 1,
+            heads_up: None,
+            head_channels: None,
+            norm_groups: 32,
+            norm_eps: 1e-6,
+            scale_shift: false,
+            resample: Resample::ConvAsymmetric,
+            mid_scale: 1.0,
+            time_channels: 128,
+            time_width: 512,
+            freq_shift: 1,
+            cos_first: false,
+            time_scale: 1.0,
+            classes: None,
+            center_input: false,
+            dropout: 0.1,
+        }),
+        diffusion: DiffusionConfig {
+            schedule: ScheduleKind::Linear,
+            loss: LossKind::Mse,
+            ..base.diffusion
+        },
+        optim: OptimConfig {
+            optimizer: OptimizerKind::Adam,
+            lr: 2e-4,
+            eps: 1e-8,
+            lr_schedule: vec![(0, 0.0), (5_000, 1.0)],
+            clip_norm: Some(1.0),
+            ..base.optim
+        },
+        data: DataConfig {
+            flip: true,
+            ..base.data
+        },
+        sample: SampleConfig {
+            clip_x0: true,
+            last_noise: false,
+            every_steps: 10_000,
+            ..base.sample
+        },
+        train: TrainConfig {
+            steps: 800_000,
+            batch: 128,
+            ..base.train
+        },
+        ..base
+    }
+}
+
+/// Source: as [`ddpm_cifar10`].
+fn ddpm_256() -> RunConfig {
+    let mut config = ddpm_cifar10();
+    config.preset = Preset::Ddpm256;
+    if let ModelConfig::UnetAttention(m) = &mut config.model {
+        (m.height, m.width, m.dropout) = (256, 256, 0.0);
+        m.widths = vec![128, 128, 256, 256, 512, 512];
+        m.attention_down = vec![false, false, false, false, true, false];
+        m.attention_up = m.attention_down.clone();
+    }
+    config.optim.lr = 2e-5;
+    config.sample.sigma = Sigma::Posterior;
+    (config.train.batch, config.train.steps) = (64, 2_400_000);
+    config
+}
+
+/// Source: Nichol & Dhariwal 2021, appendix A <https://arxiv.org/abs/2102.09672>
+fn improved_cifar10() -> RunConfig {
+    let mut config = ddpm_cifar10();
+    config.preset = Preset::ImprovedCifar10;
+    if let ModelConfig::UnetAttention(m) = &mut config.model {
+        (m.blocks, m.heads, m.norm_eps, m.dropout) = (3, 4, 1e-5, 0.3);
+        m.attention_down = vec![false, true, true, false];
+        m.attention_up = m.attention_down.clone();
+        (m.learned_variance, m.scale_shift) = (true, true);
+        (m.resample, m.freq_shift, m.cos_first) = (Resample::Conv, 0, true);
+        m.time_scale = 1000.0 / 4000.0;
+    }
+    (config.diffusion.schedule, config.diffusion.timesteps) = (ScheduleKind::Cosine, 4000);
+    config.optim = OptimConfig {
+        optimizer: OptimizerKind::Adamw,
+        lr: 1e-4,
+        lr_schedule: vec![(0, 1.0)],
+        clip_norm: None,
+        ..config.optim
+    };
+    config.sample.sigma = Sigma::Learned;
+    config.data.flip = false;
+    config.train.steps = 500_000;
+    config
+}
+
+/// Source: the README of denoising-diffusion-pytorch. Its average is taken every tenth step with 0.995.
+fn lucidrains() -> RunConfig {
+    let base = ddpm_cifar10();
+    RunConfig {
+        preset: Preset::Lucidrains,
+        model: ModelConfig::Lucidrains(LucidrainsConfig {
+            height: 128,
+            width: 128,
+            channels: 3,
+            learned_variance: false,
+            base_width: 64,
+            init_width: 64,
+            multipliers: vec![1, 2, 4, 8],
+            heads: vec![4; 4],
+            head_channels: vec![32; 4],
+            full_attention: vec![false, false, false, true],
+            norm: LucidrainsNorm::Rms,
+            dropout: 0.0,
+        }),
+        diffusion: DiffusionConfig {
+            schedule: ScheduleKind::Sigmoid,
+            prediction: Prediction::V,
+            ..base.diffusion
+        },
+        optim: OptimConfig {
+            lr: 8e-5,
+            beta2: 0.99,
+            lr_schedule: vec![(0, 1.0)],
+            ema: 0.9995,
+            ..base.optim
+        },
+        sample: SampleConfig {
+            sigma: Sigma::Posterior,
+            ..base.sample
+        },
+        train: TrainConfig {
+            steps: 700_000,
+            batch: 32,
+            ..base.train
+        },
+        ..base
+    }
+}
+
+impl ModelKind {
+    /// The settings that this kind of network starts from, for pictures of shape `chw`.
+    pub fn config(self, chw: [i64; 3]) -> ModelConfig {
+        let preset = match self {
+            ModelKind::Unet => Preset::Celebahq128,
+            ModelKind::UnetAttention => Preset::DdpmCifar10,
+            ModelKind::Lucidrains => Preset::Lucidrains,
+        };
+        let mut model = preset.config().model;
+        model.set_chw(chw);
+        model
     }
 }

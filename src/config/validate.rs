@@ -1,6 +1,6 @@
 //! Refuses settings that cannot work, saying what was seen, what is wanted and what to do.
 
-use super::{ModelConfig, Norm, RunConfig};
+use super::{RunConfig, ScheduleKind, Sigma};
 
 /// A setting that cannot work.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -14,7 +14,7 @@ pub struct ConfigError {
     pub wanted: String,
 }
 
-fn require(
+pub(super) fn require(
     ok: bool,
     setting: &'static str,
     seen: impl ToString,
@@ -46,6 +46,7 @@ impl RunConfig {
             d.timesteps,
             "want 2 to 100000 time steps",
         )?;
+        self.validate_process()?;
         let t = &self.train;
         require(
             (1..=1_000_000_000_000).contains(&t.steps),
@@ -104,6 +105,33 @@ impl RunConfig {
         Ok(warnings)
     }
 
+    fn validate_process(&self) -> Result<(), ConfigError> {
+        let d = &self.diffusion;
+        let explicit = d.schedule == ScheduleKind::Explicit;
+        require(
+            d.betas.len() == if explicit { d.timesteps as usize } else { 0 },
+            "diffusion.betas",
+            format!("{} numbers", d.betas.len()),
+            format!(
+                "want one for each of {} time steps with schedule = \"explicit\", and none with another",
+                d.timesteps
+            ),
+        )?;
+        let wrong = d.betas.iter().find(|b| !(**b > 0.0 && **b < 1.0));
+        require(
+            wrong.is_none(),
+            "diffusion.betas",
+            wrong.unwrap_or(&0.0),
+            "want 0 < beta < 1",
+        )?;
+        require(
+            self.sample.sigma != Sigma::Learned || self.model.learned_variance(),
+            "sample.sigma",
+            "learned",
+            "this network places no variances; want beta or posterior",
+        )
+    }
+
     fn validate_optim(&self) -> Result<(), ConfigError> {
         let o = &self.optim;
         require(
@@ -155,132 +183,23 @@ impl RunConfig {
     }
 }
 
-impl ModelConfig {
-    /// Checks the network's settings alone.
-    ///
-    /// # Errors
-    /// The first setting that cannot work.
-    pub fn validate(&self) -> Result<Vec<String>, ConfigError> {
-        require(
-            self.channels == 1 || self.channels == 3,
-            "model.channels",
-            self.channels,
-            "want 3 (colour) or 1 (grey)",
-        )?;
-        require(
-            (1..=65_536).contains(&self.base_width),
-            "model.base_width",
-            self.base_width,
-            "want 1 or more, usually 32 to 256",
-        )?;
-        require(
-            (1..=16).contains(&self.multipliers.len())
-                && self.multipliers.iter().all(|m| (1..=64).contains(m)),
-            "model.multipliers",
-            format!("{:?}", self.multipliers),
-            "want 1 to 16 whole numbers from 1 to 64, for example 1,2,2",
-        )?;
-        require(
-            (1..=64).contains(&self.blocks),
-            "model.blocks",
-            self.blocks,
-            "want 1 to 64",
-        )?;
-        require(
-            self.min_pixel >= 1,
-            "model.min_pixel",
-            self.min_pixel,
-            "want at least 1",
-        )?;
-        require(
-            (0.0..1.0).contains(&self.dropout),
-            "model.dropout",
-            self.dropout,
-            "want 0 <= dropout < 1",
-        )?;
-        require(
-            self.norm_eps > 0.0,
-            "model.norm_eps",
-            self.norm_eps,
-            "want a positive number",
-        )?;
-        require(
-            self.base_width % 2 == 0 || self.time_embedding == super::TimeEmbedding::Trainable,
-            "model.base_width",
-            self.base_width,
-            "a sinusoidal time embedding needs an even width",
-        )?;
-        self.validate_sides()?;
-        self.validate_norm()
-    }
-
-    fn validate_sides(&self) -> Result<(), ConfigError> {
-        let factor = self.size_factor();
-        for (setting, side) in [("model.height", self.height), ("model.width", self.width)] {
-            require(
-                (1..=16_384).contains(&side) && side % factor == 0,
-                setting,
-                side,
-                format!(
-                    "want a multiple of {factor} up to 16384, because {} levels with min_pixel {} halve the picture {} times",
-                    self.multipliers.len(),
-                    self.min_pixel,
-                    factor.ilog2()
-                ),
-            )?;
-        }
-        Ok(())
-    }
-
-    fn validate_norm(&self) -> Result<Vec<String>, ConfigError> {
-        require(
-            self.norm != Norm::Batch,
-            "model.norm",
-            "batch",
-            "batch norm is refused: its statistics mix pictures at different noise levels t, and the ones it keeps for sampling fit none of them; use group, layer or instance",
-        )?;
-        let mut warnings = Vec::new();
-        for level in self.levels() {
-            let groups = self.groups_of(level.width);
-            require(
-                groups >= 1 && level.width % groups == 0,
-                "model.norm_groups",
-                groups,
-                format!(
-                    "must divide every level's width, and {} is one",
-                    level.width
-                ),
-            )?;
-            if self.norm == Norm::Group && level.width / groups < 4 {
-                warnings.push(format!(
-                    "norm groups of {} channel(s) at width {}: below 4 the norm erases most of each channel's mean, and pictures come out in wrong flat colours; use fewer norm groups",
-                    level.width / groups,
-                    level.width
-                ));
-            }
-        }
-        warnings.dedup();
-        Ok(warnings)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::Preset;
+    use super::super::{Norm, Preset};
     use super::*;
     use clap::ValueEnum;
 
     #[test]
     fn presets_are_valid_and_quiet() {
         for preset in Preset::value_variants() {
-            assert_eq!(preset.config().validate(), Ok(vec![]));
+            assert_eq!(preset.config().validate(), Ok(vec![]), "{preset:?}");
         }
     }
 
     #[test]
     fn batch_norm_is_refused_with_the_reason() {
         let mut config = Preset::Demo.config();
-        config.model.norm = Norm::Batch;
+        config.model.unet_mut().norm = Norm::Batch;
         let error = config.validate().unwrap_err().to_string();
         assert!(error.contains("noise levels"), "{error}");
     }
@@ -288,7 +207,7 @@ mod tests {
     #[test]
     fn small_groups_draw_a_warning() {
         let mut config = Preset::Demo.config();
-        config.model.norm_groups = 32;
+        config.model.unet_mut().norm_groups = 32;
         let warnings = config.validate().unwrap();
         assert!(warnings[0].contains("1 channel"), "{warnings:?}");
     }
@@ -296,10 +215,10 @@ mod tests {
     #[test]
     fn sides_must_be_divisible_by_the_poolings() {
         let mut config = Preset::Demo.config();
-        config.model.height = 36;
+        config.model.unet_mut().height = 36;
         let error = config.validate().unwrap_err();
         assert_eq!((error.setting, error.seen.as_str()), ("model.height", "36"));
-        config.model.height = 48;
+        config.model.unet_mut().height = 48;
         assert!(config.validate().is_ok());
     }
 
@@ -318,8 +237,14 @@ mod tests {
             refused(&|c| c.optim.lr_schedule = vec![(5, 1.0), (5, 0.0)]),
             "optim.lr_schedule"
         );
-        assert_eq!(refused(&|c| c.model.channels = 4), "model.channels");
-        assert_eq!(refused(&|c| c.model.norm_groups = 7), "model.norm_groups");
+        assert_eq!(
+            refused(&|c| c.model.unet_mut().channels = 4),
+            "model.channels"
+        );
+        assert_eq!(
+            refused(&|c| c.model.unet_mut().norm_groups = 7),
+            "model.norm_groups"
+        );
         assert_eq!(
             refused(&|c| c.diffusion.timesteps = 1),
             "diffusion.timesteps"

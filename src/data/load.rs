@@ -37,10 +37,11 @@ pub fn load(
     device: Device,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Loaded> {
+    let [channels, height, width] = model.chw().map(|n| n as usize);
     let spec = PictureSpec {
-        height: model.height as usize,
-        width: model.width as usize,
-        channels: model.channels as usize,
+        height,
+        width,
+        channels,
         resize: data.resize,
         background: data.background,
     };

@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::Schedule;
+use crate::config::Prediction;
 
 /// Draws noised pictures; its tables live on the training device as f32.
 #[derive(Debug)]
@@ -39,9 +40,46 @@ impl Forward {
     ///
     /// Source: Ho et al. 2020, eq. 4 <https://arxiv.org/abs/2006.11239>
     pub fn q_sample(&self, x_0: &Tensor, t: &Tensor, eps: &Tensor) -> Tensor {
-        let gather = |table: &Tensor| table.index_select(0, t).view([-1, 1, 1, 1]);
-        gather(&self.sqrt_alphas_cumprod) * x_0 + gather(&self.sqrt_one_minus_alphas_cumprod) * eps
+        gather(&self.sqrt_alphas_cumprod, t) * x_0
+            + gather(&self.sqrt_one_minus_alphas_cumprod, t) * eps
     }
+
+    /// The velocity `sqrt(alpha_bar) * eps - sqrt(1 - alpha_bar) * x_0`.
+    ///
+    /// # Shapes
+    /// As [`q_sample`](Forward::q_sample).
+    ///
+    /// Source: Salimans & Ho 2022, appendix D <https://arxiv.org/abs/2202.00512>
+    pub fn velocity(&self, x_0: &Tensor, t: &Tensor, eps: &Tensor) -> Tensor {
+        gather(&self.sqrt_alphas_cumprod, t) * eps
+            - gather(&self.sqrt_one_minus_alphas_cumprod, t) * x_0
+    }
+
+    /// The picture of which an output of the network speaks.
+    ///
+    /// # Shapes
+    /// - `x_t`, `predicted`: `[N, C, H, W]` f32; returns the same shape, not clipped
+    /// - `t`: `[N]` i64
+    pub fn x_0_hat(
+        &self,
+        prediction: Prediction,
+        x_t: &Tensor,
+        t: &Tensor,
+        predicted: &Tensor,
+    ) -> Tensor {
+        let signal = gather(&self.sqrt_alphas_cumprod, t);
+        let noise = gather(&self.sqrt_one_minus_alphas_cumprod, t);
+        match prediction {
+            Prediction::Eps => (x_t - noise * predicted) / signal,
+            Prediction::X0 => predicted.shallow_clone(),
+            Prediction::V => signal * x_t - noise * predicted,
+        }
+    }
+}
+
+/// One value of a table for each picture, `[N, 1, 1, 1]`.
+pub(super) fn gather(table: &Tensor, t: &Tensor) -> Tensor {
+    table.index_select(0, t).view([-1, 1, 1, 1])
 }
 
 #[cfg(test)]

@@ -1,41 +1,192 @@
 //! The training objective.
 
-use tch::{Reduction, Tensor};
+use tch::{Device, Reduction, Tensor};
 
-use crate::config::LossKind;
+use super::variance::VariationalBound;
+use super::{Forward, Schedule};
+use crate::config::{DiffusionConfig, LossKind, Prediction};
+
+/// Noised pictures with what they were made of.
+#[derive(Debug)]
+pub struct Noised {
+    /// `[N, C, H, W]` f32 in [-1, 1].
+    pub x_0: Tensor,
+    /// `[N]` i64.
+    pub t: Tensor,
+    /// `[N, C, H, W]` standard normal.
+    pub eps: Tensor,
+    /// `[N, C, H, W]`.
+    pub x_t: Tensor,
+}
+
+impl Noised {
+    /// Pictures `start..start + count` of the batch.
+    pub fn part(&self, start: i64, count: i64) -> Noised {
+        let narrow = |x: &Tensor| x.narrow(0, start, count);
+        Noised {
+            x_0: narrow(&self.x_0),
+            t: narrow(&self.t),
+            eps: narrow(&self.eps),
+            x_t: narrow(&self.x_t),
+        }
+    }
+}
+
+/// What is minimised: the squared error of the prediction, and where the network places its variances,
+/// their share of the variational bound.
+#[derive(Debug)]
+pub struct Objective {
+    kind: LossKind,
+    prediction: Prediction,
+    forward: Forward,
+    bound: Option<VariationalBound>,
+}
+
+impl Objective {
+    /// The objective of these settings, with its tables on `device`.
+    pub fn new(
+        config: &DiffusionConfig,
+        schedule: &Schedule,
+        learned_variance: bool,
+        device: Device,
+    ) -> Objective {
+        Objective {
+            kind: config.loss,
+            prediction: config.prediction,
+            forward: Forward::new(schedule, device),
+            bound: learned_variance
+                .then(|| VariationalBound::new(schedule, config.prediction, device)),
+        }
+    }
+
+    /// Noises a batch.
+    ///
+    /// # Shapes
+    /// As in [`Noised`].
+    pub fn noise(&self, x_0: &Tensor, t: Tensor, eps: Tensor) -> Noised {
+        Noised {
+            x_t: self.forward.q_sample(x_0, &t, &eps),
+            x_0: x_0.shallow_clone(),
+            t,
+            eps,
+        }
+    }
+
+    /// The share of one microbatch in the loss of a batch of `batch` pictures, see [`microbatch_loss`].
+    ///
+    /// # Shapes
+    /// - `out`: `[N, C, H, W]`, N ≤ batch, or `[N, 2C, H, W]` where the variance is learned; returns a
+    ///   scalar
+    ///
+    /// Source: with a learned variance Nichol & Dhariwal 2021, eq. 16 <https://arxiv.org/abs/2102.09672>,
+    /// in the form of their code: the bound is in bits a dimension and counts T / 1000 times.
+    pub fn loss(&self, out: &Tensor, noised: &Noised, batch: i64) -> Tensor {
+        let target = match self.prediction {
+            Prediction::Eps => noised.eps.shallow_clone(),
+            Prediction::X0 => noised.x_0.shallow_clone(),
+            Prediction::V => self.forward.velocity(&noised.x_0, &noised.t, &noised.eps),
+        };
+        let Some(bound) = &self.bound else {
+            return microbatch_loss(self.kind, out, &target, batch);
+        };
+        let channels = target.size()[1];
+        let predicted = out.narrow(1, 0, channels);
+        let v = out.narrow(1, channels, channels);
+        // The bound trains the variances only.
+        let bits = bound.sum(&self.forward, noised, &predicted.detach(), &v);
+        microbatch_loss(self.kind, &predicted, &target, batch)
+            + bits / divisor(self.kind, &target, batch)
+    }
+}
 
 /// The share of one microbatch in the loss of a batch of `batch` pictures.
 ///
-/// - `LossKind::Sum`: per picture the sum over channels and pixels of (eps - eps_hat)², mean over
-///   the batch. The scale matters to Adam's epsilon and to half precision, not to LAMB's direction.
+/// - `LossKind::Sum`: per picture the sum over channels and pixels of the squared error, mean over the
+///   batch. The scale matters to Adam's epsilon and to half precision, not to LAMB's direction.
 /// - `LossKind::Mse`: that, divided by the number of elements of a picture.
 ///
 /// Shares of equal microbatches add up to the loss of the whole batch, and so do their gradients.
 ///
 /// # Shapes
-/// - `eps_hat`, `eps`: `[N, C, H, W]`, N ≤ batch; returns a scalar
+/// - `predicted`, `target`: `[N, C, H, W]`, N ≤ batch; returns a scalar
 ///
 /// Source: Ho et al. 2020, eq. 14 <https://arxiv.org/abs/2006.11239>
-pub fn microbatch_loss(kind: LossKind, eps_hat: &Tensor, eps: &Tensor, batch: i64) -> Tensor {
-    let sum = eps_hat.mse_loss(eps, Reduction::Sum);
+pub fn microbatch_loss(kind: LossKind, predicted: &Tensor, target: &Tensor, batch: i64) -> Tensor {
+    predicted.mse_loss(target, Reduction::Sum) / divisor(kind, target, batch)
+}
+
+fn divisor(kind: LossKind, target: &Tensor, batch: i64) -> f64 {
     let per_picture = match kind {
         LossKind::Sum => 1.0,
-        LossKind::Mse => (eps.numel() as i64 / eps.size()[0]) as f64,
+        LossKind::Mse => (target.numel() as i64 / target.size()[0]) as f64,
     };
-    sum / (batch as f64 * per_picture)
+    batch as f64 * per_picture
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
+    use crate::config::Preset;
+    use crate::rng::{Stream, normal};
+    use tch::Kind;
+
+    fn objective(edit: impl FnOnce(&mut DiffusionConfig), learned: bool) -> Objective {
+        let mut config = Preset::Demo.config().diffusion;
+        edit(&mut config);
+        Objective::new(&config, &Schedule::new(&config), learned, Device::Cpu)
+    }
+
+    fn noised(objective: &Objective, t: &[i64]) -> Noised {
+        let shape = [t.len() as i64, 3, 4, 4];
+        let x_0 = normal(0, Stream::Data, 0, &shape, Device::Cpu).clamp(-1.0, 1.0);
+        let eps = normal(0, Stream::Noise, 0, &shape, Device::Cpu);
+        objective.noise(&x_0, Tensor::from_slice(t), eps)
+    }
 
     #[test]
     fn sum_over_pixels_mean_over_batch() {
-        let eps = Tensor::zeros([2, 3, 4, 4], (Kind::Float, Device::Cpu));
-        let eps_hat = Tensor::full([2, 3, 4, 4], 0.5, (Kind::Float, Device::Cpu));
-        let value = |kind| f64::try_from(microbatch_loss(kind, &eps_hat, &eps, 2)).unwrap();
-        assert_eq!(value(LossKind::Sum), 0.25 * 48.0);
-        assert_eq!(value(LossKind::Mse), 0.25);
+        for (kind, want) in [(LossKind::Sum, 0.25 * 48.0), (LossKind::Mse, 0.25)] {
+            let objective = objective(|c| c.loss = kind, false);
+            let noised = noised(&objective, &[3, 200]);
+            let loss = objective.loss(&(&noised.eps + 0.5), &noised, 2);
+            assert!((f64::try_from(loss).unwrap() - want).abs() < 1e-5 * want);
+        }
+    }
+
+    #[test]
+    fn a_perfect_prediction_of_each_kind_costs_nothing() {
+        for prediction in [Prediction::Eps, Prediction::X0, Prediction::V] {
+            let objective = objective(|c| c.prediction = prediction, false);
+            let noised = noised(&objective, &[0, 249]);
+            let out = match prediction {
+                Prediction::Eps => noised.eps.copy(),
+                Prediction::X0 => noised.x_0.copy(),
+                Prediction::V => objective
+                    .forward
+                    .velocity(&noised.x_0, &noised.t, &noised.eps),
+            };
+            let loss = f64::try_from(objective.loss(&out, &noised, 2)).unwrap();
+            assert!(loss.abs() < 1e-9, "{prediction:?} {loss}");
+            // And it speaks of the picture that was noised. f32: 1 / sqrt(alpha_bar) is 1e2 at the end.
+            let x_0_hat = objective
+                .forward
+                .x_0_hat(prediction, &noised.x_t, &noised.t, &out);
+            let error = f64::try_from((x_0_hat - &noised.x_0).abs().max()).unwrap();
+            assert!(error < 1e-4, "{prediction:?} {error}");
+        }
+    }
+
+    #[test]
+    fn the_bound_moves_the_variances_only() {
+        let objective = objective(|c| c.loss = LossKind::Sum, true);
+        let noised = noised(&objective, &[0, 100]);
+        let v = Tensor::zeros_like(&noised.eps);
+        let out = Tensor::cat(&[&noised.eps, &v], 1).set_requires_grad(true);
+        objective.loss(&out, &noised, 2).backward();
+        let grad = out.grad();
+        let largest = |from: i64| f64::try_from(grad.narrow(1, from, 3).abs().max()).unwrap();
+        assert_eq!(largest(0), 0.0);
+        assert!(largest(3) > 0.0);
+        assert_eq!(grad.kind(), Kind::Float);
     }
 }

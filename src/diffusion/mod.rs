@@ -1,12 +1,15 @@
-//! The diffusion process: schedule (f64 tables over t), forward (q_sample) and loss.
+//! The diffusion process: schedule (f64 tables over t), forward (q_sample), loss, and
+//! variances that the network places.
 //!
-//! The network is seen only as `Fn(x_t, t) -> eps_hat`, so everything here can be tested against
+//! The network is seen only by its outputs, so everything here can be tested against
 //! closed forms.
 
 mod forward;
 mod loss;
 mod schedule;
+mod variance;
 
 pub use forward::Forward;
-pub use loss::microbatch_loss;
+pub use loss::{Noised, Objective, microbatch_loss};
 pub use schedule::Schedule;
+pub use variance::learned_log_variance;

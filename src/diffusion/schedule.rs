@@ -36,6 +36,7 @@ impl Schedule {
             ScheduleKind::Linear => linear(steps),
             ScheduleKind::Cosine => cosine(steps),
             ScheduleKind::Sigmoid => sigmoid(steps),
+            ScheduleKind::Explicit => config.betas.clone(),
         })
     }
 
@@ -77,15 +78,42 @@ impl Schedule {
 
     /// Standard deviation of the reverse step that leaves t.
     ///
-    /// `Sigma::Beta` is not zero at t = 0: the last step adds noise too, as in Keras-DDPM.
+    /// `Sigma::Beta` is not zero at t = 0. `Sigma::Learned` has no number of its own: this is the lower
+    /// end of its range, see [`log_variance_range`](Schedule::log_variance_range).
     ///
     /// Source: Ho et al. 2020, section 3.2 <https://arxiv.org/abs/2006.11239>
     pub fn sigma(&self, kind: Sigma, t: usize) -> f64 {
-        let posterior = (1.0 - self.alpha_bar_prev(t)) / (1.0 - self.alphas_cumprod[t]);
         match kind {
             Sigma::Beta => self.betas[t].sqrt(),
-            Sigma::Posterior => (self.betas[t] * posterior).sqrt(),
+            Sigma::Posterior | Sigma::Learned => self.posterior_variance(t).sqrt(),
         }
+    }
+
+    /// Variance of q(x_{t-1} | x_t, x_0); 0 at t = 0.
+    ///
+    /// Source: Ho et al. 2020, eq. 7
+    pub fn posterior_variance(&self, t: usize) -> f64 {
+        self.betas[t] * (1.0 - self.alpha_bar_prev(t)) / (1.0 - self.alphas_cumprod[t])
+    }
+
+    /// Factors of x_0 and x_t in the mean of q(x_{t-1} | x_t, x_0).
+    ///
+    /// Source: Ho et al. 2020, eq. 7
+    pub fn posterior_mean_coefs(&self, t: usize) -> (f64, f64) {
+        let (prev, noise) = (self.alpha_bar_prev(t), 1.0 - self.alphas_cumprod[t]);
+        (
+            prev.sqrt() * self.betas[t] / noise,
+            self.alphas[t].sqrt() * (1.0 - prev) / noise,
+        )
+    }
+
+    /// Ends of a learned variance's range: logarithms of the posterior variance and of beta_t. At t = 0,
+    /// where the first would be -inf, it is that of t = 1.
+    ///
+    /// Source: Nichol & Dhariwal 2021, eq. 15 <https://arxiv.org/abs/2102.09672>
+    pub fn log_variance_range(&self, t: usize) -> (f64, f64) {
+        let least = self.posterior_variance(t.max(1.min(self.len() - 1)));
+        (least.ln(), self.betas[t].ln())
     }
 }
 
@@ -136,13 +164,15 @@ fn betas_of(steps: usize, alpha_bar: impl Fn(f64) -> f64) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::LossKind;
+    use crate::config::{LossKind, Prediction};
     use clap::ValueEnum;
 
     fn schedule(kind: ScheduleKind, timesteps: i64) -> Schedule {
         Schedule::new(&DiffusionConfig {
             timesteps,
             schedule: kind,
+            betas: vec![],
+            prediction: Prediction::Eps,
             loss: LossKind::Sum,
         })
     }

@@ -4,7 +4,7 @@ use tch::Tensor;
 use tch::nn::Path;
 
 use super::layers::{Norm, conv_weight, conv3x3, linear_weight};
-use crate::config::ModelConfig;
+use crate::config::UNetConfig;
 
 /// Post-norm residual block with an additive time embedding:
 ///
@@ -27,7 +27,7 @@ pub(super) struct ResidualBlock {
 }
 
 impl ResidualBlock {
-    pub(super) fn new(path: &Path, c_in: i64, c_out: i64, config: &ModelConfig) -> ResidualBlock {
+    pub(super) fn new(path: &Path, c_in: i64, c_out: i64, config: &UNetConfig) -> ResidualBlock {
         let scale = 1.0 / (2.0 * config.multipliers.len() as f64 + 1.0).sqrt();
         ResidualBlock {
             shortcut: (c_in != c_out)

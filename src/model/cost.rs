@@ -14,7 +14,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    fn add_conv(&mut self, weight: &tch::Tensor, pixels: i64) {
+    pub(super) fn add_conv(&mut self, weight: &tch::Tensor, pixels: i64) {
         self.forward_flops += 2 * weight.numel() as u64 * pixels as u64;
     }
 
@@ -54,13 +54,13 @@ impl UNet {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::config::Preset;
+    use crate::model::Model;
 
     #[test]
     fn the_128_px_network_takes_29_6_gflop_a_picture() {
         let config = Preset::Celebahq128.config();
-        let net = UNet::new(&config.model, config.diffusion.timesteps, 0);
+        let net = Model::new(&config.model, config.diffusion.timesteps, 0);
         let gflop = net.cost(128, 128).forward_flops as f64 / 1e9;
         assert!((gflop - 29.6).abs() < 0.1, "{gflop}");
     }

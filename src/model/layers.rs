@@ -1,12 +1,12 @@
 //! Weights and the small layers they belong to.
 //!
-//! No layer but the norms has a bias. Initial weights are drawn from libtorch's CPU generator in
+//! In the simplified U-Net no layer but the norms has a bias. Initial weights are drawn from libtorch's CPU generator in
 //! creation order, exactly as the PyTorch reference draws them: tch's own initialisers differ.
 
 use tch::nn::Path;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::config::ModelConfig;
+use crate::config::UNetConfig;
 
 /// A trained tensor with values uniform in ±`limit`.
 fn uniform(path: &Path, name: &str, shape: &[i64], limit: f64) -> Tensor {
@@ -50,6 +50,79 @@ pub(super) fn conv3x3(x: &Tensor, weight: &Tensor) -> Tensor {
     x.conv2d(weight, None::<&Tensor>, [1, 1], [1, 1], [1, 1], 1)
 }
 
+/// A convolution with bias, zero padding on all sides.
+#[derive(Debug)]
+pub(super) struct Conv {
+    pub(super) weight: Tensor,
+    bias: Tensor,
+    stride: i64,
+    padding: i64,
+}
+
+impl Conv {
+    /// `kernel` × `kernel`, stride 1, the size of the picture kept; `scale` as in variance scaling.
+    pub(super) fn new(path: &Path, c_in: i64, c_out: i64, kernel: i64, scale: f64) -> Conv {
+        Conv {
+            weight: conv_weight(path, c_in, c_out, kernel, scale),
+            bias: path.zeros("bias", &[c_out]),
+            stride: 1,
+            padding: kernel / 2,
+        }
+    }
+
+    /// The same with stride 2 and this padding.
+    pub(super) fn halving(self, padding: i64) -> Conv {
+        Conv {
+            stride: 2,
+            padding,
+            ..self
+        }
+    }
+
+    /// `[N, Cin, H, W]` to `[N, Cout, H', W']`.
+    pub(super) fn forward(&self, x: &Tensor) -> Tensor {
+        x.conv2d(
+            &self.weight,
+            Some(&self.bias),
+            [self.stride, self.stride],
+            [self.padding, self.padding],
+            [1, 1],
+            1,
+        )
+    }
+}
+
+/// A linear map with bias.
+#[derive(Debug)]
+pub(super) struct Linear {
+    pub(super) weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    pub(super) fn new(path: &Path, c_in: i64, c_out: i64, scale: f64) -> Linear {
+        let limit = fan_avg_limit(c_in, c_out, scale);
+        Linear {
+            weight: uniform(path, "weight", &[c_out, c_in], limit),
+            bias: path.zeros("bias", &[c_out]),
+        }
+    }
+
+    /// `[…, Cin]` to `[…, Cout]`.
+    pub(super) fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, Some(&self.bias))
+    }
+}
+
+/// Channels last in memory on CPU, where libtorch's convolutions and norms are faster so and hand
+/// the layout on (docs/performance.md); as it comes on CUDA.
+pub(super) fn preferred_layout(x: &Tensor) -> Tensor {
+    match x.device() {
+        Device::Cpu => x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]),
+        _ => x.shallow_clone(),
+    }
+}
+
 /// Normalisation over contiguous groups of channels with biased variance, then scale and shift.
 ///
 /// # Shapes
@@ -76,12 +149,16 @@ pub(super) struct Norm {
 }
 
 impl Norm {
-    pub(super) fn new(path: &Path, channels: i64, config: &ModelConfig) -> Norm {
+    pub(super) fn new(path: &Path, channels: i64, config: &UNetConfig) -> Norm {
+        Norm::grouped(path, channels, config.groups_of(channels), config.norm_eps)
+    }
+
+    pub(super) fn grouped(path: &Path, channels: i64, groups: i64, norm_eps: f64) -> Norm {
         Norm {
             weight: path.ones("weight", &[channels]),
             bias: path.zeros("bias", &[channels]),
-            groups: config.groups_of(channels),
-            norm_eps: config.norm_eps,
+            groups,
+            norm_eps,
         }
     }
 
@@ -129,7 +206,7 @@ impl TimeTable {
     }
 
     /// Moves a fixed table; a trained one moves with the parameters.
-    pub(super) fn move_to(&mut self, device: tch::Device) {
+    pub(super) fn move_to(&mut self, device: Device) {
         if !self.trained {
             self.table = self.table.to_device(device).to_kind(Kind::Float);
         }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use anyhow::Result;
 use tch::nn::VarStore;
-use tch::{Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 /// A trained tensor under its `state_dict` key.
 #[derive(Debug)]
@@ -15,12 +16,31 @@ pub struct Param {
 }
 
 impl Param {
-    /// Whether this is the scale or shift of a normalisation.
+    /// Whether this is the scale or shift of a normalisation. A scale alone is called `g`.
     pub fn is_norm(&self) -> bool {
-        self.name
-            .split('.')
-            .any(|part| part == "norm" || part == "norm_out")
+        const NAMES: [&str; 7] = [
+            "norm",
+            "norm1",
+            "norm2",
+            "group_norm",
+            "norm_out",
+            "conv_norm_out",
+            "g",
+        ];
+        self.name.split('.').any(|part| NAMES.contains(&part))
     }
+}
+
+/// Moves what `params` share to `device`.
+///
+/// # Errors
+/// Out of memory there.
+pub(super) fn move_params(params: &[Param], device: Device) -> Result<()> {
+    for param in params {
+        let moved = param.tensor.detach().f_to_device(device)?;
+        param.tensor.shallow_clone().set_data(&moved);
+    }
+    Ok(())
 }
 
 /// The trained tensors of a store in creation order.
@@ -72,7 +92,10 @@ fn list(head: &str, items: &[String]) -> String {
 ///
 /// # Errors
 /// Every missing, unexpected and mis-shaped key; nothing is copied then.
-pub fn load_state_dict(params: &[Param], state: &[(String, Tensor)]) -> Result<(), StateDictError> {
+pub fn load_state_dict(
+    params: &[Param],
+    state: &[(String, Tensor)],
+) -> std::result::Result<(), StateDictError> {
     let given: HashMap<&str, &Tensor> = state.iter().map(|(k, v)| (k.as_str(), v)).collect();
     let mut error = StateDictError {
         missing: vec![],

@@ -5,9 +5,9 @@ use tch::nn::{Path, VarStore};
 use tch::{Device, Tensor};
 
 use super::block::ResidualBlock;
-use super::layers::{Norm, TimeTable, conv_weight, conv3x3};
-use super::params::{Param, params_of};
-use crate::config::{ModelConfig, TimeEmbedding};
+use super::layers::{Norm, TimeTable, conv_weight, conv3x3, preferred_layout};
+use super::params::{Param, move_params, params_of};
+use crate::config::{TimeEmbedding, UNetConfig};
 use crate::rng::{Stream, key, seeded};
 
 /// One resolution on the way down or up: its blocks, and whether the picture is halved after
@@ -34,11 +34,11 @@ pub struct UNet {
 impl UNet {
     /// Builds the network on CPU with initial weights drawn from `seed`; `timesteps` rows of time
     /// embedding.
-    pub fn new(config: &ModelConfig, timesteps: i64, seed: u64) -> UNet {
+    pub fn new(config: &UNetConfig, timesteps: i64, seed: u64) -> UNet {
         seeded(key(seed, Stream::Init, 0), || UNet::draw(config, timesteps))
     }
 
-    fn draw(config: &ModelConfig, timesteps: i64) -> UNet {
+    fn draw(config: &UNetConfig, timesteps: i64) -> UNet {
         let store = VarStore::new(Device::Cpu);
         let root = &store.root();
         let levels = config.levels();
@@ -165,27 +165,15 @@ impl UNet {
     /// # Errors
     /// Out of memory there.
     pub fn move_to(&mut self, device: Device) -> Result<()> {
-        for param in self.params() {
-            let moved = param.tensor.detach().f_to_device(device)?;
-            param.tensor.shallow_clone().set_data(&moved);
-        }
+        move_params(&self.params(), device)?;
         self.time_embedding.move_to(device);
         Ok(())
     }
 }
 
-/// Channels last in memory on CPU, where libtorch's convolutions and norms are faster so and hand
-/// the layout on (docs/performance.md); as it comes on CUDA.
-fn preferred_layout(x: &Tensor) -> Tensor {
-    match x.device() {
-        Device::Cpu => x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]),
-        _ => x.shallow_clone(),
-    }
-}
-
 fn build_blocks(
     path: &Path,
-    config: &ModelConfig,
+    config: &UNetConfig,
     width: &mut i64,
     widths: &[i64],
 ) -> Vec<ResidualBlock> {
@@ -204,11 +192,12 @@ fn build_blocks(
 mod tests {
     use super::*;
     use crate::config::Preset;
+    use crate::model::Model;
     use tch::Kind;
 
     fn parameters(preset: Preset) -> i64 {
         let config = preset.config();
-        let net = UNet::new(&config.model, config.diffusion.timesteps, 0);
+        let net = Model::new(&config.model, config.diffusion.timesteps, 0);
         net.params().iter().map(|p| p.tensor.numel() as i64).sum()
     }
 
@@ -223,7 +212,7 @@ mod tests {
     #[test]
     fn initial_weights_follow_the_stated_limits() {
         let config = Preset::Celebahq128.config();
-        let params = UNet::new(&config.model, config.diffusion.timesteps, 0).params();
+        let params = Model::new(&config.model, config.diffusion.timesteps, 0).params();
         // Largest |w| of Keras's own initialisation of this network (50 M variant, same rule).
         for (name, limit) in [
             ("time_embedding.weight", 0.05),
@@ -244,21 +233,21 @@ mod tests {
     #[test]
     fn every_shape_that_validates_runs() {
         let mut config = Preset::Demo.config();
-        config.model.base_width = 8;
-        config.model.norm_groups = 2;
+        config.model.unet_mut().base_width = 8;
+        config.model.unet_mut().norm_groups = 2;
         for (height, width, channels, multipliers, blocks, min_pixel) in [
             (16, 32, 3, vec![1, 2], 2, 4),
             (8, 8, 1, vec![1, 1, 2], 1, 4),
             (4, 4, 3, vec![2], 3, 4),
         ] {
-            let m = &mut config.model;
+            let m = config.model.unet_mut();
             (m.height, m.width, m.channels, m.blocks, m.min_pixel) =
                 (height, width, channels, blocks, min_pixel);
             m.multipliers = multipliers;
             for embedding in [TimeEmbedding::Trainable, TimeEmbedding::Sinusoidal] {
-                config.model.time_embedding = embedding;
+                config.model.unet_mut().time_embedding = embedding;
                 config.validate().unwrap();
-                let net = UNet::new(&config.model, 10, 0);
+                let net = UNet::new(config.model.unet_mut(), 10, 0);
                 let x = Tensor::zeros([2, channels, height, width], (Kind::Float, Device::Cpu));
                 let out = net.forward(&x, &Tensor::from_slice(&[0i64, 9]), true);
                 assert_eq!(out.size(), x.size());

@@ -1,4 +1,4 @@
-//! Samplers: each a loop over x_t that sees the network as `Fn(x_t, t) -> eps_hat`.
+//! Samplers: each a loop over x_t that sees the network as a function of (x_t, t).
 
 mod ddpm;
 mod pictures;
@@ -8,5 +8,6 @@ pub use pictures::{Pictures, sample_pictures};
 
 use tch::Tensor;
 
-/// A network that predicts the noise: `(x_t [N, C, H, W], t [N] i64) -> eps_hat [N, C, H, W]`.
+/// A network: `(x_t [N, C, H, W], t [N] i64) -> out`, which is the prediction `[N, C, H, W]`, or that and the
+/// place of its variance, `[N, 2C, H, W]`.
 pub type Denoiser<'a> = dyn Fn(&Tensor, &Tensor) -> Tensor + 'a;

@@ -61,19 +61,27 @@ pub fn sample_pictures(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Preset, Sigma};
-    use crate::model::UNet;
+    use crate::config::{Prediction, Preset, Sigma};
+    use crate::model::Model;
+
+    const PLAIN: Ddpm = Ddpm {
+        prediction: Prediction::Eps,
+        sigma: Sigma::Beta,
+        clip_x0: false,
+        last_noise: true,
+    };
 
     #[test]
     fn a_network_s_picture_depends_on_the_batch_size_in_the_last_bits_only() {
         let mut config = Preset::Demo.config();
         config.diffusion.timesteps = 10;
-        (config.model.base_width, config.model.norm_groups) = (8, 2);
-        let net = UNet::new(&config.model, 10, 0);
+        let m = config.model.unet_mut();
+        (m.base_width, m.norm_groups) = (8, 2);
+        let net = Model::new(&config.model, 10, 0);
         let schedule = Schedule::new(&config.diffusion);
         let options = Ddpm {
-            sigma: Sigma::Beta,
             clip_x0: true,
+            ..PLAIN
         };
         let sample = |batch| {
             let wanted = Pictures {
@@ -84,7 +92,7 @@ mod tests {
                 device: Device::Cpu,
             };
             sample_pictures(
-                &|x, t| net.forward(x, t, false),
+                &|x, t| net.forward(x, t, None, false),
                 &schedule,
                 options,
                 &wanted,
@@ -101,10 +109,6 @@ mod tests {
         let mut config = Preset::Demo.config();
         config.diffusion.timesteps = 10;
         let schedule = Schedule::new(&config.diffusion);
-        let options = Ddpm {
-            sigma: Sigma::Beta,
-            clip_x0: false,
-        };
         let sample = |numbers: Range<u64>, batch| {
             let wanted = Pictures {
                 seed: 4,
@@ -113,7 +117,7 @@ mod tests {
                 chw: [3, 8, 8],
                 device: Device::Cpu,
             };
-            sample_pictures(&|x, _| x * 0.5, &schedule, options, &wanted, &mut || ())
+            sample_pictures(&|x, _| x * 0.5, &schedule, PLAIN, &wanted, &mut || ())
         };
         let all = sample(0..5, 16);
         assert_eq!(all.size(), [5, 3, 8, 8]);

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use tch::Tensor;
 
 pub use stop::Stop;
 pub use trainer::{Draw, StepOutput, Trainer};
@@ -18,10 +19,11 @@ use crate::checkpoint::{Checkpoint, RunFolder, Which};
 use crate::config::RunConfig;
 use crate::data::{self, Loaded};
 use crate::device::Chosen;
+use crate::model::load_state_dict;
 use crate::report::{
     DecodeProgress, SampleProgress, TrainProgress, duration, grid, to_pixels, write_png,
 };
-use crate::sample::{Pictures, sample_pictures};
+use crate::sample::{Ddpm, Pictures, sample_pictures};
 use readback::Readback;
 
 /// Everything about a start of a run that its config does not fix.
@@ -33,6 +35,8 @@ pub struct Start {
     pub config: RunConfig,
     /// The checkpoint to go on from.
     pub resume: Option<Checkpoint>,
+    /// Weights to begin with instead of drawn ones.
+    pub init: Option<Vec<(String, Tensor)>>,
     /// File for the decoded pictures.
     pub cache: Option<PathBuf>,
     /// Where to compute.
@@ -58,13 +62,22 @@ pub fn train(start: Start) -> Result<End> {
         folder,
         config,
         resume,
+        init,
         cache,
         chosen,
     } = start;
+    ensure!(
+        config.model.classes().is_none(),
+        "this network is told a class, and pictures of a folder have none; only sampling works with it"
+    );
     let stop = Stop::install()?;
     let data = load_data(&config, cache.as_deref(), &chosen)?;
 
     let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
+    if let Some(weights) = init {
+        load_state_dict(&trainer.arena.as_params(&trainer.arena.params), &weights)
+            .context("the weights of --init-from do not fit this run's network")?;
+    }
     if let Some(checkpoint) = resume {
         state::restore(&mut trainer, &checkpoint)?;
         warn_of_other_pictures(checkpoint.meta.pictures, data.store.len());
@@ -210,7 +223,7 @@ fn write_grids(folder: &RunFolder, config: &RunConfig, trainer: &Trainer) -> Res
             sample_pictures(
                 &denoiser,
                 &trainer.schedule,
-                (&config.sample).into(),
+                Ddpm::new(&config.diffusion, &config.sample),
                 &wanted,
                 &mut || bar.step(),
             )

@@ -19,10 +19,8 @@ const PROBE_FLOPS: u64 = 8_000_000_000;
 pub(super) fn memory_estimate_bytes(config: &RunConfig, trainer: &Trainer) -> u64 {
     const FLAT_TENSORS: u64 = 6;
     const F32_BYTES: u64 = 4;
-    let activations = trainer
-        .net
-        .cost(config.model.height, config.model.width)
-        .activations;
+    let [_, height, width] = config.model.chw();
+    let activations = trainer.net.cost(height, width).activations;
     let micro = (config.train.batch / config.train.accumulate) as u64;
     F32_BYTES * (FLAT_TENSORS * trainer.arena.parameters() as u64 + activations * micro)
 }
@@ -36,17 +34,15 @@ pub(super) fn memory_estimate_bytes(config: &RunConfig, trainer: &Trainer) -> u6
 /// Out of memory, before any work is lost.
 pub(super) fn secs_per_step(config: &RunConfig, trainer: &Trainer, data: &Store) -> Result<f64> {
     let device = trainer.arena.device();
-    let m = &config.model;
+    let [_, full_height, full_width] = config.model.chw();
+    let factor = config.model.size_factor();
     let micro = config.train.batch / config.train.accumulate;
-    let (mut pictures, mut height, mut width) = (micro, m.height, m.width);
+    let (mut pictures, mut height, mut width) = (micro, full_height, full_width);
     if !device.is_cuda() {
-        let flops = trainer.net.cost(m.height, m.width).forward_flops;
+        let flops = trainer.net.cost(height, width).forward_flops;
         pictures = (PROBE_FLOPS / flops).clamp(1, micro as u64) as i64;
         let mut corner = flops;
-        while corner > PROBE_FLOPS
-            && height % (2 * m.size_factor()) == 0
-            && width % (2 * m.size_factor()) == 0
-        {
+        while corner > PROBE_FLOPS && height % (2 * factor) == 0 && width % (2 * factor) == 0 {
             (height, width, corner) = (height / 2, width / 2, corner / 4);
         }
     }
@@ -65,7 +61,7 @@ pub(super) fn secs_per_step(config: &RunConfig, trainer: &Trainer, data: &Store)
         secs = start.elapsed().as_secs_f64();
     }
     let share =
-        (pictures * height * width) as f64 / (config.train.batch * m.height * m.width) as f64;
+        (pictures * height * width) as f64 / (config.train.batch * full_height * full_width) as f64;
     Ok(secs / share)
 }
 

@@ -5,8 +5,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::RunConfig;
 use crate::data::{Order, Store};
-use crate::diffusion::{Forward, Schedule, microbatch_loss};
-use crate::model::UNet;
+use crate::diffusion::{Noised, Objective, Schedule};
+use crate::model::Model;
 use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
 use crate::rng::{Stream, key, normal, seeded};
 
@@ -16,7 +16,7 @@ pub struct Trainer {
     /// Steps done.
     pub step: u64,
     /// The network; its weights are views of `arena.params`.
-    pub net: UNet,
+    pub net: Model,
     /// Parameters and gradients.
     pub arena: Arena,
     /// Moments.
@@ -25,7 +25,7 @@ pub struct Trainer {
     pub ema: Ema,
     /// Noise schedule.
     pub schedule: Schedule,
-    forward: Forward,
+    objective: Objective,
     order: Order,
     config: RunConfig,
 }
@@ -58,7 +58,7 @@ impl Trainer {
     /// # Errors
     /// Out of memory.
     pub fn new(config: &RunConfig, pictures: u64, device: Device) -> Result<Trainer> {
-        let mut net = UNet::new(&config.model, config.diffusion.timesteps, config.train.seed);
+        let mut net = Model::new(&config.model, config.diffusion.timesteps, config.train.seed);
         net.move_to(device)?;
         let arena = Arena::new(&net.params())?;
         let schedule = Schedule::new(&config.diffusion);
@@ -66,7 +66,12 @@ impl Trainer {
             step: 0,
             optimizer: Optimizer::new(&config.optim, &arena),
             ema: Ema::new(&arena, config.optim.ema),
-            forward: Forward::new(&schedule, device),
+            objective: Objective::new(
+                &config.diffusion,
+                &schedule,
+                config.model.learned_variance(),
+                device,
+            ),
             order: Order::new(config.train.seed, pictures),
             schedule,
             net,
@@ -138,21 +143,21 @@ impl Trainer {
         let seed = self.config.train.seed;
         let t = t.to_device(device);
         let eps = normal(seed, Stream::Noise, step, &x_0.size(), device);
-        let x_t = self.forward.q_sample(x_0, &t, &eps);
+        let noised = self.objective.noise(x_0, t, eps);
         self.arena.zero_grad();
         seeded(key(seed, Stream::Dropout, step), || {
-            self.accumulate(&x_t, &t, &eps)
+            self.accumulate(&noised)
         })
     }
 
-    fn accumulate(&self, x_t: &Tensor, t: &Tensor, eps: &Tensor) -> Result<Tensor> {
-        let batch = x_t.size()[0];
+    fn accumulate(&self, noised: &Noised) -> Result<Tensor> {
+        let batch = noised.x_t.size()[0];
         let micro = (self.config.train.batch / self.config.train.accumulate).min(batch);
-        let mut total = Tensor::zeros([], (Kind::Float, x_t.device()));
+        let mut total = Tensor::zeros([], (Kind::Float, noised.x_t.device()));
         for start in (0..batch).step_by(micro as usize) {
-            let part = |x: &Tensor| x.narrow(0, start, micro.min(batch - start));
-            let eps_hat = self.net.forward(&part(x_t), &part(t), true);
-            let loss = microbatch_loss(self.config.diffusion.loss, &eps_hat, &part(eps), batch);
+            let part = noised.part(start, micro.min(batch - start));
+            let out = self.net.forward(&part.x_t, &part.t, None, true);
+            let loss = self.objective.loss(&out, &part, batch);
             loss.f_backward()?;
             total += loss.detach();
         }
@@ -166,9 +171,9 @@ impl Trainer {
         }
     }
 
-    /// eps_hat of the network as it is, without dropout.
+    /// Output of the network as it is, without dropout.
     pub fn predict(&self, x_t: &Tensor, t: &Tensor) -> Tensor {
-        self.net.forward(x_t, t, false)
+        self.net.forward(x_t, t, None, false)
     }
 }
 
@@ -180,7 +185,7 @@ mod tests {
 
     fn tiny() -> (RunConfig, Store) {
         let mut config = Preset::Demo.config();
-        let m = &mut config.model;
+        let m = config.model.unet_mut();
         (m.height, m.width, m.base_width, m.norm_groups) = (8, 8, 8, 2);
         m.multipliers = vec![1, 2];
         config.train.batch = 4;
@@ -206,7 +211,7 @@ mod tests {
     #[test]
     fn microbatches_give_the_gradients_of_the_whole_batch() {
         let (mut config, data) = tiny();
-        config.model.dropout = 0.0;
+        config.model.set_dropout(0.0);
         let grads = |config: &RunConfig| {
             let mut trainer = Trainer::new(config, data.len(), Device::Cpu).unwrap();
             let draw = trainer.draw(0);
@@ -228,7 +233,7 @@ mod tests {
     #[test]
     fn a_step_is_a_function_of_seed_and_step() {
         let (mut config, data) = tiny();
-        config.model.dropout = 0.1;
+        config.model.set_dropout(0.1);
         let once = weights_after(&config, &data, 3);
         seeded(5, || ());
         assert_eq!(once, weights_after(&config, &data, 3));

@@ -1,0 +1,282 @@
+//! Refuses networks that cannot work.
+
+use super::validate::require;
+use super::{
+    AttentionUNetConfig, ConfigError, LucidrainsConfig, LucidrainsNorm, ModelConfig, Norm,
+};
+use super::{TimeEmbedding, UNetConfig};
+
+/// Most levels, blocks a level and channels that make sense; more is a damaged or hostile file.
+const MOST_LEVELS: usize = 16;
+const MOST_BLOCKS: i64 = 64;
+const MOST_WIDTH: i64 = 65_536;
+
+impl ModelConfig {
+    /// Checks the network's settings alone; returns warnings.
+    ///
+    /// # Errors
+    /// The first setting that cannot work.
+    pub fn validate(&self) -> Result<Vec<String>, ConfigError> {
+        let [channels, height, width] = self.chw();
+        require(
+            channels == 1 || channels == 3,
+            "model.channels",
+            channels,
+            "want 3 (colour) or 1 (grey)",
+        )?;
+        let warnings = match self {
+            ModelConfig::Unet(m) => m.validate()?,
+            ModelConfig::UnetAttention(m) => m.validate()?,
+            ModelConfig::Lucidrains(m) => m.validate()?,
+        };
+        let factor = self.size_factor();
+        for (setting, side) in [("model.height", height), ("model.width", width)] {
+            require(
+                (1..=16_384).contains(&side) && side % factor == 0,
+                setting,
+                side,
+                format!(
+                    "want a multiple of {factor} up to 16384, because this network halves the picture {} times",
+                    factor.ilog2()
+                ),
+            )?;
+        }
+        Ok(warnings)
+    }
+}
+
+fn widths(setting: &'static str, widths: &[i64]) -> Result<(), ConfigError> {
+    require(
+        (1..=MOST_LEVELS).contains(&widths.len())
+            && widths.iter().all(|w| (1..=MOST_WIDTH).contains(w)),
+        setting,
+        format!("{widths:?}"),
+        "want 1 to 16 whole numbers from 1 to 65536, one a level",
+    )
+}
+
+fn one_a_level<T>(setting: &'static str, list: &[T], levels: usize) -> Result<(), ConfigError> {
+    require(
+        list.len() == levels,
+        setting,
+        format!("{} entries", list.len()),
+        format!("want one for each of the {levels} levels"),
+    )
+}
+
+fn dropout_and_eps(dropout: f64, norm_eps: f64) -> Result<(), ConfigError> {
+    require(
+        (0.0..1.0).contains(&dropout),
+        "model.dropout",
+        dropout,
+        "want 0 <= dropout < 1",
+    )?;
+    require(
+        norm_eps > 0.0 && norm_eps.is_finite(),
+        "model.norm_eps",
+        norm_eps,
+        "want a positive number",
+    )
+}
+
+impl UNetConfig {
+    fn validate(&self) -> Result<Vec<String>, ConfigError> {
+        require(
+            (1..=65_536).contains(&self.base_width),
+            "model.base_width",
+            self.base_width,
+            "want 1 or more, usually 32 to 256",
+        )?;
+        require(
+            (1..=16).contains(&self.multipliers.len())
+                && self.multipliers.iter().all(|m| (1..=64).contains(m)),
+            "model.multipliers",
+            format!("{:?}", self.multipliers),
+            "want 1 to 16 whole numbers from 1 to 64, for example 1,2,2",
+        )?;
+        require(
+            (1..=64).contains(&self.blocks),
+            "model.blocks",
+            self.blocks,
+            "want 1 to 64",
+        )?;
+        require(
+            self.min_pixel >= 1,
+            "model.min_pixel",
+            self.min_pixel,
+            "want at least 1",
+        )?;
+        require(
+            (0.0..1.0).contains(&self.dropout),
+            "model.dropout",
+            self.dropout,
+            "want 0 <= dropout < 1",
+        )?;
+        require(
+            self.norm_eps > 0.0,
+            "model.norm_eps",
+            self.norm_eps,
+            "want a positive number",
+        )?;
+        require(
+            self.base_width % 2 == 0 || self.time_embedding == TimeEmbedding::Trainable,
+            "model.base_width",
+            self.base_width,
+            "a sinusoidal time embedding needs an even width",
+        )?;
+        self.validate_norm()
+    }
+
+    fn validate_norm(&self) -> Result<Vec<String>, ConfigError> {
+        require(
+            self.norm != Norm::Batch,
+            "model.norm",
+            "batch",
+            "batch norm is refused: its statistics mix pictures at different noise levels t, and the ones it keeps for sampling fit none of them; use group, layer or instance",
+        )?;
+        let mut warnings = Vec::new();
+        for level in self.levels() {
+            let groups = self.groups_of(level.width);
+            require(
+                groups >= 1 && level.width % groups == 0,
+                "model.norm_groups",
+                groups,
+                format!(
+                    "must divide every level's width, and {} is one",
+                    level.width
+                ),
+            )?;
+            if self.norm == Norm::Group && level.width / groups < 4 {
+                warnings.push(format!(
+                    "norm groups of {} channel(s) at width {}: below 4 the norm erases most of each channel's mean, and pictures come out in wrong flat colours; use fewer norm groups",
+                    level.width / groups,
+                    level.width
+                ));
+            }
+        }
+        warnings.dedup();
+        Ok(warnings)
+    }
+}
+
+impl AttentionUNetConfig {
+    fn validate(&self) -> Result<Vec<String>, ConfigError> {
+        widths("model.widths", &self.widths)?;
+        widths("model.base_width", &[self.base_width])?;
+        require(
+            (1..=MOST_BLOCKS).contains(&self.blocks),
+            "model.blocks",
+            self.blocks,
+            "want 1 to 64",
+        )?;
+        one_a_level(
+            "model.attention_down",
+            &self.attention_down,
+            self.widths.len(),
+        )?;
+        one_a_level("model.attention_up", &self.attention_up, self.widths.len())?;
+        dropout_and_eps(self.dropout, self.norm_eps)?;
+        self.validate_time()?;
+        require(
+            self.mid_scale > 0.0 && self.mid_scale.is_finite(),
+            "model.mid_scale",
+            self.mid_scale,
+            "want a positive number",
+        )?;
+        let classes = self.classes.unwrap_or(1);
+        require(
+            (1..=1_000_000).contains(&classes),
+            "model.classes",
+            classes,
+            "want 1 to 1000000 classes",
+        )?;
+        for width in self.widths.iter().chain([&self.base_width]) {
+            require(
+                self.norm_groups >= 1 && width % self.norm_groups == 0,
+                "model.norm_groups",
+                self.norm_groups,
+                format!("must divide every level's width, and {width} is one"),
+            )?;
+        }
+        self.validate_heads()?;
+        Ok(vec![])
+    }
+
+    fn validate_time(&self) -> Result<(), ConfigError> {
+        widths("model.time_width", &[self.time_width])?;
+        require(
+            (2..=MOST_WIDTH).contains(&self.time_channels) && self.time_channels % 2 == 0,
+            "model.time_channels",
+            self.time_channels,
+            "want an even number from 2",
+        )?;
+        require(
+            (0..self.time_channels / 2).contains(&self.freq_shift),
+            "model.freq_shift",
+            self.freq_shift,
+            "want 0 or 1, below half of time_channels",
+        )?;
+        require(
+            self.time_scale > 0.0 && self.time_scale.is_finite(),
+            "model.time_scale",
+            self.time_scale,
+            "want a positive number",
+        )
+    }
+
+    fn validate_heads(&self) -> Result<(), ConfigError> {
+        require(
+            self.head_channels.is_none_or(|c| c >= 1),
+            "model.head_channels",
+            self.head_channels.unwrap_or(0),
+            "want at least 1",
+        )?;
+        let lowest = self.widths.len() - 1;
+        for (i, &width) in self.widths.iter().enumerate() {
+            let down = self.attention_down[i] || (self.mid_attention && i == lowest);
+            for (used, up) in [(down, false), (self.attention_up[i], true)] {
+                let heads = self.heads_of(width, up);
+                let whole = self.head_channels.is_none_or(|c| width % c == 0);
+                require(
+                    !used || (heads >= 1 && width % heads == 0 && whole),
+                    "model.heads",
+                    format!("{heads} over {width} channels"),
+                    "the heads of a level with attention must share its channels evenly; set heads or head_channels",
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LucidrainsConfig {
+    fn validate(&self) -> Result<Vec<String>, ConfigError> {
+        widths("model.multipliers", &self.multipliers)?;
+        widths("model.base_width", &[self.base_width])?;
+        widths("model.init_width", &[self.init_width])?;
+        let levels = self.multipliers.len();
+        one_a_level("model.heads", &self.heads, levels)?;
+        one_a_level("model.head_channels", &self.head_channels, levels)?;
+        one_a_level("model.full_attention", &self.full_attention, levels)?;
+        widths("model.heads", &self.heads)?;
+        widths("model.head_channels", &self.head_channels)?;
+        dropout_and_eps(self.dropout, 1e-5)?;
+        require(
+            self.base_width % 2 == 0 && self.base_width >= 4,
+            "model.base_width",
+            self.base_width,
+            "a sinusoidal time embedding needs an even width of at least 4",
+        )?;
+        let widest = self.multipliers.iter().max().unwrap_or(&1) * self.base_width;
+        widths("model.multipliers", &[widest])?;
+        let whole = self.norm == LucidrainsNorm::Rms
+            || (self.base_width % 8 == 0 && self.init_width % 8 == 0);
+        require(
+            whole,
+            "model.base_width",
+            self.base_width,
+            "group norms of 8 groups need multiples of 8",
+        )?;
+        Ok(vec![])
+    }
+}

@@ -1,0 +1,163 @@
+//! Attention over the pixels of a feature map, with a few trained keys and values beside theirs.
+
+use tch::nn::Path;
+use tch::{Tensor, no_grad};
+
+use super::layers::{Conv, RmsNorm};
+use crate::config::LucidrainsConfig;
+
+/// Trained keys and values a head; the package has no setting for it.
+const MEMORIES: i64 = 4;
+
+/// How many heads, how wide, and which attention.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads {
+    pub(super) count: i64,
+    pub(super) channels: i64,
+    pub(super) full: bool,
+}
+
+impl Heads {
+    pub(super) fn of_level(config: &LucidrainsConfig, level: usize) -> Heads {
+        Heads {
+            count: config.heads[level],
+            channels: config.head_channels[level],
+            full: config.full_attention[level],
+        }
+    }
+
+    /// The middle's: as the lowest level's, and full whatever that is.
+    pub(super) fn middle(config: &LucidrainsConfig) -> Heads {
+        Heads {
+            full: true,
+            ..Heads::of_level(config, config.multipliers.len() - 1)
+        }
+    }
+}
+
+/// `x + to_out(attention(q, k, v))` with q, k, v from the normalised `x`: softmax attention, or linear
+/// attention
+///
+/// ```text
+/// q = softmax(q) over a head's channels, / sqrt(D);  k = softmax(k) over the pixels
+/// out = (k vᵀ)ᵀ q
+/// ```
+///
+/// whose cost grows with the number of pixels and not with its square.
+///
+/// Source: Shen et al. 2018 <https://arxiv.org/abs/1812.01243>; Vaswani et al. 2017, eq. 1
+/// <https://arxiv.org/abs/1706.03762>
+#[derive(Debug)]
+pub(super) struct Attention {
+    mem_kv: Tensor,
+    norm: RmsNorm,
+    to_qkv: Conv,
+    to_out: Conv,
+    /// Of linear attention only.
+    norm_out: Option<RmsNorm>,
+    heads: Heads,
+}
+
+impl Attention {
+    pub(super) fn new(path: &Path, width: i64, heads: Heads) -> Attention {
+        let Heads {
+            count,
+            channels,
+            full,
+        } = heads;
+        let hidden = count * channels;
+        let memory = if full {
+            [MEMORIES, channels]
+        } else {
+            [channels, MEMORIES]
+        };
+        let mem_kv = path.zeros("mem_kv", &[2, count, memory[0], memory[1]]);
+        no_grad(|| {
+            let _ = mem_kv.shallow_clone().normal_(0.0, 1.0);
+        });
+        let norm = RmsNorm::new(&(path / "norm"), width);
+        let to_qkv = Conv::without_bias(&(path / "to_qkv"), width, 3 * hidden, 1);
+        let path = &(path / "to_out");
+        let (to_out, norm_out) = if full {
+            (Conv::new(path, hidden, width, 1), None)
+        } else {
+            let to_out = Conv::new(&(path / 0), hidden, width, 1);
+            (to_out, Some(RmsNorm::new(&(path / 1), width)))
+        };
+        Attention {
+            mem_kv,
+            norm,
+            to_qkv,
+            to_out,
+            norm_out,
+            heads,
+        }
+    }
+
+    pub(super) fn heads(&self) -> Heads {
+        self.heads
+    }
+
+    /// Its two convolutions.
+    pub(super) fn convs(&self) -> [&Conv; 2] {
+        [&self.to_qkv, &self.to_out]
+    }
+
+    /// `[N, C, H, W]` to the same.
+    pub(super) fn forward(&self, x: &Tensor) -> Tensor {
+        let size = x.size();
+        let [n, height, width] = [size[0], size[2], size[3]];
+        let Heads {
+            count,
+            channels,
+            full,
+        } = self.heads;
+        // [N, 3, heads, D, pixels]: a view.
+        let qkv = self.to_qkv.forward(&self.norm.forward(x)).reshape([
+            n,
+            3,
+            count,
+            channels,
+            height * width,
+        ]);
+        let [q, k, v] = [0, 1, 2].map(|i| qkv.select(1, i));
+        let mixed = if full {
+            self.softmax(&q, &k, &v)
+        } else {
+            self.linear(&q, &k, &v)
+        };
+        let mixed = mixed.reshape([n, count * channels, height, width]);
+        let mut out = self.to_out.forward(&mixed);
+        if let Some(norm) = &self.norm_out {
+            out = norm.forward(&out);
+        }
+        // In place: the backward passes of the convolution and the norm do not use their outputs.
+        out += x;
+        out
+    }
+
+    /// The trained keys (0) or values (1) before those of N pictures, along `dim`.
+    fn with_memory(&self, which: i64, own: &Tensor, dim: i64) -> Tensor {
+        let memory = self.mem_kv.select(0, which).unsqueeze(0);
+        let memory = memory.expand([own.size()[0], -1, -1, -1], false);
+        Tensor::cat(&[memory.to_kind(own.kind()), own.shallow_clone()], dim)
+    }
+
+    /// q, k, v: `[N, heads, D, pixels]`; returns the same.
+    fn softmax(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+        let [q, k, v] = [q, k, v].map(|x| x.transpose(-1, -2));
+        let (k, v) = (self.with_memory(0, &k, -2), self.with_memory(1, &v, -2));
+        let (none, scale) = (None::<&Tensor>, None::<f64>);
+        Tensor::scaled_dot_product_attention(&q, &k, &v, none, 0.0, false, scale, false)
+            .transpose(-1, -2)
+    }
+
+    /// q, k, v: `[N, heads, D, pixels]`; returns the same.
+    fn linear(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+        let (k, v) = (self.with_memory(0, k, -1), self.with_memory(1, v, -1));
+        let q = q.softmax(-2, q.kind()) / (self.heads.channels as f64).sqrt();
+        let k = k.softmax(-1, k.kind());
+        let context = v.matmul(&k.transpose(-1, -2));
+        context.matmul(&q)
+    }
+}

@@ -1,0 +1,88 @@
+//! What a picture costs in the U-Net with attention.
+
+use super::resample::{Downsample, Upsample};
+use super::resnet::ResnetBlock;
+use super::{AttentionUNet, Unit};
+use crate::model::Cost;
+use crate::model::unet_attention::attention::Attention;
+
+impl Cost {
+    fn add_linear(&mut self, weight: &tch::Tensor, rows: i64) {
+        self.forward_flops += 2 * weight.numel() as u64 * rows as u64;
+    }
+
+    fn add_resnet(&mut self, block: &ResnetBlock, pixels: i64) {
+        let (convs, time) = block.weights();
+        let mut widths = (0, 0);
+        for (i, weight) in convs.enumerate() {
+            self.add_conv(weight, pixels);
+            if i == 0 {
+                widths = (weight.size()[1], weight.size()[0]);
+            }
+        }
+        self.add_linear(time, 1);
+        // Norm input and output and swish before each convolution, and the sum.
+        self.activations += (pixels * (3 * widths.0 + 4 * widths.1)) as u64;
+    }
+
+    fn add_attention(&mut self, attention: &Attention, pixels: i64) {
+        let weights = attention.weights();
+        for weight in weights {
+            self.add_linear(weight, pixels);
+        }
+        let width = weights[0].size()[0];
+        // Scores and their use; the kernel keeps no scores.
+        self.forward_flops += (4 * pixels * pixels * width) as u64;
+        self.activations += (7 * pixels * width) as u64;
+    }
+
+    fn add_unit(&mut self, unit: &Unit, pixels: i64) {
+        self.add_resnet(&unit.resnet, pixels);
+        if let Some(attention) = &unit.attention {
+            self.add_attention(attention, pixels);
+        }
+    }
+}
+
+impl AttentionUNet {
+    /// Cost of one `height` × `width` picture.
+    pub fn cost(&self, height: i64, width: i64) -> Cost {
+        let mut cost = Cost::default();
+        let mut pixels = height * width;
+        cost.add_conv(&self.conv_in.weight, pixels);
+        for linear in self.time.linears() {
+            cost.add_linear(&linear.weight, 1);
+        }
+        for level in &self.down {
+            level.units.iter().for_each(|u| cost.add_unit(u, pixels));
+            let Some(downsample) = &level.downsample else {
+                continue;
+            };
+            pixels /= 4;
+            match downsample {
+                Downsample::Conv(c) | Downsample::ConvAsymmetric(c) => {
+                    cost.add_conv(&c.weight, pixels);
+                }
+                Downsample::Resnet(block) => cost.add_resnet(block, pixels),
+            }
+        }
+        cost.add_resnet(&self.middle.first, pixels);
+        if let Some(attention) = &self.middle.attention {
+            cost.add_attention(attention, pixels);
+        }
+        cost.add_resnet(&self.middle.second, pixels);
+        for level in &self.up {
+            level.units.iter().for_each(|u| cost.add_unit(u, pixels));
+            let Some(upsample) = &level.upsample else {
+                continue;
+            };
+            pixels *= 4;
+            match upsample {
+                Upsample::Conv(c) => cost.add_conv(&c.weight, pixels),
+                Upsample::Resnet(block) => cost.add_resnet(block, pixels),
+            }
+        }
+        cost.add_conv(&self.conv_out.weight, pixels);
+        cost
+    }
+}
