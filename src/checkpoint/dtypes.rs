@@ -24,9 +24,10 @@ pub(super) fn kind_of_safetensors(dtype: Safetensors) -> Option<Kind> {
     ALL.iter().find(|row| row.0 == dtype).map(|row| row.2)
 }
 
-/// libtorch's kind for a dtype of a PyTorch file.
-pub(super) fn kind_of_torch(dtype: Torch) -> Option<Kind> {
-    ALL.iter().find(|row| row.1 == dtype).map(|row| row.2)
+/// libtorch's kind for a dtype of a PyTorch file; it has them all.
+pub(super) fn kind_of_torch(dtype: Torch) -> Kind {
+    // The rows stand in the order of the enum.
+    ALL[dtype as usize].2
 }
 
 /// The safetensors dtype of a kind, where it has one.
@@ -37,4 +38,19 @@ pub(super) fn to_safetensors(kind: Kind) -> Option<Safetensors> {
 /// The dtype of a kind in a PyTorch file, where it has one.
 pub(super) fn to_torch(kind: Kind) -> Option<Torch> {
     ALL.iter().find(|row| row.2 == kind).map(|row| row.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_dtype_of_a_pytorch_file_has_its_kind() {
+        for (dtype, row) in Torch::ALL.into_iter().zip(ALL) {
+            assert_eq!(dtype, row.1);
+            assert_eq!(kind_of_torch(dtype), row.2);
+            assert_eq!(to_torch(row.2), Some(dtype));
+            assert_eq!(dtype.size_bytes(), row.2.elt_size_in_bytes());
+        }
+    }
 }

@@ -1,10 +1,41 @@
 //! What can go wrong with a checkpoint file.
 
-use std::io;
 use std::path::PathBuf;
+use std::{fmt, io};
 
 use super::host_tensor::TensorError;
 use super::pickle::PickleError;
+
+/// Longest name from a file that a message repeats, in characters.
+const MAX_SHOWN_CHARS: usize = 200;
+/// Longest message of a parser that is passed on, in characters.
+const MAX_TEXT_CHARS: usize = 2000;
+
+/// A name from a file, cut for a message: the file chose its length.
+pub(super) fn shown(name: &str) -> String {
+    match name.char_indices().nth(MAX_SHOWN_CHARS) {
+        Some((end, _)) => format!("{}...", &name[..end]),
+        None => name.to_owned(),
+    }
+}
+
+/// A parser's message, which repeats words of the file, as an error that is safe to print.
+pub(super) fn quoting(message: impl fmt::Display) -> anyhow::Error {
+    let text: String = message.to_string().chars().take(MAX_TEXT_CHARS).collect();
+    anyhow::Error::msg(printable(&text))
+}
+
+/// Text from a file as a terminal may see it: without control characters.
+pub(super) fn printable(text: &str) -> String {
+    let mut printable = String::new();
+    for char in text.chars() {
+        match char {
+            '"' | '\'' | '\\' => printable.push(char),
+            _ => printable.extend(char.escape_debug()),
+        }
+    }
+    printable
+}
 
 /// A checkpoint that cannot be read; every message names the file and what to do about it.
 ///
@@ -20,6 +51,20 @@ pub enum CheckpointError {
         action: &'static str,
         /// The refusal.
         source: io::Error,
+    },
+    /// No container of weights.
+    #[error(
+        "{} holds no weights that can be read: it starts with [{first_bytes}], wanted a safetensors file, \
+         a file of torch.save, or an HDF5 file of Keras{hint}",
+        path.display()
+    )]
+    NotWeights {
+        /// The file.
+        path: PathBuf,
+        /// Its first bytes, in hexadecimal.
+        first_bytes: String,
+        /// What it looks like and what to do, after a semicolon; may be empty.
+        hint: &'static str,
     },
     /// Neither container that torch writes.
     #[error(
@@ -51,6 +96,15 @@ pub enum CheckpointError {
         path.display()
     )]
     DuplicateEntries {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// Bytes that belong to two entries: small files that are read as large ones.
+    #[error(
+        "{} holds zip entries that overlap, which torch never writes; do not trust this file",
+        path.display()
+    )]
+    OverlappingEntries {
         /// The checkpoint.
         path: PathBuf,
     },
@@ -167,9 +221,19 @@ pub enum CheckpointError {
         /// Why.
         source: TensorError,
     },
+    /// libtorch refused to make a tensor, most likely for want of memory.
+    #[error("libtorch cannot make tensor {tensor:?} of {}", path.display())]
+    Torch {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Name of the tensor.
+        tensor: String,
+        /// What libtorch says.
+        source: tch::TchError,
+    },
     /// The weights were wanted and the file is laid out in another way.
     #[error(
-        "{}: wanted a dict that maps names to tensors, found {found}; name the entry that holds the weights, \
+        "{}: wanted names and their tensors, found {found}; name the entry that holds the weights, \
          or save that one alone",
         path.display()
     )]

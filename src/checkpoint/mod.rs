@@ -3,6 +3,8 @@
 //! - `safetensors`: the container of everything this program writes
 //! - `file`: a training checkpoint or plain weights with the config they belong to
 //! - `run_folder`: the files of a run
+//! - `source`: any file of weights as one tree of keys; `hdf5`: Keras' container
+//! - `import`: other programs' networks, in both directions
 //! - `pt`, `pickle`, `pt_write`: PyTorch's own format, read by an interpreter that can run nothing
 //!
 //! Every file that is read is untrusted.
@@ -11,17 +13,20 @@ mod describe;
 mod dtypes;
 mod error;
 mod file;
+mod hdf5;
 pub mod host_tensor;
+pub mod import;
 pub mod pickle;
 pub mod pt;
 pub mod pt_write;
 mod run_folder;
 pub mod safetensors;
+pub mod source;
 mod torch_file;
 
 pub use describe::{Description, describe};
 pub use error::CheckpointError;
-pub use file::{Checkpoint, Contents, Meta, Which, read_checkpoint, write_checkpoint};
+pub use file::{Checkpoint, Contents, Meta, Which, is_ours, read_checkpoint, write_checkpoint};
 pub use run_folder::{Resumable, RunFolder, resolve};
 pub use torch_file::{read_state_dict, write_state_dict};
 

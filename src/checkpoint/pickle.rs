@@ -36,7 +36,7 @@ const MAX_VALUES: usize = 2_000_000;
 const MAX_DEPTH: usize = 100;
 /// Most dimensions of a tensor, which is torch's own limit.
 const MAX_DIMS: usize = 64;
-/// Longest module or class name.
+/// Longest module, class or storage name.
 const MAX_NAME_BYTES: usize = 256;
 
 type Result<T> = std::result::Result<T, PickleError>;
@@ -46,6 +46,14 @@ type Result<T> = std::result::Result<T, PickleError>;
 pub(super) struct Pickled {
     pub(super) root: Value,
     pub(super) storages: BTreeMap<Arc<str>, StorageRef>,
+}
+
+/// Reads the pickle that `bytes` start with: what a torch file holds beside its tensors' data.
+///
+/// # Errors
+/// On anything but plain data and tensors, and on whatever is damaged, too long or too deep.
+pub fn from_bytes(mut bytes: &[u8]) -> Result<Value> {
+    Ok(unpickle(&mut bytes)?.root)
 }
 
 /// Reads one pickle and leaves `reader` after its last byte.
@@ -64,10 +72,7 @@ pub(super) fn unpickle(reader: &mut dyn Read) -> Result<Pickled> {
     };
     while machine.step()? {}
     let root = machine.pop()?;
-    let mut tree = TreeBuilder {
-        nodes: &machine.nodes,
-        budget: Budget::default(),
-    };
+    let mut tree = TreeBuilder::new(&machine.nodes);
     Ok(Pickled {
         root: tree.value(root, 0)?,
         storages: machine.storages,

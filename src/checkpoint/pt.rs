@@ -2,12 +2,14 @@
 //! later, and the older file of pickles followed by raw storages.
 //!
 //! Opening a file reads its directory and its pickle. A tensor's bytes are read when
-//! [`PtFile::tensor`] asks for them. Nothing read from the file is trusted: see the crate's
-//! `pickle` module for the objects; here every length is held against the file's before memory is
-//! taken, and an expanded view may take at most `MAX_EXPANSION` times the file.
+//! [`PtFile::tensor`] asks for them. Nothing read from the file is trusted: see the `pickle` room for
+//! the objects; here every length is held against the file's before memory is
+//! taken, and views, expanded or stepped, may cost at most `MAX_EXPANSION` times the file.
 //!
 //! Source: `torch/serialization.py` of torch 2.11, `_load` and `_legacy_load`.
 
+#[cfg(test)]
+pub(super) mod handmade;
 mod legacy;
 mod source;
 #[cfg(test)]
@@ -18,11 +20,16 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
 
-use self::legacy::{LEGACY_MAGIC, read_legacy};
+use tch::{Device, Kind, TchError, Tensor};
+
+pub(super) use self::legacy::LEGACY_MAGIC;
+use self::legacy::read_legacy;
 use self::source::{Extent, Source};
-use self::zip::{ZIP_MAGIC, read_zip};
-use super::error::CheckpointError;
-use super::host_tensor::{HostTensor, TensorError, byte_len, strided_span};
+pub(super) use self::zip::ZIP_MAGIC;
+use self::zip::read_zip;
+use super::dtypes::kind_of_torch;
+use super::error::{CheckpointError, shown};
+use super::host_tensor::{TensorError, byte_len, is_contiguous, strided_span};
 use super::pickle::{TensorRef, Value};
 
 /// How many times the file's length its tensors may take in memory; above 1 only if they share
@@ -30,8 +37,6 @@ use super::pickle::{TensorRef, Value};
 const MAX_EXPANSION: u64 = 16;
 /// What tensors may take in memory however short the file is.
 const FREE_BYTES: u64 = 1 << 20;
-/// Most keys that an error message lists.
-const MAX_LISTED: usize = 12;
 
 type Result<T> = std::result::Result<T, CheckpointError>;
 
@@ -75,86 +80,61 @@ pub fn read(path: &Path) -> Result<PtFile> {
 }
 
 impl PtFile {
-    /// Reads one tensor, contiguous; `name` is for messages only.
+    /// Reads one tensor: on CPU, of its own dtype, contiguous. `name` is for messages only.
+    ///
+    /// No byte is in memory twice, but for a view with gaps.
     ///
     /// # Errors
     /// If its storage is missing, cut short or fails its checksum, or the view leaves it, overlaps
     /// itself, or takes much more memory than the file.
-    pub fn tensor(&self, name: &str, tensor: &TensorRef) -> Result<HostTensor> {
+    pub fn tensor(&self, name: &str, tensor: &TensorRef) -> Result<Tensor> {
         let error = |source| self.tensor_error(name, source);
+        let torch = |source| self.torch_error(name, source);
         let (extent, start, len) = self.locate(tensor).map_err(error)?;
-        let span = self.source.slice(extent, start, len)?;
-        HostTensor::from_strided(
-            tensor.storage.dtype,
-            tensor.shape.clone(),
-            &tensor.strides,
-            span,
-        )
-        .map_err(error)
-    }
-
-    /// Reads the weights when the file holds nothing else: a flat dict of tensors, in the file's
-    /// order.
-    ///
-    /// # Errors
-    /// If the file holds anything else, which the message lists, or a tensor cannot be read.
-    pub fn state_dict(&self) -> Result<Vec<(String, HostTensor)>> {
-        self.state_dict_in(&self.root)
-    }
-
-    /// Reads the weights kept in one value of the file, such as `file.root.get("ema")`.
-    ///
-    /// # Errors
-    /// As [`PtFile::state_dict`].
-    pub fn state_dict_in(&self, value: &Value) -> Result<Vec<(String, HostTensor)>> {
-        let entries = self.tensors_in(value)?;
-        let mut total_bytes = 0_usize;
-        for (name, tensor) in &entries {
-            let bytes = byte_len(tensor.storage.dtype, &tensor.shape)
-                .map_err(|error| self.tensor_error(name, error))?;
-            total_bytes = total_bytes.saturating_add(bytes);
-            self.check_limit(total_bytes)
-                .map_err(|error| self.tensor_error(name, error))?;
+        let span = self.span(name, extent, start, len)?;
+        let kind = kind_of_torch(tensor.storage.dtype);
+        if kind == Kind::Bool {
+            let found = largest(&span).map_err(torch)?;
+            if found > 1 {
+                return Err(error(TensorError::NotBool { found }));
+            }
         }
-        entries
-            .into_iter()
-            .map(|(name, tensor)| Ok((name.to_owned(), self.tensor(name, tensor)?)))
-            .collect()
+        row_major(&span, kind, tensor).map_err(torch)
     }
 
-    /// Lists a flat dict of tensors without reading their bytes; an entry `_metadata` is left out.
-    ///
-    /// # Errors
-    /// If `value` is anything else, which the message lists.
-    pub fn tensors_in<'a>(&self, value: &'a Value) -> Result<Vec<(&'a str, &'a TensorRef)>> {
-        let not_state_dict = || CheckpointError::NotStateDict {
-            path: self.source.path.clone(),
-            found: listing(value),
+    /// Bytes that a tensor takes in memory or reads from its storage, whichever is more: a view of two
+    /// elements can span a whole storage.
+    pub(super) fn cost_bytes(&self, name: &str, tensor: &TensorRef) -> Result<usize> {
+        let dtype = tensor.storage.dtype;
+        let cost = || -> std::result::Result<usize, TensorError> {
+            let span = strided_span(&tensor.shape, &tensor.strides)?.min(tensor.storage.numel);
+            let read_bytes = span.saturating_mul(dtype.size_bytes());
+            Ok(byte_len(dtype, &tensor.shape)?.max(read_bytes))
         };
-        let Value::Dict(items) = value else {
-            return Err(not_state_dict());
-        };
-        items
-            .iter()
-            .filter(|(key, _)| !matches!(key, Value::Str(name) if &**name == "_metadata"))
-            .map(|item| match item {
-                (Value::Str(name), Value::Tensor(tensor)) => Ok((&**name, &**tensor)),
-                _ => Err(not_state_dict()),
-            })
-            .collect()
+        cost().map_err(|error| self.tensor_error(name, error))
     }
 
-    /// What the file holds at its top level: key and kind, such as `("step", "int 5")`.
-    ///
-    /// A file that is no dict has one entry with an empty key.
-    pub fn top_level(&self) -> Vec<(String, String)> {
-        match &self.root {
-            Value::Dict(items) => items
-                .iter()
-                .map(|(key, value)| (key_text(key), value.kind()))
-                .collect(),
-            other => vec![(String::new(), other.kind())],
-        }
+    /// Whether tensors that cost `bytes` together may be read from this file; `name` is the one
+    /// that an error is to blame.
+    pub(super) fn check_total(&self, name: &str, bytes: usize) -> Result<()> {
+        self.check_limit(bytes)
+            .map_err(|error| self.tensor_error(name, error))
+    }
+
+    /// Reads part of a storage a chunk at a time into a tensor `[len]` of bytes.
+    fn span(&self, name: &str, extent: &Extent, start: usize, len: usize) -> Result<Tensor> {
+        let torch = |source| self.torch_error(name, source);
+        let options = (Kind::Uint8, Device::Cpu);
+        let span = Tensor::f_empty([len as i64], options).map_err(torch)?;
+        self.source.chunks(extent, start, len, |at, chunk| {
+            let size = chunk.len() as i64;
+            let copy = || {
+                let chunk = Tensor::f_from_data_size(chunk, &[size], Kind::Uint8)?;
+                span.f_narrow(0, at as i64, size)?.f_copy_(&chunk)
+            };
+            copy().map_err(torch)
+        })?;
+        Ok(span)
     }
 
     /// Finds a tensor's bytes: its storage, and the first byte and length in there.
@@ -203,35 +183,42 @@ impl PtFile {
         Ok(())
     }
 
+    fn torch_error(&self, name: &str, source: TchError) -> CheckpointError {
+        CheckpointError::Torch {
+            path: self.source.path.clone(),
+            tensor: shown(name),
+            source,
+        }
+    }
+
     fn tensor_error(&self, name: &str, source: TensorError) -> CheckpointError {
         CheckpointError::Tensor {
             path: self.source.path.clone(),
-            tensor: name.to_owned(),
+            tensor: shown(name),
             source,
         }
     }
 }
 
-/// A dict's first keys and their kinds, or the kind of anything else.
-fn listing(value: &Value) -> String {
-    let Value::Dict(items) = value else {
-        return value.kind();
-    };
-    let mut parts: Vec<String> = items
-        .iter()
-        .take(MAX_LISTED)
-        .map(|(key, value)| format!("{:?}: {}", key_text(key), value.kind()))
-        .collect();
-    if items.len() > MAX_LISTED {
-        parts.push(format!("and {} more", items.len() - MAX_LISTED));
+fn largest(bytes: &Tensor) -> std::result::Result<u8, TchError> {
+    if bytes.numel() == 0 {
+        return Ok(0);
     }
-    format!("{{{}}}", parts.join(", "))
+    Ok(bytes.f_max()?.f_int64_value(&[])? as u8)
 }
 
-fn key_text(key: &Value) -> String {
-    match key {
-        Value::Str(name) => name.to_string(),
-        Value::Int(number) => number.to_string(),
-        other => other.kind(),
+/// A view's elements one after the other, given the bytes from its first to its last. The caller
+/// has checked the view with [`strided_span`].
+fn row_major(span: &Tensor, kind: Kind, view: &TensorRef) -> std::result::Result<Tensor, TchError> {
+    // Every number of a pickle fits i64.
+    let shape: Vec<i64> = view.shape.iter().map(|&dim| dim as i64).collect();
+    let elements = span.f_view_dtype(kind)?;
+    if is_contiguous(&view.shape, &view.strides) {
+        return elements.f_view(shape.as_slice());
     }
+    // A dimension of 1 is never stepped along, and its stride can be any number.
+    let strides: Vec<i64> = (view.shape.iter().zip(&view.strides))
+        .map(|(&dim, &stride)| if dim == 1 { 0 } else { stride as i64 })
+        .collect();
+    elements.f_as_strided(&shape, &strides, 0)?.f_contiguous()
 }

@@ -1,14 +1,18 @@
 //! safetensors files: read by mapping, written whole or not at all.
 
+mod header;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use anyhow::{Context, Result, bail, ensure};
+use safetensors::tensor::{Dtype, View};
 use tch::{Device, Kind, Tensor};
 
+use self::header::read_header;
 use super::dtypes;
+use super::error::shown;
 use crate::fs::write_atomic;
 use crate::native;
 
@@ -19,6 +23,16 @@ pub struct SafetensorsFile {
     pub metadata: HashMap<String, String>,
     /// All tensors on CPU, sorted by name.
     pub tensors: Vec<(String, Tensor)>,
+}
+
+/// Whether a file begins as a safetensors file does: eight bytes of length, then JSON.
+///
+/// # Errors
+/// No such file, or no permission to read it.
+pub fn is(path: &Path) -> Result<bool> {
+    let mut head = [0; 9];
+    let mut file = fs_err::File::open(path)?;
+    Ok(std::io::Read::read_exact(&mut file, &mut head).is_ok() && head[8] == b'{')
 }
 
 /// Checks a file's header and maps its tensors.
@@ -40,10 +54,9 @@ fn map(path: &Path) -> Result<SafetensorsFile> {
         .to_str()
         .context("libtorch maps only files with UTF-8 names")?;
     let file = Tensor::f_from_file(name, false, file_bytes as i64, (Kind::Uint8, Device::Cpu))?;
-    let (header_bytes, header) = SafeTensors::read_metadata(native::host_bytes(&file)?)
-        .with_context(|| {
-            format!("not a safetensors file, or a truncated one of {file_bytes} bytes")
-        })?;
+    let (header_bytes, header) = read_header(native::host_bytes(&file)?).with_context(|| {
+        format!("not a safetensors file, or a truncated one of {file_bytes} bytes")
+    })?;
     let data_start = 8 + header_bytes as i64;
 
     let mut tensors = Vec::new();
@@ -53,14 +66,15 @@ fn map(path: &Path) -> Result<SafetensorsFile> {
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
         let kind = dtypes::kind_of_safetensors(info.dtype).with_context(|| {
             format!(
-                "tensor {key} is {:?}, which libtorch has not; convert it to f32 in Python",
+                "tensor {:?} is {:?}, which libtorch has not; convert it to f32 in Python",
+                shown(&key),
                 info.dtype
             )
         })?;
         let tensor = typed(&raw, kind).and_then(|t| Ok(t.f_view(shape.as_slice())?));
         tensors.push((
             key.clone(),
-            tensor.with_context(|| format!("tensor {key}"))?,
+            tensor.with_context(|| format!("tensor {:?}", shown(&key)))?,
         ));
     }
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
@@ -75,7 +89,15 @@ fn typed(raw: &Tensor, kind: Kind) -> Result<Tensor> {
     if kind == Kind::Uint8 {
         return Ok(raw.shallow_clone());
     }
-    let aligned = (raw.data_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes());
+    if kind == Kind::Bool {
+        // libtorch takes other bytes for what they cannot be.
+        if let Some(found) = native::host_bytes(raw)?.iter().find(|&&byte| byte > 1) {
+            bail!("a bool is stored as 0 or 1, found {found}; the file is damaged");
+        }
+    }
+    // An empty tensor has no address to judge by.
+    let aligned =
+        raw.numel() > 0 && (raw.data_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes());
     let raw = if aligned {
         raw.shallow_clone()
     } else {
@@ -178,6 +200,36 @@ mod tests {
             assert_eq!(read.kind(), tensor.kind());
             assert_eq!(read, tensor);
         }
+    }
+
+    fn open_bytes(header: &str, data: &[u8]) -> Result<SafetensorsFile> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        let length = (header.len() as u64).to_le_bytes();
+        std::fs::write(&path, [&length, header.as_bytes(), data].concat()).unwrap();
+        open(&path)
+    }
+
+    #[test]
+    fn tensors_may_start_anywhere_even_empty_ones() {
+        let header = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},
+            "b":{"dtype":"F32","shape":[1],"data_offsets":[1,5]},
+            "c":{"dtype":"F32","shape":[0,3],"data_offsets":[5,5]}}"#;
+        let file = open_bytes(header, &[1, 0, 0, 0x80, 0x3f]).unwrap();
+        assert_eq!(file.tensors[1].1, Tensor::from_slice(&[1f32]));
+        assert_eq!(file.tensors[2].1.size(), [0, 3]);
+    }
+
+    #[test]
+    fn a_bool_is_zero_or_one() {
+        let header = r#"{"m":{"dtype":"BOOL","shape":[3],"data_offsets":[0,3]}}"#;
+        let tensors = open_bytes(header, &[0, 1, 0]).unwrap().tensors;
+        assert_eq!(tensors[0].1, Tensor::from_slice(&[false, true, false]));
+        let error = format!("{:#}", open_bytes(header, &[0, 1, 2]).unwrap_err());
+        assert!(
+            error.contains("tensor \"m\": a bool is stored as 0 or 1, found 2"),
+            "{error}"
+        );
     }
 
     #[test]

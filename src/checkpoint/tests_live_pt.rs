@@ -9,7 +9,10 @@ use std::process::Command;
 use super::error::CheckpointError;
 use super::host_tensor::{Dtype, HostTensor};
 use super::pickle::PickleError;
-use super::{pt, pt_write};
+use super::pt;
+use super::pt::handmade::to_host;
+use super::pt_write::{self, Item};
+use super::source::{Node, WeightsFile};
 
 /// One line per tensor: name, dtype, shape, bytes in hexadecimal.
 const DUMP: &str = r"
@@ -74,6 +77,22 @@ assert all(tensor.data_ptr() % 64 == 0 for tensor in mapped.values())
 sys.stdout.buffer.write(dump(state).encode())
 ";
 
+/// Loads a nested file in both ways and looks at every value.
+const LOAD_NESTED: &str = r"
+for mmap in (False, True):
+    root = torch.load(sys.argv[1], weights_only=True, mmap=mmap)
+    assert list(root) == ['step', 'model', 'ema', 'opt', 'scaler', 'version']
+    assert root['step'] == 700000 and root['scaler'] is None and root['version'] == '2.2.5 größe'
+    assert type(root) is dict and type(root['model']) is collections.OrderedDict
+    weight, online = root['model']['model.w'], root['ema']['online_model.model.w']
+    assert weight.tolist() == [[1.0], [2.0]] and online.data_ptr() == weight.data_ptr()
+    assert root['ema']['initted'] is True
+    opt = root['opt']
+    assert opt['state'][0].tolist() == [[0.0], [0.0]]
+    assert opt['betas'] == (0.9, 0.999) and opt['params'] == [0, -3000000000]
+print('fine')
+";
+
 /// Files whose pickles hold something else.
 const SAVE_OTHERS: &str = r"
 import argparse
@@ -127,6 +146,13 @@ fn dump(tensors: &[(String, HostTensor)]) -> String {
     tensors.iter().map(line).collect()
 }
 
+fn state_dict(file: &WeightsFile, group: &Node) -> Vec<(String, HostTensor)> {
+    let tensors = file.state_dict(group).unwrap().into_iter();
+    tensors
+        .map(|(name, tensor)| (name, to_host(&tensor)))
+        .collect()
+}
+
 #[test]
 fn what_torch_writes_is_read() {
     let Some(python) = python() else { return };
@@ -134,8 +160,8 @@ fn what_torch_writes_is_read() {
     let wanted = run(&python, SAVE, folder.path());
     assert_eq!(wanted.lines().count(), 21);
     for name in ["zip", "dict", "protocol4", "legacy", "no_checksum"] {
-        let file = pt::read(&folder.path().join(name).with_extension("pt")).unwrap();
-        assert_eq!(dump(&file.state_dict().unwrap()), wanted, "{name}");
+        let file = WeightsFile::open(&folder.path().join(name).with_extension("pt")).unwrap();
+        assert_eq!(dump(&state_dict(&file, &file.root)), wanted, "{name}");
     }
 }
 
@@ -159,25 +185,73 @@ fn what_is_written_torch_reads() {
 }
 
 #[test]
+fn a_nested_object_is_what_torch_reads() {
+    let Some(python) = python() else { return };
+    let tensor = |data: [u8; 8]| HostTensor::new(Dtype::F32, vec![2, 1], data.to_vec()).unwrap();
+    let (weight, moment) = (tensor([0, 0, 128, 63, 0, 0, 0, 64]), tensor([0; 8]));
+    let weight = Item::tensor(&weight);
+    let model = Item::OrderedDict(vec![("model.w".to_owned(), weight.clone())]);
+    let ema = Item::OrderedDict(vec![
+        ("initted".to_owned(), Item::Bool(true)),
+        ("online_model.model.w".to_owned(), weight),
+    ]);
+    let opt = Item::Dict(vec![
+        (
+            "state".to_owned(),
+            Item::IntDict(vec![(0, Item::tensor(&moment))]),
+        ),
+        (
+            "betas".to_owned(),
+            Item::Tuple(vec![Item::Float(0.9), Item::Float(0.999)]),
+        ),
+        (
+            "params".to_owned(),
+            Item::List(vec![Item::Int(0), Item::Int(-3_000_000_000)]),
+        ),
+    ]);
+    let root = Item::Dict(vec![
+        ("step".to_owned(), Item::Int(700_000)),
+        ("model".to_owned(), model),
+        ("ema".to_owned(), ema),
+        ("opt".to_owned(), opt),
+        ("scaler".to_owned(), Item::None),
+        ("version".to_owned(), Item::Text("2.2.5 größe".to_owned())),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nested.pt");
+    pt_write::write_pt(fs::File::create(&path).unwrap(), &root).unwrap();
+    assert_eq!(run(&python, LOAD_NESTED, &path), "fine\n");
+
+    let file = WeightsFile::open(&path).unwrap();
+    assert_eq!(file.root.at("ema.initted").unwrap().kind(), "bool true");
+    let online = file.root.at("ema.online_model.model.w").unwrap();
+    assert_eq!(online.kind(), "tensor float32 [2, 1]");
+}
+
+#[test]
 fn training_states_are_listed_and_programs_refused() {
     let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
     run(&python, SAVE_OTHERS, folder.path());
     let read = |name: &str| pt::read(&folder.path().join(name));
 
-    let training = read("training.pt").unwrap();
+    let training = WeightsFile::open(&folder.path().join("training.pt")).unwrap();
+    let top: Vec<_> = (training.root.entries().iter())
+        .map(|(key, value)| (key.as_str(), value.kind()))
+        .collect();
     let wanted = [
         ("step", "int 5"),
-        ("model", "dict of 2"),
-        ("optim", "dict of 2"),
+        ("model", "group of 2"),
+        ("optim", "group of 2"),
         ("size", "tuple of 2"),
     ];
-    assert_eq!(
-        training.top_level(),
-        wanted.map(|(key, kind)| (key.to_owned(), kind.to_owned()))
-    );
-    let model = training.root.get("model").unwrap();
-    assert_eq!(training.state_dict_in(model).unwrap()[0].1.shape, [2, 2]);
+    assert_eq!(top, wanted.map(|(key, kind)| (key, kind.to_owned())));
+    let model = state_dict(&training, training.root.get("model").unwrap());
+    assert_eq!(model[0].1.shape, [2, 2]);
+    let moment = training.root.at("optim.state.0.exp_avg").unwrap();
+    assert_eq!(moment.kind(), "tensor float32 [2, 2]");
+    let rate = training.root.at("optim.param_groups.0.lr").unwrap();
+    assert!(matches!(rate, Node::Float(lr) if *lr == 0.001));
 
     let refused = |file, import: &str| match read(file) {
         Err(CheckpointError::Pickle {

@@ -9,6 +9,10 @@ use super::{
     MAX_DIMS, MAX_NAME_BYTES, MAX_VALUES, PickleError, Result, StorageRef, TensorRef, Value,
 };
 
+/// How many values a tensor without dimensions counts for: it takes the memory of several, and a
+/// few bytes of pickle make one.
+const TENSOR_COST: usize = 4;
+
 /// Values that may still be made.
 pub(super) struct Budget {
     left: usize,
@@ -317,8 +321,14 @@ impl Machine<'_> {
         if &*self.str_at(kind)? != "storage" {
             return Err(self.input.malformed(wanted));
         }
+        let key = self.str_at(key)?;
+        // Keys are compared for each tensor, and a few bytes of pickle repeat a long one.
+        if key.len() > MAX_NAME_BYTES {
+            let wanted = "a storage name of at most 256 bytes";
+            return Err(self.input.malformed(wanted));
+        }
         let storage = StorageRef {
-            key: self.str_at(key)?,
+            key,
             dtype,
             numel: self.count_at(numel)?,
         };
@@ -372,7 +382,7 @@ impl Machine<'_> {
         if tensor.shape.len() != tensor.strides.len() {
             return Err(self.input.malformed("one stride for each dimension"));
         }
-        self.budget.charge(tensor.shape.len())?;
+        self.budget.charge(TENSOR_COST + tensor.shape.len())?;
         self.push_leaf(Value::Tensor(Arc::new(tensor)))
     }
 

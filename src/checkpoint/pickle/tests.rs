@@ -222,6 +222,20 @@ fn sharing_does_not_multiply() {
 }
 
 #[test]
+fn a_long_key_that_many_dicts_share_is_hashed_once() {
+    // Half a million dicts with a key of 1 MB: 500 GB, if each looked at it.
+    let key = text(&"k".repeat(1 << 20));
+    let one = load(&[b"}", &key, b"Nsq\0](", &b"h\0".repeat(500_000), b"e"]);
+    assert_eq!(one.unwrap().kind(), "list of 500000");
+    let many = load(&[b"](", &key, b"q\0", &b"}h\0Ns".repeat(300_000), b"e"]);
+    assert_eq!(many.unwrap().kind(), "list of 300001");
+    // The same text twice in the pickle is still one key.
+    let twice = load(&[b"}(", &key, b"N", &key, b"Nu"]).unwrap_err();
+    let message = twice.to_string();
+    assert!(message.contains("kkk...\" stands twice") && message.len() < 400);
+}
+
+#[test]
 fn long_arguments_are_not_copied_for_each_call() {
     let call = b"ccollections\nOrderedDict\nh\0R";
     let error = load(&[b"(", &b"N".repeat(100_000), b"tq\0", call]).unwrap_err();
@@ -289,6 +303,10 @@ fn a_storage_id_is_checked() {
     assert!(id("storage", b"ctorch\nSize\n", b"K\x06").is_err());
     assert!(id("storage", float, b"K\x06K\x01").is_err());
     assert!(id("storage", float, b"J\xff\xff\xff\xff").is_err());
+    // Keys are compared for each tensor, so they are short.
+    let keyed = |key: &str| load(&[b"(", &text("storage"), float, &text(key), b"NK\x06tQ"]);
+    assert!(keyed(&"0".repeat(256)).is_ok());
+    assert!(keyed(&"0".repeat(257)).is_err());
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The tree that a pickle stands for, and how it is made of the objects on the arena.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::super::error::shown;
 use super::super::host_tensor::Dtype;
 use super::globals::storage_class;
 use super::machine::{Budget, Node};
@@ -95,11 +96,33 @@ impl Value {
 
 /// Copies the arena's objects into a tree, within `MAX_VALUES` and `MAX_DEPTH`.
 pub(super) struct TreeBuilder<'a> {
-    pub(super) nodes: &'a [Node],
-    pub(super) budget: Budget,
+    nodes: &'a [Node],
+    budget: Budget,
+    /// Text keys of dicts: for each text the first node that holds it.
+    texts: HashMap<&'a str, usize>,
+    /// For each node that is a text key, what `texts` says: a long key that thousands of dicts share
+    /// is hashed once.
+    first_of: HashMap<usize, usize>,
 }
 
-impl TreeBuilder<'_> {
+/// A dict's key, as far as duplicates are looked for.
+#[derive(PartialEq, Eq, Hash)]
+enum Key {
+    /// The first node that holds this text.
+    Text(usize),
+    Int(i64),
+}
+
+impl<'a> TreeBuilder<'a> {
+    pub(super) fn new(nodes: &'a [Node]) -> Self {
+        Self {
+            nodes,
+            budget: Budget::default(),
+            texts: HashMap::new(),
+            first_of: HashMap::new(),
+        }
+    }
+
     pub(super) fn value(&mut self, node: usize, depth: usize) -> Result<Value> {
         if depth > MAX_DEPTH {
             return Err(PickleError::TooDeep { limit: MAX_DEPTH });
@@ -125,25 +148,33 @@ impl TreeBuilder<'_> {
 
     fn pairs(&mut self, pairs: &[(usize, usize)], depth: usize) -> Result<Vec<(Value, Value)>> {
         self.budget.charge(pairs.len().saturating_mul(2))?;
-        let pairs: Vec<(Value, Value)> = pairs
+        let mut seen = HashSet::new();
+        for &(key, _) in pairs {
+            if self.key(key).is_some_and(|key| !seen.insert(key)) {
+                let key = match &self.nodes[key] {
+                    Node::Leaf(Value::Str(text)) => format!("{:?}", shown(text)),
+                    Node::Leaf(Value::Int(value)) => value.to_string(),
+                    _ => continue,
+                };
+                return Err(PickleError::DuplicateKey { key });
+            }
+        }
+        pairs
             .iter()
             .map(|&(key, value)| Ok((self.value(key, depth + 1)?, self.value(value, depth + 1)?)))
-            .collect::<Result<_>>()?;
-        refuse_duplicates(&pairs)?;
-        Ok(pairs)
+            .collect()
     }
-}
 
-fn refuse_duplicates(pairs: &[(Value, Value)]) -> Result<()> {
-    let mut texts: HashSet<&str> = HashSet::new();
-    let mut ints: HashSet<i64> = HashSet::new();
-    for (key, _) in pairs {
-        let duplicate = match key {
-            Value::Str(text) if !texts.insert(text) => format!("{text:?}"),
-            Value::Int(value) if !ints.insert(*value) => value.to_string(),
-            _ => continue,
-        };
-        return Err(PickleError::DuplicateKey { key: duplicate });
+    fn key(&mut self, node: usize) -> Option<Key> {
+        match &self.nodes[node] {
+            Node::Leaf(Value::Int(value)) => Some(Key::Int(*value)),
+            Node::Leaf(Value::Str(text)) => {
+                let texts = &mut self.texts;
+                let first = self.first_of.entry(node);
+                let first = first.or_insert_with(|| *texts.entry(text).or_insert(node));
+                Some(Key::Text(*first))
+            }
+            _ => None,
+        }
     }
-    Ok(())
 }

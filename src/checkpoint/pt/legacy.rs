@@ -12,7 +12,8 @@ use super::Result;
 use super::source::{Extent, Source};
 
 /// First bytes of an older file: the pickle, protocol 2, of the integer 0x1950a86a20f9469cfc6c.
-pub(super) const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+pub(in super::super) const LEGACY_MAGIC: &[u8] =
+    b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 /// Second pickle of an older file.
 const LEGACY_PROTOCOL: i64 = 1001;
 

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::io::BufReader;
 
+use ::zip::read::{ArchiveOffset, Config};
 use ::zip::{CompressionMethod, ZipArchive};
 
-use super::super::error::CheckpointError;
+use super::super::error::{CheckpointError, shown};
 use super::super::pickle::{MAX_PICKLE_BYTES, PickleError, Value, unpickle};
 use super::Result;
 use super::source::{Extent, Source};
 
 /// First bytes of a zip archive.
-pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+pub(in super::super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
 pub(super) fn read_zip(source: &Source) -> Result<(Value, HashMap<String, Extent>)> {
     let mut entries = zip_entries(source)?;
@@ -43,7 +44,13 @@ fn zip_entries(source: &Source) -> Result<HashMap<String, Extent>> {
         path: source.path.clone(),
         source: error,
     };
-    let mut archive = ZipArchive::new(BufReader::new(&source.file)).map_err(zip_error)?;
+    // The archive starts with the file. Left to look for its start, the zip crate tries each pair of
+    // a directory's ends in the file, and a few megabytes of such ends take minutes.
+    let config = Config {
+        archive_offset: ArchiveOffset::Known(0),
+    };
+    let reader = BufReader::new(&source.file);
+    let mut archive = ZipArchive::with_config(config, reader).map_err(zip_error)?;
     let is_script = |name: &[u8]| name.ends_with(b"/constants.pkl");
     if archive.file_names_raw().any(is_script) {
         return Err(CheckpointError::TorchScript {
@@ -61,19 +68,22 @@ fn zip_entries(source: &Source) -> Result<HashMap<String, Extent>> {
         if !stored {
             return Err(CheckpointError::NotStored {
                 path: source.path.clone(),
-                entry: name,
+                entry: shown(&name),
             });
         }
         // torch can be told to leave the checksum out, and then writes 0.
         let crc = Some(entry.crc32()).filter(|&crc| crc != 0);
         let start = entry.data_start().unwrap_or(u64::MAX);
-        let extent = source.extent(name.clone(), start, entry.size(), crc)?;
+        let extent = source.extent(shown(&name), start, entry.size(), crc)?;
         duplicate |= entries.insert(name, extent).is_some();
     }
+    let path = || source.path.clone();
     if duplicate {
-        return Err(CheckpointError::DuplicateEntries {
-            path: source.path.clone(),
-        });
+        return Err(CheckpointError::DuplicateEntries { path: path() });
+    }
+    // Checksums of overlapping entries would cost the file's length for each of them.
+    if archive.has_overlapping_entries().map_err(zip_error)? {
+        return Err(CheckpointError::OverlappingEntries { path: path() });
     }
     Ok(entries)
 }
