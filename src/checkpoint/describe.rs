@@ -1,31 +1,62 @@
 //! What a file holds, without loading its tensors.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
 use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
 
-use super::file::{Checkpoint, read_checkpoint};
-use super::{dtypes, pt, safetensors};
+use super::dtypes;
+use super::error::printable;
+use super::file::{Checkpoint, is_ours, read_checkpoint};
+use super::import::{Foreign, Report, Request};
+use super::source::{Node, WeightsFile};
+
+/// Most entries of the top level that are shown to people.
+const MOST_SHOWN: usize = 16;
 
 /// A file, for people and programs.
 #[derive(Debug, Serialize)]
 pub struct Description {
     /// The file.
     pub path: String,
-    /// "ddpm checkpoint", "safetensors" or "PyTorch file".
-    pub container: &'static str,
+    /// "ddpm checkpoint", "safetensors file", "PyTorch file", …
+    pub container: String,
     /// Facts in the order they are told: key, value.
     pub facts: Vec<(String, String)>,
     /// Settings of a file of ours, as in config.toml.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<serde_json::Value>,
-    /// All tensors.
+    /// What importing a file of another program would find and need.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import: Option<Importing>,
+    /// Keys at the top of the file, and what stands there.
+    pub top_level: Vec<(String, String)>,
+    /// All tensors, with the keys that lead to them.
     pub tensors: Vec<TensorInfo>,
     /// Values in all tensors.
     pub values: u64,
+    /// Values of each element type.
+    pub dtypes: BTreeMap<String, u64>,
+}
+
+/// What importing would do.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Importing {
+    /// It can be imported, if nothing is missing in the report.
+    Known {
+        /// The program it is of.
+        family: String,
+        /// What was found, assumed and is missing.
+        report: Report,
+    },
+    /// It cannot.
+    Refused {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// One tensor.
@@ -39,29 +70,43 @@ pub struct TensorInfo {
     pub shape: Vec<i64>,
 }
 
-/// Describes a checkpoint, a safetensors file or a PyTorch file.
+/// Describes a checkpoint of ours, or a file or folder of another program.
 ///
 /// # Errors
-/// A file that is none of these, or damaged.
+/// A file that holds no tensors in any known way, or is damaged.
 pub fn describe(path: &Path) -> Result<Description> {
-    let mut magic = [0; 9];
-    let is_safetensors =
-        fs_err::File::open(path)?.read_exact(&mut magic).is_ok() && magic[8] == b'{';
-    if !is_safetensors {
-        return describe_pt(path);
-    }
-    let file = safetensors::open(path)?;
-    if file.metadata.contains_key("ddpm") {
+    if path.is_file() && is_ours(path)? {
         return describe_ours(path, &read_checkpoint(path)?);
     }
-    let mut facts: Vec<_> = file.metadata.into_iter().collect();
+    let importing = Foreign::examine(path, &Request::default());
+    let import = Some(match &importing {
+        Ok(foreign) => Importing::Known {
+            family: foreign.family.to_string(),
+            report: foreign.report.clone(),
+        },
+        Err(error) => Importing::Refused {
+            reason: format!("{error:#}"),
+        },
+    });
+    let file = match importing {
+        Ok(foreign) => foreign.into_file(),
+        Err(error) if path.is_dir() => return Err(error),
+        Err(_) => WeightsFile::open(path)?,
+    };
+    let mut tensors = Vec::new();
+    list("", &file.root, &mut tensors);
+    let mut facts: Vec<_> = file.metadata.clone().into_iter().collect();
     facts.sort();
-    Ok(assemble(path, "safetensors", facts, None, &file.tensors))
+    Ok(Description {
+        import,
+        top_level: top_level(&file.root),
+        ..finish(path, file.container.to_string(), facts, tensors)
+    })
 }
 
 fn describe_ours(path: &Path, checkpoint: &Checkpoint) -> Result<Description> {
     let meta = &checkpoint.meta;
-    let facts = vec![
+    let mut facts = vec![
         (
             "contents".into(),
             format!("{:?}", meta.contents).to_lowercase(),
@@ -69,81 +114,94 @@ fn describe_ours(path: &Path, checkpoint: &Checkpoint) -> Result<Description> {
         ("step".into(), meta.step.to_string()),
         ("written by".into(), meta.written_by.clone()),
     ];
-    let config = Some(serde_json::to_value(&meta.config)?);
-    Ok(assemble(
-        path,
-        "ddpm checkpoint",
-        facts,
-        config,
-        &checkpoint.tensors,
-    ))
-}
-
-fn assemble(
-    path: &Path,
-    container: &'static str,
-    facts: Vec<(String, String)>,
-    config: Option<serde_json::Value>,
-    tensors: &[(String, tch::Tensor)],
-) -> Description {
-    let tensors = tensors.iter().map(|(name, t)| TensorInfo {
+    if let Some(origin) = &meta.origin {
+        facts.push(("imported from".into(), origin.family.to_string()));
+    }
+    let tensors = checkpoint.tensors.iter().map(|(name, t)| TensorInfo {
         name: name.clone(),
         dtype: dtypes::to_torch(t.kind())
             .map_or("?", |d| d.torch_name())
             .to_owned(),
         shape: t.size(),
     });
-    finish(path, container, facts, config, tensors.collect())
+    Ok(Description {
+        config: Some(serde_json::to_value(&meta.config)?),
+        ..finish(path, "ddpm checkpoint".into(), facts, tensors.collect())
+    })
 }
 
-fn describe_pt(path: &Path) -> Result<Description> {
-    let file = pt::read(path)?;
-    let tensors = match file.tensors_in(&file.root) {
-        Ok(tensors) => tensors
-            .into_iter()
-            .map(|(name, t)| TensorInfo {
-                name: name.to_owned(),
-                dtype: t.storage.dtype.torch_name().to_owned(),
-                shape: t.shape.iter().map(|&n| n as i64).collect(),
-            })
+/// The keys of the top level, unless they are tensors, which are listed anyway.
+fn top_level(root: &Node) -> Vec<(String, String)> {
+    match root {
+        Node::Group(entries) => entries
+            .iter()
+            .filter(|(_, node)| !matches!(node, Node::Tensor(_)))
+            .map(|(key, node)| (key.clone(), node.kind()))
             .collect(),
-        Err(_) => vec![],
-    };
-    // A flat state_dict is told by its tensors; anything else by its top level.
-    let facts = if tensors.is_empty() {
-        file.top_level()
-    } else {
-        vec![]
-    };
-    Ok(finish(path, "PyTorch file", facts, None, tensors))
+        other => vec![(String::new(), other.kind())],
+    }
+}
+
+fn list(path: &str, node: &Node, tensors: &mut Vec<TensorInfo>) {
+    let Node::Group(entries) = node else { return };
+    for (key, node) in entries {
+        let name = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
+        match node {
+            Node::Tensor(slot) => tensors.push(TensorInfo {
+                name,
+                dtype: slot.dtype.torch_name().to_owned(),
+                shape: slot.shape.clone(),
+            }),
+            node => list(&name, node, tensors),
+        }
+    }
 }
 
 fn finish(
     path: &Path,
-    container: &'static str,
+    container: String,
     facts: Vec<(String, String)>,
-    config: Option<serde_json::Value>,
     tensors: Vec<TensorInfo>,
 ) -> Description {
-    let values = tensors
-        .iter()
-        .map(|t| t.shape.iter().product::<i64>() as u64)
-        .sum();
+    let mut dtypes = BTreeMap::new();
+    for t in &tensors {
+        let total = dtypes.entry(t.dtype.clone()).or_insert(0u64);
+        *total = total.saturating_add(values_of(&t.shape));
+    }
     Description {
         path: path.display().to_string(),
         container,
         facts,
-        config,
+        config: None,
+        import: None,
+        top_level: vec![],
+        values: dtypes.values().copied().fold(0, u64::saturating_add),
+        dtypes,
         tensors,
-        values,
     }
+}
+
+/// Values in a tensor. Shapes are told before they are checked, so the count saturates.
+fn values_of(shape: &[i64]) -> u64 {
+    if shape.contains(&0) {
+        return 0;
+    }
+    let dims = shape.iter().map(|&dim| dim.unsigned_abs());
+    dims.fold(1, u64::saturating_mul)
 }
 
 impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.path, self.container)?;
         for (key, value) in &self.facts {
-            writeln!(f, "  {key}: {value}")?;
+            writeln!(f, "  {}: {}", printable(key), printable(value))?;
+        }
+        if let Some(import) = &self.import {
+            write_import(f, import)?;
         }
         for (section, settings) in self.config.iter().filter_map(|c| c.as_object()).flatten() {
             match settings.as_object() {
@@ -155,15 +213,88 @@ impl fmt::Display for Description {
                 }
             }
         }
+        if !self.top_level.is_empty() {
+            writeln!(f, "  at the top:")?;
+            for (key, kind) in self.top_level.iter().take(MOST_SHOWN) {
+                writeln!(f, "    {}: {}", printable(key), printable(kind))?;
+            }
+            if self.top_level.len() > MOST_SHOWN {
+                writeln!(f, "    … and {} more", self.top_level.len() - MOST_SHOWN)?;
+            }
+        }
+        let kinds: Vec<String> = self
+            .dtypes
+            .iter()
+            .map(|(dtype, values)| format!("{values} {dtype}"))
+            .collect();
         writeln!(
             f,
-            "  {} tensors, {} values",
+            "  {} tensors, {} values: {}",
             self.tensors.len(),
-            self.values
+            self.values,
+            kinds.join(", ")
         )?;
         for t in &self.tensors {
-            writeln!(f, "    {} {} {:?}", t.name, t.dtype, t.shape)?;
+            writeln!(f, "    {} {} {:?}", printable(&t.name), t.dtype, t.shape)?;
         }
         Ok(())
+    }
+}
+
+fn write_import(f: &mut fmt::Formatter<'_>, import: &Importing) -> fmt::Result {
+    match import {
+        Importing::Refused { reason } => {
+            let lines: Vec<String> = reason.lines().map(printable).collect();
+            writeln!(f, "  cannot be imported: {}", lines.join("\n    "))
+        }
+        Importing::Known { family, report } => {
+            writeln!(f, "  program: {family}")?;
+            for fact in &report.facts {
+                let told = format!("{}: {} (from {})", fact.what, fact.value, fact.from);
+                writeln!(f, "  {}", printable(&told))?;
+            }
+            for assumption in &report.assumptions {
+                writeln!(f, "  assumed: {}", printable(assumption))?;
+            }
+            for missing in &report.missing {
+                writeln!(f, "  importing needs {}: {}", missing.flag, missing.about)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn description(name: &str, shape: &[i64]) -> Description {
+        let tensor = TensorInfo {
+            name: name.to_owned(),
+            dtype: "float32".to_owned(),
+            shape: shape.to_vec(),
+        };
+        let facts = vec![(name.to_owned(), name.to_owned())];
+        finish(
+            Path::new("a.pt"),
+            "PyTorch file".into(),
+            facts,
+            vec![tensor],
+        )
+    }
+
+    #[test]
+    fn shapes_that_cannot_be_are_counted_without_overflow() {
+        assert_eq!(description("w", &[2, 3]).values, 6);
+        assert_eq!(description("w", &[]).values, 1);
+        assert_eq!(description("w", &[i64::MAX, i64::MAX]).values, u64::MAX);
+        assert_eq!(description("w", &[i64::MAX, i64::MAX, 0]).values, 0);
+    }
+
+    #[test]
+    fn names_do_not_steer_the_terminal() {
+        let text = description("a\u{1b}[2J\n\"b\u{e9}", &[1]).to_string();
+        assert_eq!(text.matches("a\\u{1b}[2J\\n\"b\u{e9}").count(), 3);
+        assert!(!text.contains('\u{1b}'));
     }
 }

@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use super::error::quoting;
+use super::import::Origin;
 use super::safetensors;
 use crate::config::RunConfig;
 use crate::optim::bias_correction;
@@ -66,6 +68,9 @@ pub struct Meta {
     pub ema_steps: u64,
     /// Pictures in the data set it was trained on; 0 if unknown.
     pub pictures: u64,
+    /// Where the weights came from, if from another program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// Model, schedule, objective, seed and all else.
     pub config: RunConfig,
 }
@@ -80,6 +85,7 @@ impl Meta {
             step: 0,
             ema_steps: 0,
             pictures: 0,
+            origin: None,
             config: config.clone(),
         }
     }
@@ -137,6 +143,14 @@ impl Checkpoint {
     }
 }
 
+/// Whether a file says that it was written by this program.
+///
+/// # Errors
+/// An unreadable file, or a damaged safetensors file.
+pub fn is_ours(path: &Path) -> Result<bool> {
+    Ok(safetensors::is(path)? && safetensors::open(path)?.metadata.contains_key(METADATA_KEY))
+}
+
 /// Opens a file of ours and checks that its config makes sense.
 ///
 /// # Errors
@@ -162,13 +176,19 @@ fn parse_meta(text: &str) -> Result<Meta> {
     struct Version {
         format: u32,
     }
-    let Version { format } =
-        serde_json::from_str(text).context("its `ddpm` metadata is damaged")?;
+    let damaged =
+        |error: serde_json::Error| quoting(error).context("its `ddpm` metadata is damaged");
+    let Version { format } = serde_json::from_str(text).map_err(damaged)?;
     ensure!(
         format == FORMAT,
         "its format is {format} and this program reads {FORMAT}; use the ddpm that wrote it"
     );
-    let meta: Meta = serde_json::from_str(text).context("its `ddpm` metadata is damaged")?;
+    let mut meta: serde_json::Value = serde_json::from_str(text).map_err(damaged)?;
+    // Files from before there was more than one network do not say which they are of.
+    if let Some(serde_json::Value::Object(model)) = meta.pointer_mut("/config/model") {
+        model.entry("kind").or_insert_with(|| "unet".into());
+    }
+    let meta: Meta = serde_json::from_value(meta).map_err(damaged)?;
     meta.config.validate()?;
     Ok(meta)
 }

@@ -13,7 +13,7 @@ use crate::config::{Preset, RunConfig};
 use crate::data::Store;
 use crate::device::{Chosen, peak_bytes, synchronize};
 use crate::diffusion::Schedule;
-use crate::model::UNet;
+use crate::model::Model;
 use crate::report::{bytes, count};
 use crate::rng::{Stream, normal};
 use crate::sample::{Ddpm, ddpm_step};
@@ -72,7 +72,7 @@ const PICTURES: i64 = 256;
 impl BenchCommand {
     pub(super) fn run(&self) -> Result<()> {
         let mut config = self.base.resolve(Preset::Demo)?;
-        self.network.apply(&mut config);
+        self.network.apply(&mut config)?;
         config.train.batch = self.batch.unwrap_or(config.train.batch);
         config.validate()?;
         let chosen = self.compute.choose()?;
@@ -100,8 +100,9 @@ impl BenchCommand {
             What::Train => (self.train(config, chosen)?, 3),
             What::Sample => (self.sample(config, chosen)?, 1),
         };
-        let net = UNet::new(&config.model, config.diffusion.timesteps, 0);
-        let cost = net.cost(config.model.height, config.model.width);
+        let net = Model::new(&config.model, config.diffusion.timesteps, 0);
+        let [_, height, width] = config.model.chw();
+        let cost = net.cost(height, width);
         let batch = config.train.batch;
         let ms_median = median(&ms_all);
         Ok(Outcome {
@@ -131,16 +132,16 @@ impl BenchCommand {
 
     fn sample(&self, config: &RunConfig, chosen: &Chosen) -> Result<Vec<f64>> {
         let _guard = tch::no_grad_guard();
-        let mut net = UNet::new(&config.model, config.diffusion.timesteps, 0);
+        let mut net = Model::new(&config.model, config.diffusion.timesteps, 0);
         net.move_to(chosen.device)?;
         let schedule = Schedule::new(&config.diffusion);
-        let options: Ddpm = (&config.sample).into();
+        let options = Ddpm::new(&config.diffusion, &config.sample);
         let [c, h, w] = config.model.chw();
         let shape = [config.train.batch, c, h, w];
         let mut x = normal(0, Stream::Sample, 0, &shape, chosen.device);
         self.time(chosen, || {
             let z = normal(0, Stream::Sample, 1, &shape, chosen.device);
-            let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, false);
+            let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, None, false);
             x = ddpm_step(&denoiser, &schedule, options, &x, schedule.len() - 1, &z);
             Ok(())
         })

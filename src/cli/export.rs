@@ -1,61 +1,102 @@
 //! `ddpm export`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use tch::Device;
 
-use super::network::Network;
-use crate::checkpoint::{Contents, Meta, Which, write_checkpoint, write_state_dict};
+use super::foreign_args::{ForeignArgs, SamplerHints};
+use super::network::{Network, which};
+use crate::checkpoint::import::{
+    Family, write_family_pt, write_family_safetensors, write_pipeline,
+};
+use crate::checkpoint::{Contents, Meta, Which, write_checkpoint};
 
-/// Write a model's weights as a plain state_dict, for PyTorch or for others.
+/// Write a model's weights for PyTorch or for other programs.
 ///
-/// A .pt file loads with torch.load(weights_only=True) and load_state_dict(strict=True) into the
-/// network in scripts/reference/. A .safetensors file also keeps the model's settings, so that
-/// `ddpm sample` takes it.
+/// A .pt file loads with torch.load(weights_only=True) and load_state_dict(strict=True): into the
+/// network of the program that the weights were imported from, else into the one in
+/// scripts/reference/ (or diffusers' UNet2DModel, whose names the network with attention has). A
+/// .safetensors file keeps the model's settings, so that `ddpm sample` takes it. A folder becomes a
+/// diffusers pipeline for DDPMPipeline.from_pretrained.
 #[derive(Debug, Args)]
 pub(super) struct ExportCommand {
-    /// Checkpoint or run folder
+    /// Checkpoint, run folder, or anything that `import` takes
     checkpoint: PathBuf,
-    /// File to write: .pt, .pth, .bin, .ckpt, or .safetensors
-    #[arg(long, value_name = "FILE")]
+    /// .pt, .pth, .bin, .ckpt or .safetensors file to write, or new folder
+    #[arg(long, value_name = "FILE|DIR")]
     to: PathBuf,
+    /// Whose names and arrangement [default: of the program the weights came from; ddpm for .safetensors]
+    #[arg(long, value_enum)]
+    layout: Option<Family>,
     /// Raw weights instead of their average
     #[arg(long)]
     raw: bool,
+    #[command(flatten)]
+    foreign: ForeignArgs,
+    #[command(flatten)]
+    sampler: SamplerHints,
 }
 
 impl ExportCommand {
     pub(super) fn run(&self) -> Result<()> {
-        let which = if self.raw { Which::Raw } else { Which::Ema };
-        let network = Network::load(&self.checkpoint, which, Device::Cpu)?;
+        let request = self.foreign.request(self.raw, self.sampler)?;
+        let network = Network::load(&self.checkpoint, &request, Device::Cpu)?;
         let weights = network.state_dict();
         let meta = &network.meta;
-        match self.to.extension().and_then(|e| e.to_str()) {
-            Some("safetensors") => {
-                let contents = match (meta.contents, which) {
-                    (Contents::Training, Which::Ema) => Contents::EmaWeights,
-                    (Contents::Training, Which::Raw) => Contents::RawWeights,
-                    (weights_only, _) => weights_only,
-                };
-                let meta = Meta {
-                    contents,
-                    ..meta.clone()
-                };
-                write_checkpoint(&self.to, &meta, &weights)?;
+        let origin = meta.origin.as_ref().map_or(Family::Ddpm, |o| o.family);
+        let to = self.to.as_path();
+        match to.extension().and_then(|e| e.to_str()) {
+            Some("safetensors") => match self.layout {
+                None | Some(Family::Ddpm) => {
+                    write_checkpoint(to, &of_weights(meta, which(&request)), &weights)?;
+                }
+                Some(family) => write_family_safetensors(to, family, meta, &weights)?,
+            },
+            Some("pt" | "pth" | "bin" | "ckpt") => {
+                let family = self.layout.unwrap_or(origin);
+                write_family_pt(to, family, meta, &weights)?;
+                eprintln!("in the layout of {family}");
             }
-            Some("pt" | "pth" | "bin" | "ckpt") => write_state_dict(&self.to, &weights)?,
+            None if wants_folder(to) => {
+                ensure!(
+                    self.layout.is_none_or(|l| l == Family::Diffusers),
+                    "--to {}: a folder is a diffusers pipeline; for another --layout name a .pt file",
+                    to.display()
+                );
+                for note in write_pipeline(to, meta, &weights)? {
+                    eprintln!("note: {note}");
+                }
+            }
             _ => bail!(
-                "--to {}: want a name ending in .pt, .pth, .bin, .ckpt or .safetensors",
-                self.to.display()
+                "--to {}: want a name ending in .pt, .pth, .bin, .ckpt or .safetensors, or a new folder for a diffusers pipeline",
+                to.display()
             ),
         }
         eprintln!(
-            "{which} weights of step {} in {}",
+            "{} weights of step {} in {}",
+            which(&request),
             meta.step,
-            self.to.display()
+            to.display()
         );
         Ok(())
+    }
+}
+
+fn wants_folder(to: &Path) -> bool {
+    to.is_dir() || !to.exists()
+}
+
+/// What a file of these weights alone says of itself.
+fn of_weights(meta: &Meta, which: Which) -> Meta {
+    let contents = match (meta.contents, which) {
+        (Contents::Training, Which::Ema) => Contents::EmaWeights,
+        (Contents::Training, Which::Raw) => Contents::RawWeights,
+        (weights_only, _) => weights_only,
+    };
+    Meta {
+        contents,
+        ..meta.clone()
     }
 }

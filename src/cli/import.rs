@@ -2,53 +2,81 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::settings::read_config;
-use crate::checkpoint::{Contents, Meta, read_state_dict, write_checkpoint};
-use crate::config::Preset;
-use crate::model::{UNet, load_state_dict};
+use super::foreign_args::{ForeignArgs, SamplerHints};
+use super::network::{ours, tell};
+use crate::checkpoint::import::Foreign;
+use crate::checkpoint::write_checkpoint;
+use crate::fs::check_writable;
 
-/// Turn a plain state_dict back into a model that knows its settings.
+/// Turn another program's checkpoint into a model that knows its settings.
 ///
-/// The keys and shapes must be those of the network that the settings describe; every missing,
-/// unexpected and mis-shaped key is named otherwise. A pickle can run nothing here.
+/// Recognised by content: diffusers UNet2DModel (pipeline, folder or file), OpenAI improved-diffusion
+/// and guided-diffusion, pesser/pytorch_diffusion, w86763777/pytorch-ddpm, lucidrains'
+/// denoising-diffusion-pytorch (1.9 and later), Keras-DDPM (HDF5), and state_dicts under this
+/// program's own names (with --config). Nothing in a file is ever run. What was found is printed, and
+/// what was assumed; what a file does not say is asked for by name. Without --to, nothing is written.
+///
+/// `sample`, `predict`, `export` and `train --init-from` take such files directly, with the same flags.
 #[derive(Debug, Args)]
 pub(super) struct ImportCommand {
-    /// state_dict: .pt, .pth, .bin, .ckpt (torch.save, any version) or .safetensors
+    /// File or folder: .pt, .pth, .ckpt, .bin, .safetensors, .weights, a diffusers folder, …
     file: PathBuf,
-    /// Settings of the model, as config.toml of a run has them; what it leaves out is as in the
-    /// preset it names, or celebahq128
-    #[arg(long, value_name = "FILE.toml")]
-    config: PathBuf,
     /// File to write
     #[arg(long, value_name = "FILE.safetensors")]
-    to: PathBuf,
+    to: Option<PathBuf>,
+    /// Raw weights instead of their average, where the file has both
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    foreign: ForeignArgs,
+    #[command(flatten)]
+    sampler: SamplerHints,
 }
 
 impl ImportCommand {
     pub(super) fn run(&self) -> Result<()> {
+        if let Some(to) = &self.to {
+            ensure!(
+                to.extension().is_some_and(|e| e == "safetensors"),
+                "--to {}: want a name ending in .safetensors",
+                to.display()
+            );
+            check_writable(to)?;
+        }
         ensure!(
-            self.to.extension().is_some_and(|e| e == "safetensors"),
-            "--to {}: want a name ending in .safetensors",
-            self.to.display()
+            self.file.is_dir() || ours(&self.file)?.is_none(),
+            "{} is a file of this program already and needs no import; copy it, or use it as it is",
+            self.file.display()
         );
-        let config = read_config(&self.config, Preset::Celebahq128)?;
-        config.validate()?;
-        let state_dict = read_state_dict(&self.file)?;
-        let net = UNet::new(&config.model, config.diffusion.timesteps, 0);
-        let params = net.params();
-        load_state_dict(&params, &state_dict).with_context(|| {
-            format!(
-                "{} does not fit the settings in {}",
-                self.file.display(),
-                self.config.display()
-            )
-        })?;
-        let weights: Vec<_> = params.into_iter().map(|p| (p.name, p.tensor)).collect();
-        write_checkpoint(&self.to, &Meta::new(Contents::Weights, &config), &weights)?;
-        eprintln!("{} tensors in {}", weights.len(), self.to.display());
+        let request = self.foreign.request(self.raw, self.sampler)?;
+        let foreign = Foreign::examine(&self.file, &request)?;
+        eprintln!("{}: {}", self.file.display(), foreign.family);
+        tell(&foreign.report);
+        let meta = foreign.meta()?;
+        let net = foreign.network()?;
+        let weights: Vec<_> = net
+            .params()
+            .into_iter()
+            .map(|p| (p.name, p.tensor))
+            .collect();
+        let values: usize = weights.iter().map(|(_, t)| t.numel()).sum();
+        match &self.to {
+            None => eprintln!(
+                "{} tensors, {values} values fit; write them with --to",
+                weights.len()
+            ),
+            Some(to) => {
+                write_checkpoint(to, &meta, &weights)?;
+                eprintln!(
+                    "{} tensors, {values} values in {}",
+                    weights.len(),
+                    to.display()
+                );
+            }
+        }
         Ok(())
     }
 }

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use crate::checkpoint::{describe, resolve};
+use super::network::ours;
+use crate::checkpoint::describe;
 
-/// Show what is inside a checkpoint, weights file or .pt file, without loading it.
+/// Show what is inside a checkpoint, weights file or .pt file, without loading it, and what importing it
+/// would find and need.
 #[derive(Debug, Args)]
 pub(super) struct InspectCommand {
-    /// File, or run folder (its newest checkpoint)
+    /// File, run folder (its newest checkpoint), or diffusers folder
     file: PathBuf,
     /// For programs
     #[arg(long)]
@@ -19,7 +21,11 @@ pub(super) struct InspectCommand {
 
 impl InspectCommand {
     pub(super) fn run(&self) -> Result<()> {
-        let description = describe(&resolve(&self.file)?)?;
+        let file = match ours(&self.file)? {
+            Some(file) => file,
+            None => self.file.clone(),
+        };
+        let description = describe(&file)?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&description)?);
         } else {

@@ -1,45 +1,65 @@
-//! A trained network from a file, ready to use.
+//! A trained network from a file of ours or of others, ready to use.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Tensor};
 
-use crate::checkpoint::{Checkpoint, Meta, Which, read_checkpoint, resolve};
-use crate::model::{UNet, load_state_dict};
+use crate::checkpoint::import::{Foreign, Report, Request};
+use crate::checkpoint::{Checkpoint, Meta, Which, is_ours, read_checkpoint, resolve};
+use crate::model::{Model, load_state_dict};
 
 /// A network with the weights and settings of a file.
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) meta: Meta,
-    net: UNet,
+    net: Model,
 }
 
 impl Network {
-    /// Loads `which` weights from a checkpoint, weights file or run folder onto `device`.
-    pub(super) fn load(argument: &Path, which: Which, device: Device) -> Result<Network> {
-        let path = resolve(argument)?;
-        let checkpoint = read_checkpoint(&path)?;
-        let config = &checkpoint.meta.config;
-        refuse_oversized(&checkpoint).with_context(|| format!("cannot use {}", path.display()))?;
-        let mut net = UNet::new(&config.model, config.diffusion.timesteps, 0);
+    /// Loads weights onto `device`: averaged ones unless the request asks for raw ones. The file is a
+    /// checkpoint, a weights file or a run folder of ours, or anything that can be imported; what was
+    /// found in the latter is told on the way.
+    pub(super) fn load(argument: &Path, request: &Request, device: Device) -> Result<Network> {
+        let mut network = match ours(argument)? {
+            Some(path) => Network::from_ours(&path, request)?,
+            None => Network::from_foreign(argument, request)?,
+        };
+        network.net.move_to(device)?;
+        Ok(network)
+    }
+
+    fn from_ours(path: &Path, request: &Request) -> Result<Network> {
         let cannot = || format!("cannot use {}", path.display());
-        let weights = checkpoint.weights(which).with_context(cannot)?;
+        let checkpoint = read_checkpoint(path)?;
+        refuse_oversized(&checkpoint).with_context(cannot)?;
+        let config = &checkpoint.meta.config;
+        let net = Model::new(&config.model, config.diffusion.timesteps, 0);
+        let weights = checkpoint.weights(which(request)).with_context(cannot)?;
         load_state_dict(&net.params(), &weights).with_context(cannot)?;
-        net.move_to(device)?;
         Ok(Network {
             meta: checkpoint.meta,
             net,
         })
     }
 
-    /// The bare network's output, without dropout and gradients.
-    pub(super) fn predict(&self, x_t: &Tensor, t: &Tensor) -> Tensor {
-        let _guard = tch::no_grad_guard();
-        self.net.forward(x_t, t, false)
+    fn from_foreign(path: &Path, request: &Request) -> Result<Network> {
+        let foreign = Foreign::examine(path, request)?;
+        tell(&foreign.report);
+        Ok(Network {
+            meta: foreign.meta()?,
+            net: foreign.network()?,
+        })
     }
 
-    /// The weights under their `state_dict` keys, in the network's order.
+    /// The bare network's output, without dropout and gradients. `classes` is `[N]` i64, for networks
+    /// that are told a class.
+    pub(super) fn predict(&self, x_t: &Tensor, t: &Tensor, classes: Option<&Tensor>) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        self.net.forward(x_t, t, classes, false)
+    }
+
+    /// The weights under our keys, in the network's order.
     pub(super) fn state_dict(&self) -> Vec<(String, Tensor)> {
         self.net
             .params()
@@ -49,25 +69,39 @@ impl Network {
     }
 }
 
+/// Which weights a request is for.
+pub(super) fn which(request: &Request) -> Which {
+    if request.raw { Which::Raw } else { Which::Ema }
+}
+
+/// The file of ours that an argument means, or `None` for anything else that is there.
+pub(super) fn ours(argument: &Path) -> Result<Option<std::path::PathBuf>> {
+    if argument.is_dir() && !argument.join("config.toml").exists() {
+        return Ok(None);
+    }
+    let path = resolve(argument)?;
+    Ok(is_ours(&path)?.then_some(path))
+}
+
+/// Tells people what was found in a foreign file, on stderr.
+pub(super) fn tell(report: &Report) {
+    for fact in &report.facts {
+        eprintln!("  {}: {} (from {})", fact.what, fact.value, fact.from);
+    }
+    for assumption in &report.assumptions {
+        eprintln!("  assumed: {assumption}");
+    }
+}
+
 /// Settings in a file may describe a network far larger than its tensors; that is found before memory
 /// is taken for it.
 fn refuse_oversized(checkpoint: &Checkpoint) -> Result<()> {
-    let config = &checkpoint.meta.config;
     let held: i128 = checkpoint
         .tensors
         .iter()
         .map(|(_, t)| t.numel() as i128)
         .sum();
-    let widest = config
-        .model
-        .levels()
-        .iter()
-        .map(|l| l.width)
-        .max()
-        .unwrap_or(0);
-    let (widest, blocks) = (i128::from(widest), i128::from(config.model.blocks));
-    // The second convolution of every block of the widest level.
-    let least = widest * widest * 9 * blocks;
+    let least = checkpoint.meta.config.model.least_parameters();
     ensure!(
         least <= held,
         "its settings describe a network of more than {least} values, and it holds {held}"

@@ -7,17 +7,18 @@ use clap::Args;
 use tch::{Device, Kind, Tensor};
 
 use super::compute::ComputeArgs;
-use super::network::Network;
-use crate::checkpoint::{Which, safetensors};
+use super::foreign_args::{ForeignArgs, SamplerHints};
+use super::network::{Network, which};
+use crate::checkpoint::safetensors;
 use crate::config::RunConfig;
 
 /// Run the bare network on given x and t: no scaling, no clipping.
 ///
-/// The input holds `x` [N, C, H, W] f32 and `t` [N] i64 (0-based); the output file gets `out`, the
-/// network's net(x, t). Products are computed in full f32 unless --precision says otherwise.
+/// The input holds `x` [N, C, H, W] f32, `t` [N] i64 (0-based), and `classes` [N] i64 for models that are
+/// told a class; the output file gets `out`, the network's net(x, t). Products are computed in full f32 unless --precision says otherwise.
 #[derive(Debug, Args)]
 pub(super) struct PredictCommand {
-    /// Checkpoint, weights file, or run folder
+    /// Checkpoint, weights file, run folder, or anything that `import` takes
     checkpoint: PathBuf,
     /// File with `x` and `t`
     #[arg(long, value_name = "IN.safetensors")]
@@ -29,14 +30,18 @@ pub(super) struct PredictCommand {
     #[arg(long)]
     raw: bool,
     #[command(flatten)]
+    foreign: ForeignArgs,
+    #[command(flatten)]
+    sampler: SamplerHints,
+    #[command(flatten)]
     compute: ComputeArgs,
 }
 
 impl PredictCommand {
     pub(super) fn run(&self) -> Result<()> {
         let chosen = self.compute.choose_exact()?;
-        let which = if self.raw { Which::Raw } else { Which::Ema };
-        let network = Network::load(&self.checkpoint, which, chosen.device)?;
+        let request = self.foreign.request(self.raw, self.sampler)?;
+        let network = Network::load(&self.checkpoint, &request, chosen.device)?;
         let input = safetensors::open(&self.input)?;
         let tensor = |name: &str| {
             let found = input.tensors.iter().find(|(n, _)| n == name);
@@ -45,12 +50,24 @@ impl PredictCommand {
                 .with_context(|| format!("{} holds no tensor `{name}`", self.input.display()))
         };
         let (x, t) = (tensor("x")?, tensor("t")?);
-        check(x, t, &network.meta.config)
-            .with_context(|| format!("cannot use {}", self.input.display()))?;
-        let out = network.predict(&x.to_device(chosen.device), &t.to_device(chosen.device));
+        let cannot = || format!("cannot use {}", self.input.display());
+        check(x, t, &network.meta.config).with_context(cannot)?;
+        let classes = match network.meta.config.model.classes() {
+            None => None,
+            Some(known) => {
+                let classes = tensor("classes")?;
+                check_classes(classes, x.size()[0], known).with_context(cannot)?;
+                Some(classes.to_device(chosen.device))
+            }
+        };
+        let out = network.predict(
+            &x.to_device(chosen.device),
+            &t.to_device(chosen.device),
+            classes.as_ref(),
+        );
         let about = (
             "ddpm-predict".to_owned(),
-            format!("{which} weights of step {}", network.meta.step),
+            format!("{} weights of step {}", which(&request), network.meta.step),
         );
         safetensors::write(
             &self.output,
@@ -61,7 +78,7 @@ impl PredictCommand {
 }
 
 fn check(x: &Tensor, t: &Tensor, config: &RunConfig) -> Result<()> {
-    let m = &config.model;
+    let [channels, height, width] = config.model.chw();
     let size = x.size();
     ensure!(
         x.kind() == Kind::Float && size.len() == 4 && size[0] > 0,
@@ -69,19 +86,19 @@ fn check(x: &Tensor, t: &Tensor, config: &RunConfig) -> Result<()> {
         x.kind()
     );
     ensure!(
-        size[1] == m.channels,
+        size[1] == channels,
         "x has {} channels, this model wants {}",
         size[1],
-        m.channels
+        channels
     );
-    let factor = m.size_factor();
+    let factor = config.model.size_factor();
     ensure!(
         size[2] > 0 && size[3] > 0 && size[2] % factor == 0 && size[3] % factor == 0,
         "x is {}x{} pixels, this model wants multiples of {factor} and was trained at {}x{}",
         size[2],
         size[3],
-        m.height,
-        m.width
+        height,
+        width
     );
     ensure!(
         t.kind() == Kind::Int64 && t.size() == [size[0]],
@@ -95,6 +112,22 @@ fn check(x: &Tensor, t: &Tensor, config: &RunConfig) -> Result<()> {
         low >= 0 && high < config.diffusion.timesteps,
         "t runs from {low} to {high}, want 0 to {} (0-based)",
         config.diffusion.timesteps - 1
+    );
+    Ok(())
+}
+
+fn check_classes(classes: &Tensor, pictures: i64, known: i64) -> Result<()> {
+    ensure!(
+        classes.kind() == Kind::Int64 && classes.size() == [pictures],
+        "classes is {:?} {:?}, want i64 [{pictures}]",
+        classes.kind(),
+        classes.size()
+    );
+    let (low, high) = (i64::try_from(classes.min())?, i64::try_from(classes.max())?);
+    ensure!(
+        low >= 0 && high < known,
+        "classes run from {low} to {high}, want 0 to {}",
+        known - 1
     );
     Ok(())
 }

@@ -6,16 +6,15 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::config::{
-    LossKind, Norm, OptimizerKind, Preset, RunConfig, ScheduleKind, Sigma, TimeEmbedding,
-};
+use super::model_args::ModelArgs;
+use crate::config::{LossKind, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind, Sigma};
 use crate::data::{Background, Resize};
 
 /// `128` or `96x128` (height x width), in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Size {
-    height: i64,
-    width: i64,
+pub(super) struct Size {
+    pub(super) height: i64,
+    pub(super) width: i64,
 }
 
 impl FromStr for Size {
@@ -106,13 +105,21 @@ pub(super) struct NetworkArgs {
 
 impl NetworkArgs {
     /// Replaces what flags name.
-    pub(super) fn apply(&self, config: &mut RunConfig) {
+    ///
+    /// # Errors
+    /// A flag of another kind of network.
+    pub(super) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         self.optim.apply(config);
-        self.model.apply(config);
+        self.model.apply(config)?;
         let d = &mut config.diffusion;
-        set(&mut d.schedule, &self.diffusion.schedule);
+        if let Some(schedule) = self.diffusion.schedule {
+            d.schedule = schedule;
+            d.betas = vec![];
+        }
+        set(&mut d.prediction, &self.diffusion.prediction);
         set(&mut d.timesteps, &self.diffusion.timesteps);
         set(&mut d.loss, &self.diffusion.loss);
+        Ok(())
     }
 }
 
@@ -207,41 +214,6 @@ struct OptimArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Network")]
-struct ModelArgs {
-    /// Picture size: 128, or 96x128 (height x width)
-    #[arg(long, value_name = "PIXELS")]
-    size: Option<Size>,
-    /// 3 (colour) or 1 (grey)
-    #[arg(long, value_name = "N")]
-    channels: Option<i64>,
-    /// Channels of the first level
-    #[arg(long, value_name = "N")]
-    base_width: Option<i64>,
-    /// Width of each level as a multiple of the base, for example 1,2,2
-    #[arg(long, value_name = "N,…", value_delimiter = ',')]
-    multipliers: Option<Vec<i64>>,
-    /// Residual blocks a level
-    #[arg(long, value_name = "N")]
-    blocks: Option<i64>,
-    /// Do not pool sides this small
-    #[arg(long, value_name = "PIXELS")]
-    min_pixel: Option<i64>,
-    /// group, layer or instance
-    #[arg(long, value_enum)]
-    norm: Option<Norm>,
-    /// Groups of the group norms
-    #[arg(long, value_name = "N")]
-    norm_groups: Option<i64>,
-    /// How the time step enters
-    #[arg(long, value_enum)]
-    time_embedding: Option<TimeEmbedding>,
-    /// Dropout in the residual blocks
-    #[arg(long, value_name = "P")]
-    dropout: Option<f64>,
-}
-
-#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Diffusion")]
 struct DiffusionArgs {
     /// Noise schedule
@@ -250,12 +222,15 @@ struct DiffusionArgs {
     /// Time steps T
     #[arg(long, value_name = "T")]
     timesteps: Option<i64>,
+    /// What the network predicts
+    #[arg(long, value_enum)]
+    prediction: Option<Prediction>,
     /// sum (over pixels) or mse, which exists to show the difference
     #[arg(long, value_enum)]
     loss: Option<LossKind>,
 }
 
-fn set<T>(target: &mut T, flag: &Option<T>)
+pub(super) fn set<T>(target: &mut T, flag: &Option<T>)
 where
     T: Clone,
 {
@@ -274,12 +249,11 @@ impl SettingArgs {
     /// resumed from anywhere.
     ///
     /// # Errors
-    /// No current folder to make it absolute from.
+    /// No current folder to make it absolute from, or a flag of another kind of network.
     pub(super) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         self.data.apply(config)?;
         self.train.apply(config);
-        self.network.apply(config);
-        Ok(())
+        self.network.apply(config)
     }
 }
 
@@ -333,23 +307,5 @@ impl OptimArgs {
         }
         set(&mut o.adapt_norms, &self.adapt_norms);
         set(&mut o.ema, &self.ema);
-    }
-}
-
-impl ModelArgs {
-    fn apply(&self, config: &mut RunConfig) {
-        let m = &mut config.model;
-        if let Some(size) = self.size {
-            (m.height, m.width) = (size.height, size.width);
-        }
-        set(&mut m.channels, &self.channels);
-        set(&mut m.base_width, &self.base_width);
-        set(&mut m.multipliers, &self.multipliers);
-        set(&mut m.blocks, &self.blocks);
-        set(&mut m.min_pixel, &self.min_pixel);
-        set(&mut m.norm, &self.norm);
-        set(&mut m.norm_groups, &self.norm_groups);
-        set(&mut m.time_embedding, &self.time_embedding);
-        set(&mut m.dropout, &self.dropout);
     }
 }

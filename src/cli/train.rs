@@ -6,9 +6,12 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use tch::Device;
 
 use super::compute::ComputeArgs;
+use super::network::Network;
 use super::settings::{BaseArgs, SettingArgs};
+use crate::checkpoint::import::Request;
 use crate::checkpoint::{Resumable, RunFolder};
 use crate::config::{Preset, RunConfig};
 use crate::train::{End, Start, farewell, train};
@@ -29,6 +32,13 @@ pub(super) struct TrainCommand {
     run: Option<PathBuf>,
     #[command(flatten)]
     base: BaseArgs,
+    /// Begin with the weights, the network and the schedule of this file (ours, or anything that `import`
+    /// takes) instead of drawn weights; a foreign file that does not say all is imported first
+    #[arg(long, value_name = "FILE")]
+    init_from: Option<PathBuf>,
+    /// Begin with its raw weights instead of their average
+    #[arg(long, requires = "init_from")]
+    raw: bool,
     /// Keep the decoded pictures in FILE for a quick next start
     #[arg(long, value_name = "FILE")]
     cache: Option<PathBuf>,
@@ -63,7 +73,8 @@ impl TrainCommand {
             Some(dir) => RunFolder::new(dir.clone()).resumable()?,
             None => None,
         };
-        let config = self.resolve(named.as_ref())?;
+        let init = self.init(named.as_ref())?;
+        let config = self.resolve(named.as_ref(), init.as_ref())?;
         for warning in config.validate()? {
             eprintln!("warning: {warning}");
         }
@@ -97,6 +108,7 @@ impl TrainCommand {
             folder: folder.clone(),
             config: config.clone(),
             resume,
+            init: init.map(|network| network.state_dict()),
             cache: self.cache.clone(),
             chosen: self.compute.choose()?,
         };
@@ -109,9 +121,47 @@ impl TrainCommand {
         }
     }
 
+    /// The network to begin with. A run that has steps goes on with its own weights, and one that has not
+    /// may begin as it was told to.
+    fn init(&self, existing: Option<&Resumable>) -> Result<Option<Network>> {
+        let Some(path) = &self.init_from else {
+            return Ok(None);
+        };
+        if existing.is_some_and(|run| run.checkpoint.is_some()) {
+            bail!("this run has begun already; leave out --init-from, or name another --run");
+        }
+        let request = Request {
+            raw: self.raw,
+            ..Request::default()
+        };
+        Network::load(path, &request, Device::Cpu).map(Some)
+    }
+
+    /// Settings of a run that begins with the weights of `network`: all of that file's, or its network,
+    /// schedule and sampler over the preset or file that is named.
+    fn resolve_from(&self, network: &Network) -> Result<RunConfig> {
+        let theirs = &network.meta.config;
+        let mut config = theirs.clone();
+        if self.base.given() {
+            config = self.base.resolve(theirs.preset)?;
+            config.model = theirs.model.clone();
+            config.diffusion = theirs.diffusion.clone();
+            let sample = &mut config.sample;
+            sample.sigma = theirs.sample.sigma;
+            sample.clip_x0 = theirs.sample.clip_x0;
+            sample.last_noise = theirs.sample.last_noise;
+        }
+        config.data.folder = None;
+        self.settings.apply(&mut config)?;
+        Ok(config)
+    }
+
     /// A new run: preset, file, flags. An existing one: its own settings, then flags; a preset or file
     /// that is named again must describe the same run.
-    fn resolve(&self, existing: Option<&Resumable>) -> Result<RunConfig> {
+    fn resolve(&self, existing: Option<&Resumable>, init: Option<&Network>) -> Result<RunConfig> {
+        if let (None, Some(network)) = (existing, init) {
+            return self.resolve_from(network);
+        }
         let fallback = if self.settings.has_data() {
             Preset::Celebahq128
         } else {

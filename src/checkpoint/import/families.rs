@@ -1,0 +1,195 @@
+//! The code bases whose files are known, one file each: signature, what can be inferred, layout.
+
+mod answers;
+pub(super) mod diffusers;
+#[cfg(test)]
+mod fixtures;
+mod keras;
+mod lucidrains;
+mod modules;
+mod openai;
+mod pesser;
+mod plan;
+mod shapes;
+mod w86763777;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::hints::{AttentionOrder, Hints};
+use super::keys::Keys;
+use super::layout::Entry;
+use super::report::Report;
+use crate::config::{DiffusionConfig, ModelConfig, RunConfig, SampleConfig};
+pub(super) use lucidrains::diffusion::Buffers;
+pub(super) use lucidrains::trainer::file as lucidrains_file;
+
+/// A code base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Family {
+    /// This program, and the PyTorch reference in scripts/reference.
+    Ddpm,
+    /// Hugging Face diffusers' `UNet2DModel`.
+    Diffusers,
+    /// pesser/pytorch_diffusion.
+    Pesser,
+    /// w86763777/pytorch-ddpm.
+    W86763777,
+    /// OpenAI's improved-diffusion and guided-diffusion.
+    Openai,
+    /// lucidrains' denoising-diffusion-pytorch.
+    Lucidrains,
+    /// Su Jianlin's Keras-DDPM.
+    KerasDdpm,
+}
+
+/// Where weights came from: what their family's own layout needs beyond the network's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// The code base.
+    pub family: Family,
+    /// OpenAI: how queries, keys and values are fused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention_order: Option<AttentionOrder>,
+    /// diffusers: attention weights are called query, key, value, proj_attn.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub old_attention_names: bool,
+    /// lucidrains: the `version` in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+impl Origin {
+    /// Weights of `family`, with nothing special about them.
+    pub fn new(family: Family) -> Origin {
+        Origin {
+            family,
+            attention_order: None,
+            old_attention_names: false,
+            version: None,
+        }
+    }
+}
+
+/// What a family's file was found to describe.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The network.
+    pub model: ModelConfig,
+    /// Schedule and objective.
+    pub diffusion: DiffusionConfig,
+    /// The family's own sampler. `images` and `every_steps` are the caller's.
+    pub sample: SampleConfig,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// What some families keep beside their weights.
+#[derive(Debug, Default)]
+pub(super) struct Extras {
+    /// lucidrains' tables and version.
+    pub(super) buffers: Buffers,
+    /// w86763777: shape of the noise its sample grids start from.
+    pub(super) x_t_shape: Option<Vec<i64>>,
+    /// Keras: all layers in the model's order.
+    pub(super) layers: Vec<String>,
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Family::Ddpm => "ddpm (this program's own names)",
+            Family::Diffusers => "diffusers UNet2DModel",
+            Family::Pesser => "pesser/pytorch_diffusion",
+            Family::W86763777 => "w86763777/pytorch-ddpm",
+            Family::Openai => "OpenAI improved-diffusion or guided-diffusion",
+            Family::Lucidrains => "lucidrains denoising-diffusion-pytorch",
+            Family::KerasDdpm => "Keras-DDPM",
+        })
+    }
+}
+
+impl Family {
+    /// The family whose network has these keys.
+    pub(super) fn of(keys: &Keys) -> Option<Family> {
+        type Matches = fn(&Keys) -> bool;
+        let families: [(Family, Matches); 7] = [
+            (Family::Diffusers, diffusers::matches),
+            (Family::Pesser, pesser::matches),
+            (Family::W86763777, w86763777::matches),
+            (Family::Openai, openai::matches),
+            (Family::Lucidrains, lucidrains::matches),
+            (Family::KerasDdpm, keras::matches),
+            (Family::Ddpm, |keys| {
+                keys.has("down.0.0.conv1.weight") && keys.has("mid.norm.weight")
+            }),
+        ];
+        let found = families.into_iter().find(|(_, matches)| matches(keys));
+        found.map(|(family, _)| family)
+    }
+
+    /// Network, schedule and sampler, from keys, shapes and hints.
+    ///
+    /// # Errors
+    /// Keys and shapes that do not fit together, or a version that is not supported.
+    pub(super) fn infer(
+        self,
+        keys: &Keys,
+        extras: &Extras,
+        hints: &Hints,
+        report: &mut Report,
+    ) -> Result<Settings> {
+        match self {
+            Family::Diffusers => Err(diffusers::no_config()),
+            Family::Pesser => pesser::infer(keys, hints, report),
+            Family::W86763777 => w86763777::infer(keys, extras.x_t_shape.as_deref(), hints, report),
+            Family::Openai => openai::infer(keys, hints, report),
+            Family::Lucidrains => lucidrains::infer(keys, &extras.buffers, hints, report),
+            Family::KerasDdpm => keras::infer(keys, &extras.layers, hints, report),
+            Family::Ddpm => bail!(
+                "these are weights under this program's own names, and they do not say the settings that go with them; name them with --config FILE.toml (config.toml of the run)"
+            ),
+        }
+    }
+}
+
+impl Settings {
+    /// How the family names and arranges the tensors of this network, in a file with `keys`, or in a new
+    /// one if there are none.
+    ///
+    /// # Errors
+    /// A family whose networks are of another kind.
+    pub(super) fn layout(&self, keys: &Keys) -> Result<Vec<Entry>> {
+        use ModelConfig::{Lucidrains, Unet, UnetAttention};
+        let origin = &self.origin;
+        Ok(match (origin.family, &self.model) {
+            (Family::Ddpm, _) => keys.iter().map(|(key, _)| Entry::same(key, key)).collect(),
+            (Family::Diffusers, UnetAttention(m)) if keys.is_empty() => {
+                diffusers::layout(m, origin)
+            }
+            (Family::Diffusers, UnetAttention(m)) => diffusers::layout_for(m, keys),
+            (Family::Pesser, UnetAttention(m)) => pesser::layout(m, origin),
+            (Family::W86763777, UnetAttention(m)) => {
+                w86763777::layout(m, origin, self.diffusion.timesteps)
+            }
+            (Family::Openai, UnetAttention(m)) => openai::layout(m, origin),
+            (Family::Lucidrains, Lucidrains(m)) => lucidrains::layout(m),
+            (Family::KerasDdpm, Unet(m)) => {
+                keras::layout(m, self.diffusion.timesteps, keras::FirstNumbers::of(keys)?)
+            }
+            (family, other) => bail!("{family} has no network like {:?}", other.kind()),
+        })
+    }
+}
+
+/// Weights under our own names, with the settings that the user gives.
+pub(super) fn own(config: &RunConfig) -> Settings {
+    Settings {
+        model: config.model.clone(),
+        diffusion: config.diffusion.clone(),
+        sample: config.sample.clone(),
+        origin: Origin::new(Family::Ddpm),
+    }
+}

@@ -1,0 +1,266 @@
+//! Where the files of a diffusers model lie: a pipeline, a bare U-Net, a training checkpoint.
+//!
+//! ```text
+//! pipeline/                    checkpoint-500/              old pipeline/, or a bare U-Net's folder
+//!   model_index.json             unet/                        [model_index.json]
+//!   unet/config.json             unet_ema/                    config.json
+//!   unet/diffusion_pytorch_model.safetensors                  diffusion_pytorch_model.bin
+//!   scheduler/scheduler_config.json                           scheduler_config.json
+//! ```
+//!
+//! Only names are looked at here, and the small JSON files.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::config::{CLASS, class_of};
+use super::knobs::{Knobs, MAX_BYTES};
+use super::weights;
+
+/// The files of one U-Net.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Folder {
+    /// `config.json`.
+    pub(crate) config: PathBuf,
+    /// The weights: one file, or where `sharded` the index of several (`….index.json`), all of which
+    /// are there.
+    pub(crate) weights: PathBuf,
+    /// Whether `weights` is an index.
+    pub(crate) sharded: bool,
+    /// `scheduler_config.json`, if there is one.
+    pub(crate) scheduler: Option<PathBuf>,
+    /// A choice that was made between files, for the report.
+    pub(crate) note: Option<String>,
+}
+
+/// Finds the files of the U-Net in the folder `path`, or around the weights file `path`. A training
+/// checkpoint's EMA is taken before its raw weights, unless `raw`.
+///
+/// None where nothing looks like diffusers.
+///
+/// # Errors
+/// A folder of diffusers that lacks a file, or one of another network; each names what was looked for.
+pub(crate) fn find(path: &Path, raw: bool) -> Result<Option<Folder>> {
+    // Names matter below, and "." has none.
+    let path = std::path::absolute(path)
+        .with_context(|| format!("cannot find the place of {}", path.display()))?;
+    let info = fs::metadata(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    if info.is_dir() {
+        in_folder(&path, raw)
+    } else {
+        around_file(&path)
+    }
+}
+
+/// Reads a settings file of at most 1 MiB.
+///
+/// # Errors
+/// Not there, longer, or no UTF-8.
+pub(crate) fn read_json(path: &Path) -> Result<String> {
+    read_text(path, MAX_BYTES)
+}
+
+pub(super) fn read_text(path: &Path, most_bytes: u64) -> Result<String> {
+    let read = || -> Result<String> {
+        let mut text = String::new();
+        // One byte more shows that there is more.
+        let bytes = fs::File::open(path)?
+            .take(most_bytes + 1)
+            .read_to_string(&mut text)?;
+        ensure!(
+            bytes as u64 <= most_bytes,
+            "it is longer than {most_bytes} bytes"
+        );
+        Ok(text)
+    };
+    read().with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn in_folder(dir: &Path, raw: bool) -> Result<Option<Folder>> {
+    if dir.join("model_index.json").is_file() {
+        refuse_other_pipelines(&dir.join("model_index.json"))?;
+        let Some(unet) = ["unet", ""]
+            .map(|below| dir.join(below))
+            .into_iter()
+            .find(|unet| unet.join("config.json").is_file())
+        else {
+            bail!(
+                "{} is a diffusers pipeline without the settings of its U-Net: looked for unet/config.json \
+                 and config.json; download them too",
+                dir.display()
+            );
+        };
+        return folder_of(&unet, None).map(Some);
+    }
+    if let Some((unet, note)) = of_training(dir, raw)? {
+        return folder_of(&unet, note).map(Some);
+    }
+    if dir.join("config.json").is_file() {
+        return match class_of(&read_json(&dir.join("config.json"))?)? {
+            Some(_) => folder_of(dir, None).map(Some),
+            None => Ok(None),
+        };
+    }
+    ensure!(
+        !weights::any(dir),
+        "{} holds weights of diffusers without settings: looked for config.json beside them; put it there",
+        dir.display()
+    );
+    Ok(None)
+}
+
+/// The folder to take of a training checkpoint's `unet` and `unet_ema`.
+fn of_training(dir: &Path, raw: bool) -> Result<Option<(PathBuf, Option<String>)>> {
+    let [plain, ema] = ["unet", "unet_ema"].map(|below| dir.join(below));
+    let has = |unet: &Path| unet.join("config.json").is_file();
+    Ok(match (has(&plain), has(&ema)) {
+        (true, true) if raw => Some((
+            plain,
+            Some("unet/ is taken, not the average in unet_ema/".into()),
+        )),
+        (true, true) => Some((
+            ema,
+            Some("unet_ema/ is taken, the average of the weights in unet/".into()),
+        )),
+        (true, false) => Some((plain, None)),
+        (false, true) => {
+            ensure!(
+                !raw,
+                "{} has no raw weights: looked for unet/config.json and found unet_ema/ alone",
+                dir.display()
+            );
+            Some((ema, Some("unet_ema/ is taken; there is no unet/".into())))
+        }
+        (false, false) => {
+            for unet in [plain, ema] {
+                ensure!(
+                    !weights::any(&unet),
+                    "{} holds weights of diffusers without settings: looked for config.json beside them; \
+                     put it there",
+                    unet.display()
+                );
+            }
+            None
+        }
+    })
+}
+
+fn around_file(path: &Path) -> Result<Option<Folder>> {
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let config = dir.join("config.json");
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let kinds = [".safetensors", ".bin", ".pt", ".pth", ".ckpt"];
+    let index = weights::is_index(&name);
+    if !(index || kinds.iter().any(|kind| name.ends_with(kind))) || !config.is_file() {
+        return Ok(None);
+    }
+    if class_of(&read_json(&config)?)?.is_none() {
+        return Ok(None);
+    }
+    refuse_other_classes(&config)?;
+    ensure!(
+        !weights::is_shard(&name),
+        "{} is one shard of several; give the folder {} instead",
+        path.display(),
+        dir.display()
+    );
+    folder_with(config, path.to_owned(), dir, None).map(Some)
+}
+
+fn folder_of(unet: &Path, note: Option<String>) -> Result<Folder> {
+    let config = unet.join("config.json");
+    refuse_other_classes(&config)?;
+    let (weights, variant) = weights::find(unet)?;
+    let note = match (note, variant) {
+        (Some(note), Some(variant)) => Some(format!("{note}; {variant}")),
+        (note, variant) => note.or(variant),
+    };
+    folder_with(config, weights, unet, note)
+}
+
+fn folder_with(
+    config: PathBuf,
+    weights: PathBuf,
+    unet: &Path,
+    note: Option<String>,
+) -> Result<Folder> {
+    let name = weights.file_name().unwrap_or_default();
+    let sharded = weights::is_index(&name.to_string_lossy());
+    if sharded {
+        weights::check_shards(&weights)?;
+    }
+    Ok(Folder {
+        config,
+        weights,
+        sharded,
+        scheduler: scheduler_near(unet),
+        note,
+    })
+}
+
+fn refuse_other_classes(config: &Path) -> Result<()> {
+    let class = class_of(&read_json(config)?)?.unwrap_or_else(|| "no class".to_owned());
+    ensure!(
+        class == CLASS,
+        "{} is of {class}, and the only diffusers network that is read is {CLASS}",
+        config.display()
+    );
+    Ok(())
+}
+
+/// Refuses a pipeline whose network is no `UNet2DModel` over pixels, by name.
+fn refuse_other_pipelines(index: &Path) -> Result<()> {
+    let knobs = Knobs::parse("model_index.json", &read_json(index)?)
+        .with_context(|| index.display().to_string())?;
+    let pipeline = knobs.word("_class_name", "a pipeline")?;
+    // A part is ["library", "class"], and [null, null] where it was left out.
+    let class = |value: &Value| value.get(1).and_then(Value::as_str).map(str::to_owned);
+    let unet = knobs.get("unet").and_then(class);
+    ensure!(
+        unet.as_deref() == Some(CLASS),
+        "{} is of {pipeline}, with {} as its U-Net; the only diffusers network that is read is {CLASS}",
+        index.display(),
+        unet.as_deref().unwrap_or("nothing")
+    );
+    for (part, value) in knobs.iter() {
+        let known = matches!(part, "unet" | "scheduler") || part.starts_with('_');
+        if let (false, Some(class)) = (known, class(value)) {
+            bail!(
+                "{} is of {pipeline}, which has a part {part} ({class}) besides U-Net and scheduler: its \
+                 U-Net does not work on pixels alone, and nothing else is read",
+                index.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// `scheduler_config.json` beside a U-Net's folder, in it, or in the run that a training checkpoint
+/// belongs to.
+fn scheduler_near(unet: &Path) -> Option<PathBuf> {
+    let named = |dir: &Path, test: fn(&str) -> bool| {
+        dir.file_name()
+            .is_some_and(|name| test(&name.to_string_lossy()))
+    };
+    let mut places = vec![unet];
+    if named(unet, |name| name == "unet" || name == "unet_ema") {
+        places.extend(unet.parent());
+    }
+    let last = *places.last().unwrap_or(&unet);
+    if named(last, |name| name.starts_with("checkpoint-")) {
+        places.extend(last.parent());
+    }
+    places
+        .iter()
+        .flat_map(|dir| {
+            ["scheduler/scheduler_config.json", "scheduler_config.json"].map(|f| dir.join(f))
+        })
+        .find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests;
