@@ -1,0 +1,237 @@
+//! What a hostile file meets: each reader, whole, and what must hold whatever the bytes are.
+//!
+//! One function a target. `tests/hostile.rs` includes this file and replays the corpus through the
+//! same functions, so a find that was fixed stays fixed. An `Err` of a reader is the normal case; a
+//! panic is a find.
+
+use std::path::Path;
+
+use ddpm::checkpoint::import::{Foreign, Request};
+use ddpm::checkpoint::source::{Node, WeightsFile};
+use ddpm::checkpoint::{describe, pickle, pt, read_checkpoint, read_state_dict, safetensors};
+use tch::Tensor;
+
+/// Most tensors and dicts that are read of one file: a few bytes can name one tensor often.
+const MAX_READS: usize = 64;
+/// Longest error message: names that a file makes up have to be shortened.
+const MAX_MESSAGE_BYTES: usize = 16 << 10;
+
+/// A pickle alone.
+pub fn pickle(bytes: &[u8]) {
+    match pickle::from_bytes(bytes) {
+        Ok(value) => assert!(value.kind().len() < 1000),
+        Err(error) => check_message(&error.to_string()),
+    }
+}
+
+/// A PyTorch file. Bytes that are neither container are taken as its pickle, in both containers.
+pub fn torch_file(bytes: &[u8]) {
+    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(LEGACY_MAGIC) {
+        return with_file("fuzz.pt", bytes, read_all_of_pt);
+    }
+    let storage: Vec<u8> = (0..64).map(|byte| byte % 2).collect();
+    let zip = zip_of(&[("a/data.pkl", bytes), ("a/data/0", &storage)]);
+    with_file("fuzz.pt", &zip, read_all_of_pt);
+    with_file("fuzz.pt", &legacy_of(bytes, &storage), read_all_of_pt);
+}
+
+/// A safetensors file, be it weights or a checkpoint of ours.
+pub fn safetensors(bytes: &[u8]) {
+    with_file("fuzz.safetensors", bytes, |path| {
+        if let Some(file) = checked(path, safetensors::open(path)) {
+            let mut data_bytes = 0;
+            for (name, tensor) in &file.tensors {
+                assert!(name.len() <= bytes.len());
+                // Reads every page that the tensor maps.
+                let copy = tensor.copy();
+                data_bytes += copy.numel() * copy.kind().elt_size_in_bytes();
+            }
+            assert!(data_bytes <= bytes.len(), "{data_bytes} bytes of tensors");
+        }
+        checked(path, read_state_dict(path));
+        check_description(path);
+        if let Some(file) = checked(path, read_checkpoint(path)) {
+            drop(file.weights(ddpm::checkpoint::Which::Ema));
+        }
+    });
+}
+
+fn read_all_of_pt(path: &Path) {
+    checked(path, pt::read(path));
+    read_all(path);
+    checked(path, read_state_dict(path));
+    check_description(path);
+}
+
+/// Reads the tensors of a file, one by one and, where they stand in a dict, as a `state_dict`.
+fn read_all(path: &Path) {
+    if let Some(file) = checked(path, WeightsFile::open(path)) {
+        read_node(path, &file, &file.root, &mut { MAX_READS });
+    }
+}
+
+fn read_node(path: &Path, file: &WeightsFile, node: &Node, reads: &mut usize) {
+    if *reads == 0 {
+        return;
+    }
+    *reads -= 1;
+    match node {
+        Node::Tensor(slot) => {
+            if let Some(read) = checked(path, file.tensor("one", slot)) {
+                assert_eq!(read.size(), slot.shape);
+                check_total(path, read.numel() * read.kind().elt_size_in_bytes());
+            }
+        }
+        Node::Group(items) => {
+            if let Some(tensors) = checked(path, file.state_dict(node)) {
+                let bytes = |t: &Tensor| t.numel() * t.kind().elt_size_in_bytes();
+                check_total(path, tensors.iter().map(|(_, t)| bytes(t)).sum());
+            }
+            for (_, item) in items {
+                read_node(path, file, item, reads);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A diffusers folder with this `config.json`, and beside it the same bytes as scheduler settings; or two
+/// texts apart by a NUL.
+pub fn config_json(bytes: &[u8]) {
+    let mut parts = bytes.splitn(2, |&byte| byte == 0);
+    let config = parts.next().unwrap_or(bytes);
+    let scheduler = parts.next().unwrap_or(config);
+    let weights =
+        safetensors_of(r#"{"conv_in.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#);
+    with_file("config.json", config, |path| {
+        let folder = path.parent().expect("the file is in a folder");
+        let beside = |name: &str, bytes: &[u8]| {
+            std::fs::write(folder.join(name), bytes).expect("the file");
+        };
+        beside("diffusion_pytorch_model.safetensors", &weights);
+        beside("scheduler_config.json", scheduler);
+        if let Some(foreign) = checked(folder, Foreign::examine(folder, &Request::default())) {
+            checked(folder, foreign.config());
+        }
+    });
+}
+
+/// An HDF5 file, as Keras writes them.
+pub fn hdf5(bytes: &[u8]) {
+    with_file("fuzz.weights", bytes, |path| {
+        read_all(path);
+        check_description(path);
+    });
+}
+
+fn safetensors_of(header: &str) -> Vec<u8> {
+    let length = (header.len() as u64).to_le_bytes();
+    [&length, header.as_bytes(), &[0; 4]].concat()
+}
+
+/// What `ddpm inspect` prints must not steer the terminal.
+fn check_description(path: &Path) {
+    if let Some(description) = checked(path, describe(path)) {
+        let text = description.to_string();
+        assert!(!text.contains(is_escape), "{text:?}");
+    }
+}
+
+fn is_escape(char: char) -> bool {
+    char.is_control() && char != '\n'
+}
+
+/// What a file's tensors may take: 16 times the file, or 1 MiB.
+fn check_total(path: &Path, data_bytes: usize) {
+    let file_bytes = std::fs::metadata(path).map_or(0, |data| data.len() as usize);
+    assert!(data_bytes <= (16 * file_bytes).max(1 << 20));
+}
+
+/// The value; an error is held to name the file, shortly and without a terminal's escapes.
+fn checked<T>(path: &Path, result: Result<T, impl Into<anyhow::Error>>) -> Option<T> {
+    let error = match result {
+        Ok(value) => return Some(value),
+        Err(error) => error.into(),
+    };
+    let message = format!("{error:#}");
+    assert!(message.contains(&path.display().to_string()), "{message}");
+    check_message(&message);
+    None
+}
+
+fn check_message(message: &str) {
+    assert!(
+        message.len() <= MAX_MESSAGE_BYTES,
+        "{} bytes",
+        message.len()
+    );
+    assert!(!message.contains(is_escape), "{message:?}");
+}
+
+// Files around the bytes.
+
+/// First bytes of a file of torch before 1.6.
+pub const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+
+/// Hands `read` a file that holds the bytes; it lies in memory where the machine has a place for it.
+pub fn with_file<T>(name: &str, bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
+    let memory = Path::new("/dev/shm");
+    let folder = tempfile::Builder::new();
+    let folder = if memory.is_dir() {
+        folder.tempdir_in(memory)
+    } else {
+        folder.tempdir()
+    }
+    .expect("a folder for the file");
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).expect("the file");
+    read(&path)
+}
+
+/// A zip archive of stored entries without checksums, which a mutation would only break.
+pub fn zip_of(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut directory = Vec::new();
+    for (name, data) in entries {
+        let start = file.len() as u32;
+        let mut fields = b"\x14\0\0\0\0\0\0\0\x21\0\0\0\0\0".to_vec();
+        fields.extend((data.len() as u32).to_le_bytes());
+        fields.extend((data.len() as u32).to_le_bytes());
+        fields.extend((name.len() as u16).to_le_bytes());
+        fields.extend([0; 2]);
+        directory.extend(b"PK\x01\x02\x14\0");
+        directory.extend(&fields);
+        directory.extend([0; 10]);
+        directory.extend(start.to_le_bytes());
+        directory.extend(name.as_bytes());
+        file.extend(b"PK\x03\x04");
+        file.extend(fields);
+        file.extend(name.as_bytes());
+        file.extend(*data);
+    }
+    let start = file.len() as u32;
+    file.extend(&directory);
+    file.extend(b"PK\x05\x06\0\0\0\0");
+    file.extend([entries.len() as u16; 2].map(u16::to_le_bytes).concat());
+    file.extend((directory.len() as u32).to_le_bytes());
+    file.extend(start.to_le_bytes());
+    file.extend([0; 2]);
+    file
+}
+
+/// A file of torch before 1.6 with this pickle and one storage "0".
+pub fn legacy_of(pickle: &[u8], storage: &[u8]) -> Vec<u8> {
+    let little_endian = b"\x80\x02}X\x0d\0\0\0little_endian\x88s.";
+    let keys = b"\x80\x02]X\x01\0\0\x000a.";
+    let numel = (storage.len() as u64).to_le_bytes();
+    [
+        LEGACY_MAGIC,
+        b"\x80\x02M\xe9\x03.",
+        little_endian,
+        pickle,
+        keys,
+        &numel,
+        storage,
+    ]
+    .concat()
+}
