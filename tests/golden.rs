@@ -9,7 +9,9 @@ mod common;
 use std::collections::HashMap;
 
 use common::{Golden, max_abs, rel_l2};
-use ddpm::config::{DiffusionConfig, LossKind, OptimConfig, Preset, ScheduleKind, Sigma};
+use ddpm::config::{
+    DiffusionConfig, LossKind, OptimConfig, Prediction, Preset, ScheduleKind, Sigma,
+};
 use ddpm::diffusion::{Schedule, microbatch_loss};
 use ddpm::model::{UNet, group_norm, params_of};
 use ddpm::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
@@ -21,6 +23,8 @@ fn keras_schedule(timesteps: i64) -> Schedule {
     Schedule::new(&DiffusionConfig {
         timesteps,
         schedule,
+        betas: vec![],
+        prediction: Prediction::Eps,
         loss: LossKind::Sum,
     })
 }
@@ -293,6 +297,8 @@ fn ddpm_chains_of_20_steps() {
             &|x, t| net.forward(x, t, false),
             &schedule,
             Ddpm {
+                prediction: Prediction::Eps,
+                last_noise: true,
                 sigma,
                 clip_x0: false,
             },
@@ -314,6 +320,8 @@ fn single_steps_of_a_1000_step_chain() {
     let net = Golden::open("keras_A").network();
     let schedule = keras_schedule(1000);
     let options = Ddpm {
+        prediction: Prediction::Eps,
+        last_noise: true,
         sigma: Sigma::Beta,
         clip_x0: false,
     };

@@ -7,10 +7,12 @@ use std::process::Command;
 
 use common::{Golden, max_abs, python, repo, tiny_config};
 use ddpm::checkpoint::{read_state_dict, safetensors, write_state_dict};
-use ddpm::config::{LossKind, Norm, OptimizerKind, RunConfig, ScheduleKind, TimeEmbedding};
+use ddpm::config::{
+    LossKind, Norm, OptimizerKind, Prediction, RunConfig, ScheduleKind, TimeEmbedding,
+};
 use ddpm::data;
 use ddpm::diffusion::microbatch_loss;
-use ddpm::model::UNet;
+use ddpm::model::Model;
 use ddpm::rng::{Stream, normal};
 use ddpm::train::Trainer;
 use tch::{Device, Kind, Tensor};
@@ -58,16 +60,17 @@ fn variants() -> Vec<(&'static str, RunConfig)> {
     vec![
         edit("group norm", &|_| ()),
         edit("layer norm, two blocks", &|c| {
-            (c.model.norm, c.model.blocks) = (Norm::Layer, 2)
+            let m = c.model.unet_mut();
+            (m.norm, m.blocks) = (Norm::Layer, 2);
         }),
         edit("instance norm, sinusoidal, grey", &|c| {
-            c.model.norm = Norm::Instance;
-            c.model.time_embedding = TimeEmbedding::Sinusoidal;
-            c.model.channels = 1;
+            c.model.unet_mut().norm = Norm::Instance;
+            c.model.unet_mut().time_embedding = TimeEmbedding::Sinusoidal;
+            c.model.unet_mut().channels = 1;
         }),
         edit("an unpooled level, not square", &|c| {
-            (c.model.height, c.model.width) = (8, 16);
-            c.model.multipliers = vec![1, 2, 2];
+            c.model.set_chw([3, 8, 16]);
+            c.model.unet_mut().multipliers = vec![1, 2, 2];
         }),
     ]
 }
@@ -78,7 +81,7 @@ fn forward_and_gradients_of_every_variant() {
     for (name, config) in variants() {
         let dir = tempfile::tempdir().unwrap();
         let file = |n: &str| dir.path().join(n);
-        let net = UNet::new(&config.model, config.diffusion.timesteps, 11);
+        let net = Model::new(&config.model, config.diffusion.timesteps, 11);
         let [c, h, w] = config.model.chw();
         let x = normal(1, Stream::Data, 0, &[4, c, h, w], Device::Cpu);
         let noise = normal(1, Stream::Noise, 0, &[4, c, h, w], Device::Cpu);
@@ -107,7 +110,7 @@ fn forward_and_gradients_of_every_variant() {
         );
         let theirs = Golden::open_path(&file("out.safetensors"));
 
-        let out = net.forward(&x, &t, false);
+        let out = net.forward(&x, &t, None, false);
         let loss = microbatch_loss(config.diffusion.loss, &out, &noise, 4);
         loss.backward();
         // Same kernels; the memory layout alone changes the order of sums.
@@ -277,7 +280,7 @@ fn exported_weights_load_strictly_into_the_reference_and_come_back() {
     let Some(python) = python() else { return };
     let dir = tempfile::tempdir().unwrap();
     let config = tiny_config();
-    let net = UNet::new(&config.model, config.diffusion.timesteps, 3);
+    let net = Model::new(&config.model, config.diffusion.timesteps, 3);
     let state: Vec<_> = net
         .params()
         .into_iter()
@@ -317,7 +320,7 @@ fn sampling_matches_the_reference() {
     let file = |n: &str| dir.path().join(n);
     let mut config = tiny_config();
     config.diffusion.timesteps = 25;
-    let net = UNet::new(&config.model, 25, 3);
+    let net = Model::new(&config.model, 25, 3);
     let state: Vec<_> = net
         .params()
         .into_iter()
@@ -358,10 +361,12 @@ save_file(out, folder + "/samples.safetensors")
             device: Device::Cpu,
         };
         let options = ddpm::sample::Ddpm {
+            prediction: Prediction::Eps,
+            last_noise: true,
             sigma: config.sample.sigma,
             clip_x0,
         };
-        let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, false);
+        let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, None, false);
         let ours =
             ddpm::sample::sample_pictures(&denoiser, &schedule, options, &wanted, &mut || ());
         let error = max_abs(&ours, theirs.get(if clip_x0 { "clipped" } else { "plain" }));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use ddpm::checkpoint::safetensors;
-use ddpm::config::{ModelConfig, RunConfig};
+use ddpm::config::{RunConfig, UNetConfig};
 use ddpm::model::{UNet, load_state_dict};
 use tch::{Kind, Tensor};
 
@@ -54,7 +54,7 @@ impl Golden {
         self.tensors.iter().filter_map(strip).collect()
     }
 
-    pub(crate) fn config(&self) -> ModelConfig {
+    pub(crate) fn config(&self) -> UNetConfig {
         serde_json::from_str(&self.metadata["config"]).unwrap()
     }
 
@@ -92,7 +92,7 @@ pub(crate) fn rel_l2(a: &Tensor, b: &Tensor) -> f64 {
 pub(crate) fn tiny_config() -> RunConfig {
     let mut config = ddpm::config::Preset::Demo.config();
     config.diffusion = ddpm::config::Preset::Celebahq128.config().diffusion;
-    let m = &mut config.model;
+    let m = config.model.unet_mut();
     (m.height, m.width, m.base_width, m.norm_groups) = (16, 16, 16, 4);
     m.multipliers = vec![1, 2];
     config.train.batch = 8;

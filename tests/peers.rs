@@ -1,0 +1,381 @@
+//! Checkpoints of other programs, one small random model each (weights/README.md says how they were made):
+//! the network computes what theirs does, and the way there and back loses no bit.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use common::{Golden, repo};
+use ddpm::checkpoint::import::{AttentionOrder, Family, Foreign, Hints, Request, in_layout};
+use ddpm::checkpoint::source::{Node, WeightsFile};
+use ddpm::checkpoint::{Contents, Which, read_checkpoint, safetensors, write_checkpoint};
+use ddpm::config::{ModelKind, Prediction, ScheduleKind, Sigma};
+use ddpm::diffusion::Schedule;
+use ddpm::model::Model;
+use ddpm::sample::{Ddpm, ddpm};
+use tch::{Kind, Tensor};
+
+/// Largest difference from the program's own output, relative to its largest value. Both compute in f32
+/// with other kernels and orders of summation; an implementation in f64 is some 3e-6 away from both.
+const TOLERANCE: f64 = 2e-5;
+
+fn peer(name: &str) -> PathBuf {
+    repo("weights/peers").join(name)
+}
+
+fn openai() -> Hints {
+    Hints {
+        attention_order: Some(AttentionOrder::Legacy),
+        schedule: Some(ScheduleKind::Linear),
+        timesteps: Some(1000),
+        ..sized()
+    }
+}
+
+fn sized() -> Hints {
+    Hints {
+        image_size: Some((16, 16)),
+        ..Hints::default()
+    }
+}
+
+struct Case {
+    family: Family,
+    file: &'static str,
+    /// Which network in the file, its keys joined by dots.
+    key: &'static str,
+    io: &'static str,
+    hints: Hints,
+}
+
+fn cases() -> Vec<Case> {
+    let case = |family, file, key, io, hints| Case {
+        family,
+        file,
+        key,
+        io,
+        hints,
+    };
+    vec![
+        case(
+            Family::Diffusers,
+            "diffusers",
+            "",
+            "diffusers",
+            Hints::default(),
+        ),
+        case(
+            Family::Pesser,
+            "pesser.ckpt",
+            "",
+            "pesser",
+            Hints {
+                sigma: Some(Sigma::Beta),
+                ..sized()
+            },
+        ),
+        case(
+            Family::W86763777,
+            "w86763777.pt",
+            "ema_model",
+            "w86763777",
+            Hints::default(),
+        ),
+        case(
+            Family::Openai,
+            "improved_ema_0.9999_000001.pt",
+            "",
+            "improved",
+            Hints {
+                num_heads: Some(4),
+                ..openai()
+            },
+        ),
+        case(
+            Family::Openai,
+            "guided.pt",
+            "",
+            "guided",
+            Hints {
+                head_channels: Some(16),
+                ..openai()
+            },
+        ),
+        case(
+            Family::Lucidrains,
+            "lucidrains-model-1.pt",
+            "ema.ema_model.model",
+            "lucidrains",
+            sized(),
+        ),
+    ]
+}
+
+fn examine(case: &Case) -> Foreign {
+    let request = Request {
+        hints: case.hints.clone(),
+        ..Request::default()
+    };
+    let foreign = Foreign::examine(&peer(case.file), &request).unwrap();
+    assert_eq!(foreign.family, case.family, "{}", case.file);
+    foreign
+}
+
+fn error_against(net: &Model, io: &str) -> f64 {
+    error_of(net, io, "out")
+}
+
+fn error_of(net: &Model, io: &str, wanted: &str) -> f64 {
+    let io = safetensors::open(&peer(&format!("{io}.io.safetensors"))).unwrap();
+    let find = |name: &str| io.tensors.iter().find(|(n, _)| n == name);
+    let get = |name: &str| find(name).unwrap().1.copy();
+    let (want, classes) = (get(wanted), find("classes").map(|(_, c)| c.copy()));
+    let out = tch::no_grad(|| net.forward(&get("x"), &get("t"), classes.as_ref(), false));
+    assert_eq!(out.size(), want.size());
+    f64::try_from((out - &want).abs().max() / want.abs().max()).unwrap()
+}
+
+#[test]
+fn every_program_s_network_computes_what_it_should() {
+    for case in cases() {
+        let net = examine(&case).network().unwrap();
+        let error = error_against(&net, case.io);
+        assert!(error < TOLERANCE, "{}: {error:e}", case.file);
+        println!("{}: {error:.1e}", case.file);
+    }
+}
+
+/// The program's own pictures, drawn from the same noise by its own sampler.
+#[test]
+fn pictures_from_the_same_noise_are_the_same() {
+    for case in cases() {
+        let io = safetensors::open(&peer(&format!("{}.io.safetensors", case.io))).unwrap();
+        let find = |name: &str| io.tensors.iter().find(|(n, _)| n == name).map(|(_, t)| t);
+        let (Some(noise), Some(pictures)) = (find("noise"), find("pictures")) else {
+            continue;
+        };
+        let foreign = examine(&case);
+        let (net, config) = (foreign.network().unwrap(), foreign.config().unwrap());
+        let schedule = Schedule::new(&config.diffusion);
+        let out = ddpm(
+            &|x, t| net.forward(x, t, None, false),
+            &schedule,
+            Ddpm::new(&config.diffusion, &config.sample),
+            noise.get(0),
+            &mut |k| noise.get(k as i64),
+            &mut |_, _| (),
+        );
+        let error = (out.clamp(-1.0, 1.0) - pictures).abs().max();
+        // They keep their tables in f32: an eighth of a grey level.
+        assert!(f64::try_from(error).unwrap() < 1e-3, "{}", case.file);
+    }
+}
+
+/// All tensors at a place in a file, under their keys there.
+fn tensors_at(path: &str, key: &str) -> BTreeMap<String, Tensor> {
+    let path = match path {
+        "diffusers" => peer("diffusers/unet/diffusion_pytorch_model.safetensors"),
+        path => peer(path),
+    };
+    let file = WeightsFile::open(&path).unwrap();
+    let (group, prefix) = match key.strip_prefix("ema.") {
+        Some(prefix) => (file.root.get("ema").unwrap(), format!("{prefix}.")),
+        None => (file.root.at(key).unwrap(), String::new()),
+    };
+    let Node::Group(entries) = group else {
+        panic!("{path:?} holds no dict at {key}");
+    };
+    let read = |(name, node): &(String, Node)| match node {
+        Node::Tensor(slot) => {
+            let name = name.strip_prefix(&prefix)?.to_owned();
+            Some((name.clone(), file.tensor(&name, slot).unwrap()))
+        }
+        _ => None,
+    };
+    entries.iter().filter_map(read).collect()
+}
+
+#[test]
+fn there_and_back_every_bit_is_the_same() {
+    for case in cases() {
+        let foreign = examine(&case);
+        let weights: Vec<_> = foreign
+            .network()
+            .unwrap()
+            .params()
+            .into_iter()
+            .map(|p| (p.name, p.tensor))
+            .collect();
+        let back = in_layout(case.family, &foreign.meta().unwrap(), &weights).unwrap();
+        let back: BTreeMap<String, Tensor> = back.into_iter().collect();
+        let original = tensors_at(case.file, case.key);
+        let keys = |map: &BTreeMap<String, Tensor>| map.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&back), keys(&original), "{}", case.file);
+        for (key, theirs) in &original {
+            let ours = &back[key];
+            assert_eq!(ours.size(), theirs.size(), "{} {key}", case.file);
+            // guided.pt holds f16, of which f32 loses nothing.
+            assert_eq!(*ours, theirs.to_kind(ours.kind()), "{} {key}", case.file);
+        }
+    }
+}
+
+#[test]
+fn keras_weights_become_the_golden_ones() {
+    let request = Request {
+        hints: sized(),
+        ..Request::default()
+    };
+    let foreign = Foreign::examine(&peer("keras_C_model.weights"), &request).unwrap();
+    assert_eq!(foreign.family, Family::KerasDdpm);
+    let golden = Golden::open("keras_C");
+    let config = foreign.config().unwrap();
+    assert_eq!(
+        config.model,
+        ddpm::config::ModelConfig::Unet(golden.config())
+    );
+    assert_eq!(config.diffusion.schedule, ScheduleKind::KerasDdpm);
+    assert_eq!(
+        (config.sample.sigma, config.sample.last_noise),
+        (Sigma::Beta, true)
+    );
+    let params = foreign.network().unwrap().params();
+    assert_eq!(params.len(), golden.section("w.").len());
+    for p in params {
+        assert_eq!(
+            p.tensor.detach(),
+            *golden.get(&format!("w.{}", p.name)),
+            "{}",
+            p.name
+        );
+    }
+}
+
+#[test]
+fn settings_are_the_families_own() {
+    let settings: BTreeMap<&str, _> = cases()
+        .iter()
+        .map(|case| (case.io, examine(case).config().unwrap()))
+        .collect();
+    let told = |name: &str| {
+        let c = &settings[name];
+        let chosen = (c.diffusion.schedule, c.diffusion.prediction, c.sample.sigma);
+        (chosen, c.sample.clip_x0)
+    };
+    use {Prediction::Eps, ScheduleKind::Linear};
+    assert_eq!(told("pesser"), ((Linear, Eps, Sigma::Beta), true));
+    // Its sampler computes the mean from the x_0 that it has not clipped.
+    // Its linear betas do not scale with T, which is 100 here.
+    assert_eq!(
+        told("w86763777"),
+        ((ScheduleKind::Explicit, Eps, Sigma::Beta), false)
+    );
+    let betas = &settings["w86763777"].diffusion.betas;
+    assert_eq!((betas.len(), betas[0], betas[99]), (100, 1e-4, 0.02));
+    assert_eq!(told("improved"), ((Linear, Eps, Sigma::Learned), true));
+    assert_eq!(told("guided"), ((Linear, Eps, Sigma::Learned), true));
+    assert_eq!(
+        told("diffusers").0,
+        (ScheduleKind::Cosine, Eps, Sigma::Beta)
+    );
+    let (schedule, prediction, sigma) = told("lucidrains").0;
+    assert_eq!((schedule, sigma), (ScheduleKind::Sigmoid, Sigma::Posterior));
+    assert_eq!(prediction, Prediction::V);
+    assert!(settings.values().all(|c| !c.sample.last_noise));
+    assert_eq!(settings["lucidrains"].model.kind(), ModelKind::Lucidrains);
+}
+
+#[test]
+fn an_imported_file_needs_no_hints_again() {
+    let dir = tempfile::tempdir().unwrap();
+    for case in cases() {
+        let foreign = examine(&case);
+        let net = foreign.network().unwrap();
+        let weights: Vec<_> = net
+            .params()
+            .into_iter()
+            .map(|p| (p.name, p.tensor))
+            .collect();
+        let path = dir.path().join("imported.safetensors");
+        write_checkpoint(&path, &foreign.meta().unwrap(), &weights).unwrap();
+        let read = read_checkpoint(&path).unwrap();
+        assert_eq!(read.meta.origin.as_ref().unwrap().family, case.family);
+        let again = Model::new(
+            &read.meta.config.model,
+            read.meta.config.diffusion.timesteps,
+            1,
+        );
+        let state = read.weights(Which::Ema).unwrap();
+        ddpm::model::load_state_dict(&again.params(), &state).unwrap();
+        assert!(error_against(&again, case.io) < TOLERANCE);
+        let averaged = matches!(case.family, Family::W86763777 | Family::Lucidrains);
+        assert_eq!(read.meta.contents == Contents::EmaWeights, averaged);
+    }
+}
+
+#[test]
+fn what_a_file_does_not_say_is_asked_for_by_name() {
+    let asked = |file: &str| {
+        let foreign = Foreign::examine(&peer(file), &Request::default()).unwrap();
+        let error = foreign.config().unwrap_err().to_string();
+        assert!(error.contains(file), "{error}");
+        let flags: Vec<String> = foreign
+            .report
+            .missing
+            .iter()
+            .map(|m| m.flag.clone())
+            .collect();
+        assert!(flags.iter().all(|f| error.contains(f.as_str())), "{error}");
+        flags.join(" ")
+    };
+    let improved = asked("improved_ema_0.9999_000001.pt");
+    for flag in [
+        "--num-heads",
+        "--attention-order",
+        "--schedule",
+        "--timesteps",
+        "--image-size",
+    ] {
+        assert!(improved.contains(flag), "{improved}");
+    }
+    assert!(asked("pesser.ckpt").contains("--sigma"));
+    assert!(asked("lucidrains-model-1.pt").contains("--image-size"));
+    assert!(asked("keras_C_model.weights").contains("--image-size"));
+}
+
+#[test]
+fn raw_weights_and_keys_choose_among_networks() {
+    let open_file = |file: &str, raw, key: Option<&str>| {
+        let request = Request {
+            raw,
+            key: key.map(str::to_owned),
+            hints: sized(),
+            ..Request::default()
+        };
+        Foreign::examine(&peer(file), &request)
+    };
+    for (file, io) in [
+        ("w86763777.pt", "w86763777"),
+        ("lucidrains-model-1.pt", "lucidrains"),
+    ] {
+        let net = open_file(file, true, None).unwrap().network().unwrap();
+        assert!(error_of(&net, io, "out_raw") < TOLERANCE, "{file}");
+    }
+    let open = |raw, key| open_file("w86763777.pt", raw, key);
+    let weights = |foreign: Foreign| {
+        let first = foreign.network().unwrap().params().remove(0).tensor;
+        first.detach().to_kind(Kind::Double)
+    };
+    let (ema, raw) = (
+        weights(open(false, None).unwrap()),
+        weights(open(true, None).unwrap()),
+    );
+    assert_ne!(ema, raw);
+    assert_eq!(raw, weights(open(false, Some("net_model")).unwrap()));
+    let error = format!("{:#}", open(false, Some("nothing")).unwrap_err());
+    assert!(
+        error.contains("ema_model") && error.contains("net_model"),
+        "{error}"
+    );
+}
