@@ -115,7 +115,7 @@ fn the_longest_headers_take_bounded_memory() {
     let long = |item: &str| {
         let mut text = format!(
             "{{\"w\":[{}",
-            format!("{item},").repeat(8 << 20 / (item.len() + 1))
+            format!("{item},").repeat((8 << 20) / (item.len() + 1))
         );
         text.truncate((8 << 20) - 8);
         text + "0]}"

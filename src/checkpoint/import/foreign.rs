@@ -75,7 +75,7 @@ impl Foreign {
 
     fn of_file(path: &Path, file: WeightsFile, request: &Request) -> Result<Foreign> {
         let mut report = Report::default();
-        report.fact("container", &file.container, "its first bytes");
+        report.fact("container", file.container, "its first bytes");
         let views = views::find(&file.root);
         let view = views::choose(views, request.which(), request.key.as_deref())?;
         if !view.path.is_empty() {

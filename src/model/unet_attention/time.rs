@@ -41,7 +41,7 @@ impl TimeEmbedding {
     pub(super) fn forward(&self, t: &Tensor, classes: Option<&Tensor>) -> Tensor {
         let mut t = t.to_kind(Kind::Float).unsqueeze(1);
         if self.time_scale != 1.0 {
-            t = t * self.time_scale;
+            t *= self.time_scale;
         }
         let angles = t * &self.frequencies;
         let (first, second) = if self.cos_first {

@@ -20,8 +20,8 @@ fn entries_that_share_bytes_are_refused() {
     let local: Vec<usize> = (0..bytes.len())
         .filter(|&at| bytes[at..].starts_with(ZIP_MAGIC))
         .collect();
-    let central = (0..bytes.len()).filter(|&at| bytes[at..].starts_with(CENTRAL));
-    let last = central.last().unwrap();
+    let mut central = (0..bytes.len()).filter(|&at| bytes[at..].starts_with(CENTRAL));
+    let last = central.next_back().unwrap();
     // The directory's last entry points to the one before it.
     bytes[last + 42..][..4].copy_from_slice(&(local[1] as u32).to_le_bytes());
     assert!(matches!(
