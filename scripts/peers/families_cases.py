@@ -42,7 +42,10 @@ class Family:
 
 FAMILIES = [
     Family("pesser", "pesser", lambda: PesserNet(32, (1, 2), 2, (1,)), ("--image-size", SIZE, "--sigma", "beta"), True),
-    Family("pesser, 3 levels", "pesser", lambda: PesserNet(32, (2, 1, 1), 1, (0, 2)), ("--image-size", SIZE, "--sigma", "posterior")),
+    Family(
+        "pesser, 3 levels", "pesser", lambda: PesserNet(32, (2, 1, 1), 1, (0, 2)),
+        ("--image-size", SIZE, "--sigma", "posterior"),
+    ),
     Family("w86763777", "w86763777", lambda: W86Net(32, (1, 2), 1, (1,), 1000), ()),
     Family("w86763777, 3 levels, T = 50", "w86763777", lambda: W86Net(64, (1, 2, 1), 2, (0, 2), 50), ()),
     Family(
@@ -100,6 +103,14 @@ def check_round_trip(table: Table, ddpm: Ddpm, name: str, source: Path, hints, l
             table.same(name, what, ours, theirs)
 
 
+def check_own_layout(table: Table, ddpm: Ddpm, name: str, source: Path, hints) -> None:
+    """What we write under our own names: the same tensors as .pt, by torch's safe reader, and as .safetensors."""
+    with table.guard(name, "our own layout"):
+        checkpoint = ddpm.imported(source, hints)
+        pickled = files.tensors(files.load(ddpm.export(checkpoint, ".pt", "ddpm")))
+        table.same(name, "our own layout", pickled, load_file(ddpm.export(checkpoint, ".safetensors", "ddpm")))
+
+
 def zipped(path: Path) -> bool:
     return path.read_bytes()[:2] == b"PK"
 
@@ -149,6 +160,7 @@ def check_stored(table: Table, ddpm: Ddpm, folder: Path) -> None:
                 with table.guard(case, "sample with the same noise"):
                     ours = ddpm.sample(ddpm.imported(source, hints), io["noise"])
                     table.near(case, "sample with the same noise", ours, io["pictures"], 1e-3, relative=False)
+            check_own_layout(table, ddpm, case, source, hints)
             if source.is_dir():
                 with table.guard(case, "import and export"):
                     weights = Path("unet") / "diffusion_pytorch_model.safetensors"
