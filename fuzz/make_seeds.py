@@ -45,8 +45,6 @@ for name, value in files.items():
     put("torch_file", f"legacy_{name}", buffer.getvalue())
     buffer = io.BytesIO(); torch.save(value, buffer, pickle_protocol=4)
     put("pickle", f"{name}_protocol4", zipfile.ZipFile(buffer).read("archive/data.pkl"))
-for order in ("pickle_module",):
-    pass
 put("safetensors", "flat", save({"w": torch.arange(4.0).view(2, 2), "b": torch.tensor([1, -1])}))
 put("safetensors", "metadata", save({"w": torch.ones(1)}, metadata={"format": "pt", "k": "v"}))
 put("safetensors", "dtypes", save({k: v for k, v in files["dtypes"].items()}))

@@ -1,7 +1,7 @@
 //! Flags over the settings of the network.
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::settings::{Size, set};
 use crate::config::{
@@ -134,8 +134,11 @@ impl ModelArgs {
         ];
         for (flag, given, kinds) in flags {
             if given && !kinds.contains(&kind) {
+                let kinds: Vec<String> = kinds.iter().map(|k| name(*k)).collect();
                 bail!(
-                    "{flag} is a setting of {kinds:?}, and this network is {kind:?}; leave it out, or choose another --model"
+                    "{flag} is a setting of {}, and this network is {}; leave it out, or choose another --model",
+                    kinds.join(" and "),
+                    name(kind)
                 );
             }
         }
@@ -183,4 +186,10 @@ impl ModelArgs {
             m.attention_up = m.attention_down.clone();
         }
     }
+}
+
+/// A kind of network as --model has it.
+fn name(kind: ModelKind) -> String {
+    kind.to_possible_value()
+        .map_or_else(String::new, |v| v.get_name().to_owned())
 }

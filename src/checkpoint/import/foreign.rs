@@ -103,10 +103,10 @@ impl Foreign {
             family,
             path: path.to_owned(),
             slots: slots.collect(),
-            contents: match (view.is_average(), request.which()) {
-                (true, _) => Contents::EmaWeights,
-                (false, Which::Raw) => Contents::RawWeights,
-                (false, Which::Ema) => Contents::Weights,
+            // What was asked for is the one set of weights that is kept: nobody must ask for it again.
+            contents: match view.is_average() {
+                true => Contents::EmaWeights,
+                false => Contents::Weights,
             },
             step: step(&file.root),
             settings,
