@@ -15,7 +15,6 @@ use ddpm::config::{
 use ddpm::diffusion::{Schedule, microbatch_loss};
 use ddpm::model::{UNet, group_norm, params_of};
 use ddpm::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
-use ddpm::sample::{Ddpm, ddpm, ddpm_step};
 use tch::{Device, Kind, Tensor};
 
 fn keras_schedule(timesteps: i64) -> Schedule {
@@ -284,58 +283,5 @@ fn the_original_lr_schedule() {
             (lr_multiplier(&points, step as u64) - want).abs() < 1e-6,
             "step {step}"
         );
-    }
-}
-
-#[test]
-fn ddpm_chains_of_20_steps() {
-    let golden = Golden::open("keras_ddpm_sample_T20");
-    let net = Golden::open("keras_A").network();
-    let schedule = keras_schedule(20);
-    for (sigma, name) in [(Sigma::Beta, "beta"), (Sigma::Posterior, "ratio")] {
-        let out = ddpm(
-            &|x, t| net.forward(x, t, false),
-            &schedule,
-            Ddpm {
-                prediction: Prediction::Eps,
-                last_noise: true,
-                sigma,
-                clip_x0: false,
-            },
-            golden.get("z_T").copy(),
-            &mut |k| golden.get("noise").get(k as i64 - 1),
-            &mut |_, _| (),
-        );
-        let want = golden.get(&format!("preclip_{name}"));
-        let error = max_abs(&out, want);
-        assert!(error <= 1e-5, "{name}: {error}");
-        let clipped = max_abs(&out.clamp(-1.0, 1.0), golden.get(&format!("result_{name}")));
-        assert!(clipped <= 1e-5, "{name}, clipped: {clipped}");
-    }
-}
-
-#[test]
-fn single_steps_of_a_1000_step_chain() {
-    let golden = Golden::open("keras_ddpm_sample_T1000_segments");
-    let net = Golden::open("keras_A").network();
-    let schedule = keras_schedule(1000);
-    let options = Ddpm {
-        prediction: Prediction::Eps,
-        last_noise: true,
-        sigma: Sigma::Beta,
-        clip_x0: false,
-    };
-    for i in 0..golden.get("t").size()[0] {
-        let at = |name: &str| golden.get(name).narrow(0, i, 1);
-        let t = golden.get("t").int64_value(&[i]) as usize;
-        let denoiser = |x: &Tensor, t: &Tensor| tch::no_grad(|| net.forward(x, t, false));
-        let x_t = at("z_in").to_kind(Kind::Float);
-        let x_prev = ddpm_step(&denoiser, &schedule, options, &x_t, t, &at("noise"));
-        // Values grow to about 100 in this chain; f32 keeps 24 bits of them.
-        let error = rel_l2(&x_prev, &at("z_out"));
-        assert!(error <= 1e-6, "t = {t}: {error}");
-        let eps_hat = denoiser(&x_t, &Tensor::from_slice(&[t as i64]));
-        let error = rel_l2(&eps_hat, &at("eps"));
-        assert!(error <= 1e-5, "t = {t}: eps_hat {error}");
     }
 }

@@ -13,7 +13,7 @@ use ddpm::checkpoint::{Contents, Which, read_checkpoint, safetensors, write_chec
 use ddpm::config::{ModelKind, Prediction, ScheduleKind, Sigma};
 use ddpm::diffusion::Schedule;
 use ddpm::model::Model;
-use ddpm::sample::{Ddpm, ddpm};
+use ddpm::sample::{Ddpm, Process, Respaced, ddpm};
 use tch::{Kind, Tensor};
 
 /// Largest difference from the program's own output, relative to its largest value. Both compute in f32
@@ -157,14 +157,15 @@ fn pictures_from_the_same_noise_are_the_same() {
         };
         let foreign = examine(&case);
         let (net, config) = (foreign.network().unwrap(), foreign.config().unwrap());
-        let schedule = Schedule::new(&config.diffusion);
+        let levels = Respaced::all(&Schedule::new(&config.diffusion));
+        let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, None, false);
+        let process = Process::new(&denoiser, &levels, &config.diffusion, config.sample.clip_x0);
         let out = ddpm(
-            &|x, t| net.forward(x, t, None, false),
-            &schedule,
-            Ddpm::new(&config.diffusion, &config.sample),
+            &process,
+            Ddpm::new(&config.sample),
             noise.get(0),
             &mut |k| noise.get(k as i64),
-            &mut |_, _| (),
+            &mut |_| (),
         );
         let error = (out.clamp(-1.0, 1.0) - pictures).abs().max();
         // They keep their tables in f32: an eighth of a grey level.

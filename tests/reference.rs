@@ -14,6 +14,7 @@ use ddpm::data;
 use ddpm::diffusion::microbatch_loss;
 use ddpm::model::Model;
 use ddpm::rng::{Stream, normal};
+use ddpm::sample::{Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, sample_pictures};
 use ddpm::train::Trainer;
 use tch::{Device, Kind, Tensor};
 
@@ -351,24 +352,19 @@ save_file(out, folder + "/samples.safetensors")
 "#;
     run_program(&python, program, dir.path());
     let theirs = Golden::open_path(&file("samples.safetensors"));
-    let schedule = ddpm::diffusion::Schedule::new(&config.diffusion);
+    let levels = Respaced::all(&ddpm::diffusion::Schedule::new(&config.diffusion));
     for clip_x0 in [false, true] {
-        let wanted = ddpm::sample::Pictures {
-            seed: 9,
+        let wanted = Pictures {
+            noise: NoiseSource::Seed(9),
             numbers: 0..3,
             batch: 3,
             chw: config.model.chw(),
             device: Device::Cpu,
         };
-        let options = ddpm::sample::Ddpm {
-            prediction: Prediction::Eps,
-            last_noise: true,
-            sigma: config.sample.sigma,
-            clip_x0,
-        };
+        let sampler = Sampler::Ddpm(Ddpm::new(&config.sample));
         let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, None, false);
-        let ours =
-            ddpm::sample::sample_pictures(&denoiser, &schedule, options, &wanted, &mut || ());
+        let process = Process::new(&denoiser, &levels, &config.diffusion, clip_x0);
+        let ours = sample_pictures(&process, &sampler, &wanted, &mut |_| ());
         let error = max_abs(&ours, theirs.get(if clip_x0 { "clipped" } else { "plain" }));
         // f32 rounding over 25 steps; the two sides differ in memory layout.
         assert!(error < 1e-4, "clip_x0 {clip_x0}: {error}");

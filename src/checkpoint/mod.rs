@@ -3,16 +3,19 @@
 //! - `safetensors`: the container of everything this program writes
 //! - `file`: a training checkpoint or plain weights with the config they belong to
 //! - `run_folder`: the files of a run
+//! - `fingerprint`: the identity of a network; `calibration`: what was measured of one
 //! - `source`: any file of weights as one tree of keys; `hdf5`: Keras' container
 //! - `import`: other programs' networks, in both directions
 //! - `pt`, `pickle`, `pt_write`: PyTorch's own format, read by an interpreter that can run nothing
 //!
 //! Every file that is read is untrusted.
 
+mod calibration;
 mod describe;
 mod dtypes;
 mod error;
 mod file;
+mod fingerprint;
 mod hdf5;
 pub mod host_tensor;
 pub mod import;
@@ -24,9 +27,11 @@ pub mod safetensors;
 pub mod source;
 mod torch_file;
 
+pub use calibration::Calibration;
 pub use describe::{Description, describe};
 pub use error::CheckpointError;
 pub use file::{Checkpoint, Contents, Meta, Which, is_ours, read_checkpoint, write_checkpoint};
+pub use fingerprint::fingerprint;
 pub use run_folder::{Resumable, RunFolder, resolve};
 pub use torch_file::{read_state_dict, write_state_dict};
 

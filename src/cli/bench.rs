@@ -16,7 +16,7 @@ use crate::diffusion::Schedule;
 use crate::model::Model;
 use crate::report::{bytes, count};
 use crate::rng::{Stream, normal};
-use crate::sample::{Ddpm, ddpm_step};
+use crate::sample::{Ddpm, Process, Respaced};
 use crate::train::Trainer;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -134,15 +134,18 @@ impl BenchCommand {
         let _guard = tch::no_grad_guard();
         let mut net = Model::new(&config.model, config.diffusion.timesteps, 0);
         net.move_to(chosen.device)?;
-        let schedule = Schedule::new(&config.diffusion);
-        let options = Ddpm::new(&config.diffusion, &config.sample);
+        let levels = Respaced::all(&Schedule::new(&config.diffusion));
+        let options = Ddpm::new(&config.sample);
+        let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, None, false);
+        let process = Process::new(&denoiser, &levels, &config.diffusion, config.sample.clip_x0);
+        let last = levels.len() - 1;
         let [c, h, w] = config.model.chw();
         let shape = [config.train.batch, c, h, w];
         let mut x = normal(0, Stream::Sample, 0, &shape, chosen.device);
         self.time(chosen, || {
             let z = normal(0, Stream::Sample, 1, &shape, chosen.device);
-            let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, None, false);
-            x = ddpm_step(&denoiser, &schedule, options, &x, schedule.len() - 1, &z);
+            let estimate = process.estimate(&x, last);
+            x = options.step(&levels, &estimate, last, || z);
             Ok(())
         })
     }

@@ -1,16 +1,21 @@
 //! The command line: clap structs to validated configs, one file a command.
 
 mod bench;
+mod calibrate;
 mod compute;
 mod doctor;
 mod export;
 mod foreign_args;
 mod import;
 mod inspect;
+mod load_args;
 mod model_args;
 mod network;
+mod picture_in;
+mod picture_out;
 mod predict;
 mod sample;
+mod sampler_args;
 mod settings;
 mod train;
 
@@ -30,7 +35,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Train(Box<train::TrainCommand>),
-    Sample(sample::SampleCommand),
+    Sample(Box<sample::SampleCommand>),
+    Calibrate(Box<calibrate::CalibrateCommand>),
     Predict(predict::PredictCommand),
     Export(export::ExportCommand),
     Import(import::ImportCommand),
@@ -53,6 +59,7 @@ impl Cli {
         match self.command {
             Command::Train(command) => return command.run(),
             Command::Sample(command) => command.run()?,
+            Command::Calibrate(command) => command.run()?,
             Command::Predict(command) => command.run()?,
             Command::Export(command) => command.run()?,
             Command::Import(command) => command.run()?,

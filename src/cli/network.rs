@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use tch::{Device, Tensor};
 
 use crate::checkpoint::import::{Foreign, Report, Request};
-use crate::checkpoint::{Checkpoint, Meta, Which, is_ours, read_checkpoint, resolve};
+use crate::checkpoint::{Checkpoint, Meta, Which, fingerprint, is_ours, read_checkpoint, resolve};
 use crate::model::{Model, load_state_dict};
 
 /// A network with the weights and settings of a file.
@@ -57,6 +57,14 @@ impl Network {
     pub(super) fn predict(&self, x_t: &Tensor, t: &Tensor, classes: Option<&Tensor>) -> Tensor {
         let _guard = tch::no_grad_guard();
         self.net.forward(x_t, t, classes, false)
+    }
+
+    /// The network's identity.
+    ///
+    /// # Errors
+    /// Weights that are not f32.
+    pub(super) fn fingerprint(&self) -> Result<blake3::Hash> {
+        fingerprint(&self.meta.config, &self.state_dict())
     }
 
     /// The weights under our keys, in the network's order.

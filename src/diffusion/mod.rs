@@ -12,4 +12,4 @@ mod variance;
 pub use forward::Forward;
 pub use loss::{Noised, Objective, microbatch_loss};
 pub use schedule::Schedule;
-pub use variance::learned_log_variance;
+pub use variance::log_variance_at;

@@ -13,9 +13,14 @@ use crate::config::Prediction;
 /// `frac = (v + 1) / 2`. `least` and `most` are numbers or broadcast with `v`.
 ///
 /// Source: Nichol & Dhariwal 2021, eq. 15 <https://arxiv.org/abs/2102.09672>
-pub fn learned_log_variance(v: &Tensor, least: &Tensor, most: &Tensor) -> Tensor {
+fn learned_log_variance(v: &Tensor, least: &Tensor, most: &Tensor) -> Tensor {
     let frac = (v + 1.0) / 2.0;
     &frac * most + (1.0 - &frac) * least
+}
+
+/// The same with numbers for the ends of the range, which no device has to wait for.
+pub fn log_variance_at(v: &Tensor, (least, most): (f64, f64)) -> Tensor {
+    (v + 1.0) * ((most - least) / 2.0) + least
 }
 
 /// The variational bound's term of each step, as a function of the variances.

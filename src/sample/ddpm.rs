@@ -1,116 +1,84 @@
 //! Ancestral sampling (DDPM).
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use super::Denoiser;
-use crate::config::{DiffusionConfig, Prediction, SampleConfig, Sigma};
-use crate::diffusion::{Schedule, learned_log_variance};
+use super::{Estimate, Noise, OnStep, Process, Respaced, Step};
+use crate::config::{SampleConfig, Sigma};
+use crate::diffusion::log_variance_at;
 
 /// Choices of the ancestral sampler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ddpm {
-    /// What the network predicts.
-    pub prediction: Prediction,
     /// Standard deviation of the reverse steps.
     pub sigma: Sigma,
-    /// Clip the predicted x_0 to [-1, 1] at each step. The original never clips; a barely trained network
-    /// then drifts to saturated colours.
-    pub clip_x0: bool,
     /// Add noise at the last step too, as Keras-DDPM does.
     pub last_noise: bool,
 }
 
 impl Ddpm {
     /// What a model's settings say.
-    pub fn new(diffusion: &DiffusionConfig, sample: &SampleConfig) -> Ddpm {
+    pub fn new(sample: &SampleConfig) -> Ddpm {
         Ddpm {
-            prediction: diffusion.prediction,
             sigma: sample.sigma,
-            clip_x0: sample.clip_x0,
             last_noise: sample.last_noise,
         }
     }
-}
 
-/// One reverse step, from `x_t` to x_{t-1}: the mean of q(x_{t-1} | x_t, x_0_hat) plus `sigma_t * z`.
-///
-/// # Shapes
-/// - `x_t`, `z`: `[N, C, H, W]` f32, `z` standard normal; returns the same shape
-/// - `t`: 0-based, below `schedule.len()`
-///
-/// # Panics
-/// With `Sigma::Learned` and a network that places no variance.
-///
-/// Source: Ho et al. 2020, algorithm 2 <https://arxiv.org/abs/2006.11239>
-pub fn ddpm_step(
-    denoiser: &Denoiser,
-    schedule: &Schedule,
-    options: Ddpm,
-    x_t: &Tensor,
-    t: usize,
-    z: &Tensor,
-) -> Tensor {
-    let size = x_t.size();
-    let t_batch = Tensor::full([size[0]], t as i64, (Kind::Int64, x_t.device()));
-    let out = denoiser(x_t, &t_batch);
-    let mean = mean(schedule, options, x_t, t, &out.narrow(1, 0, size[1]));
-    if t == 0 && !options.last_noise {
-        return mean;
-    }
-    match options.sigma {
-        Sigma::Learned => {
-            let (least, most) = schedule.log_variance_range(t);
-            let v = out.narrow(1, size[1], size[1]);
-            let scalar = |x: f64| Tensor::from(x as f32).to_device(x_t.device());
-            let log_variance = learned_log_variance(&v, &scalar(least), &scalar(most));
-            mean + (log_variance / 2.0).exp() * z
+    /// One reverse step, from x_t at visited step `i` to the one before: the mean of
+    /// q(x_prev | x_t, x_0_hat) plus `sigma * z`.
+    ///
+    /// # Shapes
+    /// - `z`: gives standard normal `[N, C, H, W]`, asked only if noise is added; returns the same shape
+    ///
+    /// # Panics
+    /// With `Sigma::Learned` and a network that places no variance.
+    ///
+    /// Source: Ho et al. 2020, eq. 7 and algorithm 2 <https://arxiv.org/abs/2006.11239>
+    pub fn step(
+        self,
+        levels: &Respaced,
+        estimate: &Estimate,
+        i: usize,
+        z: impl FnOnce() -> Tensor,
+    ) -> Tensor {
+        let schedule = &levels.schedule;
+        let alpha_bar_prev = schedule.alpha_bar_prev(i);
+        // The posterior mean, written in x_0_hat and eps_hat.
+        let noise_left = (1.0 - alpha_bar_prev - schedule.posterior_variance(i)).max(0.0);
+        let mean = estimate.at(alpha_bar_prev.sqrt(), noise_left.sqrt());
+        if i == 0 && !self.last_noise {
+            return mean;
         }
-        kind => mean + z * schedule.sigma(kind, t),
-    }
-}
-
-/// Mean of the reverse step.
-///
-/// From eps_hat alone it is `(x_t - betas_t / sqrt(1 - alpha_bar) * eps_hat) / sqrt(alphas_t)`, which says
-/// the same as the posterior mean of x_0_hat with less rounding where alpha_bar is small.
-///
-/// Source: Ho et al. 2020, eq. 7 and 11
-fn mean(schedule: &Schedule, options: Ddpm, x_t: &Tensor, t: usize, predicted: &Tensor) -> Tensor {
-    let alpha_bar = schedule.alphas_cumprod[t];
-    let (signal, noise) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
-    let mut x_0_hat = match options.prediction {
-        Prediction::Eps if !options.clip_x0 => {
-            return (x_t - predicted * (schedule.betas[t] / noise)) / schedule.alphas[t].sqrt();
+        match (self.sigma, estimate.variance_place()) {
+            (Sigma::Learned, Some(v)) => {
+                let log_variance = log_variance_at(v, schedule.log_variance_range(i));
+                mean + (log_variance / 2.0).exp() * z()
+            }
+            (Sigma::Learned, None) => panic!("the network places no variances"),
+            (kind, _) => mean + z() * schedule.sigma(kind, i),
         }
-        Prediction::Eps => (x_t - predicted * noise) / signal,
-        Prediction::X0 => predicted.shallow_clone(),
-        Prediction::V => x_t * signal - predicted * noise,
-    };
-    if options.clip_x0 {
-        x_0_hat = x_0_hat.clamp(-1.0, 1.0);
     }
-    let (of_x_0, of_x_t) = schedule.posterior_mean_coefs(t);
-    x_0_hat * of_x_0 + x_t * of_x_t
 }
 
-/// The whole chain from `x_T` down to x_0, not clipped.
-///
-/// `noise(k)` gives z of the k-th reverse step, k = 1..=T; it is asked for at the last step too.
-/// `on_step(t, x)` is called after each step with the t that was left.
+/// The whole chain from `x_start` at the last visited step down to x_0, not clipped.
 pub fn ddpm(
-    denoiser: &Denoiser,
-    schedule: &Schedule,
+    process: &Process,
     options: Ddpm,
     x_start: Tensor,
-    noise: &mut dyn FnMut(u64) -> Tensor,
-    on_step: &mut dyn FnMut(usize, &Tensor),
+    noise: &mut Noise,
+    on_step: &mut OnStep,
 ) -> Tensor {
     let _guard = tch::no_grad_guard();
-    let mut x = x_start;
-    for t in (0..schedule.len()).rev() {
-        let z = noise((schedule.len() - t) as u64);
-        x = ddpm_step(denoiser, schedule, options, &x, t, &z);
-        on_step(t, &x);
+    let (mut x, steps) = (x_start, process.levels.len());
+    for (done, i) in (1..).zip((0..steps).rev()) {
+        let estimate = process.estimate(&x, i);
+        x = options.step(process.levels, &estimate, i, || noise(done as u64));
+        on_step(Step {
+            done,
+            t: process.levels.times[i],
+            x: &x,
+            estimate: &estimate,
+        });
     }
     x
 }
@@ -118,42 +86,41 @@ pub fn ddpm(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Preset;
+    use crate::config::{DiffusionConfig, Prediction, Preset};
+    use crate::diffusion::Schedule;
     use crate::rng::{Stream, normal};
-    use tch::Device;
+    use crate::sample::Denoiser;
+    use tch::{Device, Kind};
 
     const SHAPE: [i64; 4] = [2, 3, 64, 64];
 
-    fn run(denoiser: &Denoiser, schedule: &Schedule, options: Ddpm) -> Tensor {
+    fn run(
+        denoiser: &Denoiser,
+        diffusion: &DiffusionConfig,
+        sigma: Sigma,
+        last_noise: bool,
+        clip_x0: bool,
+    ) -> Tensor {
+        let levels = Respaced::all(&Schedule::new(diffusion));
+        let process = Process::new(denoiser, &levels, diffusion, clip_x0);
         let start = normal(1, Stream::Sample, 0, &SHAPE, Device::Cpu);
         let mut noise = |k| normal(1, Stream::Sample, k, &SHAPE, Device::Cpu);
-        ddpm(
-            denoiser,
-            schedule,
-            options,
-            start,
-            &mut noise,
-            &mut |_, _| (),
-        )
+        let options = Ddpm { sigma, last_noise };
+        ddpm(&process, options, start, &mut noise, &mut |_| ())
     }
 
     /// Data that are one picture: eps_hat is known, and the posterior sigma must end on it.
     #[test]
     fn a_single_point_is_reproduced_with_the_posterior_sigma() {
-        let schedule = Schedule::new(&Preset::Celebahq128.config().diffusion);
+        let diffusion = Preset::Celebahq128.config().diffusion;
+        let schedule = Schedule::new(&diffusion);
         let x_0 = normal(2, Stream::Data, 0, &[3, 64, 64], Device::Cpu).clamp(-1.0, 1.0);
         let denoiser = |x_t: &Tensor, t: &Tensor| {
             let alpha_bar = schedule.alphas_cumprod[t.int64_value(&[0]) as usize];
             (x_t - &x_0 * alpha_bar.sqrt()) / (1.0 - alpha_bar).sqrt()
         };
         for clip_x0 in [false, true] {
-            let options = Ddpm {
-                prediction: Prediction::Eps,
-                sigma: Sigma::Posterior,
-                clip_x0,
-                last_noise: true,
-            };
-            let out = run(&denoiser, &schedule, options);
+            let out = run(&denoiser, &diffusion, Sigma::Posterior, true, clip_x0);
             let worst = f64::try_from((out - &x_0).abs().max()).unwrap();
             // At t = 0 the step is x_0 exactly; f32 leaves the division by sqrt(1 - alpha_bar).
             assert!(worst < 1e-4, "{worst}");
@@ -164,9 +131,10 @@ mod tests {
     /// are the same.
     #[test]
     fn predictions_and_learned_variances_agree_with_what_they_stand_for() {
-        let schedule = Schedule::new(&Preset::Demo.config().diffusion);
+        let mut diffusion = Preset::Demo.config().diffusion;
+        let schedule = Schedule::new(&diffusion);
         let data = normal(2, Stream::Data, 0, &[3, 64, 64], Device::Cpu);
-        let chain = |prediction, sigma, v: Option<f64>| {
+        let mut chain = |prediction, sigma, v: Option<f64>| {
             let denoiser = |x_t: &Tensor, t: &Tensor| {
                 let alpha_bar = schedule.alphas_cumprod[t.int64_value(&[0]) as usize];
                 let (signal, noise) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
@@ -182,13 +150,8 @@ mod tests {
                     Some(v) => Tensor::cat(&[&out, &(out.zeros_like() + v)], 1),
                 }
             };
-            let options = Ddpm {
-                prediction,
-                sigma,
-                clip_x0: false,
-                last_noise: false,
-            };
-            run(&denoiser, &schedule, options)
+            diffusion.prediction = prediction;
+            run(&denoiser, &diffusion, sigma, false, false)
         };
         let apart = |a: &Tensor, b: &Tensor| f64::try_from((a - b).abs().max()).unwrap();
         let plain = chain(Prediction::Eps, Sigma::Beta, None);
@@ -212,21 +175,13 @@ mod tests {
     /// Unit-normal data: x_t is unit normal at every t, and sigma = sqrt(beta) keeps it so.
     #[test]
     fn unit_normal_data_keep_their_moments_with_the_beta_sigma() {
-        let schedule = Schedule::new(&Preset::Celebahq128.config().diffusion);
+        let diffusion = Preset::Celebahq128.config().diffusion;
+        let schedule = Schedule::new(&diffusion);
         let denoiser = |x_t: &Tensor, t: &Tensor| {
             x_t * (1.0 - schedule.alphas_cumprod[t.int64_value(&[0]) as usize]).sqrt()
         };
         let std = |sigma| {
-            let out = run(
-                &denoiser,
-                &schedule,
-                Ddpm {
-                    prediction: Prediction::Eps,
-                    sigma,
-                    clip_x0: false,
-                    last_noise: true,
-                },
-            );
+            let out = run(&denoiser, &diffusion, sigma, true, false);
             let mean = f64::try_from(out.mean(Kind::Double)).unwrap();
             // 24,576 values: standard errors 0.0064 (mean) and 0.0045 (std).
             assert!(mean.abs() < 4.0 * 0.0064, "{mean}");

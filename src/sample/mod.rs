@@ -1,10 +1,25 @@
 //! Samplers: each a loop over x_t that sees the network as a function of (x_t, t).
+//!
+//! [`Respaced`] says which time steps are visited, [`Process`] asks the network there, [`Sampler`] is the choice of the
+//! loop, [`sample_pictures`] runs it for pictures by number.
 
+mod analytic;
+mod ddim;
 mod ddpm;
+mod levels;
+mod noise;
 mod pictures;
+mod process;
+mod sampler;
 
-pub use ddpm::{Ddpm, ddpm, ddpm_step};
+pub use analytic::{analytic, measure};
+pub use ddim::{Ddim, ddim, ddim_invert};
+pub use ddpm::{Ddpm, ddpm};
+pub use levels::{Respaced, Spacing, Steps};
+pub use noise::NoiseSource;
 pub use pictures::{Pictures, sample_pictures};
+pub use process::{Estimate, Noise, OnStep, Process, Step};
+pub use sampler::Sampler;
 
 use tch::Tensor;
 

@@ -4,16 +4,14 @@ use std::ops::Range;
 
 use tch::{Device, Tensor};
 
-use super::{Ddpm, Denoiser, ddpm};
-use crate::diffusion::Schedule;
-use crate::rng::picture_noise;
+use super::{NoiseSource, OnStep, Process, Sampler};
 
 /// What to sample.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Pictures {
-    /// Seed of their noise.
-    pub seed: u64,
-    /// Which pictures of that seed.
+    /// Where their noise comes from.
+    pub noise: NoiseSource,
+    /// Which pictures.
     pub numbers: Range<u64>,
     /// Most pictures at a time.
     pub batch: u64,
@@ -21,6 +19,21 @@ pub struct Pictures {
     pub chw: [i64; 3],
     /// Where the network lives.
     pub device: Device,
+}
+
+impl Pictures {
+    /// The pictures batch by batch.
+    pub fn batches(&self) -> impl Iterator<Item = Range<u64>> + use<> {
+        let (end, batch) = (self.numbers.end, self.batch.max(1));
+        (self.numbers.start..end)
+            .step_by(batch as usize)
+            .map(move |start| start..(start + batch).min(end))
+    }
+
+    /// Draw `k` of the pictures `numbers`.
+    pub fn draw(&self, numbers: &Range<u64>, k: u64) -> Tensor {
+        self.noise.draw(numbers.clone(), k, self.chw, self.device)
+    }
 }
 
 /// Samples pictures, batch by batch.
@@ -31,74 +44,55 @@ pub struct Pictures {
 /// # Shapes
 /// Returns `[numbers.len(), C, H, W]` f32 on CPU, clipped to [-1, 1].
 pub fn sample_pictures(
-    denoiser: &Denoiser,
-    schedule: &Schedule,
-    options: Ddpm,
+    process: &Process,
+    sampler: &Sampler,
     wanted: &Pictures,
-    on_step: &mut dyn FnMut(),
+    on_step: &mut OnStep,
 ) -> Tensor {
-    let mut done = Vec::new();
-    let mut start = wanted.numbers.start;
-    while start < wanted.numbers.end {
-        let numbers = start..(start + wanted.batch.max(1)).min(wanted.numbers.end);
-        start = numbers.end;
-        let mut noise =
-            |k| picture_noise(wanted.seed, numbers.clone(), k, wanted.chw, wanted.device);
+    let batch = |numbers: Range<u64>| {
+        let mut noise = |k| wanted.draw(&numbers, k);
         let x_start = noise(0);
-        let x_0 = ddpm(
-            denoiser,
-            schedule,
-            options,
-            x_start,
-            &mut noise,
-            &mut |_, _| on_step(),
-        );
-        done.push(x_0.clamp(-1.0, 1.0).to_device(Device::Cpu));
-    }
-    Tensor::cat(&done, 0)
+        let x_0 = sampler.run(process, x_start, &mut noise, on_step);
+        x_0.clamp(-1.0, 1.0).to_device(Device::Cpu)
+    };
+    Tensor::cat(&wanted.batches().map(batch).collect::<Vec<_>>(), 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Prediction, Preset, Sigma};
+    use crate::config::{Preset, Sigma};
+    use crate::diffusion::Schedule;
     use crate::model::Model;
+    use crate::sample::{Ddpm, Denoiser, Respaced};
 
-    const PLAIN: Ddpm = Ddpm {
-        prediction: Prediction::Eps,
-        sigma: Sigma::Beta,
-        clip_x0: false,
-        last_noise: true,
-    };
+    fn sample(denoiser: &Denoiser, numbers: Range<u64>, batch: u64, chw: [i64; 3]) -> Tensor {
+        let mut diffusion = Preset::Demo.config().diffusion;
+        diffusion.timesteps = 10;
+        let levels = Respaced::all(&Schedule::new(&diffusion));
+        let process = Process::new(denoiser, &levels, &diffusion, true);
+        let wanted = Pictures {
+            noise: NoiseSource::Seed(4),
+            numbers,
+            batch,
+            chw,
+            device: Device::Cpu,
+        };
+        let sampler = Sampler::Ddpm(Ddpm {
+            sigma: Sigma::Beta,
+            last_noise: true,
+        });
+        sample_pictures(&process, &sampler, &wanted, &mut |_| ())
+    }
 
     #[test]
     fn a_network_s_picture_depends_on_the_batch_size_in_the_last_bits_only() {
-        let mut config = Preset::Demo.config();
-        config.diffusion.timesteps = 10;
-        let m = config.model.unet_mut();
+        let mut model = Preset::Demo.config().model;
+        let m = model.unet_mut();
         (m.base_width, m.norm_groups) = (8, 2);
-        let net = Model::new(&config.model, 10, 0);
-        let schedule = Schedule::new(&config.diffusion);
-        let options = Ddpm {
-            clip_x0: true,
-            ..PLAIN
-        };
-        let sample = |batch| {
-            let wanted = Pictures {
-                seed: 4,
-                numbers: 0..5,
-                batch,
-                chw: config.model.chw(),
-                device: Device::Cpu,
-            };
-            sample_pictures(
-                &|x, t| net.forward(x, t, None, false),
-                &schedule,
-                options,
-                &wanted,
-                &mut || (),
-            )
-        };
+        let net = Model::new(&model, 10, 0);
+        let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, None, false);
+        let sample = |batch| sample(&denoiser, 0..5, batch, model.chw());
         let worst = f64::try_from((sample(5) - sample(2)).abs().max()).unwrap();
         // f32 sums in the order that each batch size's kernels take, over ten steps.
         assert!(worst < 1e-4, "{worst}");
@@ -106,19 +100,7 @@ mod tests {
 
     #[test]
     fn a_picture_does_not_depend_on_its_company() {
-        let mut config = Preset::Demo.config();
-        config.diffusion.timesteps = 10;
-        let schedule = Schedule::new(&config.diffusion);
-        let sample = |numbers: Range<u64>, batch| {
-            let wanted = Pictures {
-                seed: 4,
-                numbers,
-                batch,
-                chw: [3, 8, 8],
-                device: Device::Cpu,
-            };
-            sample_pictures(&|x, _| x * 0.5, &schedule, PLAIN, &wanted, &mut || ())
-        };
+        let sample = |numbers, batch| sample(&|x, _| x * 0.5, numbers, batch, [3, 8, 8]);
         let all = sample(0..5, 16);
         assert_eq!(all.size(), [5, 3, 8, 8]);
         assert_eq!(all, sample(0..5, 2));

@@ -23,7 +23,7 @@ use crate::model::load_state_dict;
 use crate::report::{
     DecodeProgress, SampleProgress, TrainProgress, duration, grid, to_pixels, write_png,
 };
-use crate::sample::{Ddpm, Pictures, sample_pictures};
+use crate::sample::{Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, sample_pictures};
 use readback::Readback;
 
 /// Everything about a start of a run that its config does not fix.
@@ -202,31 +202,26 @@ fn save_checkpoint(folder: &RunFolder, config: &RunConfig, trainer: &Trainer) ->
 /// Grids of raw and EMA weights, from the same noise at every step of the run.
 fn write_grids(folder: &RunFolder, config: &RunConfig, trainer: &Trainer) -> Result<()> {
     let wanted = Pictures {
-        seed: config.train.seed,
+        noise: NoiseSource::Seed(config.train.seed),
         numbers: 0..config.sample.images,
         batch: config.sample.images.min(config.train.batch as u64),
         chw: config.model.chw(),
         device: trainer.arena.device(),
     };
+    let levels = Respaced::all(&trainer.schedule);
+    let sampler = Sampler::Ddpm(Ddpm::new(&config.sample));
     for which in [Which::Raw, Which::Ema] {
         let weights = match which {
             Which::Raw => trainer.arena.params.detach(),
             Which::Ema => trainer.ema.corrected(&trainer.arena),
         };
-        let batches = wanted.numbers.end.div_ceil(wanted.batch);
-        let bar = SampleProgress::new(
-            &format!("sampling {which}"),
-            trainer.schedule.len() as u64 * batches,
-        );
+        let steps = levels.len() * wanted.batches().count();
+        let bar = SampleProgress::new(&format!("sampling {which}"), steps as u64);
         let pictures = trainer.arena.with_weights(&weights, || {
             let denoiser = |x: &tch::Tensor, t: &tch::Tensor| trainer.predict(x, t);
-            sample_pictures(
-                &denoiser,
-                &trainer.schedule,
-                Ddpm::new(&config.diffusion, &config.sample),
-                &wanted,
-                &mut || bar.step(),
-            )
+            let process =
+                Process::new(&denoiser, &levels, &config.diffusion, config.sample.clip_x0);
+            sample_pictures(&process, &sampler, &wanted, &mut |_| bar.step())
         });
         bar.finish();
         let name = which.to_string().to_lowercase();

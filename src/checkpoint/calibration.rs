@@ -1,0 +1,143 @@
+//! What `ddpm calibrate` measured, as a small JSON file beside the checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::Which;
+use super::error::quoting;
+use crate::fs::write_bytes;
+
+/// Of the layout.
+const FORMAT: u32 = 1;
+/// A file larger than this is none of ours: 100,000 time steps take 2 MiB.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// How large eps_hat is on data, at each time step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Version of the layout.
+    pub format: u32,
+    /// [`fingerprint`](super::fingerprint) of the network measured, in hexadecimal.
+    pub network: String,
+    /// Where the pictures came from, for people.
+    pub data: String,
+    /// How many pictures were noised at each time step.
+    pub images: u64,
+    /// Seed of the choice of pictures and of their noise.
+    pub seed: u64,
+    /// E[eps_hat²] per value, for t = 0 to T - 1.
+    pub mean_sq_eps: Vec<f64>,
+}
+
+impl Calibration {
+    /// A measurement of the network with this fingerprint.
+    pub fn new(network: &blake3::Hash, mean_sq_eps: Vec<f64>) -> Calibration {
+        Calibration {
+            format: FORMAT,
+            network: network.to_hex().to_string(),
+            data: String::new(),
+            images: 0,
+            seed: 0,
+            mean_sq_eps,
+        }
+    }
+
+    /// The file that belongs to one set of a checkpoint's weights: beside it, with `.ema.analytic.json` or
+    /// `.raw.analytic.json` after its name.
+    pub fn path_beside(checkpoint: &Path, which: Which) -> PathBuf {
+        let name = checkpoint.file_name().unwrap_or_default();
+        let mut name = name.to_owned();
+        name.push(format!(
+            ".{}.analytic.json",
+            which.to_string().to_lowercase()
+        ));
+        checkpoint.with_file_name(name)
+    }
+
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// A place that cannot be written to.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        write_bytes(path, text.as_bytes())
+    }
+
+    /// Reads a measurement of a network with this fingerprint and T time steps.
+    ///
+    /// # Errors
+    /// No such file, a damaged one, or one of another network.
+    pub fn read(path: &Path, network: &blake3::Hash, timesteps: usize) -> Result<Calibration> {
+        let cannot = || format!("cannot use {}", path.display());
+        let size = fs_err::metadata(path)?.len();
+        ensure!(
+            size <= MAX_BYTES,
+            "{}: {size} bytes, and a calibration has {MAX_BYTES} at most",
+            path.display()
+        );
+        let text = fs_err::read(path)?;
+        let found: Calibration = serde_json::from_slice(&text)
+            .map_err(quoting)
+            .context("this is no file of `ddpm calibrate`, or a damaged one")
+            .with_context(cannot)?;
+        found.check(network, timesteps).with_context(cannot)?;
+        Ok(found)
+    }
+
+    fn check(&self, network: &blake3::Hash, timesteps: usize) -> Result<()> {
+        ensure!(
+            self.format == FORMAT,
+            "its format is {} and this program reads {FORMAT}; use the ddpm that wrote it",
+            self.format
+        );
+        ensure!(
+            self.network == network.to_hex().as_str(),
+            "it was measured with another network (or the other of raw and averaged weights); measure this one: \
+             ddpm calibrate"
+        );
+        ensure!(
+            self.mean_sq_eps.len() == timesteps,
+            "it has {} time steps, this model has {timesteps}",
+            self.mean_sq_eps.len()
+        );
+        if let Some(t) = (self.mean_sq_eps.iter()).position(|v| !v.is_finite() || *v < 0.0) {
+            anyhow::bail!(
+                "E[eps²] at t = {t} is {}, want a number of 0 or more",
+                self.mean_sq_eps[t]
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_comes_back_and_is_refused_for_another_network() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Calibration::path_beside(&dir.path().join("a.safetensors"), Which::Ema);
+        assert!(path.ends_with("a.safetensors.ema.analytic.json"));
+        let (mine, other) = (blake3::hash(b"a"), blake3::hash(b"b"));
+        let measured = Calibration::new(&mine, vec![0.1, 1.0 / 3.0]);
+        measured.write(&path).unwrap();
+        assert_eq!(Calibration::read(&path, &mine, 2).unwrap(), measured);
+        let refused = |network, timesteps| {
+            let error = Calibration::read(&path, network, timesteps).unwrap_err();
+            format!("{error:#}")
+        };
+        assert!(refused(&other, 2).contains("another network"));
+        assert!(refused(&mine, 3).contains("this model has 3"));
+        std::fs::write(&path, "{").unwrap();
+        assert!(refused(&mine, 2).contains("damaged"));
+        let mut negative = measured;
+        negative.mean_sq_eps[1] = -1.0;
+        negative.write(&path).unwrap();
+        assert!(refused(&mine, 2).contains("t = 1"));
+    }
+}

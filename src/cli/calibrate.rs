@@ -1,0 +1,115 @@
+//! `ddpm calibrate`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use tch::{Device, Kind, Tensor};
+
+use super::foreign_args::SamplerHints;
+use super::load_args::LoadArgs;
+use super::network::Network;
+use crate::checkpoint::Calibration;
+use crate::data::{self, Loaded, Order};
+use crate::diffusion::Schedule;
+use crate::fs::check_writable;
+use crate::report::{DecodeProgress, SampleProgress};
+use crate::rng::{Stream, normal};
+use crate::sample::{Process, Respaced, measure};
+
+/// Measure how large a network's predicted noise is on data, once, for `sample --sampler analytic`.
+///
+/// The result is written beside the checkpoint as NAME.analytic.json and holds for this network only.
+#[derive(Debug, Args)]
+pub(super) struct CalibrateCommand {
+    /// Folder of pictures [default: what the model was trained on]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Pictures noised at each time step, rounded up to whole batches
+    #[arg(short = 'n', long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    number: u64,
+    /// Pictures at a time
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    batch: u64,
+    /// Chooses the pictures and their noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+impl CalibrateCommand {
+    pub(super) fn run(&self) -> Result<()> {
+        let path = self.load.calibration_path()?;
+        check_writable(&path)?;
+        let (network, chosen) = self.load.load(SamplerHints::default())?;
+        let loaded = self.pictures(&network, chosen.device)?;
+
+        let batch = self.batch.min(self.number);
+        let batches = self.number.div_ceil(batch);
+        let mean_sq_eps = self.measure(&network, &loaded, batch, batches, chosen.device);
+        let measured = Calibration {
+            data: loaded.origin,
+            images: batch * batches,
+            seed: self.seed,
+            ..Calibration::new(&network.fingerprint()?, mean_sq_eps)
+        };
+        measured.write(&path)?;
+        eprintln!(
+            "E[eps²] at {} time steps in {}",
+            measured.mean_sq_eps.len(),
+            path.display()
+        );
+        Ok(())
+    }
+
+    fn pictures(&self, network: &Network, device: Device) -> Result<Loaded> {
+        let config = &network.meta.config;
+        let mut wanted = config.data.clone();
+        if self.data.is_some() {
+            wanted.folder.clone_from(&self.data);
+        }
+        let bar = DecodeProgress::new();
+        let progress = |done, total| bar.set(done, total);
+        let loaded = data::load(
+            &wanted,
+            &config.model,
+            config.train.seed,
+            None,
+            device,
+            &progress,
+        );
+        bar.finish();
+        let loaded = loaded
+            .context("calibrate needs pictures like those the model was trained on: --data DIR")?;
+        eprintln!("{}, {} left out", loaded.origin, loaded.skipped.len());
+        Ok(loaded)
+    }
+
+    fn measure(
+        &self,
+        network: &Network,
+        loaded: &Loaded,
+        batch: u64,
+        batches: u64,
+        device: Device,
+    ) -> Vec<f64> {
+        let config = &network.meta.config;
+        let [c, h, w] = config.model.chw();
+        let shape = [batch as i64, c, h, w];
+        let mut order = Order::new(self.seed, loaded.store.len());
+        let mut pictures = |k| loaded.store.batch(&order.batch(k, shape[0]), None);
+        let mut noise = |k| normal(self.seed, Stream::Noise, k, &shape, device);
+        // A network that is told a class is measured on all of them in turn.
+        let classes = (config.model.classes())
+            .map(|n| Tensor::arange(shape[0], (Kind::Int64, device)).remainder(n));
+        let denoiser = |x: &Tensor, t: &Tensor| network.predict(x, t, classes.as_ref());
+        let levels = Respaced::all(&Schedule::new(&config.diffusion));
+        let process = Process::new(&denoiser, &levels, &config.diffusion, false);
+        let bar = SampleProgress::new("measuring", levels.len() as u64 * batches);
+        let mut on_batch = || bar.step();
+        let measured = measure(&process, batches, &mut pictures, &mut noise, &mut on_batch);
+        bar.finish();
+        measured
+    }
+}

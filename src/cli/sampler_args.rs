@@ -1,0 +1,156 @@
+//! Flags about samplers, shared by all commands that lead pictures through a reverse process.
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, ValueEnum};
+
+use super::foreign_args::SamplerHints;
+use super::network::Network;
+use crate::config::{RunConfig, Sigma};
+use crate::diffusion::Schedule;
+use crate::sample::{Ddim, Ddpm, Denoiser, Process, Respaced, Sampler, Spacing, Steps};
+
+/// The samplers by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum SamplerKind {
+    /// Ancestral sampling; all T steps unless told otherwise
+    Ddpm,
+    /// No noise (--eta 0) up to as much as ddpm (--eta 1)
+    Ddim,
+    /// Optimal variances, measured once by `ddpm calibrate`
+    Analytic,
+}
+
+/// How to sample.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sampler")]
+pub(super) struct SamplerArgs {
+    /// Which sampler
+    #[arg(long, value_enum, default_value = "ddpm")]
+    pub(super) sampler: SamplerKind,
+    /// Reverse steps [default: all T for ddpm, 50 for ddim and analytic]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Every K-th time step from t = 0 on, instead of --steps; Keras-DDPM's way
+    #[arg(long, value_name = "K", conflicts_with = "steps")]
+    stride: Option<usize>,
+    /// The time steps themselves, the noisiest first: 999,749,499,249
+    #[arg(long, value_name = "T,…", value_delimiter = ',', conflicts_with_all = ["steps", "stride"])]
+    times: Option<Vec<usize>>,
+    /// How --steps are spread [default: trailing]
+    #[arg(long, value_enum, conflicts_with_all = ["stride", "times"])]
+    spacing: Option<Spacing>,
+    /// Noise of ddim and analytic, 0 (none) to 1 (as ddpm) [default: 0 for ddim, 1 for analytic]
+    #[arg(long, value_name = "ETA", allow_negative_numbers = true)]
+    eta: Option<f64>,
+    /// Noise of ddpm's steps [default: as the model's settings say]
+    #[arg(long, value_enum)]
+    sigma: Option<Sigma>,
+    /// Clip the predicted x_0 to [-1, 1] at each step [default: as the model's settings say]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    clip_x0: Option<bool>,
+}
+
+/// What the flags chose, for one network.
+#[derive(Debug)]
+pub(super) struct ChosenSampler {
+    pub(super) sampler: Sampler,
+    pub(super) levels: Respaced,
+    pub(super) clip_x0: bool,
+}
+
+impl ChosenSampler {
+    /// The reverse process of a network.
+    pub(super) fn process<'a>(
+        &'a self,
+        denoiser: &'a Denoiser<'a>,
+        network: &Network,
+    ) -> Process<'a> {
+        let diffusion = &network.meta.config.diffusion;
+        Process::new(denoiser, &self.levels, diffusion, self.clip_x0)
+    }
+}
+
+impl SamplerArgs {
+    /// The hints for foreign files that these choices are.
+    pub(super) fn hints(&self) -> SamplerHints {
+        SamplerHints::new(self.sigma, self.clip_x0)
+    }
+
+    /// The choice for a network of `config`; `measured` gives E[eps_hat²] at each time step, for analytic.
+    ///
+    /// # Errors
+    /// Choices that contradict each other or the network.
+    pub(super) fn choose(
+        &self,
+        config: &RunConfig,
+        measured: impl FnOnce() -> Result<Vec<f64>>,
+    ) -> Result<ChosenSampler> {
+        self.refuse_unused()?;
+        let levels = Respaced::new(&Schedule::new(&config.diffusion), &self.visited())?;
+        let last_noise = config.sample.last_noise;
+        let sampler = match self.sampler {
+            SamplerKind::Ddpm => {
+                let sigma = self.sigma.unwrap_or(config.sample.sigma);
+                ensure!(
+                    sigma != Sigma::Learned || config.model.learned_variance(),
+                    "--sigma learned: this network places no variances; want beta or posterior"
+                );
+                Sampler::Ddpm(Ddpm { sigma, last_noise })
+            }
+            SamplerKind::Ddim => Sampler::Ddim(Ddim::new(self.eta.unwrap_or(0.0))?),
+            SamplerKind::Analytic => {
+                let eta = self.eta.unwrap_or(1.0);
+                let measured = measured()?;
+                Sampler::Ddim(crate::sample::analytic(
+                    &levels, &measured, eta, last_noise,
+                )?)
+            }
+        };
+        Ok(ChosenSampler {
+            sampler,
+            levels,
+            clip_x0: self.clip_x0.unwrap_or(config.sample.clip_x0),
+        })
+    }
+
+    /// The time steps to visit.
+    fn visited(&self) -> Steps {
+        let spacing = self.spacing.unwrap_or(Spacing::Trailing);
+        match (self.steps, self.stride, &self.times, self.default_steps()) {
+            (Some(steps), ..) => Steps::Count(steps, spacing),
+            (_, Some(stride), ..) => Steps::Stride(stride),
+            (_, _, Some(times), _) => Steps::List(times.clone()),
+            (.., Some(steps)) => Steps::Count(steps, spacing),
+            (.., None) => Steps::All,
+        }
+    }
+
+    fn default_steps(&self) -> Option<usize> {
+        match self.sampler {
+            SamplerKind::Ddpm => None,
+            SamplerKind::Ddim | SamplerKind::Analytic => Some(50),
+        }
+    }
+
+    /// Flags that the chosen sampler would pass over in silence.
+    fn refuse_unused(&self) -> Result<()> {
+        let name = |kind: SamplerKind| {
+            kind.to_possible_value()
+                .map_or_else(String::new, |v| v.get_name().to_owned())
+        };
+        let takes_eta = matches!(self.sampler, SamplerKind::Ddim | SamplerKind::Analytic);
+        if self.eta.is_some() && !takes_eta {
+            bail!(
+                "--eta: {} has none; want --sampler ddim or analytic",
+                name(self.sampler)
+            );
+        }
+        if self.sigma.is_some() && self.sampler != SamplerKind::Ddpm {
+            bail!(
+                "--sigma: {} has none; want --sampler ddpm",
+                name(self.sampler)
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! Analytic-DPM: the reverse variance that is optimal for the data, from how large eps_hat is on them.
+
+use anyhow::{Result, ensure};
+use tch::{Kind, Tensor};
+
+use super::{Ddim, Process, Respaced};
+
+/// The DDIM sampler with optimal variances.
+///
+/// `mean_sq_eps` is E[eps_hat²] per value at each of the T time steps: 1 where the network knows nothing of x_0
+/// beyond its mean, less where eps cannot be told. The rest, 1 - E[eps_hat²], is the variance of eps given x_t, which the
+/// steps then add.
+///
+/// # Errors
+/// `eta` outside [0, 1], or measurements for another T.
+///
+/// Source: Bao et al. 2022, theorem 1 and corollary 1 <https://arxiv.org/abs/2201.06503>; Keras-DDPM, `adpm.py`
+pub fn analytic(
+    levels: &Respaced,
+    mean_sq_eps: &[f64],
+    eta: f64,
+    last_noise: bool,
+) -> Result<Ddim> {
+    let last = levels.times.last().map_or(0, |t| *t as usize);
+    ensure!(
+        last < mean_sq_eps.len(),
+        "measured at {} time steps, and the sampler visits t = {last}",
+        mean_sq_eps.len()
+    );
+    let unexplained = |t: &i64| (1.0 - mean_sq_eps[*t as usize]).clamp(0.0, 1.0);
+    Ok(Ddim {
+        eps_variances: levels.times.iter().map(unexplained).collect(),
+        last_noise,
+        ..Ddim::new(eta)?
+    })
+}
+
+/// Measures E[eps_hat²] per value at each visited step, on pictures that are noised anew for each.
+///
+/// # Shapes
+/// - `pictures`: gives the k-th batch `[N, C, H, W]` of data in [-1, 1], and `noise` standard normal eps for it;
+///   `batches` of them are used a visited step
+/// - returns one number a visited step, the closest to the picture first
+///
+/// Source: Bao et al. 2022, eq. 8; their Gamma_n is this over 1 - alpha_bar
+pub fn measure(
+    process: &Process,
+    batches: u64,
+    pictures: &mut dyn FnMut(u64) -> Tensor,
+    noise: &mut dyn FnMut(u64) -> Tensor,
+    on_batch: &mut dyn FnMut(),
+) -> Vec<f64> {
+    let _guard = tch::no_grad_guard();
+    let levels = process.levels;
+    let mut sums = Vec::with_capacity(levels.len());
+    for i in 0..levels.len() {
+        let (signal, noise_share) = levels.signal_and_noise(i);
+        let first = i as u64 * batches;
+        let mut mean_sq = |k| {
+            let x_t = pictures(k) * signal + noise(k) * noise_share;
+            on_batch();
+            let eps_hat = process.estimate(&x_t, i).eps_hat();
+            eps_hat.square().mean(Kind::Double)
+        };
+        sums.push((first..first + batches).map(&mut mean_sq).sum::<Tensor>());
+    }
+    // Read at the end: the device does not wait for the host in between.
+    let mean = |sum: &Tensor| sum.double_value(&[]) / batches as f64;
+    sums.iter().map(mean).collect()
+}

@@ -1,0 +1,257 @@
+//! Which of the T time steps a sampler visits.
+
+use anyhow::{Result, bail, ensure};
+use clap::ValueEnum;
+
+use crate::diffusion::Schedule;
+
+/// How a number of steps is spread over 0..T.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Spacing {
+    /// Every (T / N)-th from t = 0 on; the noisiest step visited is below T - 1.
+    Leading,
+    /// Every (T / N)-th from t = T - 1 down.
+    Trailing,
+    /// Evenly from t = T - 1 to t = 0, both included.
+    Linspace,
+    /// Evenly in log(signal / noise), from t = T - 1 to t = 0.
+    LogSnr,
+    /// Evenly in (noise / signal)^(1/7), from t = T - 1 to t = 0.
+    Karras,
+}
+
+/// Which time steps to visit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Steps {
+    /// All of them.
+    All,
+    /// This many.
+    Count(usize, Spacing),
+    /// Every so-manieth from t = 0 on, as Keras-DDPM does.
+    Stride(usize),
+    /// These, the noisiest first.
+    List(Vec<usize>),
+}
+
+/// The time steps visited, and the schedule that they make: its betas lead from one visited step to the next.
+///
+/// Source: Nichol & Dhariwal 2021, section 4 <https://arxiv.org/abs/2102.09672>
+#[derive(Debug, Clone, PartialEq)]
+pub struct Respaced {
+    /// What the network is told at each visited step, ascending, in `0..T`.
+    pub times: Vec<i64>,
+    /// Tables over the visited steps.
+    pub schedule: Schedule,
+}
+
+impl Respaced {
+    /// Visits every time step.
+    pub fn all(schedule: &Schedule) -> Respaced {
+        Respaced {
+            times: (0..schedule.len() as i64).collect(),
+            schedule: schedule.clone(),
+        }
+    }
+
+    /// Visits the chosen time steps.
+    ///
+    /// # Errors
+    /// No step, more steps than T, or a list that is not strictly falling within 0..T.
+    pub fn new(schedule: &Schedule, steps: &Steps) -> Result<Respaced> {
+        let len = schedule.len();
+        Ok(match steps {
+            Steps::All => Respaced::all(schedule),
+            Steps::Count(n, spacing) => {
+                ensure!(
+                    (1..=len).contains(n),
+                    "{n} steps: this model has T = {len} time steps, want 1 to {len}"
+                );
+                Respaced::of(schedule, spread(schedule, *n, *spacing))
+            }
+            Steps::Stride(stride) => {
+                ensure!(
+                    (1..=len).contains(stride),
+                    "a stride of {stride}: this model has T = {len} time steps, want 1 to {len}"
+                );
+                Respaced::of(schedule, (0..len).step_by(*stride).collect())
+            }
+            Steps::List(list) => {
+                if let Some(t) = list.iter().find(|t| **t >= len) {
+                    bail!(
+                        "time step {t}: this model has T = {len}, want 0 to {}",
+                        len - 1
+                    );
+                }
+                ensure!(
+                    !list.is_empty() && list.windows(2).all(|w| w[0] > w[1]),
+                    "time steps {list:?}: want each smaller than the one before, the noisiest first"
+                );
+                Respaced::of(schedule, list.iter().rev().copied().collect())
+            }
+        })
+    }
+
+    /// `times` ascending and distinct.
+    fn of(schedule: &Schedule, times: Vec<usize>) -> Respaced {
+        if times.len() == schedule.len() {
+            return Respaced::all(schedule);
+        }
+        let mut before = 1.0;
+        let betas = times.iter().map(|&t| {
+            let alpha_bar = schedule.alphas_cumprod[t];
+            let beta = 1.0 - alpha_bar / before;
+            before = alpha_bar;
+            beta
+        });
+        Respaced {
+            schedule: Schedule::from_betas(betas.collect()),
+            times: times.iter().map(|&t| t as i64).collect(),
+        }
+    }
+
+    /// The visited steps from the picture up to the first `count`, for starting half way.
+    pub fn truncated(&self, count: usize) -> Respaced {
+        Respaced {
+            times: self.times[..count].to_vec(),
+            schedule: Schedule::from_betas(self.schedule.betas[..count].to_vec()),
+        }
+    }
+
+    /// Number of steps.
+    pub fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+
+    /// sqrt(alpha_bar) and sqrt(1 - alpha_bar) at visited step `i`.
+    pub fn signal_and_noise(&self, i: usize) -> (f64, f64) {
+        signal_and_noise(self.schedule.alphas_cumprod[i])
+    }
+
+    /// The same one step closer to the picture; (1, 0) at `i = 0`.
+    pub fn signal_and_noise_prev(&self, i: usize) -> (f64, f64) {
+        signal_and_noise(self.schedule.alpha_bar_prev(i))
+    }
+}
+
+fn signal_and_noise(alpha_bar: f64) -> (f64, f64) {
+    (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt())
+}
+
+/// `n` distinct time steps of the schedule, ascending.
+fn spread(schedule: &Schedule, n: usize, spacing: Spacing) -> Vec<usize> {
+    let len = schedule.len();
+    let share = |i: usize| i as f64 / (n - 1).max(1) as f64;
+    match spacing {
+        Spacing::Leading => (0..n).map(|i| i * (len / n)).collect(),
+        Spacing::Trailing => (1..=n)
+            .map(|i| (i as f64 * len as f64 / n as f64).round_ties_even() as usize - 1)
+            .collect(),
+        _ if n == 1 => vec![len - 1],
+        Spacing::Linspace => (0..n)
+            .map(|i| (share(i) * (len - 1) as f64).round_ties_even() as usize)
+            .collect(),
+        Spacing::LogSnr => nearest(schedule, n, |low, high, share| low + share * (high - low)),
+        // Source: Karras et al. 2022, eq. 5, rho = 7 <https://arxiv.org/abs/2206.00364>
+        Spacing::Karras => nearest(schedule, n, |low, high, share| {
+            let (low, high) = ((low / 7.0).exp(), (high / 7.0).exp());
+            7.0 * (low + share * (high - low)).ln()
+        }),
+    }
+}
+
+/// The time steps nearest to given values of log(noise / signal). `value` gets that of the first and the last
+/// time step and how far between them it is. Several values near one step move on to the next free ones, so that
+/// there are `n`, at least 2.
+fn nearest(schedule: &Schedule, n: usize, value: impl Fn(f64, f64, f64) -> f64) -> Vec<usize> {
+    let log_noise: Vec<f64> = (schedule.alphas_cumprod.iter())
+        .map(|a| ((1.0 - a) / a).ln() / 2.0)
+        .collect();
+    let len = log_noise.len();
+    let mut times: Vec<usize> = Vec::with_capacity(n);
+    for i in 0..n {
+        let wanted = value(log_noise[0], log_noise[len - 1], i as f64 / (n - 1) as f64);
+        let above = log_noise.partition_point(|l| *l < wanted).min(len - 1);
+        let below = above.saturating_sub(1);
+        let closer = (wanted - log_noise[below]).abs() < (wanted - log_noise[above]).abs();
+        let t = if closer { below } else { above };
+        let free = times.last().map_or(0, |last| last + 1);
+        // The steps still to come need room above.
+        times.push(t.max(free).min(len - (n - i)));
+    }
+    times
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+
+    fn schedule() -> Schedule {
+        Schedule::new(&Preset::Celebahq128.config().diffusion)
+    }
+
+    fn times(n: usize, spacing: Spacing) -> Vec<i64> {
+        Respaced::new(&schedule(), &Steps::Count(n, spacing))
+            .unwrap()
+            .times
+    }
+
+    #[test]
+    fn spacings_are_what_they_are_called() {
+        assert_eq!(times(4, Spacing::Leading), [0, 250, 500, 750]);
+        assert_eq!(times(4, Spacing::Trailing), [249, 499, 749, 999]);
+        assert_eq!(times(4, Spacing::Linspace), [0, 333, 666, 999]);
+        for n in [1, 2, 3, 7, 20, 333, 999, 1000] {
+            for spacing in Spacing::value_variants() {
+                let times = times(n, *spacing);
+                assert_eq!(times.len(), n, "{spacing:?}");
+                assert!(times.windows(2).all(|w| w[0] < w[1]), "{n} {spacing:?}");
+                assert!(times[0] >= 0 && times[n - 1] < 1000);
+                if *spacing != Spacing::Leading {
+                    assert_eq!(times[n - 1], 999, "{n} {spacing:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn karras_puts_more_steps_near_the_picture_than_linspace_and_fewer_than_log_snr() {
+        let median = |spacing| times(21, spacing)[10];
+        assert!(median(Spacing::LogSnr) < median(Spacing::Karras));
+        assert!(median(Spacing::Karras) < median(Spacing::Linspace));
+    }
+
+    #[test]
+    fn the_respaced_schedule_has_the_same_noise_at_the_same_time() {
+        let schedule = schedule();
+        let levels = Respaced::new(&schedule, &Steps::Stride(3)).unwrap();
+        assert_eq!((levels.len(), levels.times[333]), (334, 999));
+        for (i, &t) in levels.times.iter().enumerate() {
+            let (ours, want) = (
+                levels.schedule.alphas_cumprod[i],
+                schedule.alphas_cumprod[t as usize],
+            );
+            assert!((ours / want - 1.0).abs() < 1e-12);
+        }
+        assert_eq!(
+            Respaced::new(&schedule, &Steps::Stride(1)).unwrap(),
+            Respaced::all(&schedule)
+        );
+    }
+
+    #[test]
+    fn impossible_choices_are_refused_with_what_is_possible() {
+        let refused = |steps| Respaced::new(&schedule(), &steps).unwrap_err().to_string();
+        assert!(refused(Steps::Count(1001, Spacing::Trailing)).contains("want 1 to 1000"));
+        assert!(refused(Steps::Count(0, Spacing::Trailing)).contains("want 1 to 1000"));
+        assert!(refused(Steps::Stride(0)).contains("want 1 to 1000"));
+        assert!(refused(Steps::List(vec![1000, 5])).contains("want 0 to 999"));
+        assert!(refused(Steps::List(vec![5, 5])).contains("noisiest first"));
+        assert!(refused(Steps::List(vec![])).contains("noisiest first"));
+    }
+}
