@@ -18,8 +18,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
 from diffusion import Diffusion  # noqa: E402
+from networks import build  # noqa: E402
 from optim import Ema, Lamb  # noqa: E402
-from unet import UNet, sinusoidal_table  # noqa: E402
+from unet import sinusoidal_table  # noqa: E402
 
 GOLDEN = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "weights" / "golden"
 LAMB = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7, "weight_decay": 0.0}
@@ -52,9 +53,9 @@ def relative(a: Tensor, b: Tensor) -> float:
     return difference / b.double().norm().item() if difference else 0.0
 
 
-def load_unet(model: str) -> UNet:
+def load_network(model: str) -> torch.nn.Module:
     tensors, metadata = read(f"keras_{model}")
-    net = UNet(json.loads(metadata["config"]), timesteps=1000)
+    net = build(json.loads(metadata["config"]), timesteps=1000)
     net.load_state_dict(under(tensors, "w."), strict=True)
     return net
 
@@ -65,7 +66,7 @@ def diffusion(timesteps: int) -> Diffusion:
 
 def check_forward_and_gradients(model: str) -> None:
     g, metadata = read(f"keras_{model}")
-    net = load_unet(model)
+    net = load_network(model)
     y = net(g["x"], g["t"])
     check(f"{model} forward, max abs", max_abs(y.detach(), g["y"]), 2e-5)
     loss = diffusion(1000).loss(y, g["noise"])
@@ -86,7 +87,7 @@ def check_forward_and_gradients(model: str) -> None:
 def check_trajectory(model: str, mode: str) -> None:
     g, metadata = read(f"keras_{model}_traj")
     zero_gradient = json.loads(metadata["zero_gradient"])
-    net = load_unet(model)
+    net = load_network(model)
     params = dict(net.named_parameters())
     start = {n: p.detach().clone() for n, p in params.items()}
     optimizer = Lamb(params, **LAMB, not_adapted=set())
@@ -162,7 +163,7 @@ def check_norm() -> None:
 
 
 def check_sampling() -> None:
-    net = load_unet("A")
+    net = load_network("A")
     g, _ = read("keras_ddpm_sample_T20")
     for sigma, keras in (("beta", "beta"), ("posterior", "ratio")):
         x = diffusion(20).sample(net, lambda k: g["noise"][k - 1] if k else g["z_T"], sigma)
@@ -180,8 +181,9 @@ def check_sampling() -> None:
 
 
 def main() -> None:
-    for model in ("A", "C"):
+    for model in ("A", "C", "D", "Dt"):
         check_forward_and_gradients(model)
+    for model in ("A", "C", "D"):
         check_trajectory(model, "before")
         check_trajectory(model, "after")
     check_optimizer(torch.float32, 1e-6)

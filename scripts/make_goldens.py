@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
 from keras_weights import name_map, pictures_to_ours, regroup, to_ours  # noqa: E402
-from unet import UNet  # noqa: E402
+from networks import build  # noqa: E402
 
 SOURCE = "Keras-DDPM (github.com/bojone/Keras-DDPM) run on TensorFlow 1.15.5, Keras 2.3.1, CPU"
 TIMESTEPS = 1000
@@ -36,11 +36,14 @@ COMMON = {
     "time_embedding": "trainable",
     "dropout": 0.0,
 }
+CONCAT = {"kind": "unet-concat", "channels": 3, "blocks": 1, "norm_groups": 32, "norm_eps": 1e-6, "dropout": 0.0}
 MODELS = {
     "A": {"height": 32, "width": 32, "base_width": 64, "multipliers": [1, 2, 2]} | COMMON,
     "C": {"height": 16, "width": 16, "base_width": 32, "multipliers": [1, 2]} | COMMON,
+    "D": {"height": 32, "width": 32, "base_width": 64, "multipliers": [1, 2]} | CONCAT,
+    "Dt": {"height": 16, "width": 16, "base_width": 32, "multipliers": [1, 1]} | CONCAT,
 }
-TRAJECTORY_SAMPLES = 512  # elements kept of a larger tensor
+TRAJECTORY_SAMPLES = {"A": 512, "C": 512, "D": 320}  # elements kept of a larger tensor
 IMAGES = "[ix][1-6]_*"  # and pure_red
 
 
@@ -55,8 +58,8 @@ class Oracle:
     def __init__(self, folder: Path, model: str):
         self.folder, self.model = folder, model
         manifest = json.loads((folder / f"{model}_manifest.json").read_text())
-        created = [w["name"] for w in manifest["weights_in_creation_order"]]
-        names = list(UNet(MODELS[model], TIMESTEPS).state_dict())
+        created = [w["name"] for w in manifest["weights_in_creation_order"] if w["trainable"]]
+        names = list(build(MODELS[model], TIMESTEPS).state_dict())
         self.keras = name_map(names, created)
         self.weights = {n: to_ours(n, a) for n, a in self.by_name("weights", "").items()}
         back = {keras: ours for ours, keras in self.keras.items()}
@@ -102,7 +105,7 @@ def forward_and_gradients(oracle: Oracle) -> dict[str, np.ndarray]:
 def trajectories(oracle: Oracle) -> dict[str, np.ndarray]:
     batches = oracle.load("batches")
     out = {k: pictures_to_ours(batches[k]) for k in ("noisy", "noise")} | {"t": batches["t"][..., 0]}
-    index = {n: oracle.sampled(n, TRAJECTORY_SAMPLES) for n in oracle.weights}
+    index = {n: oracle.sampled(n, TRAJECTORY_SAMPLES[oracle.model]) for n in oracle.weights}
     out |= {f"idx.{n}": i for n, i in index.items()}
     for mode in ("before", "after"):
         file = f"traj_{mode}"
@@ -196,7 +199,7 @@ def write(path: Path, tensors: dict[str, np.ndarray], description: str, **metada
 
 def check_forward(oracle: Oracle) -> None:
     """Loads the converted weights and compares the output with the original's."""
-    net = UNet(MODELS[oracle.model], TIMESTEPS)
+    net = build(MODELS[oracle.model], TIMESTEPS)
     net.load_state_dict({n: torch.from_numpy(a.copy()) for n, a in oracle.weights.items()}, strict=True)
     given = oracle.load("forward")
     with torch.no_grad():
@@ -224,6 +227,8 @@ def main() -> None:
             "of the flattened gradient, gradnorm.<name>: its L2 norm. Gradients in zero_gradient are rounding noise.",
             **about,
         )
+        if model not in TRAJECTORY_SAMPLES:
+            continue
         write(
             args.out / f"keras_{model}_traj.safetensors",
             trajectories(oracle),

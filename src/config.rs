@@ -12,14 +12,17 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Background, Resize};
 
 mod model;
+mod model_keras;
 pub mod presets;
 mod validate;
+mod validate_keras;
 mod validate_model;
 
 pub use model::{
     AttentionUNetConfig, Level, LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm,
     Resample, TimeEmbedding, UNetConfig,
 };
+pub use model_keras::{BlockWidths, ConcatPlan, ConcatUNetConfig};
 pub use presets::Preset;
 pub use validate::ConfigError;
 

@@ -13,9 +13,12 @@ use ddpm::config::{
     DiffusionConfig, LossKind, OptimConfig, Prediction, Preset, ScheduleKind, Sigma,
 };
 use ddpm::diffusion::{Schedule, microbatch_loss};
-use ddpm::model::{UNet, group_norm, params_of};
+use ddpm::model::{group_norm, params_of};
 use ddpm::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
 use tch::{Device, Kind, Tensor};
+
+/// `ddpm.py`'s network twice, `ddpm2.py`'s twice.
+const NETWORKS: [&str; 4] = ["keras_A", "keras_C", "keras_D", "keras_Dt"];
 
 fn keras_schedule(timesteps: i64) -> Schedule {
     let schedule = ScheduleKind::KerasDdpm;
@@ -63,10 +66,10 @@ fn group_norms() {
 
 #[test]
 fn forward_and_loss() {
-    for name in ["keras_A", "keras_C"] {
+    for name in NETWORKS {
         let golden = Golden::open(name);
         let net = golden.network();
-        let y = tch::no_grad(|| net.forward(golden.get("x"), golden.get("t"), false));
+        let y = tch::no_grad(|| net.forward(golden.get("x"), golden.get("t"), None, false));
         let error = max_abs(&y, golden.get("y"));
         assert!(error <= 2e-5, "{name}: {error}");
         let loss = microbatch_loss(LossKind::Sum, &y, golden.get("noise"), y.size()[0]);
@@ -80,10 +83,10 @@ fn forward_and_loss() {
 
 #[test]
 fn every_gradient() {
-    for name in ["keras_A", "keras_C"] {
+    for name in NETWORKS {
         let golden = Golden::open(name);
         let net = golden.network();
-        let y = net.forward(golden.get("x"), golden.get("t"), true);
+        let y = net.forward(golden.get("x"), golden.get("t"), None, true);
         microbatch_loss(LossKind::Sum, &y, golden.get("noise"), y.size()[0]).backward();
         let skipped = golden.zero_gradient();
         for p in net.params().iter().filter(|p| !skipped.contains(&p.name)) {
@@ -128,7 +131,7 @@ fn moved_error(ours: &Tensor, want: &Tensor, start: &Tensor, index: &Tensor) -> 
 
 #[test]
 fn twelve_step_trajectories() {
-    for model in ["keras_A", "keras_C"] {
+    for model in ["keras_A", "keras_C", "keras_D"] {
         for mode in ["before", "after"] {
             trajectory(model, mode);
         }
@@ -138,7 +141,7 @@ fn twelve_step_trajectories() {
 fn trajectory(model: &str, mode: &str) {
     let golden = Golden::open(&format!("{model}_traj"));
     let start = Golden::open(model);
-    let net: UNet = start.network();
+    let net = start.network();
     let arena = Arena::new(&net.params()).unwrap();
     let mut optimizer = Optimizer::new(&keras_lamb(), &arena);
     let mut ema = Ema::new(&arena, 0.9);
@@ -147,7 +150,7 @@ fn trajectory(model: &str, mode: &str) {
 
     for k in 0..12 {
         let at = |name: &str| golden.get(name).get(k as i64);
-        let y = net.forward(&at("noisy"), &at("t"), true);
+        let y = net.forward(&at("noisy"), &at("t"), None, true);
         let loss = microbatch_loss(LossKind::Sum, &y, &at("noise"), y.size()[0]);
         arena.zero_grad();
         loss.backward();

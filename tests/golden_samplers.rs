@@ -8,7 +8,7 @@ mod common;
 use common::{Golden, max_abs, rel_l2};
 use ddpm::config::{DiffusionConfig, LossKind, Prediction, ScheduleKind, Sigma};
 use ddpm::diffusion::Schedule;
-use ddpm::model::UNet;
+use ddpm::model::Model;
 use ddpm::sample::{Ddpm, Process, Respaced, Steps, ddpm};
 use tch::{Kind, Tensor};
 
@@ -28,8 +28,8 @@ fn levels(timesteps: i64, steps: &Steps) -> Respaced {
 }
 
 /// Runs `sample` with the process of a network over `levels`.
-fn with_process<T>(net: &UNet, levels: &Respaced, sample: impl FnOnce(&Process) -> T) -> T {
-    let denoiser = |x: &Tensor, t: &Tensor| tch::no_grad(|| net.forward(x, t, false));
+fn with_process<T>(net: &Model, levels: &Respaced, sample: impl FnOnce(&Process) -> T) -> T {
+    let denoiser = |x: &Tensor, t: &Tensor| tch::no_grad(|| net.forward(x, t, None, false));
     sample(&Process::new(&denoiser, levels, &keras(20), false))
 }
 

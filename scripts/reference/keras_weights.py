@@ -1,10 +1,15 @@
-"""Names and layout of Keras-DDPM's (`ddpm.py`) weights, and their conversion to `unet.UNet`'s.
+"""Names and layout of Keras-DDPM's weights, and their conversion to those of the networks here.
 
 Keras: NHWC, BGR, convolutions HWIO, dense [in, out], and 32 interleaved norm groups: channel `c` of `C`
 is in group `c % 32`. Here: NCHW, RGB, convolutions OIHW, and groups of neighbouring channels. So every
 channel axis of a feature map is permuted, `c -> (c % 32) * (C / 32) + c // 32`; the time embedding's
 axis and the three colours are not feature maps. Networks whose norms have another number of groups
 cannot be converted.
+
+After a concatenation (`ddpm2.py`) the permutation is the same, over all channels that were joined: their
+interleaved group g holds the left half's group g, then the right half's, as `unet_concat.cat_groups` joins
+them. The widths of its time embedding are no feature maps either, and its table of sines and cosines is
+no parameter here.
 """
 
 import numpy as np
@@ -15,9 +20,10 @@ GROUPS = 32
 def name_map(names: list[str], keras_creation_order: list[str]) -> dict[str, str]:
     """Our parameter name -> the Keras weight name.
 
-    Both networks create their weights in the same order (in a block: shortcut if any, time, two
-    convolutions, norm), but a Keras norm creates beta before gamma, and we the weight before the bias.
-    `names` are ours in `state_dict` order. Creation order is not the order of Keras' `model.weights`.
+    Both networks create their weights in the same order (in a block of `ddpm.py`: shortcut if any, time,
+    two convolutions, norm), but a Keras norm creates beta before gamma, and we the weight before the bias.
+    `names` are ours in `state_dict` order, `keras_creation_order` those that are trained. Creation order is
+    not the order of Keras' `model.weights`.
     """
     if len(names) != len(keras_creation_order):
         raise ValueError(f"the Keras model has {len(keras_creation_order)} weights, want {len(names)}")
@@ -32,6 +38,8 @@ def to_ours(name: str, array: np.ndarray) -> np.ndarray:
     """Converts a Keras weight, or anything of its shape (a gradient, an index map), to our parameter `name`'s layout."""
     if name == "time_embedding.weight":
         return array
+    if name.startswith("time_embedding."):
+        return np.ascontiguousarray(array.T)
     if array.ndim == 1:
         return regroup(array, 0)
     if name.endswith("time_proj.weight"):

@@ -27,10 +27,10 @@ pub(super) struct ModelArgs {
     /// Width of each level as a multiple of the base, for example 1,2,2
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     multipliers: Option<Vec<i64>>,
-    /// Residual blocks a level (unet, unet-attention)
+    /// Residual blocks a level (unet, unet-attention, unet-concat)
     #[arg(long, value_name = "N")]
     blocks: Option<i64>,
-    /// Groups of the group norms (unet, unet-attention)
+    /// Groups of the group norms (unet, unet-attention, unet-concat)
     #[arg(long, value_name = "N")]
     norm_groups: Option<i64>,
     /// Dropout in the residual blocks
@@ -88,6 +88,12 @@ impl ModelArgs {
         match model {
             ModelConfig::Unet(m) => self.apply_unet(m),
             ModelConfig::UnetAttention(m) => self.apply_attention(m),
+            ModelConfig::UnetConcat(m) => {
+                set(&mut m.base_width, &self.base_width);
+                set(&mut m.multipliers, &self.multipliers);
+                set(&mut m.blocks, &self.blocks);
+                set(&mut m.norm_groups, &self.norm_groups);
+            }
             ModelConfig::Lucidrains(m) => {
                 if let Some(base) = self.base_width {
                     (m.base_width, m.init_width) = (base, base);
@@ -105,11 +111,11 @@ impl ModelArgs {
     }
 
     fn refuse_others(&self, kind: ModelKind) -> Result<()> {
-        use ModelKind::{Unet, UnetAttention};
-        let both: &[ModelKind] = &[Unet, UnetAttention];
+        use ModelKind::{Unet, UnetAttention, UnetConcat};
+        let blocks: &[ModelKind] = &[Unet, UnetAttention, UnetConcat];
         let flags: [(&str, bool, &[ModelKind]); 11] = [
-            ("--blocks", self.blocks.is_some(), both),
-            ("--norm-groups", self.norm_groups.is_some(), both),
+            ("--blocks", self.blocks.is_some(), blocks),
+            ("--norm-groups", self.norm_groups.is_some(), blocks),
             ("--min-pixel", self.min_pixel.is_some(), &[Unet]),
             ("--norm", self.norm.is_some(), &[Unet]),
             ("--time-embedding", self.time_embedding.is_some(), &[Unet]),

@@ -3,6 +3,8 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::model_keras::ConcatUNetConfig;
+
 /// A network's settings; `kind` in a file says which.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -13,6 +15,8 @@ pub enum ModelConfig {
     UnetAttention(AttentionUNetConfig),
     /// The U-Net of `denoising-diffusion-pytorch`.
     Lucidrains(LucidrainsConfig),
+    /// Keras-DDPM's U-Net with concatenated skips.
+    UnetConcat(ConcatUNetConfig),
 }
 
 /// Which network.
@@ -25,6 +29,8 @@ pub enum ModelKind {
     UnetAttention,
     /// That of lucidrains' denoising-diffusion-pytorch: linear attention at every level.
     Lucidrains,
+    /// Keras-DDPM's other U-Net: norms first, skips are concatenated, no attention.
+    UnetConcat,
 }
 
 /// How activations are normalised.
@@ -255,6 +261,7 @@ impl ModelConfig {
             ModelConfig::Unet(_) => ModelKind::Unet,
             ModelConfig::UnetAttention(_) => ModelKind::UnetAttention,
             ModelConfig::Lucidrains(_) => ModelKind::Lucidrains,
+            ModelConfig::UnetConcat(_) => ModelKind::UnetConcat,
         }
     }
 
@@ -264,6 +271,7 @@ impl ModelConfig {
             ModelConfig::Unet(m) => [m.channels, m.height, m.width],
             ModelConfig::UnetAttention(m) => [m.channels, m.height, m.width],
             ModelConfig::Lucidrains(m) => [m.channels, m.height, m.width],
+            ModelConfig::UnetConcat(m) => [m.channels, m.height, m.width],
         }
     }
 
@@ -273,6 +281,7 @@ impl ModelConfig {
             ModelConfig::Unet(m) => (&mut m.channels, &mut m.height, &mut m.width),
             ModelConfig::UnetAttention(m) => (&mut m.channels, &mut m.height, &mut m.width),
             ModelConfig::Lucidrains(m) => (&mut m.channels, &mut m.height, &mut m.width),
+            ModelConfig::UnetConcat(m) => (&mut m.channels, &mut m.height, &mut m.width),
         };
         (*channels, *height, *width) = (c, h, w);
     }
@@ -283,6 +292,7 @@ impl ModelConfig {
             ModelConfig::Unet(m) => m.levels().iter().filter(|l| l.pools).count(),
             ModelConfig::UnetAttention(m) => m.widths.len().saturating_sub(1),
             ModelConfig::Lucidrains(m) => m.multipliers.len().saturating_sub(1),
+            ModelConfig::UnetConcat(m) => m.multipliers.len().saturating_sub(1),
         };
         1 << halvings.min(62)
     }
@@ -290,7 +300,7 @@ impl ModelConfig {
     /// Whether the network places the variance of its reverse steps itself.
     pub fn learned_variance(&self) -> bool {
         match self {
-            ModelConfig::Unet(_) => false,
+            ModelConfig::Unet(_) | ModelConfig::UnetConcat(_) => false,
             ModelConfig::UnetAttention(m) => m.learned_variance,
             ModelConfig::Lucidrains(m) => m.learned_variance,
         }
@@ -300,7 +310,7 @@ impl ModelConfig {
     pub fn classes(&self) -> Option<i64> {
         match self {
             ModelConfig::UnetAttention(m) => m.classes,
-            ModelConfig::Unet(_) | ModelConfig::Lucidrains(_) => None,
+            ModelConfig::Unet(_) | ModelConfig::Lucidrains(_) | ModelConfig::UnetConcat(_) => None,
         }
     }
 
@@ -316,6 +326,10 @@ impl ModelConfig {
                 let widths = m.multipliers.iter().map(|k| k.saturating_mul(m.base_width));
                 (widths.max(), 1)
             }
+            ModelConfig::UnetConcat(m) => {
+                let widths = m.multipliers.iter().map(|k| k.saturating_mul(m.base_width));
+                (widths.max(), m.blocks)
+            }
         };
         let widest = i128::from(widest.unwrap_or(0));
         widest * widest * 9 * i128::from(blocks)
@@ -327,6 +341,7 @@ impl ModelConfig {
             ModelConfig::Unet(m) => m.dropout = dropout,
             ModelConfig::UnetAttention(m) => m.dropout = dropout,
             ModelConfig::Lucidrains(m) => m.dropout = dropout,
+            ModelConfig::UnetConcat(m) => m.dropout = dropout,
         }
     }
 

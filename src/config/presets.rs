@@ -4,9 +4,9 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AttentionUNetConfig, DataConfig, DiffusionConfig, LossKind, LucidrainsConfig, LucidrainsNorm,
-    ModelConfig, ModelKind, Norm, OptimConfig, OptimizerKind, Prediction, Resample, RunConfig,
-    SampleConfig, ScheduleKind, Sigma, TimeEmbedding, TrainConfig, UNetConfig,
+    AttentionUNetConfig, ConcatUNetConfig, DataConfig, DiffusionConfig, LossKind, LucidrainsConfig,
+    LucidrainsNorm, ModelConfig, ModelKind, Norm, OptimConfig, OptimizerKind, Prediction, Resample,
+    RunConfig, SampleConfig, ScheduleKind, Sigma, TimeEmbedding, TrainConfig, UNetConfig,
 };
 use crate::data::{Background, Resize};
 
@@ -20,6 +20,8 @@ pub enum Preset {
     Celebahq128,
     /// Keras-DDPM as shipped: two blocks a level, 50 M parameters.
     KerasDdpm,
+    /// Keras-DDPM's second network as shipped: concatenated skips, 128 px, 92 M parameters, batch 32.
+    KerasDdpm2,
     /// Ho et al.'s CIFAR-10 model: 32 px, attention at 16 px, 36 M parameters, batch 128.
     DdpmCifar10,
     /// Ho et al.'s LSUN and CelebA-HQ model: 256 px, attention at 16 px, 114 M parameters.
@@ -37,6 +39,7 @@ impl Preset {
             Preset::Demo => demo(),
             Preset::Celebahq128 => celebahq128(Preset::Celebahq128, 1),
             Preset::KerasDdpm => celebahq128(Preset::KerasDdpm, 2),
+            Preset::KerasDdpm2 => keras_ddpm2(),
             Preset::DdpmCifar10 => ddpm_cifar10(),
             Preset::Ddpm256 => ddpm_256(),
             Preset::ImprovedCifar10 => improved_cifar10(),
@@ -110,6 +113,29 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
             save_every_steps: 2_000,
             keep: 3,
         },
+    }
+}
+
+/// Source: Su Jianlin's Keras-DDPM, `ddpm2.py`
+fn keras_ddpm2() -> RunConfig {
+    let base = celebahq128(Preset::KerasDdpm2, 2);
+    RunConfig {
+        model: ModelConfig::UnetConcat(ConcatUNetConfig {
+            height: 128,
+            width: 128,
+            channels: 3,
+            base_width: 128,
+            multipliers: vec![1, 1, 2, 2, 4, 4],
+            blocks: 2,
+            norm_groups: 32,
+            norm_eps: 1e-6,
+            dropout: 0.0,
+        }),
+        train: TrainConfig {
+            batch: 32,
+            ..base.train
+        },
+        ..base
     }
 }
 
@@ -303,13 +329,18 @@ fn lucidrains() -> RunConfig {
 impl ModelKind {
     /// The settings that this kind of network starts from, for pictures of shape `chw`.
     pub fn config(self, chw: [i64; 3]) -> ModelConfig {
-        let preset = match self {
+        let mut model = self.preset().config().model;
+        model.set_chw(chw);
+        model
+    }
+
+    /// The preset that stands for this kind of network where none is named.
+    pub fn preset(self) -> Preset {
+        match self {
             ModelKind::Unet => Preset::Celebahq128,
             ModelKind::UnetAttention => Preset::DdpmCifar10,
             ModelKind::Lucidrains => Preset::Lucidrains,
-        };
-        let mut model = preset.config().model;
-        model.set_chw(chw);
-        model
+            ModelKind::UnetConcat => Preset::KerasDdpm2,
+        }
     }
 }

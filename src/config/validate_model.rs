@@ -8,8 +8,8 @@ use super::{TimeEmbedding, UNetConfig};
 
 /// Most levels, blocks a level and channels that make sense; more is a damaged or hostile file.
 const MOST_LEVELS: usize = 16;
-const MOST_BLOCKS: i64 = 64;
-const MOST_WIDTH: i64 = 65_536;
+pub(super) const MOST_BLOCKS: i64 = 64;
+pub(super) const MOST_WIDTH: i64 = 65_536;
 
 impl ModelConfig {
     /// Checks the network's settings alone; returns warnings.
@@ -28,6 +28,7 @@ impl ModelConfig {
             ModelConfig::Unet(m) => m.validate()?,
             ModelConfig::UnetAttention(m) => m.validate()?,
             ModelConfig::Lucidrains(m) => m.validate()?,
+            ModelConfig::UnetConcat(m) => m.validate()?,
         };
         let factor = self.size_factor();
         for (setting, side) in [("model.height", height), ("model.width", width)] {
@@ -45,7 +46,7 @@ impl ModelConfig {
     }
 }
 
-fn widths(setting: &'static str, widths: &[i64]) -> Result<(), ConfigError> {
+pub(super) fn widths(setting: &'static str, widths: &[i64]) -> Result<(), ConfigError> {
     require(
         (1..=MOST_LEVELS).contains(&widths.len())
             && widths.iter().all(|w| (1..=MOST_WIDTH).contains(w)),
@@ -64,7 +65,7 @@ fn one_a_level<T>(setting: &'static str, list: &[T], levels: usize) -> Result<()
     )
 }
 
-fn dropout_and_eps(dropout: f64, norm_eps: f64) -> Result<(), ConfigError> {
+pub(super) fn dropout_and_eps(dropout: f64, norm_eps: f64) -> Result<(), ConfigError> {
     require(
         (0.0..1.0).contains(&dropout),
         "model.dropout",
@@ -77,6 +78,16 @@ fn dropout_and_eps(dropout: f64, norm_eps: f64) -> Result<(), ConfigError> {
         norm_eps,
         "want a positive number",
     )
+}
+
+/// A warning, where a norm group holds too few channels.
+pub(super) fn small_groups(width: i64, groups: i64) -> Option<String> {
+    let each = width / groups;
+    (each < 4).then(|| {
+        format!(
+            "norm groups of {each} channel(s) at width {width}: below 4 the norm erases most of each channel's mean, and pictures come out in wrong flat colours; use fewer norm groups"
+        )
+    })
 }
 
 impl UNetConfig {
@@ -146,12 +157,8 @@ impl UNetConfig {
                     level.width
                 ),
             )?;
-            if self.norm == Norm::Group && level.width / groups < 4 {
-                warnings.push(format!(
-                    "norm groups of {} channel(s) at width {}: below 4 the norm erases most of each channel's mean, and pictures come out in wrong flat colours; use fewer norm groups",
-                    level.width / groups,
-                    level.width
-                ));
+            if self.norm == Norm::Group {
+                warnings.extend(small_groups(level.width, groups));
             }
         }
         warnings.dedup();

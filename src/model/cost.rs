@@ -18,6 +18,10 @@ impl Cost {
         self.forward_flops += 2 * weight.numel() as u64 * pixels as u64;
     }
 
+    pub(super) fn add_linear(&mut self, weight: &tch::Tensor, rows: i64) {
+        self.add_conv(weight, rows);
+    }
+
     fn add_block(&mut self, block: &ResidualBlock, pixels: i64) {
         let (c_in, c_out) = block.widths();
         for weight in block.convs() {

@@ -1,12 +1,18 @@
 //! Weights and the small layers they belong to.
 //!
-//! In the simplified U-Net no layer but the norms has a bias. Initial weights are drawn from libtorch's CPU generator in
+//! In the U-Nets of Keras-DDPM no layer but the norms has a bias. Initial weights are drawn from libtorch's CPU generator in
 //! creation order, exactly as the PyTorch reference draws them: tch's own initialisers differ.
 
 use tch::nn::Path;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::config::UNetConfig;
+
+/// Variance scaling of the layers that end a branch: each starts as almost nothing, so that the whole
+/// starts as almost the identity.
+///
+/// Source: Ho et al. 2020, the authors' `nn.py`
+pub(super) const ALMOST_ZERO: f64 = 1e-10;
 
 /// A trained tensor with values uniform in ±`limit`.
 fn uniform(path: &Path, name: &str, shape: &[i64], limit: f64) -> Tensor {

@@ -10,6 +10,7 @@ mod lucidrains;
 mod params;
 mod unet;
 mod unet_attention;
+mod unet_concat;
 
 use anyhow::Result;
 use tch::{Device, Tensor};
@@ -20,6 +21,7 @@ pub use lucidrains::LucidrainsUNet;
 pub use params::{Param, StateDictError, load_state_dict, params_of};
 pub use unet::UNet;
 pub use unet_attention::AttentionUNet;
+pub use unet_concat::ConcatUNet;
 
 use crate::config::ModelConfig;
 
@@ -32,6 +34,8 @@ pub enum Model {
     UnetAttention(AttentionUNet),
     /// lucidrains' U-Net.
     Lucidrains(LucidrainsUNet),
+    /// Keras-DDPM's U-Net with concatenated skips.
+    UnetConcat(ConcatUNet),
 }
 
 impl Model {
@@ -41,6 +45,7 @@ impl Model {
             ModelConfig::Unet(m) => Model::Unet(UNet::new(m, timesteps, seed)),
             ModelConfig::UnetAttention(m) => Model::UnetAttention(AttentionUNet::new(m, seed)),
             ModelConfig::Lucidrains(m) => Model::Lucidrains(LucidrainsUNet::new(m, seed)),
+            ModelConfig::UnetConcat(m) => Model::UnetConcat(ConcatUNet::new(m, timesteps, seed)),
         }
     }
 
@@ -65,6 +70,7 @@ impl Model {
             Model::Unet(net) => net.forward(x_t, t, train),
             Model::UnetAttention(net) => net.forward(x_t, t, classes, train),
             Model::Lucidrains(net) => net.forward(x_t, t, train),
+            Model::UnetConcat(net) => net.forward(x_t, t, train),
         }
     }
 
@@ -74,6 +80,7 @@ impl Model {
             Model::Unet(net) => net.params(),
             Model::UnetAttention(net) => net.params(),
             Model::Lucidrains(net) => net.params(),
+            Model::UnetConcat(net) => net.params(),
         }
     }
 
@@ -86,6 +93,7 @@ impl Model {
             Model::Unet(net) => net.move_to(device),
             Model::UnetAttention(net) => net.move_to(device),
             Model::Lucidrains(net) => net.move_to(device),
+            Model::UnetConcat(net) => net.move_to(device),
         }
     }
 
@@ -95,6 +103,7 @@ impl Model {
             Model::Unet(net) => net.cost(height, width),
             Model::UnetAttention(net) => net.cost(height, width),
             Model::Lucidrains(net) => net.cost(height, width),
+            Model::UnetConcat(net) => net.cost(height, width),
         }
     }
 }

@@ -20,16 +20,10 @@ use self::attention::Attention;
 use self::resample::{Downsample, Upsample};
 use self::resnet::{ResnetBlock, Within};
 use self::time::TimeEmbedding;
-use super::layers::{Conv, Norm, preferred_layout};
+use super::layers::{ALMOST_ZERO, Conv, Norm, preferred_layout};
 use super::params::{Param, move_params, params_of};
 use crate::config::AttentionUNetConfig;
 use crate::rng::{Stream, key, seeded};
-
-/// Variance scaling of the layers that end a branch: each starts as almost nothing, so that the whole
-/// starts as almost the identity.
-///
-/// Source: Ho et al. 2020, the authors' `nn.py`
-const ALMOST_ZERO: f64 = 1e-10;
 
 /// A residual block and the attention after it, if any.
 #[derive(Debug)]

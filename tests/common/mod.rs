@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use ddpm::checkpoint::safetensors;
-use ddpm::config::{RunConfig, UNetConfig};
-use ddpm::model::{UNet, load_state_dict};
+use ddpm::config::{ModelConfig, RunConfig};
+use ddpm::model::{Model, load_state_dict};
 use tch::{Kind, Tensor};
 
 /// A file of this repository.
@@ -54,8 +54,12 @@ impl Golden {
         self.tensors.iter().filter_map(strip).collect()
     }
 
-    pub(crate) fn config(&self) -> UNetConfig {
-        serde_json::from_str(&self.metadata["config"]).unwrap()
+    /// The network's settings; the simplified U-Net's do not name their kind.
+    pub(crate) fn config(&self) -> ModelConfig {
+        let mut config: serde_json::Value = serde_json::from_str(&self.metadata["config"]).unwrap();
+        let settings = config.as_object_mut().unwrap();
+        settings.entry("kind").or_insert("unet".into());
+        serde_json::from_value(config).unwrap()
     }
 
     pub(crate) fn zero_gradient(&self) -> Vec<String> {
@@ -63,8 +67,8 @@ impl Golden {
     }
 
     /// The network of this file with its weights `w.*`.
-    pub(crate) fn network(&self) -> UNet {
-        let net = UNet::new(&self.config(), 1000, 0);
+    pub(crate) fn network(&self) -> Model {
+        let net = Model::new(&self.config(), 1000, 0);
         load_state_dict(&net.params(), &self.section("w.")).unwrap();
         net
     }

@@ -14,7 +14,7 @@ use super::layout::Entry;
 use super::report::Report;
 use super::views::{self, View, slot_at};
 use crate::checkpoint::{Contents, Meta, Which};
-use crate::config::{ModelKind, Preset, RunConfig};
+use crate::config::RunConfig;
 use crate::model::{Model, load_state_dict};
 
 /// What the user says about a foreign file.
@@ -185,14 +185,8 @@ impl Foreign {
                 wanted.concat()
             );
         }
-        let mut config = self.base.clone().unwrap_or_else(|| {
-            match self.settings.model.kind() {
-                ModelKind::Unet => Preset::Celebahq128,
-                ModelKind::UnetAttention => Preset::DdpmCifar10,
-                ModelKind::Lucidrains => Preset::Lucidrains,
-            }
-            .config()
-        });
+        let preset = self.settings.model.kind().preset();
+        let mut config = self.base.clone().unwrap_or_else(|| preset.config());
         let (images, every_steps) = (config.sample.images, config.sample.every_steps);
         config.model = self.settings.model.clone();
         config.diffusion = self.settings.diffusion.clone();

@@ -3,8 +3,7 @@
 use tch::Tensor;
 use tch::nn::Path;
 
-use super::super::layers::{Linear, Norm};
-use super::ALMOST_ZERO;
+use super::super::layers::{ALMOST_ZERO, Linear, Norm};
 use crate::config::AttentionUNetConfig;
 
 /// `x + to_out(softmax(q kᵀ / sqrt(d)) v)` with q, k, v from the normalised `x`.

@@ -7,10 +7,6 @@ use crate::model::Cost;
 use crate::model::unet_attention::attention::Attention;
 
 impl Cost {
-    fn add_linear(&mut self, weight: &tch::Tensor, rows: i64) {
-        self.forward_flops += 2 * weight.numel() as u64 * rows as u64;
-    }
-
     fn add_resnet(&mut self, block: &ResnetBlock, pixels: i64) {
         let (convs, time) = block.weights();
         let mut widths = (0, 0);

@@ -3,8 +3,7 @@
 use tch::Tensor;
 use tch::nn::Path;
 
-use super::super::layers::{Conv, Linear, Norm};
-use super::ALMOST_ZERO;
+use super::super::layers::{ALMOST_ZERO, Conv, Linear, Norm};
 use crate::config::AttentionUNetConfig;
 
 /// What a block does to the size of its picture between its first swish and its first convolution.

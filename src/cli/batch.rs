@@ -1,0 +1,143 @@
+//! How many pictures at a time.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use tch::{Device, Kind, Tensor};
+
+use super::network::Network;
+use crate::device::{peak_bytes, synchronize};
+use crate::native::cuda_memory;
+
+/// A doubled batch must be this much faster a picture to be worth its memory.
+const WORTHWHILE: f64 = 1.03;
+/// Share of a CUDA device's memory that is left alone.
+const SPARE_MEMORY: f64 = 0.1;
+
+/// `--batch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BatchSize {
+    /// As many as are fastest on this device.
+    Auto,
+    /// This many.
+    Fixed(u64),
+}
+
+impl FromStr for BatchSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "auto" => Ok(BatchSize::Auto),
+            Ok(n @ 1..=65_536) => Ok(BatchSize::Fixed(n)),
+            _ => Err(format!("{text:?}: want auto, or 1 to 65536 pictures")),
+        }
+    }
+}
+
+impl BatchSize {
+    /// The number for `pictures` pictures; `auto` is found by trying.
+    ///
+    /// # Errors
+    /// `auto`, and not even one picture fits.
+    pub(super) fn resolve(self, network: &Network, device: Device, pictures: u64) -> Result<u64> {
+        let BatchSize::Auto = self else {
+            return Ok(self.at_most(pictures));
+        };
+        let found = fastest(pictures, |batch| secs(network, device, batch));
+        if found == 0 {
+            bail!("not even one picture fits into memory");
+        }
+        eprintln!("--batch auto: {found} pictures at a time");
+        Ok(found)
+    }
+
+    fn at_most(self, pictures: u64) -> u64 {
+        match self {
+            BatchSize::Auto => pictures,
+            BatchSize::Fixed(batch) => batch.min(pictures),
+        }
+    }
+}
+
+/// The batch, doubled from 1 up to `most`, after which doubling no longer pays; 0 if not even 1 can be timed.
+/// `secs(batch)` is the time of one, or none if it does not fit.
+fn fastest(most: u64, secs: impl Fn(u64) -> Option<f64>) -> u64 {
+    let (mut best, mut best_rate) = (0, 0.0);
+    let mut batch = 1;
+    while let Some(secs) = secs(batch) {
+        let rate = batch as f64 / secs;
+        if rate < best_rate * WORTHWHILE {
+            break;
+        }
+        (best, best_rate) = (batch, rate);
+        if batch == most {
+            break;
+        }
+        batch = (batch * 2).min(most);
+    }
+    best
+}
+
+/// Time of one evaluation, the faster of two after a first that warms up; none if it does not fit.
+fn secs(network: &Network, device: Device, batch: u64) -> Option<f64> {
+    if !likely_fits(device, batch) {
+        return None;
+    }
+    let [c, h, w] = network.meta.config.model.chw();
+    let n = batch as i64;
+    let zeros = |kind| Tensor::zeros([n], (kind, device));
+    let evaluate = || {
+        let x = Tensor::zeros([n, c, h, w], (Kind::Float, device));
+        let classes = network.meta.config.model.classes();
+        let classes = classes.map(|_| zeros(Kind::Int64));
+        let start = Instant::now();
+        let _ = network.predict(&x, &zeros(Kind::Int64), classes.as_ref());
+        synchronize(device);
+        start.elapsed().as_secs_f64()
+    };
+    // Running out of memory is a panic of tch; main tells other panics apart.
+    let times = catch_unwind(AssertUnwindSafe(|| {
+        evaluate();
+        evaluate().min(evaluate())
+    }));
+    times.ok()
+}
+
+/// Whether twice of what the last batch took is there; unknown counts as yes.
+fn likely_fits(device: Device, batch: u64) -> bool {
+    let Device::Cuda(index) = device else {
+        return true;
+    };
+    let (Ok(memory), Some(peak)) = (cuda_memory(index), peak_bytes(device)) else {
+        return true;
+    };
+    let usable = memory.total_bytes as f64 * (1.0 - SPARE_MEMORY);
+    batch == 1 || 2.0 * peak as f64 <= usable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubling_stops_where_it_no_longer_pays() {
+        // 8 units of work side by side: up to 8 pictures take as long as one.
+        let secs = |batch: u64| Some(batch.div_ceil(8) as f64);
+        assert_eq!(fastest(1000, secs), 8);
+        assert_eq!(fastest(5, secs), 5);
+        assert_eq!(fastest(1000, |batch| (batch <= 2).then_some(1.0)), 2);
+        assert_eq!(fastest(1000, |_| None), 0);
+    }
+
+    #[test]
+    fn batch_sizes_are_parsed() {
+        assert_eq!("auto".parse(), Ok(BatchSize::Auto));
+        assert_eq!("7".parse(), Ok(BatchSize::Fixed(7)));
+        for bad in ["0", "-1", "65537", "all"] {
+            assert!(bad.parse::<BatchSize>().unwrap_err().contains("want auto"));
+        }
+    }
+}

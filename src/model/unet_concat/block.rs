@@ -1,0 +1,90 @@
+//! The residual block of the U-Net with concatenated skips.
+
+use tch::Tensor;
+use tch::nn::Path;
+
+use super::super::layers::{ALMOST_ZERO, Norm, conv_weight, conv3x3, linear_weight};
+use crate::config::ConcatUNetConfig;
+
+/// Pre-norm residual block, without biases but the norms':
+///
+/// ```text
+/// h = conv1(swish(norm1(x))) + time_proj(t_emb)             projected to the output width
+/// h = conv2(dropout(swish(norm2(h))))
+/// out = h + shortcut(x)                                     1×1 conv, only where the width changes
+/// ```
+///
+/// Source: Keras-DDPM, `residual_block` of `ddpm2.py`
+#[derive(Debug)]
+pub(super) struct ResidualBlock {
+    shortcut: Option<Tensor>,
+    norm1: Norm,
+    conv1: Tensor,
+    time_proj: Tensor,
+    norm2: Norm,
+    conv2: Tensor,
+    dropout: f64,
+}
+
+impl ResidualBlock {
+    pub(super) fn new(
+        path: &Path,
+        c_in: i64,
+        c_out: i64,
+        config: &ConcatUNetConfig,
+    ) -> ResidualBlock {
+        let norm = |name: &str, width| {
+            Norm::grouped(&(path / name), width, config.norm_groups, config.norm_eps)
+        };
+        // Fields are drawn in the order they stand, which is the original's.
+        ResidualBlock {
+            shortcut: (c_in != c_out)
+                .then(|| conv_weight(&(path / "shortcut"), c_in, c_out, 1, 1.0)),
+            norm1: norm("norm1", c_in),
+            conv1: conv_weight(&(path / "conv1"), c_in, c_out, 3, 1.0),
+            time_proj: linear_weight(&(path / "time_proj"), config.time_width(), c_out),
+            norm2: norm("norm2", c_out),
+            conv2: conv_weight(&(path / "conv2"), c_out, c_out, 3, ALMOST_ZERO),
+            dropout: config.dropout,
+        }
+    }
+
+    /// Input and output channels.
+    pub(super) fn widths(&self) -> (i64, i64) {
+        let size = self.conv1.size();
+        (size[1], size[0])
+    }
+
+    /// The weights of its convolutions.
+    pub(super) fn convs(&self) -> impl Iterator<Item = &Tensor> {
+        self.shortcut.iter().chain([&self.conv1, &self.conv2])
+    }
+
+    /// The weight that projects the time embedding.
+    pub(super) fn time_proj(&self) -> &Tensor {
+        &self.time_proj
+    }
+
+    /// # Shapes
+    /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, time_width]`, after its swish
+    /// - returns `[N, Cout, H, W]`
+    pub(super) fn forward(&self, x: &Tensor, t_emb: &Tensor, train: bool) -> Tensor {
+        let t = t_emb
+            .linear(&self.time_proj, None::<&Tensor>)
+            .unsqueeze(-1)
+            .unsqueeze(-1);
+        // In place, here and below: the backward pass of a convolution does not use its output.
+        let mut h = conv3x3(&self.norm1.forward(x).silu(), &self.conv1);
+        h += t;
+        h = self.norm2.forward(&h).silu();
+        if self.dropout > 0.0 {
+            h = h.dropout(self.dropout, train);
+        }
+        h = conv3x3(&h, &self.conv2);
+        match &self.shortcut {
+            Some(weight) => h += x.conv2d(weight, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1),
+            None => h += x,
+        }
+        h
+    }
+}

@@ -1,0 +1,49 @@
+//! What a picture costs in the U-Net with concatenated skips.
+
+use super::ConcatUNet;
+use super::block::ResidualBlock;
+use crate::model::Cost;
+
+fn block(cost: &mut Cost, block: &ResidualBlock, pixels: i64) {
+    let (c_in, c_out) = block.widths();
+    for weight in block.convs() {
+        cost.add_conv(weight, pixels);
+    }
+    cost.add_linear(block.time_proj(), 1);
+    // Input and output of each norm and output of each swish; the input is the sum of the block before
+    // or, on the way up, what was joined.
+    cost.activations += (pixels * 3 * (c_in + c_out)) as u64;
+}
+
+impl ConcatUNet {
+    /// Cost of one `height` × `width` picture.
+    pub fn cost(&self, height: i64, width: i64) -> Cost {
+        let mut cost = Cost::default();
+        let mut pixels = height * width;
+        for weight in [&self.time_embedding.linear_1, &self.time_embedding.linear_2] {
+            cost.add_linear(weight, 1);
+        }
+        cost.add_conv(&self.conv_in, pixels);
+        for stage in &self.down {
+            stage
+                .blocks
+                .iter()
+                .for_each(|b| block(&mut cost, b, pixels));
+            if stage.resamples {
+                pixels /= 4;
+            }
+        }
+        block(&mut cost, &self.mid, pixels);
+        for stage in &self.up {
+            stage
+                .blocks
+                .iter()
+                .for_each(|b| block(&mut cost, b, pixels));
+            if stage.resamples {
+                pixels *= 4;
+            }
+        }
+        cost.add_conv(&self.conv_out, pixels);
+        cost
+    }
+}
