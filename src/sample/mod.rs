@@ -1,8 +1,10 @@
 //! Samplers: each a loop over x_t that sees the network as a function of (x_t, t).
 
+mod codebook;
 mod ddpm;
 mod pictures;
 
+pub use codebook::Codebook;
 pub use ddpm::{Ddpm, ddpm, ddpm_step};
 pub use pictures::{Pictures, sample_pictures};
 
