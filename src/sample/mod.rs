@@ -4,6 +4,7 @@
 //! loop, [`sample_pictures`] runs it for pictures by number.
 
 mod analytic;
+mod codebook;
 mod ddim;
 mod ddpm;
 mod levels;
@@ -13,6 +14,7 @@ mod process;
 mod sampler;
 
 pub use analytic::{analytic, measure};
+pub use codebook::Codebook;
 pub use ddim::{Ddim, ddim, ddim_invert};
 pub use ddpm::{Ddpm, ddpm};
 pub use levels::{Respaced, Spacing, Steps};
