@@ -5,10 +5,12 @@
 //! - `run_folder`: the files of a run
 //! - `source`: any file of weights as one tree of keys; `hdf5`: Keras' container
 //! - `import`: other programs' networks, in both directions
+//! - `ddcm`: pictures as the indices of their noise
 //! - `pt`, `pickle`, `pt_write`: PyTorch's own format, read by an interpreter that can run nothing
 //!
 //! Every file that is read is untrusted.
 
+pub mod ddcm;
 mod describe;
 mod dtypes;
 mod error;
