@@ -6,11 +6,13 @@
 //! - `fingerprint`: the identity of a network; `calibration`: what was measured of one
 //! - `source`: any file of weights as one tree of keys; `hdf5`: Keras' container
 //! - `import`: other programs' networks, in both directions
+//! - `ddcm`: pictures as the indices of their noise
 //! - `pt`, `pickle`, `pt_write`: PyTorch's own format, read by an interpreter that can run nothing
 //!
 //! Every file that is read is untrusted.
 
 mod calibration;
+pub mod ddcm;
 mod describe;
 mod dtypes;
 mod error;

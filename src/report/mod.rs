@@ -1,10 +1,12 @@
-//! What a run tells: a progress bar, metrics.jsonl, grids of pictures.
+//! What a run tells: a progress bar, metrics.jsonl, grids and animations of pictures.
 
+mod animation;
 mod figure;
 mod metrics;
 mod progress;
 mod units;
 
+pub use animation::{check_animation_path, frame_steps, strip, write_animation};
 pub use figure::{grid, to_pixels, write_png};
 pub use metrics::{Metrics, StepMetrics};
 pub use progress::{DecodeProgress, SampleProgress, TrainProgress};

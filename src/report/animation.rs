@@ -1,0 +1,183 @@
+//! Frames of a process as an animated PNG, a GIF, or side by side.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use image::codecs::gif::{GifEncoder, Repeat};
+use tch::{Device, Kind, Tensor};
+
+use crate::fs::write_bytes;
+
+/// Browsers show a frame of less than 20 ms for 100 ms.
+const LEAST_MILLIS: u32 = 20;
+/// Longest that a frame of an APNG can last, counted in milliseconds.
+const MOST_MILLIS: u32 = 65_535;
+/// Largest side of a GIF.
+const MOST_SIDE: i64 = 65_535;
+/// Pixels that the palette of a GIF's frame is sought from: more of them gain little, fewer show.
+const PALETTE_PIXELS: i64 = 1 << 14;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Apng,
+    Gif,
+}
+
+/// Fails now, before long work, if [`write_animation`] would not take `path`.
+pub fn check_animation_path(path: &Path) -> Result<()> {
+    format_of(path).map(drop)
+}
+
+/// Writes frames that repeat for ever, whole or not at all: an animated PNG where `path` ends in `.png`
+/// or `.apng`, else a GIF where it ends in `.gif`.
+///
+/// Each frame lasts `frame_millis` milliseconds, the last one `last_millis`. Both are raised to 20, since
+/// browsers turn less into 100; a GIF counts in tens and takes the nearest. A GIF has at most 256 colours a
+/// frame: frames of more get the nearest of 256 that are chosen for each. All others, and all of an APNG,
+/// are exact.
+///
+/// # Shapes
+/// - `frames`: each `[C, H, W]` u8, C = 1 (grey) or 3 (RGB), all the same
+///
+/// # Errors
+/// Another ending, no frame, frames of another form or of different ones, more than 65,535 ms or pixels a
+/// side, a file that cannot be written; an older file at `path` stays as it was.
+pub fn write_animation(
+    path: &Path,
+    frames: &[Tensor],
+    frame_millis: u32,
+    last_millis: u32,
+) -> Result<()> {
+    let format = format_of(path)?;
+    let cannot = || format!("cannot write {}", path.display());
+    let chw = common_size(frames).with_context(cannot)?;
+    let longest = frame_millis.max(last_millis);
+    ensure!(
+        longest <= MOST_MILLIS,
+        "cannot write {}: a frame of {longest} ms, want at most {MOST_MILLIS}",
+        path.display()
+    );
+    let millis = |number: usize| {
+        let wanted = if number + 1 == frames.len() {
+            last_millis
+        } else {
+            frame_millis
+        };
+        wanted.max(LEAST_MILLIS)
+    };
+    let bytes = match format {
+        Format::Apng => apng(frames, chw, &millis),
+        Format::Gif => gif(frames, chw, &millis),
+    };
+    write_bytes(path, &bytes.with_context(cannot)?)
+}
+
+/// Lays frames side by side.
+///
+/// # Shapes
+/// - `frames`: at least one, each `[C, H, W]` with its own W; returns `[C, H, sum of W]`
+///
+/// # Panics
+/// No frame, or another C or H.
+pub fn strip(frames: &[Tensor]) -> Tensor {
+    Tensor::cat(frames, 2)
+}
+
+/// Which of `steps` steps become frames, 0-based and rising: the first, the last, and others evenly
+/// between.
+///
+/// There are `frames` of them, all steps where there are fewer, and two where one or none is asked for.
+pub fn frame_steps(steps: usize, frames: usize) -> Vec<usize> {
+    if steps < 2 {
+        return (0..steps).collect();
+    }
+    let gaps = frames.clamp(2, steps) - 1;
+    (0..=gaps)
+        .map(|frame| (frame * (steps - 1) + gaps / 2) / gaps)
+        .collect()
+}
+
+fn format_of(path: &Path) -> Result<Format> {
+    let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+    match extension.to_str() {
+        Some("png" | "apng") => Ok(Format::Apng),
+        Some("gif") => Ok(Format::Gif),
+        _ => bail!(
+            "cannot write {}: an animation ends in .png or .apng (APNG) or .gif",
+            path.display()
+        ),
+    }
+}
+
+/// `[C, H, W]` of all frames.
+fn common_size(frames: &[Tensor]) -> Result<[i64; 3]> {
+    let first = frames.first().context("no frames, want at least one")?;
+    for frame in frames {
+        ensure!(
+            frame.kind() == Kind::Uint8 && frame.size() == first.size(),
+            "a frame is {:?} {:?}, want u8 and the first one's shape, {:?}",
+            frame.kind(),
+            frame.size(),
+            first.size()
+        );
+    }
+    let size = first.size();
+    match size[..] {
+        [c @ (1 | 3), h @ 1..=MOST_SIDE, w @ 1..=MOST_SIDE] => Ok([c, h, w]),
+        _ => bail!(
+            "frames of shape {size:?}, want [C, H, W] with C 1 or 3 and sides of 1 to {MOST_SIDE}"
+        ),
+    }
+}
+
+fn apng(frames: &[Tensor], chw: [i64; 3], millis: &dyn Fn(usize) -> u32) -> Result<Vec<u8>> {
+    let [c, h, w] = chw;
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, w as u32, h as u32);
+    encoder.set_color(if c == 1 {
+        png::ColorType::Grayscale
+    } else {
+        png::ColorType::Rgb
+    });
+    encoder.set_depth(png::BitDepth::Eight);
+    // 0 plays: for ever.
+    encoder.set_animated(u32::try_from(frames.len())?, 0)?;
+    let mut writer = encoder.write_header()?;
+    for (number, frame) in frames.iter().enumerate() {
+        writer.set_frame_delay(millis(number) as u16, 1000)?;
+        writer.write_image_data(&interleaved(frame)?)?;
+    }
+    writer.finish()?;
+    Ok(bytes)
+}
+
+fn gif(frames: &[Tensor], chw: [i64; 3], millis: &dyn Fn(usize) -> u32) -> Result<Vec<u8>> {
+    let [_, h, w] = chw;
+    let mut bytes = Vec::new();
+    // The encoder looks at one pixel out of `speed`.
+    let speed = (h * w / PALETTE_PIXELS).clamp(1, 10);
+    let mut encoder = GifEncoder::new_with_speed(&mut bytes, speed as i32);
+    encoder.set_repeat(Repeat::Infinite)?;
+    let opaque = Tensor::full([1, h, w], 255, (Kind::Uint8, Device::Cpu));
+    for (number, frame) in frames.iter().enumerate() {
+        let rgb = frame.to_device(Device::Cpu).expand([3, h, w], false);
+        let rgba = interleaved(&Tensor::cat(&[rgb, opaque.shallow_clone()], 0))?;
+        let picture = image::RgbaImage::from_raw(w as u32, h as u32, rgba);
+        let picture = picture.context("a frame has other bytes than pixels")?;
+        // The encoder cuts what is below ten.
+        let millis = (millis(number) + 5) / 10 * 10;
+        let delay = image::Delay::from_numer_denom_ms(millis, 1);
+        encoder.encode_frame(image::Frame::from_parts(picture, 0, 0, delay))?;
+    }
+    drop(encoder);
+    Ok(bytes)
+}
+
+/// `[C, H, W]` as bytes in `[H, W, C]` order.
+fn interleaved(picture: &Tensor) -> Result<Vec<u8>> {
+    let hwc = picture.permute([1, 2, 0]).to_device(Device::Cpu);
+    Ok(Vec::<u8>::try_from(hwc.contiguous().view([-1]))?)
+}
+
+#[cfg(test)]
+mod tests;
