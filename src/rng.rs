@@ -32,6 +32,8 @@ pub enum Stream {
     Sample = 7,
     /// The built-in pictures.
     Data = 8,
+    /// Entries of codebooks that sampled pictures take.
+    Entry = 9,
 }
 
 /// splitmix64's step: a bijection of u64 whose output bits all depend on all input bits.

@@ -7,9 +7,7 @@ use std::process::Command;
 
 use common::{Golden, max_abs, python, repo, tiny_config};
 use ddpm::checkpoint::{read_state_dict, safetensors, write_state_dict};
-use ddpm::config::{
-    LossKind, Norm, OptimizerKind, Prediction, RunConfig, ScheduleKind, TimeEmbedding,
-};
+use ddpm::config::{LossKind, Norm, OptimizerKind, RunConfig, ScheduleKind, TimeEmbedding};
 use ddpm::data;
 use ddpm::diffusion::microbatch_loss;
 use ddpm::model::Model;

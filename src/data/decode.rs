@@ -207,6 +207,15 @@ pub fn decode(path: &Path, spec: &PictureSpec) -> Result<Vec<u8>, DataError> {
     ))
 }
 
+/// Height and width of a picture as it is seen, in pixels.
+///
+/// # Errors
+/// As [`decode`].
+pub fn upright_size(path: &Path) -> Result<(usize, usize), DataError> {
+    let picture = open(path)?;
+    Ok((picture.height() as usize, picture.width() as usize))
+}
+
 /// Decodes the file and turns it upright.
 fn open(path: &Path) -> Result<DynamicImage, DataError> {
     let failed = |source| DataError::Decode {

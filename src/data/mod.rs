@@ -13,7 +13,7 @@ mod order;
 mod resize;
 mod store;
 
-pub use decode::{Background, PictureSpec, Resize, decode};
+pub use decode::{Background, PictureSpec, Resize, decode, upright_size};
 pub use error::DataError;
 pub use load::{Loaded, load};
 pub use order::Order;

@@ -1,18 +1,21 @@
 //! DDCM: the noise of every reverse step is one of K fixed noises, so the choices are the picture.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use super::{Ddpm, Noise, OnStep, Process, Step};
+use super::{Ddpm, OnStep, Process, Step};
+
+/// Gives the codebook of the k-th reverse step, k = 1, 2, …, as parts `[k_i, C, H, W]` whose k_i sum up to K: all of
+/// it at once may be too much memory.
+pub type CodebookParts<'a> = dyn FnMut(u64) -> Box<dyn Iterator<Item = Tensor> + 'a> + 'a;
 
 /// Finds the choices that lead to pictures: at each reverse step the noise that points most from x_0_hat to x_0.
 ///
 /// Sampling with these choices (`ddpm` from the same start, whose k-th noise is entry `indices[:, k - 1]` of the
-/// k-th codebook) gives what this returns beside them.
+/// k-th codebook) gives what this returns beside them. A last step without noise has no choice.
 ///
 /// # Shapes
 /// - `x_0`: `[N, C, H, W]` in [-1, 1]; `x_start`: as `x_0`, x_T
-/// - `codebook(k)`: `[K, C, H, W]`, that of the k-th reverse step, k = 1, 2, …
-/// - returns the choices, `[N, steps]` i64, and the pictures that they make, not clipped
+/// - returns the choices, `[N, steps]` or `[N, steps - 1]` i64, and the pictures that they make, not clipped
 ///
 /// Source: Ohayon et al. 2025, section 4 <https://arxiv.org/abs/2502.01189>; Keras-DDPM, `ddcm.py`
 pub fn ddcm_encode(
@@ -20,7 +23,7 @@ pub fn ddcm_encode(
     options: Ddpm,
     x_0: &Tensor,
     x_start: Tensor,
-    codebook: &mut Noise,
+    codebook: &mut CodebookParts,
     on_step: &mut OnStep,
 ) -> (Tensor, Tensor) {
     let _guard = tch::no_grad_guard();
@@ -28,26 +31,68 @@ pub fn ddcm_encode(
     let mut indices = Vec::with_capacity(steps);
     for (done, i) in (1..).zip((0..steps).rev()) {
         let estimate = process.estimate(&x, i);
-        let entries = codebook(done as u64);
-        let missing = x_0 - estimate.x_0_hat();
-        let chosen = best(&entries, &missing);
-        let z = entries.index_select(0, &chosen);
-        x = options.step(process.levels, &estimate, i, || z);
+        x = options.step(process.levels, &estimate, i, || {
+            let chosen = best(codebook(done as u64), &(x_0 - estimate.x_0_hat()));
+            indices.push(chosen.index);
+            chosen.entry
+        });
         on_step(Step {
             done,
             t: process.levels.times[i],
             x: &x,
             estimate: &estimate,
         });
-        indices.push(chosen);
     }
-    (Tensor::stack(&indices, 1), x)
+    let indices = match indices.is_empty() {
+        true => Tensor::zeros([x.size()[0], 0], (Kind::Int64, x.device())),
+        false => Tensor::stack(&indices, 1),
+    };
+    (indices, x)
 }
 
-/// The entry with the largest inner product with each picture, `[N]` i64; the first of equals.
-fn best(entries: &Tensor, pictures: &Tensor) -> Tensor {
-    let similarity = pictures
-        .flatten(1, -1)
-        .matmul(&entries.flatten(1, -1).transpose(0, 1));
-    similarity.argmax(1, false)
+/// The entry that points most into a direction, for each picture.
+struct Chosen {
+    /// `[N]` f32.
+    similarity: Tensor,
+    /// `[N]` i64.
+    index: Tensor,
+    /// `[N, C, H, W]`.
+    entry: Tensor,
+}
+
+/// The entry with the largest inner product with each picture. Nothing is read from the device.
+fn best(parts: impl Iterator<Item = Tensor>, pictures: &Tensor) -> Chosen {
+    let mut first = 0;
+    let mut best: Option<Chosen> = None;
+    for entries in parts {
+        let similarities = pictures
+            .flatten(1, -1)
+            .matmul(&entries.flatten(1, -1).transpose(0, 1));
+        let (similarity, index) = similarities.max_dim(1, false);
+        let found = Chosen {
+            entry: entries.index_select(0, &index),
+            index: index + first,
+            similarity,
+        };
+        first += entries.size()[0];
+        best = Some(match best {
+            None => found,
+            Some(before) => before.or(found),
+        });
+    }
+    best.unwrap_or_else(|| panic!("a codebook without entries"))
+}
+
+impl Chosen {
+    /// `other` where it is more similar.
+    fn or(self, other: Chosen) -> Chosen {
+        let better = other.similarity.gt_tensor(&self.similarity);
+        Chosen {
+            entry: other
+                .entry
+                .where_self(&better.view([-1, 1, 1, 1]), &self.entry),
+            index: other.index.where_self(&better, &self.index),
+            similarity: other.similarity.maximum(&self.similarity),
+        }
+    }
 }

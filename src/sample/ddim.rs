@@ -51,6 +51,11 @@ impl Ddim {
         (kept.sqrt(), (sigma_squared + added).sqrt())
     }
 
+    /// Standard deviation of the fresh noise of the step that leaves visited step `i`.
+    pub fn sigma(&self, levels: &Respaced, i: usize) -> f64 {
+        self.noises(levels, i).1
+    }
+
     /// One reverse step, from x_t at visited step `i` to the one before.
     ///
     /// # Shapes

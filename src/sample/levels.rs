@@ -220,10 +220,19 @@ mod tests {
     }
 
     #[test]
-    fn karras_puts_more_steps_near_the_picture_than_linspace_and_fewer_than_log_snr() {
-        let median = |spacing| times(21, spacing)[10];
-        assert!(median(Spacing::LogSnr) < median(Spacing::Karras));
-        assert!(median(Spacing::Karras) < median(Spacing::Linspace));
+    fn middles_are_where_their_rules_put_them() {
+        let schedule = schedule();
+        let ratio = |t: usize| {
+            let a = schedule.alphas_cumprod[t];
+            ((1.0 - a) / a).sqrt()
+        };
+        let middle = |spacing| ratio(times(21, spacing)[10] as usize);
+        let (low, high) = (ratio(0), ratio(999));
+        let root = |x: f64| x.powf(1.0 / 7.0);
+        // Neighbouring time steps are 1 to 2 % apart there.
+        let karras = ((root(low) + root(high)) / 2.0).powi(7);
+        assert!((middle(Spacing::Karras) / karras - 1.0).abs() < 0.02);
+        assert!((middle(Spacing::LogSnr) / (low * high).sqrt() - 1.0).abs() < 0.02);
     }
 
     #[test]

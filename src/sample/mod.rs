@@ -5,22 +5,27 @@
 
 mod analytic;
 mod codebook;
+mod ddcm;
 mod ddim;
 mod ddpm;
 mod levels;
+pub mod mixing;
 mod noise;
 mod pictures;
 mod process;
+mod repaint;
 mod sampler;
 
 pub use analytic::{analytic, measure};
 pub use codebook::Codebook;
+pub use ddcm::{CodebookParts, ddcm_encode};
 pub use ddim::{Ddim, ddim, ddim_invert};
 pub use ddpm::{Ddpm, ddpm};
 pub use levels::{Respaced, Spacing, Steps};
-pub use noise::NoiseSource;
+pub use noise::{Choice, NoiseSource};
 pub use pictures::{Pictures, sample_pictures};
 pub use process::{Estimate, Noise, OnStep, Process, Step};
+pub use repaint::{Known, Resampling, repaint};
 pub use sampler::Sampler;
 
 use tch::Tensor;

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use tch::{Device, Tensor};
 
-use crate::rng::picture_noise;
+use super::Codebook;
+use crate::rng::{Stream, key, picture_noise};
 
 /// Standard normal noise, picture by picture and draw by draw: draw 0 is x_T.
 #[derive(Debug)]
@@ -13,6 +14,17 @@ pub enum NoiseSource {
     Seed(u64),
     /// `[draws, N, C, H, W]` f32, for comparing with other programs.
     Given(Tensor),
+    /// Entries of codebooks.
+    Codebook(Codebook, Choice),
+}
+
+/// Which entry of the codebooks a picture takes at each draw.
+#[derive(Debug)]
+pub enum Choice {
+    /// A function of (seed, picture, draw) alone.
+    Seed(u64),
+    /// `[picture][draw]`.
+    Given(Vec<Vec<u32>>),
 }
 
 impl NoiseSource {
@@ -29,6 +41,46 @@ impl NoiseSource {
                 draw.narrow(0, numbers.start as i64, count)
                     .to_device(device)
             }
+            NoiseSource::Codebook(codebook, choice) => {
+                let entry = |i| codebook.entry_tensor(k, choice.index(i, k, codebook.size()));
+                Tensor::stack(&numbers.map(entry).collect::<Vec<_>>(), 0).to_device(device)
+            }
         }
+    }
+}
+
+impl Choice {
+    /// `size` is a power of two.
+    fn index(&self, picture: u64, draw: u64, size: u32) -> u32 {
+        match self {
+            Choice::Seed(seed) => {
+                let of_picture = key(*seed, Stream::Entry, picture);
+                (key(of_picture, Stream::Entry, draw) % u64::from(size)) as u32
+            }
+            Choice::Given(indices) => indices[picture as usize][draw as usize],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_choices_use_all_entries_and_do_not_depend_on_company() {
+        let choice = Choice::Seed(3);
+        let mut seen = [0u32; 8];
+        for picture in 0..100 {
+            for draw in 0..100 {
+                seen[choice.index(picture, draw, 8) as usize] += 1;
+            }
+        }
+        // 10,000 draws over 8: 1250 each, standard deviation 33.
+        assert!(seen.iter().all(|n| n.abs_diff(1250) < 170), "{seen:?}");
+
+        let chw = [1, 2, 2];
+        let source = NoiseSource::Codebook(Codebook::new(1, 8, chw).unwrap(), choice);
+        let many = source.draw(0..5, 7, chw, Device::Cpu);
+        assert_eq!(many.get(3), source.draw(3..4, 7, chw, Device::Cpu).get(0));
     }
 }
