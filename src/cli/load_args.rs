@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::compute::ComputeArgs;
 use super::foreign_args::{ForeignArgs, SamplerHints};
-use super::network::{Network, ours, which};
+use super::network::{Network, ours};
 use crate::checkpoint::{Calibration, Which};
 use crate::device::Chosen;
 
@@ -26,14 +26,18 @@ pub(super) struct LoadArgs {
 }
 
 impl LoadArgs {
+    /// Which weights are asked for.
+    pub(super) fn which(&self) -> Which {
+        if self.raw { Which::Raw } else { Which::Ema }
+    }
+
     /// The file with what `ddpm calibrate` measured of this checkpoint.
     ///
     /// # Errors
     /// No checkpoint where it should be.
     pub(super) fn calibration_path(&self) -> Result<PathBuf> {
         let checkpoint = ours(&self.checkpoint)?.unwrap_or_else(|| self.checkpoint.clone());
-        let which = if self.raw { Which::Raw } else { Which::Ema };
-        Ok(Calibration::path_beside(&checkpoint, which))
+        Ok(Calibration::path_beside(&checkpoint, self.which()))
     }
 
     /// E[eps_hat²] at each time step, from the file beside the checkpoint.
@@ -58,12 +62,23 @@ impl LoadArgs {
     /// # Errors
     /// An unusable device or file, or answers that a foreign file needs.
     pub(super) fn load(&self, hints: SamplerHints) -> Result<(Network, Chosen)> {
-        let chosen = self.compute.choose()?;
+        self.load_onto(self.compute.choose()?, hints)
+    }
+
+    /// As [`load`](LoadArgs::load), with full f32 where the precision is left open.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub(super) fn load_exact(&self, hints: SamplerHints) -> Result<(Network, Chosen)> {
+        self.load_onto(self.compute.choose_exact()?, hints)
+    }
+
+    fn load_onto(&self, chosen: Chosen, hints: SamplerHints) -> Result<(Network, Chosen)> {
         let request = self.foreign.request(self.raw, hints)?;
         let network = Network::load(&self.checkpoint, &request, chosen.device)?;
         eprintln!(
             "{} weights of step {} on {}",
-            which(&request),
+            self.which(),
             network.meta.step,
             chosen.description
         );

@@ -1,13 +1,20 @@
 //! The command line: clap structs to validated configs, one file a command.
 
+mod batch;
 mod bench;
 mod calibrate;
+mod class_arg;
 mod compute;
+mod ddcm_settings;
+mod decode;
 mod doctor;
+mod encode;
 mod export;
 mod foreign_args;
 mod import;
 mod inspect;
+mod interpolate;
+mod invert;
 mod load_args;
 mod model_args;
 mod network;
@@ -17,7 +24,9 @@ mod predict;
 mod sample;
 mod sampler_args;
 mod settings;
+mod start_args;
 mod train;
+mod trajectory;
 
 use std::process::ExitCode;
 
@@ -36,6 +45,10 @@ pub struct Cli {
 enum Command {
     Train(Box<train::TrainCommand>),
     Sample(Box<sample::SampleCommand>),
+    Interpolate(Box<interpolate::InterpolateCommand>),
+    Invert(Box<invert::InvertCommand>),
+    Encode(Box<encode::EncodeCommand>),
+    Decode(Box<decode::DecodeCommand>),
     Calibrate(Box<calibrate::CalibrateCommand>),
     Predict(predict::PredictCommand),
     Export(export::ExportCommand),
@@ -59,6 +72,10 @@ impl Cli {
         match self.command {
             Command::Train(command) => return command.run(),
             Command::Sample(command) => command.run()?,
+            Command::Interpolate(command) => command.run()?,
+            Command::Invert(command) => command.run()?,
+            Command::Encode(command) => command.run()?,
+            Command::Decode(command) => command.run()?,
             Command::Calibrate(command) => command.run()?,
             Command::Predict(command) => command.run()?,
             Command::Export(command) => command.run()?,

@@ -16,7 +16,30 @@ use crate::data::{PictureSpec, decode};
 /// # Errors
 /// A file that is no picture.
 pub(super) fn read_picture(path: &Path, model: &ModelConfig, data: &DataConfig) -> Result<Tensor> {
-    let [channels, height, width] = model.chw();
+    let [channels, _, _] = model.chw();
+    Ok(read_pixels(path, channels, model, data)?.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0)
+}
+
+/// Reads a mask, cropped and resized as a picture is.
+///
+/// # Shapes
+/// Returns `[H, W]` f32 on CPU: 1 where it is light, 0 where it is dark.
+///
+/// # Errors
+/// A file that is no picture.
+pub(super) fn read_mask(path: &Path, model: &ModelConfig, data: &DataConfig) -> Result<Tensor> {
+    let pixels = read_pixels(path, 1, model, data)?;
+    Ok(pixels.get(0).ge(128).to_kind(Kind::Float))
+}
+
+/// `[channels, H, W]` u8.
+fn read_pixels(
+    path: &Path,
+    channels: i64,
+    model: &ModelConfig,
+    data: &DataConfig,
+) -> Result<Tensor> {
+    let [_, height, width] = model.chw();
     let spec = PictureSpec {
         height: height as usize,
         width: width as usize,
@@ -27,7 +50,7 @@ pub(super) fn read_picture(path: &Path, model: &ModelConfig, data: &DataConfig) 
     let pixels =
         decode(path, &spec).with_context(|| format!("cannot use picture {}", path.display()))?;
     let hwc = Tensor::from_slice(&pixels).view([height, width, channels]);
-    Ok(hwc.permute([2, 0, 1]).to_kind(Kind::Float) / 255.0 * 2.0 - 1.0)
+    Ok(hwc.permute([2, 0, 1]).contiguous())
 }
 
 /// Reads several pictures, `[N, C, H, W]`.

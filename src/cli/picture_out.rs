@@ -15,7 +15,7 @@ use crate::report::{grid, to_pixels, write_png};
 #[command(next_help_heading = "Output")]
 pub(super) struct OutputArgs {
     /// Grid of all pictures [default: samples.png unless --separate or --out-tensor]
-    #[arg(long, value_name = "FILE.png")]
+    #[arg(short, long, value_name = "FILE.png")]
     out: Option<PathBuf>,
     /// One file a picture, 00000.png onwards
     #[arg(long, value_name = "DIR")]

@@ -6,9 +6,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use tch::{Device, Kind, Tensor};
 
-use super::compute::ComputeArgs;
-use super::foreign_args::{ForeignArgs, SamplerHints};
-use super::network::{Network, which};
+use super::foreign_args::SamplerHints;
+use super::load_args::LoadArgs;
 use crate::checkpoint::safetensors;
 use crate::config::RunConfig;
 
@@ -18,30 +17,21 @@ use crate::config::RunConfig;
 /// told a class; the output file gets `out`, the network's net(x, t). Products are computed in full f32 unless --precision says otherwise.
 #[derive(Debug, Args)]
 pub(super) struct PredictCommand {
-    /// Checkpoint, weights file, run folder, or anything that `import` takes
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    load: LoadArgs,
     /// File with `x` and `t`
     #[arg(long, value_name = "IN.safetensors")]
     input: PathBuf,
     /// File to write `out` to
     #[arg(long, value_name = "OUT.safetensors")]
     output: PathBuf,
-    /// Raw weights instead of their average
-    #[arg(long)]
-    raw: bool,
-    #[command(flatten)]
-    foreign: ForeignArgs,
     #[command(flatten)]
     sampler: SamplerHints,
-    #[command(flatten)]
-    compute: ComputeArgs,
 }
 
 impl PredictCommand {
     pub(super) fn run(&self) -> Result<()> {
-        let chosen = self.compute.choose_exact()?;
-        let request = self.foreign.request(self.raw, self.sampler)?;
-        let network = Network::load(&self.checkpoint, &request, chosen.device)?;
+        let (network, chosen) = self.load.load_exact(self.sampler)?;
         let input = safetensors::open(&self.input)?;
         let tensor = |name: &str| {
             let found = input.tensors.iter().find(|(n, _)| n == name);
@@ -67,7 +57,11 @@ impl PredictCommand {
         );
         let about = (
             "ddpm-predict".to_owned(),
-            format!("{} weights of step {}", which(&request), network.meta.step),
+            format!(
+                "{} weights of step {}",
+                self.load.which(),
+                network.meta.step
+            ),
         );
         safetensors::write(
             &self.output,

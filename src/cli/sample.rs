@@ -7,12 +7,17 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use tch::{Device, Kind, Tensor};
 
+use super::batch::BatchSize;
 use super::load_args::LoadArgs;
 use super::picture_out::OutputArgs;
-use super::sampler_args::{ChosenSampler, SamplerArgs};
+use super::sampler_args::{ChosenSampler, SamplerArgs, SamplerKind};
+use super::start_args::{Start, StartArgs};
+use super::trajectory::TrajectoryArgs;
 use crate::checkpoint::safetensors;
 use crate::report::SampleProgress;
-use crate::sample::{NoiseSource, OnStep, Pictures, Process};
+use crate::sample::{
+    Choice, Codebook, NoiseSource, OnStep, Pictures, Process, Sampler, Step, repaint,
+};
 
 /// Make pictures with a trained model, of this program or another.
 #[derive(Debug, Args)]
@@ -23,12 +28,18 @@ pub(super) struct SampleCommand {
     /// Picture i depends on (seed, i) only
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Pictures at a time
-    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
-    batch: u64,
+    /// Pictures at a time; auto tries which number is fastest here
+    #[arg(long, default_value = "16", value_name = "N|auto")]
+    batch: BatchSize,
     /// For models that are told a class: which one [default: picture i is of class i modulo their number]
     #[arg(long, value_name = "K")]
     class: Option<i64>,
+    /// With --sampler ddcm: entries of each step's codebook, a power of two [default: 64]
+    #[arg(long, value_name = "K")]
+    codebook: Option<u32>,
+    /// With --sampler ddcm: seed of the codebooks; --seed chooses from them
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    codebook_seed: u64,
     /// Noise to use instead of the seed's: `noise` [steps+1, N, C, H, W] f32, x_T first and then one for each
     /// step in order; for comparing with other programs
     #[arg(long, value_name = "FILE.safetensors")]
@@ -36,7 +47,11 @@ pub(super) struct SampleCommand {
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
+    trajectory: TrajectoryArgs,
+    #[command(flatten)]
     sampler: SamplerArgs,
+    #[command(flatten)]
+    start: StartArgs,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -44,30 +59,47 @@ pub(super) struct SampleCommand {
 impl SampleCommand {
     pub(super) fn run(&self) -> Result<()> {
         let mut output = self.output.open()?;
+        self.trajectory.check()?;
         let (network, device) = self.load.load(self.sampler.hints())?;
         let config = &network.meta.config;
-        let chosen = self
-            .sampler
-            .choose(config, || self.load.measured(&network))?;
+        let measured = || self.load.measured(&network);
+        let mut chosen = self.sampler.choose(config, SamplerKind::Ddpm, measured)?;
+        let start = self
+            .start
+            .start(config, &mut chosen.levels, device.device)?;
         let classes = self.classes(config.model.classes())?;
         let wanted = Pictures {
-            noise: self.noise(config.model.chw(), chosen.levels.len())?,
+            noise: self.noise(&chosen, config.model.chw())?,
             numbers: 0..self.number,
-            batch: self.batch,
+            batch: self.batch.resolve(&network, device.device, self.number)?,
             chw: config.model.chw(),
             device: device.device,
         };
 
-        let steps = chosen.levels.len() * wanted.batches().count();
-        let bar = SampleProgress::new("sampling", steps as u64);
+        let steps = start.evaluations(chosen.levels.len());
+        let bar = SampleProgress::new("sampling", (steps * wanted.batches().count()) as u64);
+        let mut trajectory = self.trajectory.open(steps);
         for numbers in wanted.batches() {
             let classes = of_batch(classes.as_ref(), &numbers, device.device);
             let denoiser = |x: &Tensor, t: &Tensor| network.predict(x, t, classes.as_ref());
             let process = chosen.process(&denoiser, &network);
-            let x_0 = sample_batch(&process, &chosen, &wanted, &numbers, &mut |_| bar.step());
+            let mut on_step = |step: Step| {
+                bar.step();
+                trajectory.see(&step);
+            };
+            let x_0 = sample_batch(
+                &process,
+                &chosen.sampler,
+                &start,
+                &wanted,
+                &numbers,
+                &mut on_step,
+            )?;
             output.take(&x_0.clamp(-1.0, 1.0))?;
+            trajectory.end_batch();
         }
         bar.finish();
+        trajectory.finish()?;
         output.finish(format!("step {}", network.meta.step))
     }
 
@@ -94,11 +126,22 @@ impl SampleCommand {
         }))
     }
 
-    /// The noise of --noise, or the seed's.
-    fn noise(&self, chw: [i64; 3], steps: usize) -> Result<NoiseSource> {
+    /// The noise of --noise, of codebooks, or the seed's.
+    fn noise(&self, chosen: &ChosenSampler, chw: [i64; 3]) -> Result<NoiseSource> {
+        let from_codebook = chosen.kind == SamplerKind::Ddcm;
+        ensure!(
+            from_codebook || self.codebook.is_none(),
+            "--codebook: only --sampler ddcm takes its noise from one"
+        );
         let Some(path) = &self.noise else {
-            return Ok(NoiseSource::Seed(self.seed));
+            return Ok(if from_codebook {
+                let codebook = Codebook::new(self.codebook_seed, self.codebook.unwrap_or(64), chw)?;
+                NoiseSource::Codebook(codebook, Choice::Seed(self.seed))
+            } else {
+                NoiseSource::Seed(self.seed)
+            });
         };
+        let steps = chosen.levels.len();
         let file = safetensors::open(path)?;
         let found = file.tensors.iter().find(|(name, _)| name == "noise");
         let Some((_, noise)) = found else {
@@ -117,17 +160,35 @@ impl SampleCommand {
     }
 }
 
-/// One batch from pure noise, not clipped.
+/// One batch, not clipped.
 fn sample_batch(
     process: &Process,
-    chosen: &ChosenSampler,
+    sampler: &Sampler,
+    start: &Start,
     wanted: &Pictures,
     numbers: &Range<u64>,
     on_step: &mut OnStep,
-) -> Tensor {
+) -> Result<Tensor> {
     let mut noise = |k| wanted.draw(numbers, k);
-    let x_start = noise(0);
-    chosen.sampler.run(process, x_start, &mut noise, on_step)
+    let first = noise(0);
+    Ok(match (start, sampler) {
+        (Start::Noise, _) => sampler.run(process, first, &mut noise, on_step),
+        (Start::Picture(x_0), _) => {
+            let (signal, share) = process.levels.signal_and_noise(process.levels.len() - 1);
+            let x_start = x_0 * signal + first * share;
+            sampler.run(process, x_start, &mut noise, on_step)
+        }
+        (Start::Part(known, resampling), Sampler::Ddpm(options)) => repaint(
+            process,
+            *options,
+            *resampling,
+            known,
+            first,
+            &mut noise,
+            on_step,
+        ),
+        (Start::Part(..), _) => bail!("--mask: RePaint goes with --sampler ddpm only"),
+    })
 }
 
 /// The classes of one batch, on the network's device.

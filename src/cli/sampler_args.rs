@@ -18,15 +18,17 @@ pub(super) enum SamplerKind {
     Ddim,
     /// Optimal variances, measured once by `ddpm calibrate`
     Analytic,
+    /// ddpm with noise from codebooks, as `ddpm decode` runs it
+    Ddcm,
 }
 
 /// How to sample.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampler")]
 pub(super) struct SamplerArgs {
-    /// Which sampler
-    #[arg(long, value_enum, default_value = "ddpm")]
-    pub(super) sampler: SamplerKind,
+    /// Which sampler [default: ddpm, and ddim where latents are concerned]
+    #[arg(long, value_enum)]
+    sampler: Option<SamplerKind>,
     /// Reverse steps [default: all T for ddpm, 50 for ddim and analytic]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
@@ -53,6 +55,7 @@ pub(super) struct SamplerArgs {
 /// What the flags chose, for one network.
 #[derive(Debug)]
 pub(super) struct ChosenSampler {
+    pub(super) kind: SamplerKind,
     pub(super) sampler: Sampler,
     pub(super) levels: Respaced,
     pub(super) clip_x0: bool,
@@ -83,13 +86,16 @@ impl SamplerArgs {
     pub(super) fn choose(
         &self,
         config: &RunConfig,
+        default: SamplerKind,
         measured: impl FnOnce() -> Result<Vec<f64>>,
     ) -> Result<ChosenSampler> {
-        self.refuse_unused()?;
-        let levels = Respaced::new(&Schedule::new(&config.diffusion), &self.visited())?;
+        let kind = self.sampler.unwrap_or(default);
+        self.refuse_unused(kind)?;
+        let schedule = Schedule::new(&config.diffusion);
+        let levels = Respaced::new(&schedule, &self.visited(kind, schedule.len()))?;
         let last_noise = config.sample.last_noise;
-        let sampler = match self.sampler {
-            SamplerKind::Ddpm => {
+        let sampler = match kind {
+            SamplerKind::Ddpm | SamplerKind::Ddcm => {
                 let sigma = self.sigma.unwrap_or(config.sample.sigma);
                 ensure!(
                     sigma != Sigma::Learned || config.model.learned_variance(),
@@ -107,6 +113,7 @@ impl SamplerArgs {
             }
         };
         Ok(ChosenSampler {
+            kind,
             sampler,
             levels,
             clip_x0: self.clip_x0.unwrap_or(config.sample.clip_x0),
@@ -114,43 +121,36 @@ impl SamplerArgs {
     }
 
     /// The time steps to visit.
-    fn visited(&self) -> Steps {
+    fn visited(&self, kind: SamplerKind, timesteps: usize) -> Steps {
         let spacing = self.spacing.unwrap_or(Spacing::Trailing);
-        match (self.steps, self.stride, &self.times, self.default_steps()) {
+        match (self.steps, self.stride, &self.times, default_steps(kind)) {
             (Some(steps), ..) => Steps::Count(steps, spacing),
             (_, Some(stride), ..) => Steps::Stride(stride),
             (_, _, Some(times), _) => Steps::List(times.clone()),
-            (.., Some(steps)) => Steps::Count(steps, spacing),
+            (.., Some(steps)) => Steps::Count(steps.min(timesteps), spacing),
             (.., None) => Steps::All,
         }
     }
 
-    fn default_steps(&self) -> Option<usize> {
-        match self.sampler {
-            SamplerKind::Ddpm => None,
-            SamplerKind::Ddim | SamplerKind::Analytic => Some(50),
-        }
-    }
-
     /// Flags that the chosen sampler would pass over in silence.
-    fn refuse_unused(&self) -> Result<()> {
-        let name = |kind: SamplerKind| {
-            kind.to_possible_value()
-                .map_or_else(String::new, |v| v.get_name().to_owned())
-        };
-        let takes_eta = matches!(self.sampler, SamplerKind::Ddim | SamplerKind::Analytic);
+    fn refuse_unused(&self, kind: SamplerKind) -> Result<()> {
+        let name = kind.to_possible_value();
+        let name = name.as_ref().map_or("", |v| v.get_name());
+        let takes_sigma = matches!(kind, SamplerKind::Ddpm | SamplerKind::Ddcm);
+        let takes_eta = matches!(kind, SamplerKind::Ddim | SamplerKind::Analytic);
         if self.eta.is_some() && !takes_eta {
-            bail!(
-                "--eta: {} has none; want --sampler ddim or analytic",
-                name(self.sampler)
-            );
+            bail!("--eta: {name} has none; want --sampler ddim or analytic");
         }
-        if self.sigma.is_some() && self.sampler != SamplerKind::Ddpm {
-            bail!(
-                "--sigma: {} has none; want --sampler ddpm",
-                name(self.sampler)
-            );
+        if self.sigma.is_some() && !takes_sigma {
+            bail!("--sigma: {name} has none; want --sampler ddpm or ddcm");
         }
         Ok(())
+    }
+}
+
+fn default_steps(kind: SamplerKind) -> Option<usize> {
+    match kind {
+        SamplerKind::Ddpm | SamplerKind::Ddcm => None,
+        SamplerKind::Ddim | SamplerKind::Analytic => Some(50),
     }
 }

@@ -19,7 +19,13 @@ pub(super) struct StartArgs {
     #[arg(long, value_name = "FILE")]
     init_image: Option<PathBuf>,
     /// How much of the way to noise it is taken, 0 (it stays as it is) to 1 (nothing of it stays) [default: 0.5]
-    #[arg(long, value_name = "S", requires = "init_image", conflicts_with = "mask", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "S",
+        requires = "init_image",
+        conflicts_with = "mask",
+        allow_negative_numbers = true
+    )]
     strength: Option<f64>,
     /// Fill in where this picture of the same size is white; RePaint, with --sampler ddpm
     #[arg(long, value_name = "FILE", requires = "init_image")]
@@ -86,7 +92,9 @@ impl StartArgs {
         let walked = levels.times.iter().take_while(|t| (**t as f64) < limit);
         let walked = walked.count();
         if walked == 0 {
-            bail!("--strength {strength} leaves no step to walk; take more strength, or more --steps");
+            bail!(
+                "--strength {strength} leaves no step to walk; take more strength, or more --steps"
+            );
         }
         *levels = levels.truncated(walked);
         Ok(Start::Picture(x_0))

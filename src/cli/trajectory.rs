@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use tch::{Device, Tensor};
 
 use super::picture_out::refuse_other_than_png;
 use crate::fs::check_writable;
-use crate::report::{animation_kind, beside, frame_steps, grid, grid_of_columns, to_pixels, write_animation, write_png};
+use crate::report::{
+    check_animation_path, frame_steps, grid, grid_of_columns, strip, to_pixels, write_animation,
+    write_png,
+};
 use crate::sample::Step;
 
 /// Pictures shown in a strip, one a row.
@@ -55,8 +58,12 @@ impl TrajectoryArgs {
     /// # Errors
     /// Such a place, or a file that is to be of another kind.
     pub(super) fn check(&self) -> Result<()> {
+        ensure!(
+            !self.x0 || self.trajectory.is_some() || self.strip.is_some(),
+            "--x0 shows the way in --trajectory or --strip; give one of them"
+        );
         if let Some(path) = &self.trajectory {
-            animation_kind(path)?;
+            check_animation_path(path)?;
             check_writable(path)?;
         }
         if let Some(path) = &self.strip {
@@ -69,7 +76,11 @@ impl TrajectoryArgs {
     /// Gets ready for chains of `steps` steps.
     pub(super) fn open(&self, steps: usize) -> Trajectory<'_> {
         let recorder = |wanted: bool, frames: u32| {
-            Recorder::new(if wanted { frame_steps(steps, frames as usize) } else { vec![] })
+            Recorder::new(if wanted {
+                frame_steps(steps, frames as usize)
+            } else {
+                vec![]
+            })
         };
         Trajectory {
             args: self,
@@ -110,7 +121,7 @@ impl Trajectory<'_> {
                 grid_of_columns(&frame.narrow(0, 0, shown), 1)
             };
             let columns: Vec<Tensor> = frames.iter().map(column).collect();
-            write_png(path, &beside(&columns, 0))?;
+            write_png(path, &strip(&columns))?;
             eprintln!("strip in {}", path.display());
         }
         Ok(())
@@ -139,7 +150,11 @@ impl Recorder {
 
     fn see(&mut self, step: &Step, x0: bool) {
         if self.wanted.contains(&step.done) {
-            let shown = if x0 { step.estimate.x_0_hat() } else { step.x.shallow_clone() };
+            let shown = if x0 {
+                step.estimate.x_0_hat()
+            } else {
+                step.x.shallow_clone()
+            };
             self.batch.push(to_pixels(&shown));
         }
     }
@@ -147,7 +162,8 @@ impl Recorder {
     fn end_batch(&mut self) {
         if !self.batch.is_empty() {
             let frames = std::mem::take(&mut self.batch);
-            self.ended.push(Tensor::stack(&frames, 0).to_device(Device::Cpu));
+            self.ended
+                .push(Tensor::stack(&frames, 0).to_device(Device::Cpu));
         }
     }
 

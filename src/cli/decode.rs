@@ -1,0 +1,176 @@
+//! `ddpm decode`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use tch::Device;
+
+use super::class_arg::ClassArg;
+use super::compute::ComputeArgs;
+use super::ddcm_settings::DecodeSettings;
+use super::foreign_args::{ForeignArgs, SamplerHints};
+use super::network::Network;
+use super::picture_out::OutputArgs;
+use crate::checkpoint::ddcm::{self, Ddcm, DdcmHeader};
+use crate::checkpoint::is_ours;
+use crate::config::Sigma;
+use crate::diffusion::Schedule;
+use crate::report::SampleProgress;
+use crate::sample::{
+    Choice, Codebook, Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, Steps,
+    sample_pictures,
+};
+
+/// Where the model is looked for if --model does not say.
+const RUNS: &str = "runs";
+
+/// Make the pictures of a .ddcm file again.
+#[derive(Debug, Args)]
+pub(super) struct DecodeCommand {
+    /// File that `ddpm encode` wrote
+    #[arg(value_name = "FILE.ddcm")]
+    file: PathBuf,
+    /// The model it was made with [default: looked for in runs/ and beside the file]
+    #[arg(long, value_name = "CKPT")]
+    model: Option<PathBuf>,
+    /// It was made with the raw weights
+    #[arg(long)]
+    raw: bool,
+    /// Pictures at a time; with 1 a picture's bytes do not depend on what else is in the file
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    batch: u64,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    foreign: ForeignArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl DecodeCommand {
+    pub(super) fn run(&self) -> Result<()> {
+        let mut output = self.output.open()?;
+        let file = ddcm::read(&self.file)?;
+        let header = file.header();
+        let cannot = || format!("cannot decode {}", self.file.display());
+        let settings = DecodeSettings::parse(&header.settings).with_context(cannot)?;
+        let chosen = self.compute.choose_exact()?;
+        let network = self.network(header, chosen.device)?;
+        let levels = levels(header, &network, settings.sigma).with_context(cannot)?;
+
+        let class = ClassArg {
+            class: settings.class,
+        };
+        let denoiser = class.denoiser(&network).with_context(cannot)?;
+        let diffusion = &network.meta.config.diffusion;
+        let process = Process::new(&denoiser, &levels, diffusion, settings.clip_x0);
+        let sampler = Sampler::Ddpm(Ddpm {
+            sigma: settings.sigma,
+            last_noise: header.last_stored,
+        });
+        let codebook = Codebook::new(header.codebook_seed, header.codebook_size, header.chw)?;
+        let wanted = Pictures {
+            noise: NoiseSource::Codebook(codebook, Choice::Given(choices(&file))),
+            numbers: 0..file.pictures() as u64,
+            batch: self.batch,
+            chw: header.chw,
+            device: chosen.device,
+        };
+        let steps = levels.len() * wanted.batches().count();
+        let bar = SampleProgress::new("decoding", steps as u64);
+        output.take(&sample_pictures(&process, &sampler, &wanted, &mut |_| {
+            bar.step()
+        }))?;
+        bar.finish();
+        println!("{:.4} bits per pixel", file.bits_per_pixel().indices);
+        output.finish(self.file.display().to_string())
+    }
+
+    /// The network that the file names by its hash.
+    fn network(&self, header: &DdcmHeader, device: Device) -> Result<Network> {
+        let request = self.foreign.request(self.raw, SamplerHints::default())?;
+        let is_it = |network: &Network| {
+            Ok::<_, anyhow::Error>(*network.fingerprint()?.as_bytes() == header.model_hash)
+        };
+        if let Some(path) = &self.model {
+            let network = Network::load(path, &request, device)?;
+            ensure!(
+                is_it(&network)?,
+                "{} was made with another model than {} (or with the other of its raw and averaged weights)",
+                self.file.display(),
+                path.display()
+            );
+            return Ok(network);
+        }
+        let candidates = candidates(&self.file);
+        for path in &candidates {
+            // What is no model, or a damaged one, is not the one.
+            if let Ok(network) = Network::load(path, &request, device)
+                && is_it(&network)?
+            {
+                eprintln!("model: {}", path.display());
+                return Ok(network);
+            }
+        }
+        let hash = blake3::Hash::from_bytes(header.model_hash).to_hex();
+        bail!(
+            "{} was made with the model whose hash begins with {}; it is none of the {} in {RUNS}/ and beside the              file. Give it with --model CKPT",
+            self.file.display(),
+            &hash[..12],
+            candidates.len()
+        )
+    }
+}
+
+/// Run folders in runs/, and weights beside the file.
+fn candidates(file: &Path) -> Vec<PathBuf> {
+    let list = |dir: &Path| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        paths
+    };
+    let beside = match file.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let mut found = list(Path::new(RUNS));
+    found.retain(|path| path.join("config.toml").exists());
+    let weights = |path: &PathBuf| {
+        path.extension().is_some_and(|e| e == "safetensors") && is_ours(path).unwrap_or(false)
+    };
+    found.extend(list(beside).into_iter().filter(weights));
+    found
+}
+
+/// The steps that the file visits, checked against the network.
+fn levels(header: &DdcmHeader, network: &Network, sigma: Sigma) -> Result<Respaced> {
+    let config = &network.meta.config;
+    ensure!(
+        header.chw == config.model.chw()
+            && i64::from(header.timesteps) == config.diffusion.timesteps,
+        "its pictures are {:?} with T = {}, the model's {:?} with T = {}",
+        header.chw,
+        header.timesteps,
+        config.model.chw(),
+        config.diffusion.timesteps
+    );
+    ensure!(
+        sigma != Sigma::Learned || config.model.learned_variance(),
+        "it wants variances from the network, which places none"
+    );
+    let times = header.steps.iter().map(|t| *t as usize).collect();
+    Respaced::new(&Schedule::new(&config.diffusion), &Steps::List(times))
+}
+
+/// The entry of each draw of each picture; x_T is entry 0 where it is not stored.
+fn choices(file: &Ddcm) -> Vec<Vec<u32>> {
+    let start: &[u32] = if file.header().start_stored {
+        &[]
+    } else {
+        &[0]
+    };
+    let of_picture = |i| [start, &file.indices(i)].concat();
+    (0..file.pictures()).map(of_picture).collect()
+}

@@ -1,0 +1,168 @@
+//! `ddpm encode`.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use tch::{Device, Tensor};
+
+use super::class_arg::ClassArg;
+use super::ddcm_settings::DecodeSettings;
+use super::load_args::LoadArgs;
+use super::picture_in::read_pictures;
+use super::sampler_args::{ChosenSampler, SamplerArgs, SamplerKind};
+use crate::checkpoint::ddcm::{self, Ddcm, DdcmHeader};
+use crate::fs::check_writable;
+use crate::report::{SampleProgress, psnr_db, to_pixels};
+use crate::sample::{Codebook, Ddpm, Process, Sampler, Step, ddcm_encode};
+
+/// Most values of a codebook in memory at a time: 256 MiB.
+const PART_VALUES: i64 = 1 << 26;
+
+/// Compress pictures into the choices of a sampler (DDCM): a few hundred bytes each.
+///
+/// The file names the model by a hash of its weights; only with it `ddpm decode` makes the pictures again. More steps
+/// and a larger codebook keep more: a picture takes steps times log2 of the codebook's size bits.
+#[derive(Debug, Args)]
+pub(super) struct EncodeCommand {
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Pictures, cropped and resized as for training
+    #[arg(value_name = "IMG", required = true)]
+    pictures: Vec<PathBuf>,
+    /// File to write
+    #[arg(short, long, value_name = "FILE.ddcm")]
+    out: PathBuf,
+    /// Entries of the codebook of each step, a power of two
+    #[arg(long, value_name = "K", default_value_t = 64)]
+    codebook: u32,
+    /// Seed of the codebooks
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Pictures at a time
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+    #[command(flatten)]
+    class: ClassArg,
+    #[command(flatten)]
+    sampler: SamplerArgs,
+}
+
+impl EncodeCommand {
+    pub(super) fn run(&self) -> Result<()> {
+        check_writable(&self.out)?;
+        let (network, device) = self.load.load_exact(self.sampler.hints())?;
+        let config = &network.meta.config;
+        let codebook = Codebook::new(self.seed, self.codebook, config.model.chw())?;
+        let (chosen, options) = self.ddpm(config)?;
+        let denoiser = self.class.denoiser(&network)?;
+        let process = chosen.process(&denoiser, &network);
+        let pictures = read_pictures(&self.pictures, &config.model, &config.data)?;
+
+        let batches = pictures.split(i64::from(self.batch), 0);
+        let bar = SampleProgress::new("encoding", (process.levels.len() * batches.len()) as u64);
+        let mut on_step = |_: Step| bar.step();
+        let (mut indices, mut decoded) = (Vec::new(), Vec::new());
+        for batch in &batches {
+            let x_0 = batch.to_device(device.device);
+            let (chosen, x) = encode(&process, options, codebook, &x_0, &mut on_step);
+            indices.extend(Vec::<Vec<i64>>::try_from(chosen.to_device(Device::Cpu))?);
+            decoded.push(to_pixels(&x).to_device(Device::Cpu));
+        }
+        bar.finish();
+
+        let settings = DecodeSettings::new(options, process.clip_x0, self.class);
+        let header = DdcmHeader {
+            model_hash: *network.fingerprint()?.as_bytes(),
+            settings: settings.to_text()?,
+            timesteps: config.diffusion.timesteps as u32,
+            steps: process
+                .levels
+                .times
+                .iter()
+                .rev()
+                .map(|t| *t as u32)
+                .collect(),
+            codebook_size: codebook.size(),
+            codebook_seed: self.seed,
+            chw: config.model.chw(),
+            start_stored: false,
+            last_stored: options.last_noise,
+        };
+        let narrow = |row: &Vec<i64>| row.iter().map(|index| *index as u32).collect();
+        let file = Ddcm::new(header, &indices.iter().map(narrow).collect::<Vec<_>>())?;
+        ddcm::write(&self.out, &file)?;
+        self.tell(&file, &to_pixels(&pictures), &Tensor::cat(&decoded, 0));
+        Ok(())
+    }
+
+    /// DDPM's options; the other samplers have no choices to store.
+    fn ddpm(&self, config: &crate::config::RunConfig) -> Result<(ChosenSampler, Ddpm)> {
+        let chosen = self
+            .sampler
+            .choose(config, SamplerKind::Ddpm, || Ok(Vec::new()))?;
+        let Sampler::Ddpm(options) = chosen.sampler else {
+            anyhow::bail!(
+                "encode goes with --sampler ddpm only: its noise is what carries the picture"
+            );
+        };
+        ensure!(
+            chosen.levels.len() > 1 || options.last_noise,
+            "one step adds no noise in this model, so there is nothing to choose; take more --steps"
+        );
+        Ok((chosen, options))
+    }
+
+    /// A line a picture and one for the file.
+    fn tell(&self, file: &Ddcm, before: &Tensor, after: &Tensor) {
+        for (i, path) in (0..).zip(&self.pictures) {
+            let psnr = psnr_db(&before.get(i), &after.get(i));
+            println!("{}: PSNR {psnr:.2} dB", path.display());
+        }
+        let size = file.bits_per_pixel();
+        println!(
+            "{}: {} pictures, {:.4} bits per pixel ({:.4} with the header)",
+            self.out.display(),
+            file.pictures(),
+            size.indices,
+            size.file
+        );
+    }
+}
+
+/// The choices for one batch, and what they decode to.
+fn encode(
+    process: &Process,
+    options: Ddpm,
+    codebook: Codebook,
+    x_0: &Tensor,
+    on_step: &mut crate::sample::OnStep,
+) -> (Tensor, Tensor) {
+    let (device, shape) = (x_0.device(), x_0.size());
+    let x_start = codebook.entry_tensor(0, 0).to_device(device);
+    let x_start = x_start.unsqueeze(0).repeat([shape[0], 1, 1, 1]);
+    let values: i64 = shape[1..].iter().product();
+    let part = (PART_VALUES / values).clamp(1, i64::from(codebook.size())) as u32;
+    let mut parts = |k: u64| -> Box<dyn Iterator<Item = Tensor>> {
+        let starts = (0..codebook.size()).step_by(part as usize);
+        Box::new(starts.map(move |start| {
+            let end = (start + part).min(codebook.size());
+            codebook.entries_tensor(k, start..end).to_device(device)
+        }))
+    };
+    ddcm_encode(process, options, x_0, x_start, &mut parts, on_step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Kind;
+
+    #[test]
+    fn an_i64_tensor_of_two_dimensions_becomes_rows() {
+        let t = Tensor::from_slice(&[1i64, 2, 3, 4]).view([2, 2]);
+        assert_eq!(Vec::<Vec<i64>>::try_from(t).unwrap(), [[1, 2], [3, 4]]);
+        let none = Tensor::zeros([2, 0], (Kind::Int64, Device::Cpu));
+        assert_eq!(Vec::<Vec<i64>>::try_from(none).unwrap(), [[0i64; 0]; 2]);
+    }
+}

@@ -1,0 +1,227 @@
+//! `ddpm interpolate`.
+
+use std::f64::consts::FRAC_PI_2;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use clap::Args;
+use tch::{Device, Tensor};
+
+use super::class_arg::ClassArg;
+use super::load_args::LoadArgs;
+use super::picture_in::read_pictures;
+use super::picture_out::refuse_other_than_png;
+use super::sampler_args::{SamplerArgs, SamplerKind};
+use crate::config::RunConfig;
+use crate::fs::check_writable;
+use crate::report::{SampleProgress, beside, grid_of_columns, to_pixels, write_png};
+use crate::rng::picture_noise;
+use crate::sample::{OnStep, Process, Respaced, Step, ddim_invert, mixing};
+
+/// White columns between a row's ends and its mixtures, in pixels, as the original draws them.
+const GAP: i64 = 10;
+
+/// Make pictures between two pictures, or between two latents.
+///
+/// Pairs of pictures are mixed, noised to --t0 and led back down. With --latent their DDIM inversions are mixed
+/// along the arc instead, and without pictures the latents of two seeds are. One row a pair.
+#[derive(Debug, Args)]
+pub(super) struct InterpolateCommand {
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Pictures, two for each row
+    #[arg(value_name = "A.png B.png")]
+    pictures: Vec<PathBuf>,
+    /// Pictures from one end to the other, both ends included
+    #[arg(short = 'k', long = "count", default_value_t = 8, value_name = "K", value_parser = clap::value_parser!(u16).range(2..=1000))]
+    count: u16,
+    /// Time step that mixtures of pictures are noised to; the more, the freer what is between [default: T / 2]
+    #[arg(long, value_name = "T", conflicts_with = "latent")]
+    t0: Option<i64>,
+    /// Mix latents along the arc
+    #[arg(long)]
+    latent: bool,
+    /// Rows, with --latent and no pictures
+    #[arg(short = 'n', long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rows: u16,
+    /// Seed of the noise, and of random latents
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    class: ClassArg,
+    /// Figure to write
+    #[arg(
+        short,
+        long,
+        value_name = "FILE.png",
+        default_value = "interpolation.png"
+    )]
+    out: PathBuf,
+    #[command(flatten)]
+    sampler: SamplerArgs,
+}
+
+/// What is between which ends.
+enum Ends {
+    /// Pictures `[2 * rows, C, H, W]`.
+    Pictures(Tensor),
+    /// The latents of such pictures.
+    Inverted(Tensor),
+    /// Random latents, so many rows.
+    Random(u16),
+}
+
+impl InterpolateCommand {
+    pub(super) fn run(&self) -> Result<()> {
+        self.check()?;
+        let (network, device) = self.load.load(self.sampler.hints())?;
+        let config = &network.meta.config;
+        let kind = if self.latent {
+            SamplerKind::Ddim
+        } else {
+            SamplerKind::Ddpm
+        };
+        let measured = || self.load.measured(&network);
+        let mut chosen = self.sampler.choose(config, kind, measured)?;
+        let ends = self.ends(config, device.device)?;
+        if let Ends::Pictures(_) = ends {
+            chosen.levels = self.from_t0(&chosen.levels, config.diffusion.timesteps)?;
+        }
+        let denoiser = self.class.denoiser(&network)?;
+        let process = chosen.process(&denoiser, &network);
+
+        let draw =
+            |numbers, k| picture_noise(self.seed, numbers, k, config.model.chw(), device.device);
+        let steps = process.levels.len() as u64 * ends.rows() * ends.passes();
+        let bar = SampleProgress::new("interpolating", steps);
+        let mut on_step = |_: Step| bar.step();
+        let mut between = Vec::new();
+        for row in 0..ends.rows() {
+            let count = u64::from(self.count);
+            let mut noise = |k| draw(row * count..(row + 1) * count, k);
+            let latents = || draw(2 * row..2 * row + 2, 0);
+            let x_start = self.start(&process, ends.pair(row, latents), noise(0), &mut on_step);
+            let sampler = &chosen.sampler;
+            between.push(sampler.run(&process, x_start, &mut noise, &mut on_step));
+        }
+        bar.finish();
+        self.write(&to_pixels(&Tensor::cat(&between, 0)), &ends)
+    }
+
+    /// Fails before the long work.
+    fn check(&self) -> Result<()> {
+        refuse_other_than_png("--out", &self.out)?;
+        check_writable(&self.out)?;
+        ensure!(
+            self.latent || !self.pictures.is_empty(),
+            "want two pictures for each row, or --latent for rows of random latents"
+        );
+        ensure!(
+            self.pictures.len().is_multiple_of(2),
+            "{} pictures, want two for each row",
+            self.pictures.len()
+        );
+        Ok(())
+    }
+
+    fn ends(&self, config: &RunConfig, device: Device) -> Result<Ends> {
+        if self.pictures.is_empty() {
+            return Ok(Ends::Random(self.rows));
+        }
+        let x_0 = read_pictures(&self.pictures, &config.model, &config.data)?.to_device(device);
+        Ok(if self.latent {
+            Ends::Inverted(x_0)
+        } else {
+            Ends::Pictures(x_0)
+        })
+    }
+
+    /// The visited steps up to --t0.
+    fn from_t0(&self, levels: &Respaced, timesteps: i64) -> Result<Respaced> {
+        let t0 = self.t0.unwrap_or(timesteps / 2);
+        ensure!(
+            (0..timesteps).contains(&t0),
+            "--t0 {t0}: this model has the time steps 0 to {}",
+            timesteps - 1
+        );
+        let walked = levels.times.iter().filter(|t| **t <= t0).count();
+        if walked == 0 {
+            bail!("--t0 {t0} is below all visited time steps; take more --steps, or a higher --t0");
+        }
+        Ok(levels.truncated(walked))
+    }
+
+    /// Where the chains of a row start, `[count, C, H, W]`.
+    fn start(&self, process: &Process, pair: Pair, noise: Tensor, on_step: &mut OnStep) -> Tensor {
+        let count = usize::from(self.count);
+        let arc = |z: &Tensor, angle| mixing::spherical(&z.get(0), &z.get(1), count, angle);
+        match pair {
+            Pair::Pictures(x_0) => {
+                let (signal, share) = process.levels.signal_and_noise(process.levels.len() - 1);
+                mixing::linear(&x_0.get(0), &x_0.get(1), count) * signal + noise * share
+            }
+            Pair::Inverted(x_0) => {
+                let z = ddim_invert(process, x_0, on_step);
+                arc(&z, mixing::angle(&z.get(0), &z.get(1)))
+            }
+            Pair::Random(z) => arc(&z, FRAC_PI_2),
+        }
+    }
+
+    /// The figure: rows of pictures from one end to the other, between the ends where those are pictures.
+    fn write(&self, between: &Tensor, ends: &Ends) -> Result<()> {
+        let rows = grid_of_columns(between, i64::from(self.count)).to_device(Device::Cpu);
+        let figure = match ends {
+            Ends::Random(_) => rows,
+            Ends::Pictures(x_0) | Ends::Inverted(x_0) => {
+                let pixels = to_pixels(x_0).to_device(Device::Cpu);
+                let column = |first: i64| {
+                    let every_second = pixels.slice(0, first, None, 2);
+                    grid_of_columns(&every_second, 1)
+                };
+                beside(&[column(0), rows, column(1)], GAP)
+            }
+        };
+        write_png(&self.out, &figure)?;
+        eprintln!(
+            "{} rows of {} in {}",
+            ends.rows(),
+            self.count,
+            self.out.display()
+        );
+        Ok(())
+    }
+}
+
+/// The two ends of one row, `[2, C, H, W]`.
+enum Pair {
+    Pictures(Tensor),
+    Inverted(Tensor),
+    Random(Tensor),
+}
+
+impl Ends {
+    fn rows(&self) -> u64 {
+        match self {
+            Ends::Pictures(x_0) | Ends::Inverted(x_0) => x_0.size()[0] as u64 / 2,
+            Ends::Random(rows) => u64::from(*rows),
+        }
+    }
+
+    /// How often the steps are walked: up and down for inversions.
+    fn passes(&self) -> u64 {
+        match self {
+            Ends::Inverted(_) => 2,
+            Ends::Pictures(_) | Ends::Random(_) => 1,
+        }
+    }
+
+    fn pair(&self, row: u64, latents: impl FnOnce() -> Tensor) -> Pair {
+        let of_row = |x_0: &Tensor| x_0.narrow(0, 2 * row as i64, 2);
+        match self {
+            Ends::Pictures(x_0) => Pair::Pictures(of_row(x_0)),
+            Ends::Inverted(x_0) => Pair::Inverted(of_row(x_0)),
+            Ends::Random(_) => Pair::Random(latents()),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `ddpm invert`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use tch::{Device, Kind, Tensor};
+
+use super::class_arg::ClassArg;
+use super::foreign_args::SamplerHints;
+use super::load_args::LoadArgs;
+use super::picture_in::read_pictures;
+use super::picture_out::refuse_other_than_png;
+use crate::checkpoint::safetensors;
+use crate::diffusion::Schedule;
+use crate::fs::check_writable;
+use crate::report::{SampleProgress, grid_of_columns, psnr_db, to_pixels, write_png};
+use crate::sample::{Ddim, Process, Respaced, Spacing, Step, Steps, ddim, ddim_invert};
+
+/// Find the noise that pictures come from (DDIM inversion), make them again from it, and tell how well that went.
+///
+/// The more --steps, the closer; the figure has a row for each picture: as it is, its latent, made again.
+#[derive(Debug, Args)]
+pub(super) struct InvertCommand {
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Pictures
+    #[arg(value_name = "IMG", required = true)]
+    pictures: Vec<PathBuf>,
+    #[command(flatten)]
+    class: ClassArg,
+    /// Figure to write
+    #[arg(short, long, value_name = "FILE.png", default_value = "inverted.png")]
+    out: PathBuf,
+    /// The latents: `x_T` [N, C, H, W] f32
+    #[arg(long, value_name = "FILE.safetensors")]
+    out_tensor: Option<PathBuf>,
+    /// Steps each way [default: 100, or T if that is less]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+}
+
+impl InvertCommand {
+    pub(super) fn run(&self) -> Result<()> {
+        refuse_other_than_png("--out", &self.out)?;
+        check_writable(&self.out)?;
+        if let Some(out) = &self.out_tensor {
+            check_writable(out)?;
+        }
+        let (network, device) = self.load.load(SamplerHints::default())?;
+        let config = &network.meta.config;
+        let schedule = Schedule::new(&config.diffusion);
+        let steps = self.steps.unwrap_or(schedule.len().min(100));
+        let levels = Respaced::new(&schedule, &Steps::Count(steps, Spacing::Linspace))?;
+        let denoiser = self.class.denoiser(&network)?;
+        // Clipping would take from the way back what the way there put in.
+        let process = Process::new(&denoiser, &levels, &config.diffusion, false);
+        let x_0 = read_pictures(&self.pictures, &config.model, &config.data)?;
+
+        let bar = SampleProgress::new("inverting", 2 * process.levels.len() as u64);
+        let mut on_step = |_: Step| bar.step();
+        let x_t = ddim_invert(&process, x_0.to_device(device.device), &mut on_step);
+        let again = ddim(
+            &process,
+            &Ddim::new(0.0)?,
+            x_t.shallow_clone(),
+            &mut |_| x_t.zeros_like(),
+            &mut on_step,
+        );
+        bar.finish();
+        let (x_t, again) = (x_t.to_device(Device::Cpu), again.to_device(Device::Cpu));
+        self.tell(&x_0, &x_t, &again);
+        self.write(&x_0, &x_t, &again)
+    }
+
+    /// A line a picture: error of the reconstruction in grey levels, and how normal the latent is.
+    fn tell(&self, x_0: &Tensor, x_t: &Tensor, again: &Tensor) {
+        let (before, after) = (to_pixels(x_0), to_pixels(again));
+        for (i, path) in (0..).zip(&self.pictures) {
+            let (a, b) = (before.get(i), after.get(i));
+            let apart = (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs();
+            let rms = apart.square().mean(Kind::Double).double_value(&[]).sqrt();
+            println!(
+                "{}: PSNR {:.2} dB, error {rms:.3} levels rms and {} at most; latent mean {:.3}, std {:.3}",
+                path.display(),
+                psnr_db(&a, &b),
+                apart.max().double_value(&[]),
+                x_t.get(i).mean(Kind::Double).double_value(&[]),
+                x_t.get(i).std(true).double_value(&[]),
+            );
+        }
+    }
+
+    fn write(&self, x_0: &Tensor, x_t: &Tensor, again: &Tensor) -> Result<()> {
+        if let Some(out) = &self.out_tensor {
+            let about = (
+                "ddpm-invert".to_owned(),
+                self.load.checkpoint.display().to_string(),
+            );
+            safetensors::write(out, about, &[("x_T".to_owned(), x_t.shallow_clone())])?;
+        }
+        // A latent's values go far beyond the range of pictures: three deviations are shown.
+        let rows = Tensor::stack(&[x_0.shallow_clone(), x_t / 3.0, again.shallow_clone()], 1);
+        write_png(
+            &self.out,
+            &grid_of_columns(&to_pixels(&rows.flatten(0, 1)), 3),
+        )?;
+        eprintln!("figure in {}", self.out.display());
+        Ok(())
+    }
+}
