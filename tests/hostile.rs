@@ -23,12 +23,13 @@ use proptest::sample::Index;
 
 /// A target of the fuzzer: the name of its corpus, and what reads a file of it.
 type Target = (&'static str, fn(&[u8]));
-const TARGETS: [Target; 5] = [
+const TARGETS: [Target; 6] = [
     ("pickle", readers::pickle),
     ("torch_file", readers::torch_file),
     ("safetensors", readers::safetensors),
     ("config_json", readers::config_json),
     ("hdf5", readers::hdf5),
+    ("ddcm", readers::ddcm),
 ];
 
 fn folder(name: &str) -> PathBuf {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ddpm::checkpoint::import::{Foreign, Request};
 use ddpm::checkpoint::source::{Node, WeightsFile};
-use ddpm::checkpoint::{describe, pickle, pt, read_checkpoint, read_state_dict, safetensors};
+use ddpm::checkpoint::{ddcm, describe, pickle, pt, read_checkpoint, read_state_dict, safetensors};
 use tch::Tensor;
 
 /// Most tensors and dicts that are read of one file: a few bytes can name one tensor often.
@@ -122,6 +122,25 @@ pub fn hdf5(bytes: &[u8]) {
         read_all(path);
         check_description(path);
     });
+}
+
+/// A `.ddcm` file, as it is and with its checksum made right, which a mutation would only break.
+pub fn ddcm(bytes: &[u8]) {
+    with_file("fuzz.ddcm", bytes, read_ddcm);
+    let content = &bytes[..bytes.len().saturating_sub(8)];
+    let checksum = &blake3::hash(content).as_bytes()[..8];
+    with_file("fuzz.ddcm", &[content, checksum].concat(), read_ddcm);
+}
+
+fn read_ddcm(path: &Path) {
+    if let Some(file) = checked(path, ddcm::read(path)) {
+        let header = file.header();
+        assert!(header.codebook_size.is_power_of_two());
+        let last = file.indices(file.pictures() - 1);
+        assert_eq!(last.len(), header.indices_per_picture());
+        assert!(last.iter().all(|index| *index < header.codebook_size));
+        assert!(file.bits_per_pixel().file.is_finite());
+    }
 }
 
 fn safetensors_of(header: &str) -> Vec<u8> {
