@@ -18,6 +18,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
 from diffusion import Diffusion  # noqa: E402
+from gau import rotary_positions  # noqa: E402
 from networks import build  # noqa: E402
 from optim import Ema, Lamb  # noqa: E402
 from unet import sinusoidal_table  # noqa: E402
@@ -90,7 +91,7 @@ def check_trajectory(model: str, mode: str) -> None:
     net = load_network(model)
     params = dict(net.named_parameters())
     start = {n: p.detach().clone() for n, p in params.items()}
-    optimizer = Lamb(params, **LAMB, not_adapted=set())
+    optimizer = Lamb(params, **LAMB, not_adapted=set(json.loads(metadata.get("not_adapted", "[]"))))
     ema = Ema(optimizer.params, momentum=0.9)
     worst_loss = 0.0
     for step in range(12):
@@ -162,6 +163,18 @@ def check_norm() -> None:
     check("sinusoidal table, max abs", max_abs(sinusoidal_table(1000, 128), g["sinusoidal_1000x128"]), 1e-7)
 
 
+def check_gau_parts() -> None:
+    g, _ = read("keras_gau_parts")
+    norm = torch.nn.functional.rms_norm(g["rms.x"], (12,), g["rms.weight"], eps=1e-7)
+    check("RMS norm, max abs", max_abs(norm, g["rms.y"]), 1e-6)
+    for side in (4, 16):
+        sines, cosines = g[f"rope2d_w{side}"].unflatten(-1, (-1, 2)).unbind(-1)
+        ours = rotary_positions(side, side, 128)
+        # The original computes angles of up to 15 in f32.
+        check(f"rotary positions, {side} patches, max abs", max_abs(ours.imag, sines), 2e-6)
+        check(f"rotary positions, {side} patches, cosines", max_abs(ours.real, cosines), 2e-6)
+
+
 def check_sampling() -> None:
     net = load_network("A")
     g, _ = read("keras_ddpm_sample_T20")
@@ -181,15 +194,16 @@ def check_sampling() -> None:
 
 
 def main() -> None:
-    for model in ("A", "C", "D", "Dt"):
+    for model in ("A", "C", "D", "Dt", "G"):
         check_forward_and_gradients(model)
-    for model in ("A", "C", "D"):
+    for model in ("A", "C", "D", "G"):
         check_trajectory(model, "before")
         check_trajectory(model, "after")
     check_optimizer(torch.float32, 1e-6)
     check_optimizer(torch.float64, 1e-12)
     check_schedule()
     check_norm()
+    check_gau_parts()
     check_sampling()
     if failures:
         sys.exit(f"{len(failures)} checks failed")

@@ -21,7 +21,7 @@ import torch
 from safetensors.numpy import save
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
-from keras_weights import name_map, pictures_to_ours, regroup, to_ours  # noqa: E402
+from keras_weights import gau_to_ours, name_map, pictures_to_ours, regroup, to_ours  # noqa: E402
 from networks import build  # noqa: E402
 
 SOURCE = "Keras-DDPM (github.com/bojone/Keras-DDPM) run on TensorFlow 1.15.5, Keras 2.3.1, CPU"
@@ -41,9 +41,13 @@ MODELS = {
     "A": {"height": 32, "width": 32, "base_width": 64, "multipliers": [1, 2, 2]} | COMMON,
     "C": {"height": 16, "width": 16, "base_width": 32, "multipliers": [1, 2]} | COMMON,
     "D": {"height": 32, "width": 32, "base_width": 64, "multipliers": [1, 2]} | CONCAT,
+    "G": {
+        "kind": "gau", "height": 32, "width": 32, "channels": 3, "patch": 8, "base_width": 128, "layers": 2, "units": 256,
+        "key_width": 128, "norm_eps": 1e-7, "dropout": 0.0,
+    },  # fmt: skip
     "Dt": {"height": 16, "width": 16, "base_width": 32, "multipliers": [1, 1]} | CONCAT,
 }
-TRAJECTORY_SAMPLES = {"A": 512, "C": 512, "D": 320}  # elements kept of a larger tensor
+TRAJECTORY_SAMPLES = {"A": 512, "C": 512, "D": 320, "G": 512}  # elements kept of a larger tensor
 IMAGES = "[ix][1-6]_*"  # and pure_red
 
 
@@ -57,13 +61,16 @@ class Oracle:
 
     def __init__(self, folder: Path, model: str):
         self.folder, self.model = folder, model
+        self.to_ours = gau_to_ours if MODELS[model].get("kind") == "gau" else to_ours
         manifest = json.loads((folder / f"{model}_manifest.json").read_text())
         created = [w["name"] for w in manifest["weights_in_creation_order"] if w["trainable"]]
         names = list(build(MODELS[model], TIMESTEPS).state_dict())
         self.keras = name_map(names, created)
-        self.weights = {n: to_ours(n, a) for n, a in self.by_name("weights", "").items()}
+        self.weights = {n: self.to_ours(n, a) for n, a in self.by_name("weights", "").items()}
         back = {keras: ours for ours, keras in self.keras.items()}
         self.zero_gradient = [back[k] for k in manifest["zero_gradient_noise_only_weights"]]
+        excluded = (w["name"] for w in manifest["weights_in_creation_order"] if w["excluded_from_layer_adaptation"])
+        self.not_adapted = [back[k] for k in excluded]
 
     def load(self, what: str) -> dict[str, np.ndarray]:
         return load(self.folder / f"{self.model}_{what}.npz")
@@ -87,7 +94,7 @@ class Oracle:
     def keras_index(self, name: str) -> np.ndarray:
         """For each element of our tensor, its flat index in the Keras tensor."""
         shape = self.load("weights")[self.keras[name]].shape
-        return to_ours(name, np.arange(np.prod(shape)).reshape(shape))
+        return self.to_ours(name, np.arange(np.prod(shape)).reshape(shape))
 
 
 def forward_and_gradients(oracle: Oracle) -> dict[str, np.ndarray]:
@@ -95,7 +102,7 @@ def forward_and_gradients(oracle: Oracle) -> dict[str, np.ndarray]:
     out = {f"w.{n}": a for n, a in oracle.weights.items()}
     out |= {k: pictures_to_ours(given[k]) for k in ("x", "noise", "y")}
     out |= {"t": given["t"][:, 0], "loss": given["loss"].astype(np.float64).reshape(1)}
-    out |= {f"grad.{n}": to_ours(n, a) for n, a in oracle.by_name("grads", "g/").items()}
+    out |= {f"grad.{n}": oracle.to_ours(n, a) for n, a in oracle.by_name("grads", "g/").items()}
     for name, sample in oracle.by_name("grads", "gsub/").items():
         out |= {f"gradsub.{name}": sample, f"gradidx.{name}": oracle.sampled(name, len(sample))}
         out[f"gradnorm.{name}"] = oracle.by_name("grads", "norm/")[name].reshape(1)
@@ -119,7 +126,7 @@ def trajectories(oracle: Oracle) -> dict[str, np.ndarray]:
                 whole = oracle.by_name(file, f"{what}/{step}/")
                 sub = oracle.by_name(file, f"{what}sub/{step}/")
                 for name in oracle.weights:
-                    values = to_ours(name, whole[name]).reshape(-1)[index[name]] if name in whole else sub[name]
+                    values = oracle.to_ours(name, whole[name]).reshape(-1)[index[name]] if name in whole else sub[name]
                     out[prefix + name] = values
             for name, norm in oracle.by_name(file, f"wnorm/{step}/").items():
                 out[f"{mode}.wnorm.{step}.{name}"] = norm.reshape(1)
@@ -153,6 +160,12 @@ def norm_vectors(folder: Path) -> dict[str, np.ndarray]:
             array = regroup(vectors[key], -1)
             out[f"{case}.{name}"] = np.moveaxis(array, -1, 1) if array.ndim == 4 else array
     return out | {"sinusoidal_1000x128": vectors["sinusoidal_1000x128"]}
+
+
+def gau_parts(folder: Path) -> dict[str, np.ndarray]:
+    vectors = load(folder / "norm_vectors.npz")
+    rms = {"rms.x": "rms/x", "rms.weight": "rms/gamma", "rms.y": "rms/y"}
+    return {name: vectors[key] for name, key in rms.items()} | {k: vectors[k] for k in ("rope2d_w4", "rope2d_w16")}
 
 
 def ddpm_short(folder: Path) -> dict[str, np.ndarray]:
@@ -219,6 +232,10 @@ def main() -> None:
         oracle = Oracle(args.oracle, model)
         check_forward(oracle)
         about = {"config": json.dumps(config), "zero_gradient": json.dumps(oracle.zero_gradient)}
+        adapted = "every tensor"
+        if oracle.not_adapted:
+            adapted = "every tensor but those in not_adapted"
+            about["not_adapted"] = json.dumps(oracle.not_adapted)
         write(
             args.out / f"keras_{model}.safetensors",
             forward_and_gradients(oracle),
@@ -233,7 +250,7 @@ def main() -> None:
             args.out / f"keras_{model}_traj.safetensors",
             trajectories(oracle),
             "12 LAMB steps from w.<name> of the other file, on noisy, t, noise [12, ...]; lr 1e-3, betas 0.9 and 0.999, "
-            "eps 1e-7, every tensor layer-adapted, EMA momentum 0.9 started at zero and not bias-corrected. Mode before: "
+            f"eps 1e-7, {adapted} layer-adapted, EMA momentum 0.9 started at zero and not bias-corrected. Mode before: "
             "step k used adam_t k and the multiplier of k - 1; after: one later. <mode>.losses, .lr_multiplier, .adam_t "
             "[12]; <mode>.wsub.sNN.<name> and .emasub.sNN.<name>: elements idx.<name> of the flattened tensor after step "
             "NN; <mode>.wnorm.sNN.<name>: L2 norm of the whole weight.",
@@ -258,6 +275,12 @@ def main() -> None:
         norm_vectors(args.oracle),
         "gn<i>_C<channels>.{x, weight, bias, y}: group norm, 32 groups, eps 1e-6, NCHW, channels regrouped so that "
         "groups are contiguous. sinusoidal_1000x128: table of the sinusoidal time embedding.",
+    )
+    write(
+        args.out / "keras_gau_parts.safetensors",
+        gau_parts(args.oracle),
+        "rms.{x, weight, y}: the norm of ddpm-gau.py, over the last axis, eps 1e-7. rope2d_w<side> [side * side, 128]: its "
+        "rotary positions for side x side patches, sines and cosines in turn; the first half by row, the second by column.",
     )
     write(
         args.out / "keras_ddpm_sample_T20.safetensors",

@@ -22,7 +22,7 @@ pub use model::{
     AttentionUNetConfig, Level, LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm,
     Resample, TimeEmbedding, UNetConfig,
 };
-pub use model_keras::{BlockWidths, ConcatPlan, ConcatUNetConfig};
+pub use model_keras::{BlockWidths, ConcatPlan, ConcatUNetConfig, GauConfig};
 pub use presets::Preset;
 pub use validate::ConfigError;
 

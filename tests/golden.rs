@@ -17,8 +17,8 @@ use ddpm::model::{group_norm, params_of};
 use ddpm::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
 use tch::{Device, Kind, Tensor};
 
-/// `ddpm.py`'s network twice, `ddpm2.py`'s twice.
-const NETWORKS: [&str; 4] = ["keras_A", "keras_C", "keras_D", "keras_Dt"];
+/// `ddpm.py`'s network twice, `ddpm2.py`'s twice, `ddpm-gau.py`'s.
+const NETWORKS: [&str; 5] = ["keras_A", "keras_C", "keras_D", "keras_Dt", "keras_G"];
 
 fn keras_schedule(timesteps: i64) -> Schedule {
     let schedule = ScheduleKind::KerasDdpm;
@@ -113,7 +113,8 @@ fn every_gradient() {
     }
 }
 
-/// LAMB as the original ran it: every tensor adapted, because its exclusion list matches nothing.
+/// LAMB as the original ran it: norms adapted too, because its exclusion list, 'Norm' and 'bias', matches
+/// the biases alone.
 fn keras_lamb() -> OptimConfig {
     OptimConfig {
         adapt_norms: true,
@@ -131,7 +132,7 @@ fn moved_error(ours: &Tensor, want: &Tensor, start: &Tensor, index: &Tensor) -> 
 
 #[test]
 fn twelve_step_trajectories() {
-    for model in ["keras_A", "keras_C", "keras_D"] {
+    for model in ["keras_A", "keras_C", "keras_D", "keras_G"] {
         for mode in ["before", "after"] {
             trajectory(model, mode);
         }
@@ -142,6 +143,9 @@ fn trajectory(model: &str, mode: &str) {
     let golden = Golden::open(&format!("{model}_traj"));
     let start = Golden::open(model);
     let net = start.network();
+    let biases = net.params().into_iter().filter(|p| p.is_bias());
+    let biases: Vec<String> = biases.map(|p| p.name).collect();
+    assert_eq!(biases, start.not_adapted(), "{model}");
     let arena = Arena::new(&net.params()).unwrap();
     let mut optimizer = Optimizer::new(&keras_lamb(), &arena);
     let mut ema = Ema::new(&arena, 0.9);

@@ -7,7 +7,9 @@ use std::process::Command;
 
 use common::{Golden, max_abs, python, repo, tiny_config};
 use ddpm::checkpoint::{read_state_dict, safetensors, write_state_dict};
-use ddpm::config::{LossKind, Norm, OptimizerKind, RunConfig, ScheduleKind, TimeEmbedding};
+use ddpm::config::{
+    LossKind, ModelConfig, ModelKind, Norm, OptimizerKind, RunConfig, ScheduleKind, TimeEmbedding,
+};
 use ddpm::data;
 use ddpm::diffusion::microbatch_loss;
 use ddpm::model::Model;
@@ -49,6 +51,24 @@ fn write_config(path: &Path, config: &RunConfig) {
     std::fs::write(path, serde_json::to_string(config).unwrap()).unwrap();
 }
 
+/// A network of another kind, small enough for tests.
+fn tiny_of(kind: ModelKind) -> RunConfig {
+    let mut config = tiny_config();
+    config.model = kind.config([3, 16, 16]);
+    match &mut config.model {
+        ModelConfig::UnetConcat(m) => {
+            (m.base_width, m.norm_groups, m.blocks) = (16, 4, 1);
+            m.multipliers = vec![1, 2];
+        }
+        ModelConfig::Gau(m) => {
+            (m.patch, m.base_width, m.layers) = (4, 24, 3);
+            (m.units, m.key_width) = (40, 16);
+        }
+        other => panic!("no tiny {:?}", other.kind()),
+    }
+    config
+}
+
 fn variants() -> Vec<(&'static str, RunConfig)> {
     let plain = tiny_config();
     let edit = |name, f: &dyn Fn(&mut RunConfig)| {
@@ -71,6 +91,21 @@ fn variants() -> Vec<(&'static str, RunConfig)> {
             c.model.set_chw([3, 8, 16]);
             c.model.unet_mut().multipliers = vec![1, 2, 2];
         }),
+        ("concatenated skips", tiny_of(ModelKind::UnetConcat)),
+        ("concatenated skips, two blocks, not square", {
+            let mut config = tiny_of(ModelKind::UnetConcat);
+            config.model.set_chw([1, 8, 16]);
+            if let ModelConfig::UnetConcat(m) = &mut config.model {
+                (m.multipliers, m.blocks) = (vec![2, 1, 4], 2);
+            }
+            config
+        }),
+        ("gated attention", tiny_of(ModelKind::Gau)),
+        ("gated attention, not square", {
+            let mut config = tiny_of(ModelKind::Gau);
+            config.model.set_chw([1, 8, 20]);
+            config
+        }),
     ]
 }
 
@@ -81,6 +116,12 @@ fn forward_and_gradients_of_every_variant() {
         let dir = tempfile::tempdir().unwrap();
         let file = |n: &str| dir.path().join(n);
         let net = Model::new(&config.model, config.diffusion.timesteps, 11);
+        // What starts at almost nothing would hide what is before it.
+        for p in net.params() {
+            if p.tensor.dim() > 1 && p.tensor.abs().max().double_value(&[]) < 1e-4 {
+                let _ = tch::no_grad(|| p.tensor.shallow_clone().g_mul_scalar_(1e5));
+            }
+        }
         let [c, h, w] = config.model.chw();
         let x = normal(1, Stream::Data, 0, &[4, c, h, w], Device::Cpu);
         let noise = normal(1, Stream::Noise, 0, &[4, c, h, w], Device::Cpu);
@@ -241,11 +282,23 @@ fn twenty_training_steps_from_the_same_seed() {
         (c.optim.weight_decay, c.optim.adapt_norms) = (0.01, true);
         (c.diffusion.schedule, c.diffusion.timesteps) = (ScheduleKind::Linear, 250);
     });
+    let of_kind = |kind, adapt_norms| {
+        edit(&|c| {
+            c.model = tiny_of(kind).model;
+            c.optim.adapt_norms = adapt_norms;
+        })
+    };
     for (name, config) in [
         ("lamb", &lamb),
         ("adamw", &adamw),
         ("adam, mse", &adam),
         ("lamb, decay", &decayed),
+        ("concatenated skips", &of_kind(ModelKind::UnetConcat, false)),
+        ("gated attention", &of_kind(ModelKind::Gau, false)),
+        (
+            "gated attention, norms adapted",
+            &of_kind(ModelKind::Gau, true),
+        ),
     ] {
         assert_same_training(name, &train_both(&python, config));
     }

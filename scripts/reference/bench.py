@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from diffusion import Diffusion
+from networks import build
 from train import Trainer, to_unit
-from unet import UNet
 
 PICTURES = 256
 
@@ -97,7 +97,7 @@ def main() -> None:
         torch.backends.cudnn.allow_tf32 = args.precision == "tf32"
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
 
-    model = UNet(config["model"], config["diffusion"]["timesteps"]).initialise(0)
+    model = build(config["model"], config["diffusion"]["timesteps"]).initialise(0)
     model.to(device=device, memory_format=memory_format)
     model.forward = torch.autocast(args.device, torch.bfloat16, enabled=args.bf16)(model.forward)
     if args.compile:

@@ -10,6 +10,8 @@ After a concatenation (`ddpm2.py`) the permutation is the same, over all channel
 interleaved group g holds the left half's group g, then the right half's, as `unet_concat.cat_groups` joins
 them. The widths of its time embedding are no feature maps either, and its table of sines and cosines is
 no parameter here.
+
+`ddpm-gau.py` has no groups: there, only the values of a patch are in another order.
 """
 
 import numpy as np
@@ -21,21 +23,21 @@ def name_map(names: list[str], keras_creation_order: list[str]) -> dict[str, str
     """Our parameter name -> the Keras weight name.
 
     Both networks create their weights in the same order (in a block of `ddpm.py`: shortcut if any, time,
-    two convolutions, norm), but a Keras norm creates beta before gamma, and we the weight before the bias.
-    `names` are ours in `state_dict` order, `keras_creation_order` those that are trained. Creation order is
-    not the order of Keras' `model.weights`.
+    two convolutions, norm), but Keras creates a norm's beta before its gamma, and we the weight before the
+    bias. `names` are ours in `state_dict` order, `keras_creation_order` those that are trained. Creation
+    order is not the order of Keras' `model.weights`.
     """
     if len(names) != len(keras_creation_order):
         raise ValueError(f"the Keras model has {len(keras_creation_order)} weights, want {len(names)}")
     order = list(names)
-    for i, name in enumerate(names):
-        if name.endswith(".bias"):
-            order[i - 1], order[i] = order[i], order[i - 1]
+    for i, (name, keras) in enumerate(zip(names, keras_creation_order)):
+        if name.endswith(".weight") and keras.endswith("/beta:0"):
+            order[i], order[i + 1] = order[i + 1], order[i]
     return dict(zip(order, keras_creation_order))
 
 
 def to_ours(name: str, array: np.ndarray) -> np.ndarray:
-    """Converts a Keras weight, or anything of its shape (a gradient, an index map), to our parameter `name`'s layout."""
+    """Converts a weight of a Keras U-Net, or anything of its shape (a gradient, an index map), to our parameter `name`'s layout."""
     if name == "time_embedding.weight":
         return array
     if name.startswith("time_embedding."):
@@ -50,6 +52,23 @@ def to_ours(name: str, array: np.ndarray) -> np.ndarray:
     array = array[::-1] if name == "conv_out.weight" else regroup(array, 0)
     array = array[:, ::-1] if name == "conv_in.weight" else regroup(array, 1)
     return np.ascontiguousarray(array)
+
+
+def gau_to_ours(name: str, array: np.ndarray) -> np.ndarray:
+    """As `to_ours`, of `ddpm-gau.py`'s network."""
+    if array.ndim == 1 or name == "time_embedding.weight":
+        return array
+    if name == "patch_in.weight":
+        return patch_values(array.T, 1)
+    if name == "patch_out.weight":
+        return patch_values(array.T, 0)
+    return np.ascontiguousarray(array.T)
+
+
+def patch_values(array: np.ndarray, axis: int) -> np.ndarray:
+    """Puts the values of a patch on `axis`, there in order of row, column, B G R, in order of R G B, row, column."""
+    pixels = np.arange(array.shape[axis]).reshape(-1, 3)
+    return np.take(array, pixels[:, ::-1].T.reshape(-1), axis)
 
 
 def regroup(array: np.ndarray, axis: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from unet import UNet
+from networks import build
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     config = json.loads(args.config.read_text())
 
-    model = UNet(config["model"], config["diffusion"]["timesteps"])
+    model = build(config["model"], config["diffusion"]["timesteps"])
     model.load_state_dict(load_file(args.weights), strict=True)
     model.eval()  # no dropout: nothing here is random
     given = load_file(args.input)

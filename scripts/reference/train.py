@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffusion import Diffusion
+from networks import build, not_adapted
 from optim import Ema, Lamb, lr_multiplier
 from rng import DROPOUT, FLIP, NOISE, ORDER, TIMESTEP, key
-from unet import UNet, norm_parameter_names
 
 
 class Trainer:
@@ -34,8 +34,8 @@ class Trainer:
         decay = config["weight_decay"]
         kind = config["optimizer"]
         if kind == "lamb":
-            not_adapted = set() if config["adapt_norms"] else norm_parameter_names(model)
-            self.optimizer = Lamb(params, lr, *betas, eps, decay, not_adapted)
+            excluded = not_adapted(model, config["adapt_norms"])
+            self.optimizer = Lamb(params, lr, *betas, eps, decay, excluded)
         elif kind == "adam":
             self.optimizer = torch.optim.Adam(self.params, lr, betas, eps, decay, fused=True)
         elif kind == "adamw":
@@ -123,7 +123,7 @@ def train(config: dict, pixels: Tensor, steps: int, init: dict[str, Tensor] | No
     """
     diffusion = Diffusion(config["diffusion"])
     batch, seed = config["train"]["batch"], config["train"]["seed"]
-    model = UNet(config["model"], diffusion.timesteps).initialise(seed)
+    model = build(config["model"], diffusion.timesteps).initialise(seed)
     if init is not None:
         model.load_state_dict(init, strict=True)
     trainer = Trainer(model, diffusion, config["optim"])

@@ -5,8 +5,8 @@ use clap::{Args, ValueEnum};
 
 use super::settings::{Size, set};
 use crate::config::{
-    AttentionUNetConfig, ModelConfig, ModelKind, Norm, Resample, RunConfig, TimeEmbedding,
-    UNetConfig,
+    AttentionUNetConfig, ConcatUNetConfig, GauConfig, ModelConfig, ModelKind, Norm, Resample,
+    RunConfig, TimeEmbedding, UNetConfig,
 };
 
 #[derive(Debug, Clone, Args)]
@@ -21,10 +21,10 @@ pub(super) struct ModelArgs {
     /// 3 (colour) or 1 (grey)
     #[arg(long, value_name = "N")]
     channels: Option<i64>,
-    /// Channels of the first level
+    /// Channels of the first level, or of a patch (gau)
     #[arg(long, value_name = "N")]
     base_width: Option<i64>,
-    /// Width of each level as a multiple of the base, for example 1,2,2
+    /// Width of each level as a multiple of the base, for example 1,2,2 (not gau)
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     multipliers: Option<Vec<i64>>,
     /// Residual blocks a level (unet, unet-attention, unet-concat)
@@ -33,7 +33,7 @@ pub(super) struct ModelArgs {
     /// Groups of the group norms (unet, unet-attention, unet-concat)
     #[arg(long, value_name = "N")]
     norm_groups: Option<i64>,
-    /// Dropout in the residual blocks
+    /// Dropout in the residual blocks or layers
     #[arg(long, value_name = "P")]
     dropout: Option<f64>,
     /// unet: do not pool sides this small
@@ -63,6 +63,12 @@ pub(super) struct ModelArgs {
     /// unet-attention: the network places the variances too (sample with --sigma learned)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     learned_variance: Option<bool>,
+    /// gau: side of a patch
+    #[arg(long, value_name = "PIXELS")]
+    patch: Option<i64>,
+    /// gau: Gated Attention Units
+    #[arg(long, value_name = "N")]
+    layers: Option<i64>,
 }
 
 impl ModelArgs {
@@ -88,12 +94,8 @@ impl ModelArgs {
         match model {
             ModelConfig::Unet(m) => self.apply_unet(m),
             ModelConfig::UnetAttention(m) => self.apply_attention(m),
-            ModelConfig::UnetConcat(m) => {
-                set(&mut m.base_width, &self.base_width);
-                set(&mut m.multipliers, &self.multipliers);
-                set(&mut m.blocks, &self.blocks);
-                set(&mut m.norm_groups, &self.norm_groups);
-            }
+            ModelConfig::UnetConcat(m) => self.apply_concat(m),
+            ModelConfig::Gau(m) => self.apply_gau(m),
             ModelConfig::Lucidrains(m) => {
                 if let Some(base) = self.base_width {
                     (m.base_width, m.init_width) = (base, base);
@@ -111,32 +113,29 @@ impl ModelArgs {
     }
 
     fn refuse_others(&self, kind: ModelKind) -> Result<()> {
-        use ModelKind::{Unet, UnetAttention, UnetConcat};
+        use ModelKind::{Gau, Lucidrains, Unet, UnetAttention, UnetConcat};
+        let levels: &[ModelKind] = &[Unet, UnetAttention, UnetConcat, Lucidrains];
         let blocks: &[ModelKind] = &[Unet, UnetAttention, UnetConcat];
-        let flags: [(&str, bool, &[ModelKind]); 11] = [
+        let attention: &[ModelKind] = &[UnetAttention];
+        let flags: [(&str, bool, &[ModelKind]); 14] = [
+            ("--multipliers", self.multipliers.is_some(), levels),
             ("--blocks", self.blocks.is_some(), blocks),
             ("--norm-groups", self.norm_groups.is_some(), blocks),
             ("--min-pixel", self.min_pixel.is_some(), &[Unet]),
             ("--norm", self.norm.is_some(), &[Unet]),
             ("--time-embedding", self.time_embedding.is_some(), &[Unet]),
-            ("--attention", self.attention.is_some(), &[UnetAttention]),
-            ("--heads", self.heads.is_some(), &[UnetAttention]),
-            (
-                "--head-channels",
-                self.head_channels.is_some(),
-                &[UnetAttention],
-            ),
-            (
-                "--scale-shift",
-                self.scale_shift.is_some(),
-                &[UnetAttention],
-            ),
-            ("--resample", self.resample.is_some(), &[UnetAttention]),
+            ("--attention", self.attention.is_some(), attention),
+            ("--heads", self.heads.is_some(), attention),
+            ("--head-channels", self.head_channels.is_some(), attention),
+            ("--scale-shift", self.scale_shift.is_some(), attention),
+            ("--resample", self.resample.is_some(), attention),
             (
                 "--learned-variance",
                 self.learned_variance.is_some(),
-                &[UnetAttention],
+                attention,
             ),
+            ("--patch", self.patch.is_some(), &[Gau]),
+            ("--layers", self.layers.is_some(), &[Gau]),
         ];
         for (flag, given, kinds) in flags {
             if given && !kinds.contains(&kind) {
@@ -159,6 +158,21 @@ impl ModelArgs {
         set(&mut m.norm, &self.norm);
         set(&mut m.norm_groups, &self.norm_groups);
         set(&mut m.time_embedding, &self.time_embedding);
+    }
+
+    fn apply_concat(&self, m: &mut ConcatUNetConfig) {
+        set(&mut m.base_width, &self.base_width);
+        set(&mut m.multipliers, &self.multipliers);
+        set(&mut m.blocks, &self.blocks);
+        set(&mut m.norm_groups, &self.norm_groups);
+    }
+
+    fn apply_gau(&self, m: &mut GauConfig) {
+        if let Some(base) = self.base_width {
+            (m.base_width, m.units) = (base, base.saturating_mul(2));
+        }
+        set(&mut m.patch, &self.patch);
+        set(&mut m.layers, &self.layers);
     }
 
     fn apply_attention(&self, m: &mut AttentionUNetConfig) {

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::model_keras::ConcatUNetConfig;
+use super::model_keras::{ConcatUNetConfig, GauConfig};
 
 /// A network's settings; `kind` in a file says which.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,8 @@ pub enum ModelConfig {
     Lucidrains(LucidrainsConfig),
     /// Keras-DDPM's U-Net with concatenated skips.
     UnetConcat(ConcatUNetConfig),
+    /// Keras-DDPM's Gated Attention Units over patches.
+    Gau(GauConfig),
 }
 
 /// Which network.
@@ -31,6 +33,8 @@ pub enum ModelKind {
     Lucidrains,
     /// Keras-DDPM's other U-Net: norms first, skips are concatenated, no attention.
     UnetConcat,
+    /// Keras-DDPM's Gated Attention Units over patches: no convolutions.
+    Gau,
 }
 
 /// How activations are normalised.
@@ -262,6 +266,7 @@ impl ModelConfig {
             ModelConfig::UnetAttention(_) => ModelKind::UnetAttention,
             ModelConfig::Lucidrains(_) => ModelKind::Lucidrains,
             ModelConfig::UnetConcat(_) => ModelKind::UnetConcat,
+            ModelConfig::Gau(_) => ModelKind::Gau,
         }
     }
 
@@ -272,6 +277,7 @@ impl ModelConfig {
             ModelConfig::UnetAttention(m) => [m.channels, m.height, m.width],
             ModelConfig::Lucidrains(m) => [m.channels, m.height, m.width],
             ModelConfig::UnetConcat(m) => [m.channels, m.height, m.width],
+            ModelConfig::Gau(m) => [m.channels, m.height, m.width],
         }
     }
 
@@ -282,17 +288,19 @@ impl ModelConfig {
             ModelConfig::UnetAttention(m) => (&mut m.channels, &mut m.height, &mut m.width),
             ModelConfig::Lucidrains(m) => (&mut m.channels, &mut m.height, &mut m.width),
             ModelConfig::UnetConcat(m) => (&mut m.channels, &mut m.height, &mut m.width),
+            ModelConfig::Gau(m) => (&mut m.channels, &mut m.height, &mut m.width),
         };
         (*channels, *height, *width) = (c, h, w);
     }
 
-    /// What both sides of a picture must be multiples of: 2 for every halving.
+    /// What both sides of a picture must be multiples of: 2 for every halving, or a patch's side.
     pub fn size_factor(&self) -> i64 {
         let halvings = match self {
             ModelConfig::Unet(m) => m.levels().iter().filter(|l| l.pools).count(),
             ModelConfig::UnetAttention(m) => m.widths.len().saturating_sub(1),
             ModelConfig::Lucidrains(m) => m.multipliers.len().saturating_sub(1),
             ModelConfig::UnetConcat(m) => m.multipliers.len().saturating_sub(1),
+            ModelConfig::Gau(m) => return m.patch.max(1),
         };
         1 << halvings.min(62)
     }
@@ -300,7 +308,7 @@ impl ModelConfig {
     /// Whether the network places the variance of its reverse steps itself.
     pub fn learned_variance(&self) -> bool {
         match self {
-            ModelConfig::Unet(_) | ModelConfig::UnetConcat(_) => false,
+            ModelConfig::Unet(_) | ModelConfig::UnetConcat(_) | ModelConfig::Gau(_) => false,
             ModelConfig::UnetAttention(m) => m.learned_variance,
             ModelConfig::Lucidrains(m) => m.learned_variance,
         }
@@ -310,11 +318,15 @@ impl ModelConfig {
     pub fn classes(&self) -> Option<i64> {
         match self {
             ModelConfig::UnetAttention(m) => m.classes,
-            ModelConfig::Unet(_) | ModelConfig::Lucidrains(_) | ModelConfig::UnetConcat(_) => None,
+            ModelConfig::Unet(_)
+            | ModelConfig::Lucidrains(_)
+            | ModelConfig::UnetConcat(_)
+            | ModelConfig::Gau(_) => None,
         }
     }
 
-    /// A number of parameters that the network has at least: the second convolutions of its widest level.
+    /// A number of parameters that the network has at least: the second convolutions of its widest level, or
+    /// the first linear maps of all layers.
     pub fn least_parameters(&self) -> i128 {
         let (widest, blocks) = match self {
             ModelConfig::Unet(m) => {
@@ -330,18 +342,23 @@ impl ModelConfig {
                 let widths = m.multipliers.iter().map(|k| k.saturating_mul(m.base_width));
                 (widths.max(), m.blocks)
             }
+            ModelConfig::Gau(m) => {
+                let rows = 2 * i128::from(m.units) + i128::from(m.key_width);
+                return i128::from(m.layers) * i128::from(m.base_width) * rows;
+            }
         };
         let widest = i128::from(widest.unwrap_or(0));
         widest * widest * 9 * i128::from(blocks)
     }
 
-    /// Sets the dropout inside the residual blocks.
+    /// Sets the dropout inside the residual blocks or layers.
     pub fn set_dropout(&mut self, dropout: f64) {
         match self {
             ModelConfig::Unet(m) => m.dropout = dropout,
             ModelConfig::UnetAttention(m) => m.dropout = dropout,
             ModelConfig::Lucidrains(m) => m.dropout = dropout,
             ModelConfig::UnetConcat(m) => m.dropout = dropout,
+            ModelConfig::Gau(m) => m.dropout = dropout,
         }
     }
 

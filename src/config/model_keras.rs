@@ -1,4 +1,4 @@
-//! Settings of Keras-DDPM's other two networks.
+//! Settings of Keras-DDPM's other two networks: `ddpm2.py` and `ddpm-gau.py`.
 
 use serde::{Deserialize, Serialize};
 
@@ -88,5 +88,38 @@ impl ConcatUNetConfig {
             up,
             out: width,
         }
+    }
+}
+
+/// Keras-DDPM's network of Gated Attention Units over patches, of its `ddpm-gau.py`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GauConfig {
+    /// Height of a picture, in pixels.
+    pub height: i64,
+    /// Width of a picture, in pixels.
+    pub width: i64,
+    /// 3 (RGB) or 1 (grey).
+    pub channels: i64,
+    /// Side of a patch, in pixels.
+    pub patch: i64,
+    /// Channels of a patch between the layers, and length of the time embedding.
+    pub base_width: i64,
+    /// Gated Attention Units.
+    pub layers: i64,
+    /// Channels of the gate and of the values in a layer.
+    pub units: i64,
+    /// Channels of queries and keys.
+    pub key_width: i64,
+    /// Added to the mean square in the norms.
+    pub norm_eps: f64,
+    /// Dropout at the end of each layer.
+    pub dropout: f64,
+}
+
+impl GauConfig {
+    /// Pixels of a patch times its colours.
+    pub fn patch_values(&self) -> i64 {
+        self.channels * self.patch * self.patch
     }
 }

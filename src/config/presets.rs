@@ -4,9 +4,10 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AttentionUNetConfig, ConcatUNetConfig, DataConfig, DiffusionConfig, LossKind, LucidrainsConfig,
-    LucidrainsNorm, ModelConfig, ModelKind, Norm, OptimConfig, OptimizerKind, Prediction, Resample,
-    RunConfig, SampleConfig, ScheduleKind, Sigma, TimeEmbedding, TrainConfig, UNetConfig,
+    AttentionUNetConfig, ConcatUNetConfig, DataConfig, DiffusionConfig, GauConfig, LossKind,
+    LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm, OptimConfig, OptimizerKind,
+    Prediction, Resample, RunConfig, SampleConfig, ScheduleKind, Sigma, TimeEmbedding, TrainConfig,
+    UNetConfig,
 };
 use crate::data::{Background, Resize};
 
@@ -22,6 +23,8 @@ pub enum Preset {
     KerasDdpm,
     /// Keras-DDPM's second network as shipped: concatenated skips, 128 px, 92 M parameters, batch 32.
     KerasDdpm2,
+    /// Keras-DDPM's third network as shipped: Gated Attention Units over patches, 128 px, 88 M parameters.
+    KerasGau,
     /// Ho et al.'s CIFAR-10 model: 32 px, attention at 16 px, 36 M parameters, batch 128.
     DdpmCifar10,
     /// Ho et al.'s LSUN and CelebA-HQ model: 256 px, attention at 16 px, 114 M parameters.
@@ -40,6 +43,7 @@ impl Preset {
             Preset::Celebahq128 => celebahq128(Preset::Celebahq128, 1),
             Preset::KerasDdpm => celebahq128(Preset::KerasDdpm, 2),
             Preset::KerasDdpm2 => keras_ddpm2(),
+            Preset::KerasGau => keras_gau(),
             Preset::DdpmCifar10 => ddpm_cifar10(),
             Preset::Ddpm256 => ddpm_256(),
             Preset::ImprovedCifar10 => improved_cifar10(),
@@ -136,6 +140,25 @@ fn keras_ddpm2() -> RunConfig {
             ..base.train
         },
         ..base
+    }
+}
+
+/// Source: Su Jianlin's Keras-DDPM, `ddpm-gau.py`
+fn keras_gau() -> RunConfig {
+    RunConfig {
+        model: ModelConfig::Gau(GauConfig {
+            height: 128,
+            width: 128,
+            channels: 3,
+            patch: 8,
+            base_width: 768,
+            layers: 24,
+            units: 1536,
+            key_width: 128,
+            norm_eps: 1e-7,
+            dropout: 0.0,
+        }),
+        ..celebahq128(Preset::KerasGau, 1)
     }
 }
 
@@ -341,6 +364,7 @@ impl ModelKind {
             ModelKind::UnetAttention => Preset::DdpmCifar10,
             ModelKind::Lucidrains => Preset::Lucidrains,
             ModelKind::UnetConcat => Preset::KerasDdpm2,
+            ModelKind::Gau => Preset::KerasGau,
         }
     }
 }

@@ -2,7 +2,13 @@
 
 use super::validate::require;
 use super::validate_model::{MOST_BLOCKS, MOST_WIDTH, dropout_and_eps, small_groups, widths};
-use super::{ConcatUNetConfig, ConfigError};
+use super::{ConcatUNetConfig, ConfigError, GauConfig};
+
+/// Most layers, pixels of a patch's side, and patches of a picture, whose attention takes the square of
+/// their number.
+const MOST_LAYERS: i64 = 1024;
+const MOST_PATCH: i64 = 128;
+const MOST_PATCHES: i64 = 65_536;
 
 impl ConcatUNetConfig {
     pub(super) fn validate(&self) -> Result<Vec<String>, ConfigError> {
@@ -37,5 +43,52 @@ impl ConcatUNetConfig {
         Ok(small_groups(self.base_width, self.norm_groups)
             .into_iter()
             .collect())
+    }
+}
+
+impl GauConfig {
+    pub(super) fn validate(&self) -> Result<Vec<String>, ConfigError> {
+        require(
+            (1..=MOST_PATCH).contains(&self.patch),
+            "model.patch",
+            self.patch,
+            "want 1 to 128 pixels, usually 8",
+        )?;
+        require(
+            (1..=MOST_LAYERS).contains(&self.layers),
+            "model.layers",
+            self.layers,
+            "want 1 to 1024",
+        )?;
+        for (setting, width) in [
+            ("model.base_width", self.base_width),
+            ("model.units", self.units),
+            ("model.key_width", self.key_width),
+        ] {
+            require(
+                (1..=MOST_WIDTH).contains(&width),
+                setting,
+                width,
+                "want 1 to 65536 channels",
+            )?;
+        }
+        require(
+            self.key_width % 4 == 0,
+            "model.key_width",
+            self.key_width,
+            "want a multiple of 4: half of the channels tell rows, half columns, each in pairs",
+        )?;
+        let patches = (self.height / self.patch).saturating_mul(self.width / self.patch);
+        require(
+            patches <= MOST_PATCHES,
+            "model.patch",
+            self.patch,
+            format!(
+                "cuts {}x{} pixels into {patches} patches, want at most {MOST_PATCHES}: each looks at all others; take larger patches",
+                self.height, self.width
+            ),
+        )?;
+        dropout_and_eps(self.dropout, self.norm_eps)?;
+        Ok(vec![])
     }
 }

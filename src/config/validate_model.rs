@@ -29,17 +29,19 @@ impl ModelConfig {
             ModelConfig::UnetAttention(m) => m.validate()?,
             ModelConfig::Lucidrains(m) => m.validate()?,
             ModelConfig::UnetConcat(m) => m.validate()?,
+            ModelConfig::Gau(m) => m.validate()?,
         };
         let factor = self.size_factor();
+        let why = match self {
+            ModelConfig::Gau(_) => format!("cuts the picture into patches of {factor}x{factor}"),
+            _ => format!("halves the picture {} times", factor.ilog2()),
+        };
         for (setting, side) in [("model.height", height), ("model.width", width)] {
             require(
                 (1..=16_384).contains(&side) && side % factor == 0,
                 setting,
                 side,
-                format!(
-                    "want a multiple of {factor} up to 16384, because this network halves the picture {} times",
-                    factor.ilog2()
-                ),
+                format!("want a multiple of {factor} up to 16384, because this network {why}"),
             )?;
         }
         Ok(warnings)

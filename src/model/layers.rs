@@ -173,6 +173,29 @@ impl Norm {
     }
 }
 
+/// Divides by the root of the mean square over the last axis, then scales; nothing is subtracted.
+///
+/// Source: Zhang & Sennrich 2019, eq. 4 <https://arxiv.org/abs/1910.07467>
+#[derive(Debug)]
+pub(super) struct RmsNorm {
+    weight: Tensor,
+    norm_eps: f64,
+}
+
+impl RmsNorm {
+    pub(super) fn new(path: &Path, width: i64, norm_eps: f64) -> RmsNorm {
+        RmsNorm {
+            weight: path.ones("weight", &[width]),
+            norm_eps,
+        }
+    }
+
+    /// `[…, width]` to the same; `norm_eps` is added to the mean square.
+    pub(super) fn forward(&self, x: &Tensor) -> Tensor {
+        x.rms_norm(self.weight.size(), Some(&self.weight), self.norm_eps)
+    }
+}
+
 /// The embedding of t: a table with one row for every time step.
 #[derive(Debug)]
 pub(super) struct TimeTable {

@@ -5,6 +5,7 @@
 
 mod block;
 mod cost;
+mod gau;
 mod layers;
 mod lucidrains;
 mod params;
@@ -16,6 +17,7 @@ use anyhow::Result;
 use tch::{Device, Tensor};
 
 pub use cost::Cost;
+pub use gau::Gau;
 pub use layers::group_norm;
 pub use lucidrains::LucidrainsUNet;
 pub use params::{Param, StateDictError, load_state_dict, params_of};
@@ -36,6 +38,8 @@ pub enum Model {
     Lucidrains(LucidrainsUNet),
     /// Keras-DDPM's U-Net with concatenated skips.
     UnetConcat(ConcatUNet),
+    /// Keras-DDPM's Gated Attention Units over patches.
+    Gau(Gau),
 }
 
 impl Model {
@@ -46,6 +50,7 @@ impl Model {
             ModelConfig::UnetAttention(m) => Model::UnetAttention(AttentionUNet::new(m, seed)),
             ModelConfig::Lucidrains(m) => Model::Lucidrains(LucidrainsUNet::new(m, seed)),
             ModelConfig::UnetConcat(m) => Model::UnetConcat(ConcatUNet::new(m, timesteps, seed)),
+            ModelConfig::Gau(m) => Model::Gau(Gau::new(m, timesteps, seed)),
         }
     }
 
@@ -71,6 +76,7 @@ impl Model {
             Model::UnetAttention(net) => net.forward(x_t, t, classes, train),
             Model::Lucidrains(net) => net.forward(x_t, t, train),
             Model::UnetConcat(net) => net.forward(x_t, t, train),
+            Model::Gau(net) => net.forward(x_t, t, train),
         }
     }
 
@@ -81,6 +87,7 @@ impl Model {
             Model::UnetAttention(net) => net.params(),
             Model::Lucidrains(net) => net.params(),
             Model::UnetConcat(net) => net.params(),
+            Model::Gau(net) => net.params(),
         }
     }
 
@@ -94,6 +101,7 @@ impl Model {
             Model::UnetAttention(net) => net.move_to(device),
             Model::Lucidrains(net) => net.move_to(device),
             Model::UnetConcat(net) => net.move_to(device),
+            Model::Gau(net) => net.move_to(device),
         }
     }
 
@@ -104,6 +112,7 @@ impl Model {
             Model::UnetAttention(net) => net.cost(height, width),
             Model::Lucidrains(net) => net.cost(height, width),
             Model::UnetConcat(net) => net.cost(height, width),
+            Model::Gau(net) => net.cost(height, width),
         }
     }
 }

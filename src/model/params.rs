@@ -16,18 +16,27 @@ pub struct Param {
 }
 
 impl Param {
-    /// Whether this is the scale or shift of a normalisation. A scale alone is called `g`.
+    /// Whether this is the scale or shift of a normalisation, or one that makes queries or keys of a
+    /// GAU's shared projection: scales that start at 1 and shifts at 0, a number a channel. A scale alone
+    /// is called `g`.
     pub fn is_norm(&self) -> bool {
-        const NAMES: [&str; 7] = [
+        const NAMES: [&str; 9] = [
             "norm",
             "norm1",
             "norm2",
             "group_norm",
             "norm_out",
             "conv_norm_out",
+            "q_affine",
+            "k_affine",
             "g",
         ];
         self.name.split('.').any(|part| NAMES.contains(&part))
+    }
+
+    /// Whether this is the bias of a linear map or a convolution.
+    pub fn is_bias(&self) -> bool {
+        self.name.ends_with(".bias") && !self.is_norm()
     }
 }
 

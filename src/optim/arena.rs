@@ -18,6 +18,7 @@ struct Span {
     start: i64,
     len: i64,
     is_norm: bool,
+    is_bias: bool,
 }
 
 /// The flat parameters and gradients of a network.
@@ -81,11 +82,15 @@ impl Arena {
         self.spans.iter().map(|s| s.view(flat)).collect()
     }
 
-    /// As [`views`](Arena::views), without norm scales and shifts.
-    pub fn views_without_norms(&self, flat: &Tensor) -> Vec<Tensor> {
+    /// As [`views`](Arena::views), of the tensors that LAMB adapts: no biases, and no norm scales and
+    /// shifts unless `norms` says so.
+    ///
+    /// What starts at zero would hardly move otherwise: its norm is its first step's, and every later
+    /// step is scaled to that.
+    pub fn adapted_views(&self, flat: &Tensor, norms: bool) -> Vec<Tensor> {
         self.spans
             .iter()
-            .filter(|s| !s.is_norm)
+            .filter(|s| !s.is_bias && (norms || !s.is_norm))
             .map(|s| s.view(flat))
             .collect()
     }
@@ -136,6 +141,7 @@ fn lay_out(params: &[Param]) -> Vec<Span> {
                 start,
                 len,
                 is_norm: p.is_norm(),
+                is_bias: p.is_bias(),
             };
             start = round_up(start + len);
             span
@@ -153,6 +159,24 @@ mod tests {
     use tch::nn::VarStore;
 
     #[test]
+    fn biases_are_never_adapted_and_norms_where_asked() {
+        let store = VarStore::new(Device::Cpu);
+        let root = &store.root();
+        for (i, module) in ["conv", "norm", "q_affine"].iter().enumerate() {
+            let path = &(root / *module);
+            let _ = path.ones("weight", &[1 + i as i64]);
+            let _ = path.zeros("bias", &[11 + i as i64]);
+        }
+        let arena = Arena::new(&crate::model::params_of(&store)).unwrap();
+        let lengths = |norms| -> Vec<i64> {
+            let views = arena.adapted_views(&arena.params, norms);
+            views.iter().map(|v| v.numel() as i64).collect()
+        };
+        assert_eq!(lengths(false), [1]);
+        assert_eq!(lengths(true), [1, 2, 12, 3, 13]);
+    }
+
+    #[test]
     fn backward_fills_the_flat_gradient_and_weights_swap_back_exactly() {
         let store = VarStore::new(Device::Cpu);
         let root = &store.root();
@@ -160,7 +184,6 @@ mod tests {
         let b = (root / "norm").ones("weight", &[2]);
         let arena = Arena::new(&crate::model::params_of(&store)).unwrap();
         assert_eq!(arena.parameters(), 5);
-        assert_eq!(arena.views_without_norms(&arena.params).len(), 1);
         for _ in 0..2 {
             arena.zero_grad();
             ((&a * 2.0).sum(Kind::Float) + (&b * 3.0).sum(Kind::Float)).backward();

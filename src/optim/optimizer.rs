@@ -46,13 +46,7 @@ impl Optimizer {
     /// Zero moments for `arena`.
     pub fn new(config: &OptimConfig, arena: &Arena) -> Optimizer {
         let lamb = (config.optimizer == OptimizerKind::Lamb).then(|| {
-            let views = |flat: &Tensor| {
-                if config.adapt_norms {
-                    arena.views(flat)
-                } else {
-                    arena.views_without_norms(flat)
-                }
-            };
+            let views = |flat: &Tensor| arena.adapted_views(flat, config.adapt_norms);
             let delta = arena.zeros_like();
             Lamb {
                 delta_views: views(&delta),
@@ -105,7 +99,7 @@ impl Optimizer {
     }
 
     /// Adam on a zeroed `delta` leaves Adam's update there; each tensor's update is then scaled by
-    /// ‖w‖ / ‖update‖ (1 where either is zero, and for norms unless the config adapts them).
+    /// ‖w‖ / ‖update‖ (1 where either is zero, for biases, and for norms unless the config adapts them).
     ///
     /// Keras's Adam adds eps to sqrt(v) before the bias correction and libtorch's after it; passing
     /// eps / sqrt(1 - beta2^t) makes them the same.

@@ -66,6 +66,12 @@ impl Golden {
         serde_json::from_str(&self.metadata["zero_gradient"]).unwrap()
     }
 
+    /// Parameters that the original's exclusion list matches, so that LAMB does not adapt them.
+    pub(crate) fn not_adapted(&self) -> Vec<String> {
+        let names = self.metadata.get("not_adapted");
+        names.map_or(vec![], |names| serde_json::from_str(names).unwrap())
+    }
+
     /// The network of this file with its weights `w.*`.
     pub(crate) fn network(&self) -> Model {
         let net = Model::new(&self.config(), 1000, 0);

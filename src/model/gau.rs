@@ -1,0 +1,103 @@
+//! Keras-DDPM's network without convolutions: the picture's patches go through Gated Attention Units.
+
+mod cost;
+mod positions;
+#[cfg(test)]
+mod tests;
+mod unit;
+
+use anyhow::Result;
+use tch::nn::VarStore;
+use tch::{Device, Tensor};
+
+use self::positions::Positions;
+use self::unit::GatedAttentionUnit;
+use super::layers::{RmsNorm, TimeTable, linear_weight};
+use super::params::{Param, move_params, params_of};
+use crate::config::GauConfig;
+use crate::rng::{Stream, key, seeded};
+
+/// Predicts the noise in `x_t`, or what else it was trained for.
+#[derive(Debug)]
+pub struct Gau {
+    patch_in: Tensor,
+    time_embedding: TimeTable,
+    layers: Vec<GatedAttentionUnit>,
+    norm_out: RmsNorm,
+    patch_out: Tensor,
+    patch: i64,
+    key_width: i64,
+    store: VarStore,
+}
+
+impl Gau {
+    /// Builds the network on CPU with initial weights drawn from `seed`; `timesteps` rows of time
+    /// embedding.
+    pub fn new(config: &GauConfig, timesteps: i64, seed: u64) -> Gau {
+        seeded(key(seed, Stream::Init, 0), || Gau::draw(config, timesteps))
+    }
+
+    fn draw(config: &GauConfig, timesteps: i64) -> Gau {
+        let store = VarStore::new(Device::Cpu);
+        let root = &store.root();
+        let (width, values) = (config.base_width, config.patch_values());
+        let layers = root / "layers";
+        // Fields are drawn in the order they stand, which is the original's.
+        Gau {
+            patch_in: linear_weight(&(root / "patch_in"), values, width),
+            time_embedding: TimeTable::trainable(&(root / "time_embedding"), timesteps, width),
+            layers: (0..config.layers)
+                .map(|i| GatedAttentionUnit::new(&(&layers / i), config))
+                .collect(),
+            norm_out: RmsNorm::new(&(root / "norm_out"), width, config.norm_eps),
+            patch_out: linear_weight(&(root / "patch_out"), width, values),
+            patch: config.patch,
+            key_width: config.key_width,
+            store,
+        }
+    }
+
+    /// The bare network's output.
+    ///
+    /// A patch's values are ordered by colour, row, column, as in the weight of a convolution; the
+    /// original has row, column, colour.
+    ///
+    /// # Shapes
+    /// - `x_t`: `[N, C, H, W]` f32, both sides multiples of the patch; returns the same shape
+    /// - `t`: `[N]` i64 in `0..T`
+    ///
+    /// # Panics
+    /// With other shapes, or `t` outside `0..T`.
+    ///
+    /// Source: Keras-DDPM, `ddpm-gau.py`
+    pub fn forward(&self, x_t: &Tensor, t: &Tensor, train: bool) -> Tensor {
+        let none = None::<&Tensor>;
+        // [N, values of a patch, rows, columns]
+        let patches = x_t.pixel_unshuffle(self.patch);
+        let size = patches.size();
+        let (rows, columns) = (size[2], size[3]);
+        let positions = Positions::new(rows, columns, self.key_width, x_t.device());
+
+        let tokens = patches.flatten(2, 3).transpose(1, 2);
+        let t_emb = self.time_embedding.forward(t).unsqueeze(1);
+        let mut x = tokens.linear(&self.patch_in, none) + t_emb;
+        for layer in &self.layers {
+            x = layer.forward(&x, &positions, train);
+        }
+        let out = self.norm_out.forward(&x).linear(&self.patch_out, none);
+        out.transpose(1, 2).reshape(size).pixel_shuffle(self.patch)
+    }
+
+    /// Parameters in creation order.
+    pub fn params(&self) -> Vec<Param> {
+        params_of(&self.store)
+    }
+
+    /// Moves all tensors to `device`.
+    ///
+    /// # Errors
+    /// Out of memory there.
+    pub fn move_to(&mut self, device: Device) -> Result<()> {
+        move_params(&self.params(), device)
+    }
+}
