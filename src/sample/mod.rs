@@ -6,20 +6,26 @@
 mod analytic;
 mod ddim;
 mod ddpm;
+mod dpm_solver;
+mod heun;
 mod levels;
 mod noise;
 mod pictures;
 mod process;
 mod sampler;
+mod unipc;
 
 pub use analytic::{analytic, measure};
 pub use ddim::{Ddim, ddim, ddim_invert};
 pub use ddpm::{Ddpm, ddpm};
+pub use dpm_solver::{DpmSolver, dpm_solver};
+pub use heun::heun;
 pub use levels::{Respaced, Spacing, Steps};
 pub use noise::NoiseSource;
 pub use pictures::{Pictures, sample_pictures};
 pub use process::{Estimate, Noise, OnStep, Process, Step};
 pub use sampler::Sampler;
+pub use unipc::{UniPc, unipc};
 
 use tch::Tensor;
 
