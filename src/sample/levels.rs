@@ -136,6 +136,15 @@ impl Respaced {
     pub fn signal_and_noise_prev(&self, i: usize) -> (f64, f64) {
         signal_and_noise(self.schedule.alpha_bar_prev(i))
     }
+
+    /// lambda = log(signal / noise) at visited step `i`: half the logarithm of the signal-to-noise ratio. The higher
+    /// solvers measure their steps in it; at the picture itself it is infinite.
+    ///
+    /// Source: Lu et al. 2022, section 2 <https://arxiv.org/abs/2211.01095>
+    pub fn lambda(&self, i: usize) -> f64 {
+        let (signal, noise) = self.signal_and_noise(i);
+        (signal / noise).ln()
+    }
 }
 
 fn signal_and_noise(alpha_bar: f64) -> (f64, f64) {

@@ -8,6 +8,8 @@ mod codebook;
 mod ddcm;
 mod ddim;
 mod ddpm;
+mod dpm_solver;
+mod heun;
 mod levels;
 pub mod mixing;
 mod noise;
@@ -15,18 +17,22 @@ mod pictures;
 mod process;
 mod repaint;
 mod sampler;
+mod unipc;
 
 pub use analytic::{analytic, measure};
 pub use codebook::Codebook;
 pub use ddcm::{CodebookParts, ddcm_encode};
 pub use ddim::{Ddim, ddim, ddim_invert};
 pub use ddpm::{Ddpm, ddpm};
+pub use dpm_solver::{DpmSolver, dpm_solver};
+pub use heun::heun;
 pub use levels::{Respaced, Spacing, Steps};
 pub use noise::{Choice, NoiseSource};
 pub use pictures::{Pictures, sample_pictures};
 pub use process::{Estimate, Noise, OnStep, Process, Step};
 pub use repaint::{Known, Resampling, repaint};
 pub use sampler::Sampler;
+pub use unipc::{UniPc, unipc};
 
 use tch::Tensor;
 

@@ -2,7 +2,9 @@
 
 use tch::Tensor;
 
-use super::{Ddim, Ddpm, Noise, OnStep, Process, ddim, ddpm};
+use super::{
+    Ddim, Ddpm, DpmSolver, Noise, OnStep, Process, UniPc, ddim, ddpm, dpm_solver, heun, unipc,
+};
 
 /// A sampler with its choices.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,6 +13,12 @@ pub enum Sampler {
     Ddpm(Ddpm),
     /// DDIM, and Analytic-DPM, which is DDIM with other variances.
     Ddim(Ddim),
+    /// DPM-Solver++(2M), with noise or without.
+    DpmSolver(DpmSolver),
+    /// Heun's method, two evaluations a step.
+    Heun,
+    /// UniPC.
+    UniPc(UniPc),
 }
 
 impl Sampler {
@@ -28,6 +36,9 @@ impl Sampler {
         match self {
             Sampler::Ddpm(options) => ddpm(process, *options, x_start, noise, on_step),
             Sampler::Ddim(options) => ddim(process, options, x_start, noise, on_step),
+            Sampler::DpmSolver(options) => dpm_solver(process, *options, x_start, noise, on_step),
+            Sampler::Heun => heun(process, x_start, on_step),
+            Sampler::UniPc(options) => unipc(process, *options, x_start, on_step),
         }
     }
 }

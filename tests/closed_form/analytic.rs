@@ -1,0 +1,108 @@
+//! Analytic-DPM: its variances against those of the true reverse steps, and what `measure` measures.
+
+use ddpm::config::Prediction;
+use ddpm::diffusion::Schedule;
+use ddpm::rng::{Stream, normal};
+use ddpm::sample::{Process, Respaced, Spacing, Steps, analytic, measure};
+use tch::{Device, Kind, Tensor};
+
+use crate::gaussian::Gaussian;
+use crate::linear;
+
+fn schedule() -> Schedule {
+    Schedule::new(&linear(200, Prediction::Eps))
+}
+
+/// The noise that a step of visited step `i` adds: what one unit of it changes.
+fn sigma(levels: &Respaced, mean_sq_eps: &[f64], eta: f64, i: usize) -> f64 {
+    let sampler = analytic(levels, mean_sq_eps, eta, true).unwrap();
+    let denoiser = |x_t: &Tensor, _: &Tensor| x_t.zeros_like();
+    let process = Process {
+        denoiser: &denoiser,
+        levels,
+        prediction: Prediction::Eps,
+        clip_x0: false,
+    };
+    let zeros = || Tensor::zeros([1, 1, 1, 1], (Kind::Double, Device::Cpu));
+    let estimate = process.estimate(&zeros(), i);
+    sampler
+        .step(levels, &estimate, i, || zeros() + 1.0)
+        .double_value(&[0, 0, 0, 0])
+}
+
+/// With eta = 1 the best variance, of one number for all values, is the mean of the diagonal of Cov[x_prev | x_t], which for
+/// Gaussian data is known from the joint distribution of x_prev and x_t alone.
+///
+/// Source: Bao et al. 2022, theorem 1
+#[test]
+fn the_variance_of_each_step_is_the_mean_posterior_variance() {
+    let (data, schedule) = (Gaussian::correlated(), schedule());
+    for steps in [Steps::All, Steps::Count(7, Spacing::Trailing)] {
+        let levels = Respaced::new(&schedule, &steps).unwrap();
+        for i in 0..levels.len() {
+            let (alpha_bar, prev) = (
+                levels.schedule.alphas_cumprod[i],
+                levels.schedule.alpha_bar_prev(i),
+            );
+            let posterior = |s: f64| {
+                let of_prev = prev * s + 1.0 - prev;
+                let of_x_t = alpha_bar * s + 1.0 - alpha_bar;
+                of_prev - alpha_bar / prev * of_prev.powi(2) / of_x_t
+            };
+            let want = data.spreads.into_iter().map(posterior).sum::<f64>() / 4.0;
+            let found = sigma(&levels, &data.mean_sq_eps(&schedule), 1.0, i).powi(2);
+            assert!(
+                (found / want - 1.0).abs() < 1e-9,
+                "step {i} of {}: {found}, want {want}",
+                levels.len()
+            );
+        }
+    }
+}
+
+/// 80,000 pictures a time step, each noised anew.
+#[test]
+fn what_is_measured_is_the_mean_square_of_eps_hat() {
+    let (data, schedule) = (Gaussian::correlated(), schedule());
+    let levels = Respaced::new(&schedule, &Steps::List(vec![199, 120, 60, 25, 8, 0])).unwrap();
+    let (batches, batch) = (4, 20_000);
+    let draw = |stream, k| normal(7, stream, k, &[batch, 4], Device::Cpu).to_kind(Kind::Double);
+    let stds = Tensor::from_slice(&data.spreads.map(f64::sqrt));
+    let mut pictures = |k| {
+        let x_0 = (draw(Stream::Data, k) * &stds).matmul(&data.basis.tr()) + &data.mean;
+        x_0.view([-1, 1, 2, 2])
+    };
+    let mut noise = |k| draw(Stream::Noise, k).view([-1, 1, 2, 2]);
+    let denoiser = |x_t: &Tensor, t: &Tensor| {
+        let alpha_bar = schedule.alphas_cumprod[t.int64_value(&[0]) as usize];
+        data.predict(x_t, alpha_bar, Prediction::Eps)
+    };
+    let process = Process {
+        denoiser: &denoiser,
+        levels: &levels,
+        prediction: Prediction::Eps,
+        clip_x0: false,
+    };
+    let mut asked = 0;
+    let found = measure(&process, batches, &mut pictures, &mut noise, &mut || {
+        asked += 1
+    });
+    assert_eq!(asked, batches as usize * levels.len());
+    let known = data.mean_sq_eps(&schedule);
+    for (found, t) in found.iter().zip(&levels.times) {
+        let (want, alpha_bar) = (known[*t as usize], schedule.alphas_cumprod[*t as usize]);
+        // Along each eigenvector eps_hat² is chi-square distributed: its variance is twice its mean, squared.
+        let mean_sq = |s: f64| (1.0 - alpha_bar) / (alpha_bar * s + 1.0 - alpha_bar);
+        let variance = data
+            .spreads
+            .into_iter()
+            .map(|s| 2.0 * mean_sq(s).powi(2))
+            .sum::<f64>()
+            / 16.0;
+        let error = (variance / (batches as f64 * batch as f64)).sqrt();
+        assert!(
+            (found - want).abs() < 4.0 * error,
+            "t = {t}: {found}, want {want} ± {error}"
+        );
+    }
+}
