@@ -128,8 +128,9 @@ pub fn hdf5(bytes: &[u8]) {
 pub fn ddcm(bytes: &[u8]) {
     with_file("fuzz.ddcm", bytes, read_ddcm);
     let content = &bytes[..bytes.len().saturating_sub(8)];
-    let checksum = &blake3::hash(content).as_bytes()[..8];
-    with_file("fuzz.ddcm", &[content, checksum].concat(), read_ddcm);
+    let hash = blake3::hash(content);
+    let repaired = [content, &hash.as_bytes()[..8]].concat();
+    with_file("fuzz.ddcm", &repaired, read_ddcm);
 }
 
 fn read_ddcm(path: &Path) {
