@@ -23,6 +23,7 @@ mod picture_out;
 mod predict;
 mod sample;
 mod sampler_args;
+mod sampler_kind;
 mod settings;
 mod start_args;
 mod train;

@@ -1,26 +1,16 @@
 //! Flags about samplers, shared by all commands that lead pictures through a reverse process.
 
-use anyhow::{Result, bail, ensure};
-use clap::{Args, ValueEnum};
+use anyhow::{Result, ensure};
+use clap::Args;
 
 use super::foreign_args::SamplerHints;
 use super::network::Network;
+use super::sampler_kind::SamplerKind;
 use crate::config::{RunConfig, Sigma};
 use crate::diffusion::Schedule;
-use crate::sample::{Ddim, Ddpm, Denoiser, Process, Respaced, Sampler, Spacing, Steps};
-
-/// The samplers by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum SamplerKind {
-    /// Ancestral sampling; all T steps unless told otherwise
-    Ddpm,
-    /// No noise (--eta 0) up to as much as ddpm (--eta 1)
-    Ddim,
-    /// Optimal variances, measured once by `ddpm calibrate`
-    Analytic,
-    /// ddpm with noise from codebooks, as `ddpm decode` runs it
-    Ddcm,
-}
+use crate::sample::{
+    Ddim, Ddpm, Denoiser, DpmSolver, Process, Respaced, Sampler, Spacing, Steps, UniPc, analytic,
+};
 
 /// How to sample.
 #[derive(Debug, Clone, Args)]
@@ -29,7 +19,7 @@ pub(super) struct SamplerArgs {
     /// Which sampler [default: ddpm, and ddim where latents are concerned]
     #[arg(long, value_enum)]
     sampler: Option<SamplerKind>,
-    /// Reverse steps [default: all T for ddpm, 50 for ddim and analytic]
+    /// Reverse steps [default: all T for ddpm, 50 for ddim and analytic, 20 for the others]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Every K-th time step from t = 0 on, instead of --steps; Keras-DDPM's way
@@ -44,6 +34,9 @@ pub(super) struct SamplerArgs {
     /// Noise of ddim and analytic, 0 (none) to 1 (as ddpm) [default: 0 for ddim, 1 for analytic]
     #[arg(long, value_name = "ETA", allow_negative_numbers = true)]
     eta: Option<f64>,
+    /// Order of unipc, 1 to 3; 3 wants steps that are not too few [default: 2]
+    #[arg(long, value_name = "ORDER")]
+    order: Option<usize>,
     /// Noise of ddpm's steps [default: as the model's settings say]
     #[arg(long, value_enum)]
     sigma: Option<Sigma>,
@@ -79,7 +72,8 @@ impl SamplerArgs {
         SamplerHints::new(self.sigma, self.clip_x0)
     }
 
-    /// The choice for a network of `config`; `measured` gives E[eps_hat²] at each time step, for analytic.
+    /// The choice for a network of `config`, `default` where no sampler is named; `measured` gives E[eps_hat²] at each
+    /// time step, for analytic.
     ///
     /// # Errors
     /// Choices that contradict each other or the network.
@@ -93,8 +87,23 @@ impl SamplerArgs {
         self.refuse_unused(kind)?;
         let schedule = Schedule::new(&config.diffusion);
         let levels = Respaced::new(&schedule, &self.visited(kind, schedule.len()))?;
+        Ok(ChosenSampler {
+            kind,
+            sampler: self.sampler(kind, config, &levels, measured)?,
+            levels,
+            clip_x0: self.clip_x0.unwrap_or(config.sample.clip_x0),
+        })
+    }
+
+    fn sampler(
+        &self,
+        kind: SamplerKind,
+        config: &RunConfig,
+        levels: &Respaced,
+        measured: impl FnOnce() -> Result<Vec<f64>>,
+    ) -> Result<Sampler> {
         let last_noise = config.sample.last_noise;
-        let sampler = match kind {
+        Ok(match kind {
             SamplerKind::Ddpm | SamplerKind::Ddcm => {
                 let sigma = self.sigma.unwrap_or(config.sample.sigma);
                 ensure!(
@@ -106,51 +115,40 @@ impl SamplerArgs {
             SamplerKind::Ddim => Sampler::Ddim(Ddim::new(self.eta.unwrap_or(0.0))?),
             SamplerKind::Analytic => {
                 let eta = self.eta.unwrap_or(1.0);
-                let measured = measured()?;
-                Sampler::Ddim(crate::sample::analytic(
-                    &levels, &measured, eta, last_noise,
-                )?)
+                Sampler::Ddim(analytic(levels, &measured()?, eta, last_noise)?)
             }
-        };
-        Ok(ChosenSampler {
-            kind,
-            sampler,
-            levels,
-            clip_x0: self.clip_x0.unwrap_or(config.sample.clip_x0),
+            SamplerKind::DpmPp2m => Sampler::DpmSolver(DpmSolver { sde: false }),
+            SamplerKind::DpmPp2mSde => Sampler::DpmSolver(DpmSolver { sde: true }),
+            SamplerKind::Heun => Sampler::Heun,
+            SamplerKind::UniPc => Sampler::UniPc(UniPc::new(self.order.unwrap_or(2))?),
         })
     }
 
-    /// The time steps to visit.
+    /// Which of `timesteps` time steps to visit.
     fn visited(&self, kind: SamplerKind, timesteps: usize) -> Steps {
-        let spacing = self.spacing.unwrap_or(Spacing::Trailing);
-        match (self.steps, self.stride, &self.times, default_steps(kind)) {
+        let spacing = self.spacing.unwrap_or(kind.default_spacing());
+        match (self.steps, self.stride, &self.times) {
             (Some(steps), ..) => Steps::Count(steps, spacing),
-            (_, Some(stride), ..) => Steps::Stride(stride),
-            (_, _, Some(times), _) => Steps::List(times.clone()),
-            (.., Some(steps)) => Steps::Count(steps.min(timesteps), spacing),
-            (.., None) => Steps::All,
+            (_, Some(stride), _) => Steps::Stride(stride),
+            (_, _, Some(times)) => Steps::List(times.clone()),
+            _ => match kind.default_steps() {
+                Some(steps) => Steps::Count(steps.min(timesteps), spacing),
+                None => Steps::All,
+            },
         }
     }
 
     /// Flags that the chosen sampler would pass over in silence.
     fn refuse_unused(&self, kind: SamplerKind) -> Result<()> {
-        let name = kind.to_possible_value();
-        let name = name.as_ref().map_or("", |v| v.get_name());
-        let takes_sigma = matches!(kind, SamplerKind::Ddpm | SamplerKind::Ddcm);
-        let takes_eta = matches!(kind, SamplerKind::Ddim | SamplerKind::Analytic);
-        if self.eta.is_some() && !takes_eta {
-            bail!("--eta: {name} has none; want --sampler ddim or analytic");
-        }
-        if self.sigma.is_some() && !takes_sigma {
-            bail!("--sigma: {name} has none; want --sampler ddpm or ddcm");
-        }
+        use SamplerKind::{Analytic, Ddcm, Ddim, Ddpm, UniPc};
+        kind.refuse_unused("--eta", self.eta.is_some(), &[Ddim, Analytic])?;
+        kind.refuse_unused("--sigma", self.sigma.is_some(), &[Ddpm, Ddcm])?;
+        kind.refuse_unused("--order", self.order.is_some(), &[UniPc])?;
+        ensure!(
+            self.spacing.is_none() || self.steps.or(kind.default_steps()).is_some(),
+            "--spacing: {} visits all time steps unless --steps says how many",
+            kind.name()
+        );
         Ok(())
-    }
-}
-
-fn default_steps(kind: SamplerKind) -> Option<usize> {
-    match kind {
-        SamplerKind::Ddpm | SamplerKind::Ddcm => None,
-        SamplerKind::Ddim | SamplerKind::Analytic => Some(50),
     }
 }
