@@ -5,12 +5,15 @@
 //! - `theory`: the samplers once more, as scalar formulas of their papers
 //! - `moments`: every step of every sampler against these formulas, and 20,000 samples against their moments
 //! - `convergence`: orders
+//! - `ddcm`: noise from codebooks
 //! - `analytic`: Analytic-DPM's variances and their measurement
 
 #[path = "closed_form/analytic.rs"]
 mod analytic;
 #[path = "closed_form/convergence.rs"]
 mod convergence;
+#[path = "closed_form/ddcm.rs"]
+mod ddcm;
 #[path = "closed_form/gaussian.rs"]
 mod gaussian;
 #[path = "closed_form/moments.rs"]

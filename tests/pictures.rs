@@ -99,6 +99,10 @@ fn every_sampler_makes_pictures_and_refuses_what_it_has_no_use_for() {
         "ddim",
         "ddim --stride 3 --eta 0.5",
         "ddim --times 19,7,0",
+        "dpmpp-2m --steps 5",
+        "dpmpp-2m-sde --steps 5 --spacing karras",
+        "heun --steps 4",
+        "unipc --steps 6 --order 3",
         "ddcm --codebook 8",
     ] {
         let line = format!("sample run -n 2 --out-tensor out.safetensors --sampler {sampler}");
@@ -126,6 +130,15 @@ fn every_sampler_makes_pictures_and_refuses_what_it_has_no_use_for() {
             "sample run --sampler ddim --sigma beta",
             "--sigma: ddim has none",
         ),
+        (
+            "sample run --sampler heun --order 2",
+            "--order: heun has none",
+        ),
+        (
+            "sample run --sampler unipc --order 4",
+            "UniPC takes 1, 2 or 3",
+        ),
+        ("sample run --spacing karras", "visits all time steps"),
         ("sample run --steps 21", "want 1 to 20"),
         ("sample run --steps 0", "want 1 to 20"),
         ("sample run --stride 21", "want 1 to 20"),

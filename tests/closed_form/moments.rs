@@ -114,29 +114,44 @@ fn samples_have_the_moments_of_their_sampler() {
         let chain = (&schedule(), &levels);
         let mut noise = draws(seed as u64, pictures);
         let x_0 = data.sample(chain, Prediction::Eps, &sampler, &mut noise, &mut |_| ());
-        let last = |along| method.factors(&levels, &data.spreads, along).pop().unwrap();
-        let last: Vec<Vec<f64>> = (0..4).map(last).collect();
-        let variance = |k: usize| last[k].iter().map(|f| f * f).sum::<f64>();
+        let wanted = Wanted::of(method, &data, &levels);
+        check_moments(
+            &data.along_basis(&x_0, 1.0),
+            &wanted,
+            pictures as f64,
+            method,
+        );
+    }
+}
+
+/// What the formulas say of x_0 along the eigenvectors.
+pub(crate) struct Wanted {
+    means: [f64; 4],
+    variances: [f64; 4],
+}
+
+impl Wanted {
+    pub(crate) fn of(method: Method, data: &Gaussian, levels: &Respaced) -> Wanted {
+        let last = |along| method.factors(levels, &data.spreads, along).pop().unwrap();
+        let last: [Vec<f64>; 4] = std::array::from_fn(last);
         let of_zero = data.along_basis(
             &Tensor::zeros_like(&data.mean),
             levels.signal_and_noise(levels.len() - 1).0,
         );
-        let mean = |k: usize| last[k][0] * of_zero.double_value(&[0, k as i64]);
-        check_moments(&data.along_basis(&x_0, 1.0), mean, variance, method);
+        Wanted {
+            means: std::array::from_fn(|k| last[k][0] * of_zero.double_value(&[0, k as i64])),
+            variances: std::array::from_fn(|k| last[k].iter().map(|f| f * f).sum()),
+        }
     }
 }
 
-/// `along` is `[N, 4]`, and wanted are its `mean`, its `variance` and no covariances.
-fn check_moments(
-    along: &Tensor,
-    mean: impl Fn(usize) -> f64,
-    variance: impl Fn(usize) -> f64,
-    method: Method,
-) {
-    let pictures = along.size()[0] as f64;
+/// `along` is `[N, 4]`; it has the means and variances `wanted` and no covariances, up to what is left to chance in
+/// `pictures` independent ones.
+pub(crate) fn check_moments(along: &Tensor, wanted: &Wanted, pictures: f64, method: Method) {
+    let (mean, variance) = (|k: usize| wanted.means[k], |k: usize| wanted.variances[k]);
     let means = along.mean_dim([0i64].as_slice(), true, Kind::Double);
     let centred = along - &means;
-    let covariance = centred.tr().matmul(&centred) / (pictures - 1.0);
+    let covariance = centred.tr().matmul(&centred) / (along.size()[0] as f64 - 1.0);
     for k in 0..4 {
         let found = means.double_value(&[0, k as i64]);
         let error = (variance(k) / pictures).sqrt();

@@ -1,0 +1,91 @@
+//! DDCM: noise from codebooks has the moments of free noise, and a larger codebook comes nearer to what is encoded.
+
+use ddpm::config::{Prediction, Sigma};
+use ddpm::diffusion::Schedule;
+use ddpm::rng::{Stream, normal};
+use ddpm::sample::{
+    Choice, Codebook, Ddpm, NoiseSource, Process, Respaced, Sampler, Steps, ddcm_encode, ddpm,
+};
+use tch::{Device, Kind, Tensor};
+
+use crate::gaussian::Gaussian;
+use crate::linear;
+use crate::moments::{Wanted, check_moments};
+use crate::theory::Method;
+
+const CHW: [i64; 3] = [1, 2, 2];
+const SIGMA: Ddpm = Ddpm {
+    sigma: Sigma::Beta,
+    last_noise: true,
+};
+
+fn levels() -> (Schedule, Respaced) {
+    let schedule = Schedule::new(&linear(200, Prediction::Eps));
+    let steps = Steps::List(vec![199, 160, 141, 90, 62, 30, 19, 3]);
+    let levels = Respaced::new(&schedule, &steps).unwrap();
+    (schedule, levels)
+}
+
+/// 20,000 samples with random entries of codebooks of 65,536: the moments are DDPM's, but for what a codebook of finite
+/// size is off, which is as if 65,536 more draws were averaged over.
+#[test]
+fn random_choices_sample_as_ddpm_does() {
+    let ((schedule, levels), data) = (levels(), Gaussian::correlated());
+    let (pictures, size) = (20_000, 65_536);
+    let codebook = Codebook::new(7, size, CHW).unwrap();
+    let source = NoiseSource::Codebook(codebook, Choice::Seed(1));
+    let mut noise = |k| {
+        let draw = source.draw(0..pictures, k, CHW, Device::Cpu);
+        draw.to_kind(Kind::Double)
+    };
+    let chain = (&schedule, &levels);
+    let sampler = Sampler::Ddpm(SIGMA);
+    let x_0 = data.sample(chain, Prediction::Eps, &sampler, &mut noise, &mut |_| ());
+    let method = Method::Ddpm {
+        sigma: Sigma::Beta,
+        last_noise: true,
+    };
+    let wanted = Wanted::of(method, &data, &levels);
+    let effective = 1.0 / (1.0 / pictures as f64 + 1.0 / f64::from(size));
+    check_moments(&data.along_basis(&x_0, 1.0), &wanted, effective, method);
+}
+
+/// Unit-normal pictures of 192 values, whose noises are all of nearly one length, as those of real pictures are.
+#[test]
+fn encoded_pictures_decode_and_come_nearer_the_larger_the_codebook() {
+    let (schedule, _) = levels();
+    let levels = Respaced::all(&schedule);
+    let chw = [3, 8, 8];
+    let x_0 = normal(3, Stream::Data, 0, &[16, 3, 8, 8], Device::Cpu);
+    let denoiser = |x_t: &Tensor, t: &Tensor| {
+        x_t * schedule.alphas_cumprod[t.int64_value(&[0]) as usize].sqrt()
+    };
+    let process = Process {
+        denoiser: &denoiser,
+        levels: &levels,
+        prediction: Prediction::X0,
+        clip_x0: false,
+    };
+    let error = |size: u32| {
+        let codebook = Codebook::new(5, size, chw).unwrap();
+        let entries = |k: u64| codebook.entries_tensor(k, 0..size);
+        let start = || entries(0).narrow(0, 0, 1).repeat([16, 1, 1, 1]);
+        let mut parts = |k: u64| -> Box<dyn Iterator<Item = Tensor>> {
+            Box::new(entries(k).split(100, 0).into_iter())
+        };
+        let none = &mut |_: ddpm::sample::Step| ();
+        let (indices, encoded) = ddcm_encode(&process, SIGMA, &x_0, start(), &mut parts, none);
+        assert_eq!(indices.size(), [16, 200]);
+        let mut chosen = |k: u64| entries(k).index_select(0, &indices.select(1, k as i64 - 1));
+        let decoded = ddpm(&process, SIGMA, start(), &mut chosen, none);
+        assert_eq!(decoded, encoded, "K = {size}");
+        let mean_square = (encoded - &x_0).square().mean(Kind::Double);
+        mean_square.double_value(&[]).sqrt()
+    };
+    // Two unrelated pictures are sqrt(2) apart.
+    let errors = [2, 16, 256].map(error);
+    assert!(
+        errors[0] < 1.2 && errors.windows(2).all(|pair| pair[1] < 0.9 * pair[0]),
+        "{errors:?}"
+    );
+}
