@@ -3,7 +3,7 @@
 //! # Reading order
 //!
 //! 1. [`config`]: every setting, and the presets
-//! 2. [`model`]: the U-Net; [`diffusion`]: schedule, q_sample, loss
+//! 2. [`model`]: the networks; [`diffusion`]: schedule, q_sample, loss
 //! 3. [`optim`]: the flat parameter arena, LAMB/Adam, EMA
 //! 4. [`train`]: the loop, top to bottom; [`sample`]: one sampler a file
 //! 5. [`data`]: folder of pictures to one uint8 tensor; [`checkpoint`]: files

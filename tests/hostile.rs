@@ -10,6 +10,8 @@ mod archives;
 mod build;
 #[path = "hostile/headers.rs"]
 mod headers;
+#[path = "hostile/networks.rs"]
+mod networks;
 #[path = "hostile/pickles.rs"]
 mod pickles;
 #[path = "../fuzz/src/lib.rs"]

@@ -128,6 +128,8 @@ fn inspect_says_what_importing_would_need() {
         ),
         ("lucidrains-model-1.pt", "lucidrains", vec!["--image-size"]),
         ("keras_C_model.weights", "Keras", vec!["--image-size"]),
+        ("keras_Dt_model.weights", "Keras", vec!["--image-size"]),
+        ("keras_G_model.weights", "Keras", vec!["--image-size"]),
     ] {
         let mut command = ddpm();
         command.arg("inspect").arg(peer(file)).arg("--json");
@@ -140,6 +142,48 @@ fn inspect_says_what_importing_would_need() {
         assert_eq!(missing.is_empty(), asked == "[]", "{asked}");
         assert!(missing.iter().all(|flag| asked.contains(flag)), "{asked}");
         assert!(told["values"].as_u64().unwrap() > 10_000);
+    }
+}
+
+#[test]
+fn keras_networks_are_named_imported_and_exported() {
+    for (file, size, network) in [
+        ("keras_C_model.weights", "16", "ddpm.py"),
+        ("keras_Dt_model.weights", "16", "ddpm2.py"),
+        ("keras_G_model.weights", "32", "ddpm-gau.py"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = ddpm();
+        command.arg("inspect").arg(peer(file)).assert().stdout(
+            contains("program: Keras-DDPM").and(contains(format!("of {network} (from kinds"))),
+        );
+        let imported = import(dir.path(), file, &["--image-size", size]);
+        let weights = read_checkpoint(&imported).unwrap().section("");
+        assert!(weights.len() > 20, "{file}");
+
+        // Out as a state_dict and as a file that knows its settings, and in again: the same bits.
+        let config = dir.path().join("config.toml");
+        let meta = read_checkpoint(&imported).unwrap().meta;
+        std::fs::write(&config, meta.config.to_toml().unwrap()).unwrap();
+        for name in ["plain.pt", "whole.safetensors"] {
+            let out = dir.path().join(name);
+            let mut command = ddpm();
+            command.arg("export").arg(&imported).arg("--to").arg(&out);
+            command.assert().success();
+            let back = dir.path().join(format!("back-{name}.safetensors"));
+            if name == "plain.pt" {
+                let mut command = ddpm();
+                command.arg("import").arg(&out).arg("--config").arg(&config);
+                command.arg("--to").arg(&back).assert().success();
+            } else {
+                std::fs::rename(&out, &back).unwrap();
+            }
+            let again = read_checkpoint(&back).unwrap().section("");
+            assert_eq!(weights.len(), again.len(), "{file} {name}");
+            for ((key, tensor), (again_key, again)) in weights.iter().zip(&again) {
+                assert_eq!((key, tensor), (again_key, again), "{file} {name}");
+            }
+        }
     }
 }
 

@@ -111,6 +111,7 @@ fn describe_ours(path: &Path, checkpoint: &Checkpoint) -> Result<Description> {
             "contents".into(),
             format!("{:?}", meta.contents).to_lowercase(),
         ),
+        ("network".into(), meta.config.model.kind().name()),
         ("step".into(), meta.step.to_string()),
         ("written by".into(), meta.written_by.clone()),
     ];

@@ -45,7 +45,11 @@ impl ExportCommand {
         let network = Network::load(&self.checkpoint, &request, Device::Cpu)?;
         let weights = network.state_dict();
         let meta = &network.meta;
-        let origin = meta.origin.as_ref().map_or(Family::Ddpm, |o| o.family);
+        let origin = match meta.origin.as_ref().map(|o| o.family) {
+            // Its HDF5 files are not written here.
+            None | Some(Family::KerasDdpm) => Family::Ddpm,
+            Some(family) => family,
+        };
         let to = self.to.as_path();
         match to.extension().and_then(|e| e.to_str()) {
             Some("safetensors") => match self.layout {

@@ -15,8 +15,8 @@ use crate::fs::check_writable;
 ///
 /// Recognised by content: diffusers UNet2DModel (pipeline, folder or file), OpenAI improved-diffusion
 /// and guided-diffusion, pesser/pytorch_diffusion, w86763777/pytorch-ddpm, lucidrains'
-/// denoising-diffusion-pytorch (1.9 and later), Keras-DDPM (HDF5), and state_dicts under this
-/// program's own names (with --config). Nothing in a file is ever run. What was found is printed, and
+/// denoising-diffusion-pytorch (1.9 and later), Keras-DDPM's three networks (HDF5), and state_dicts
+/// under this program's own names (with --config). Nothing in a file is ever run. What was found is printed, and
 /// what was assumed; what a file does not say is asked for by name. Without --to, nothing is written.
 ///
 /// `sample`, `predict`, `export` and `train --init-from` take such files directly, with the same flags.

@@ -1,7 +1,7 @@
 //! Flags over the settings of the network.
 
 use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::settings::{Size, set};
 use crate::config::{
@@ -139,11 +139,11 @@ impl ModelArgs {
         ];
         for (flag, given, kinds) in flags {
             if given && !kinds.contains(&kind) {
-                let kinds: Vec<String> = kinds.iter().map(|k| name(*k)).collect();
+                let kinds: Vec<String> = kinds.iter().map(|k| k.name()).collect();
                 bail!(
                     "{flag} is a setting of {}, and this network is {}; leave it out, or choose another --model",
                     kinds.join(" and "),
-                    name(kind)
+                    kind.name()
                 );
             }
         }
@@ -206,10 +206,4 @@ impl ModelArgs {
             m.attention_up = m.attention_down.clone();
         }
     }
-}
-
-/// A kind of network as --model has it.
-fn name(kind: ModelKind) -> String {
-    kind.to_possible_value()
-        .map_or_else(String::new, |v| v.get_name().to_owned())
 }

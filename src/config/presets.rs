@@ -357,6 +357,12 @@ impl ModelKind {
         model
     }
 
+    /// The name on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+
     /// The preset that stands for this kind of network where none is named.
     pub fn preset(self) -> Preset {
         match self {

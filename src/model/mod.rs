@@ -1,5 +1,6 @@
 //! The denoisers and their layers, on tch's `nn` paths, so that parameter names are `state_dict` keys:
-//! those of the PyTorch reference in `scripts/reference/`, of diffusers' `UNet2DModel`, of lucidrains' U-Net.
+//! those of the PyTorch reference in `scripts/reference/` (Keras-DDPM's three networks), of diffusers'
+//! `UNet2DModel`, of lucidrains' U-Net.
 //!
 //! [`Model`] is one of them, chosen by the settings.
 

@@ -122,9 +122,7 @@ impl Family {
             (Family::Openai, openai::matches),
             (Family::Lucidrains, lucidrains::matches),
             (Family::KerasDdpm, keras::matches),
-            (Family::Ddpm, |keys| {
-                keys.has("down.0.0.conv1.weight") && keys.has("mid.norm.weight")
-            }),
+            (Family::Ddpm, own_network),
         ];
         let found = families.into_iter().find(|(_, matches)| matches(keys));
         found.map(|(family, _)| family)
@@ -162,7 +160,7 @@ impl Settings {
     /// # Errors
     /// A family whose networks are of another kind.
     pub(super) fn layout(&self, keys: &Keys) -> Result<Vec<Entry>> {
-        use ModelConfig::{Lucidrains, Unet, UnetAttention};
+        use ModelConfig::{Lucidrains, UnetAttention};
         let origin = &self.origin;
         Ok(match (origin.family, &self.model) {
             (Family::Ddpm, _) => keys.iter().map(|(key, _)| Entry::same(key, key)).collect(),
@@ -176,12 +174,17 @@ impl Settings {
             }
             (Family::Openai, UnetAttention(m)) => openai::layout(m, origin),
             (Family::Lucidrains, Lucidrains(m)) => lucidrains::layout(m),
-            (Family::KerasDdpm, Unet(m)) => {
-                keras::layout(m, self.diffusion.timesteps, keras::FirstNumbers::of(keys)?)
-            }
+            (Family::KerasDdpm, model) => keras::layout(model, self.diffusion.timesteps, keys)?,
             (family, other) => bail!("{family} has no network like {:?}", other.kind()),
         })
     }
+}
+
+/// Whether these are the names of a network that only we call so: a U-Net of Keras-DDPM or its units.
+fn own_network(keys: &Keys) -> bool {
+    let u_net = keys.has("down.0.0.conv1.weight")
+        && (keys.has("mid.norm.weight") || keys.has("mid.norm1.weight"));
+    u_net || (keys.has("patch_in.weight") && keys.has("layers.0.q_affine.weight"))
 }
 
 /// Weights under our own names, with the settings that the user gives.

@@ -50,6 +50,14 @@ impl Entry {
                     size == [*timesteps, *dim],
                     wrong(&format!("[{timesteps}, {dim}]"))
                 );
+                let error = (theirs - sine_table(*timesteps, *dim)).abs().max();
+                // bf16 keeps 8 bits, and f32 angles of 1e5 are 6e-3 off; another table is off by 1.
+                ensure!(
+                    error.double_value(&[]) < 1e-2,
+                    wrong(&format!(
+                        "sines and cosines in turn of t / 10000^(2k / {dim}), which are computed here"
+                    ))
+                );
                 vec![]
             }
             Form::Keras {
@@ -158,6 +166,23 @@ fn rearrange(x: &Tensor, dim: i64, channels: Channels, back: bool) -> Result<Ten
     Ok(match channels {
         Channels::Same => x.shallow_clone(),
         Channels::Reverse => x.flip([dim]),
+        Channels::Pixels { colours } => {
+            ensure!(
+                colours > 0 && count % colours == 0,
+                "{count} values cannot be pixels of {colours} colours"
+            );
+            let pixels = count / colours;
+            let source: Vec<i64> = if back {
+                (0..count)
+                    .map(|c| (colours - 1 - c % colours) * pixels + c / colours)
+                    .collect()
+            } else {
+                (0..count)
+                    .map(|c| c % pixels * colours + colours - 1 - c / pixels)
+                    .collect()
+            };
+            x.index_select(dim, &Tensor::from_slice(&source))
+        }
         Channels::Regroup { groups } => {
             ensure!(
                 groups > 0 && count % groups == 0,
@@ -193,6 +218,7 @@ mod tests {
     #[test]
     fn every_form_comes_back_bit_for_bit() {
         let regroup = Channels::Regroup { groups: 4 };
+        let pixels = Channels::Pixels { colours: 3 };
         let keras = |output, input, dense_as_conv| Form::Keras {
             output,
             input,
@@ -215,6 +241,8 @@ mod tests {
             (keras(regroup, regroup, true), vec![12, 8]),
             (keras(regroup, Channels::Same, false), vec![5, 8]),
             (keras(regroup, Channels::Same, false), vec![8]),
+            (keras(Channels::Same, pixels, false), vec![12, 5]),
+            (keras(pixels, Channels::Same, false), vec![5, 12]),
         ] {
             let entry = Entry::of("theirs", "ours", form);
             let theirs = numbers(&shape);
@@ -255,6 +283,21 @@ mod tests {
     }
 
     #[test]
+    fn pixels_of_bgr_become_planes_of_rgb() {
+        let form = Form::Keras {
+            output: Channels::Pixels { colours: 3 },
+            input: Channels::Same,
+            dense_as_conv: false,
+        };
+        // Two pixels there: B 0, G 1, R 2 and B 3, G 4, R 5.
+        let ours = Entry::of("kernel", "weight", form)
+            .to_ours(&numbers(&[6]))
+            .unwrap();
+        let order = Vec::<f32>::try_from(&ours[0]).unwrap();
+        assert_eq!(order, [2.0, 5.0, 1.0, 4.0, 0.0, 3.0]);
+    }
+
+    #[test]
     fn shapes_that_a_form_cannot_have_are_refused_by_name() {
         let cases = [
             (Form::Pointwise { ones: 2 }, vec![4, 3, 3, 3]),
@@ -274,6 +317,14 @@ mod tests {
                     dim: 4,
                 },
                 vec![3, 5],
+            ),
+            (
+                // The right shape, and 0 to 11 instead of sines.
+                Form::SineTable {
+                    timesteps: 3,
+                    dim: 4,
+                },
+                vec![3, 4],
             ),
         ];
         for (form, shape) in cases {

@@ -75,6 +75,11 @@ pub enum Channels {
     },
     /// Reversed: BGR to RGB.
     Reverse,
+    /// The values of a patch: pixel by pixel in BGR there, colour by colour in RGB here.
+    Pixels {
+        /// Values of a pixel: 3, or 1 of a grey one.
+        colours: i64,
+    },
 }
 
 impl Entry {

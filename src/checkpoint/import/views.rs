@@ -11,7 +11,7 @@ use crate::checkpoint::Which;
 const MOST_DEPTH: usize = 4;
 
 /// A key of each family that stands at the top of its `state_dict`.
-const TOP_KEYS: [&str; 7] = [
+const TOP_KEYS: [&str; 8] = [
     "conv_in.weight",
     "input_blocks.0.0.weight",
     "head.weight",
@@ -20,6 +20,7 @@ const TOP_KEYS: [&str; 7] = [
     "time_embed.0.weight",
     // lucidrains' oldest files have no `init_conv`.
     "mid_block1.mlp.1.weight",
+    "patch_in.weight",
 ];
 
 /// One `state_dict` in a file.

@@ -162,6 +162,7 @@ fn the_preset_has_the_original_s_size() {
     let net = Model::new(&config.model, config.diffusion.timesteps, 0);
     let trained: i64 = net.params().iter().map(|p| p.tensor.numel() as i64).sum();
     assert_eq!(trained, 88_483_584);
+    assert!(config.model.least_parameters() <= i128::from(trained));
 
     // Largest |w| of each kind of weight in the original's own initialisation at this size.
     let params = net.params();

@@ -99,6 +99,7 @@ fn the_preset_has_the_original_s_size() {
     // The original counts its table of sines and cosines, T x base width, which is not trained and no
     // parameter here.
     assert_eq!(trained + 1000 * 128, 92_588_800);
+    assert!(config.model.least_parameters() <= i128::from(trained));
 }
 
 /// Largest |w| of each kind of weight in the original's own initialisation at this size: 92 M

@@ -4,58 +4,36 @@ use anyhow::{Context, Result};
 
 use crate::checkpoint::import::keys::Keys;
 
-/// The number of the first layer of each kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::checkpoint::import) struct FirstNumbers {
-    pub(super) embedding: u64,
-    conv2d: u64,
-    dense: u64,
-    group_norm: u64,
-}
-
-impl Default for FirstNumbers {
-    /// Those of the first network in a process.
-    fn default() -> FirstNumbers {
-        FirstNumbers {
-            embedding: 1,
-            conv2d: 1,
-            dense: 1,
-            group_norm: 1,
-        }
-    }
-}
+/// The number of the first layer of each kind that a network has.
+#[derive(Debug, Clone)]
+pub(super) struct FirstNumbers(Vec<(&'static str, u64)>);
 
 impl FirstNumbers {
-    /// Reads them off the names.
+    /// Reads them off the names; all are 1, as of the first network in a process, where there are none.
     ///
     /// # Errors
     /// A kind of layer is missing.
-    pub(in crate::checkpoint::import) fn of(keys: &Keys) -> Result<FirstNumbers> {
-        Ok(FirstNumbers {
-            embedding: first_of(keys, "embedding")?,
-            conv2d: first_of(keys, "conv2d")?,
-            dense: first_of(keys, "dense")?,
-            group_norm: first_of(keys, "group_norm")?,
-        })
+    pub(super) fn of(keys: &Keys, kinds: &[&'static str]) -> Result<FirstNumbers> {
+        let number = |&kind: &&'static str| match keys.is_empty() {
+            true => Ok((kind, 1)),
+            false => Ok((kind, first_of(keys, kind)?)),
+        };
+        Ok(FirstNumbers(
+            kinds.iter().map(number).collect::<Result<_>>()?,
+        ))
     }
 
-    /// The kernel of the n-th convolution, from 0.
-    pub(super) fn conv2d(&self, n: usize) -> String {
-        path("conv2d", self.conv2d.saturating_add(n as u64), "kernel:0")
+    /// The n-th layer of a kind, from 0, as in `conv2d_4`.
+    pub(super) fn layer(&self, kind: &str, n: usize) -> String {
+        let first = self.0.iter().find(|(known, _)| *known == kind);
+        let number = first.map_or(1, |(_, number)| *number);
+        format!("{kind}_{}", number.saturating_add(n as u64))
     }
 
-    /// The kernel of the n-th dense layer, from 0.
-    pub(super) fn dense(&self, n: usize) -> String {
-        path("dense", self.dense.saturating_add(n as u64), "kernel:0")
-    }
-
-    /// A weight of the n-th norm, from 0.
-    pub(super) fn group_norm(&self, n: usize, weight: &str) -> String {
-        path(
-            "group_norm",
-            self.group_norm.saturating_add(n as u64),
-            weight,
-        )
+    /// A weight of the n-th layer of a kind.
+    pub(super) fn weight(&self, kind: &str, n: usize, weight: &str) -> String {
+        let layer = self.layer(kind, n);
+        format!("{layer}/{layer}/{weight}")
     }
 }
 
@@ -69,7 +47,7 @@ pub(super) fn first_of(keys: &Keys, kind: &str) -> Result<u64> {
     let numbers = keys.iter().filter_map(|(key, _)| number(key, kind));
     numbers
         .min()
-        .with_context(|| format!("no layer {kind}_1, {kind}_2, …, which ddpm.py's network has"))
+        .with_context(|| format!("no layer {kind}_1, {kind}_2, …, which such a network has"))
 }
 
 /// How many layers of a kind have this weight.
@@ -78,8 +56,9 @@ pub(super) fn count(keys: &Keys, kind: &str, weight: &str) -> usize {
     keys.iter().filter(|(key, _)| of_kind(key)).count()
 }
 
-/// The number in `kind_number/…`.
+/// The number in `kind_number/…`, whether that is the layer or a layer in one: `outer_1/outer_1/kind_4/…`.
 fn number(key: &str, kind: &str) -> Option<u64> {
-    let (layer, _) = key.split_once('/')?;
-    layer.strip_prefix(kind)?.strip_prefix('_')?.parse().ok()
+    let of = |part: &str| part.strip_prefix(kind)?.strip_prefix('_')?.parse().ok();
+    let (layers, _) = key.rsplit_once('/')?;
+    layers.split('/').find_map(of)
 }

@@ -1,191 +1,153 @@
-//! Every weight of `ddpm.py`'s network: their name and shape, our name, and how to turn one into the
-//! other.
+//! Every weight of a network: their name and shape, our name, and how to turn one into the other.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::numbers::{self, FirstNumbers};
+use super::numbers::FirstNumbers;
+use super::{NORM_GROUPS, Program};
 use crate::checkpoint::import::keys::Keys;
 use crate::checkpoint::import::layout::{Channels, Entry, Form};
-use crate::config::UNetConfig;
 
-/// Their names for our parameters, in the order of creation (a norm's beta before its gamma);
-/// `first` says with which numbers their layers begin.
-pub(in crate::checkpoint::import) fn layout(
-    config: &UNetConfig,
-    timesteps: i64,
-    first: FirstNumbers,
-) -> Vec<Entry> {
-    let weights = weights(config, timesteps, first).into_iter();
-    weights
-        .map(|weight| Entry::of(weight.theirs, weight.ours, weight.form))
-        .collect()
-}
+/// Channels of a feature map, in norm groups that are interleaved there and contiguous here.
+pub(super) const REGROUP: Channels = Channels::Regroup {
+    groups: NORM_GROUPS,
+};
 
 /// One weight of theirs.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Weight {
     pub(super) theirs: String,
     pub(super) shape: Vec<i64>,
-    ours: String,
-    form: Form,
+    /// None for a table that is no parameter of ours.
+    pub(super) ours: Option<String>,
+    pub(super) form: Form,
 }
 
-/// Every weight that a network has.
-pub(super) fn weights(config: &UNetConfig, timesteps: i64, first: FirstNumbers) -> Vec<Weight> {
-    let base = config.base_width;
-    let mut list = WeightList {
-        first,
-        base_width: base,
-        groups: config.norm_groups,
-        convs: 0,
-        denses: 0,
-        norms: 0,
-        weights: Vec::new(),
-    };
-    let (regroup, reverse) = (list.regroup(), Channels::Reverse);
-    list.weights.push(Weight {
-        theirs: numbers::path("embedding", first.embedding, "embeddings:0"),
-        shape: vec![timesteps, base],
-        ours: "time_embedding.weight".to_owned(),
-        form: Form::Same,
-    });
-    list.conv(
-        "conv_in.weight",
-        [config.channels, base],
-        [reverse, regroup],
-    );
-
-    let blocks = config.blocks.max(1) as usize;
-    let widths = config.multipliers.iter().map(|m| m * base);
-    let down: Vec<i64> = widths.flat_map(|w| vec![w; blocks]).collect();
-    let mut width = base;
-    for (n, &to) in down.iter().enumerate() {
-        list.block(
-            &format!("down.{}.{}", n / blocks, n % blocks),
-            &mut width,
-            to,
-        );
+impl Weight {
+    pub(super) fn into_entry(self) -> Entry {
+        Entry {
+            theirs: self.theirs,
+            ours: self.ours.into_iter().collect(),
+            form: self.form,
+        }
     }
-    let deepest = width;
-    list.block("mid", &mut width, deepest);
-    // Skips join one place late: each block on the way up is as wide as what came before its
-    // counterpart on the way down.
-    let before = [base].into_iter().chain(down.iter().copied());
-    let up: Vec<i64> = before.take(down.len()).collect();
-    for (n, &to) in up.iter().rev().enumerate() {
-        list.block(&format!("up.{}.{}", n / blocks, n % blocks), &mut width, to);
-    }
-    list.norm("norm_out", width);
-    list.conv(
-        "conv_out.weight",
-        [width, config.channels],
-        [regroup, reverse],
-    );
-    list.weights
 }
 
-/// Weights so far, with how many layers of each kind they took.
-struct WeightList {
-    first: FirstNumbers,
-    base_width: i64,
-    groups: i64,
+/// A kernel or a vector with these channels on its input and output axes.
+pub(super) fn keras([input, output]: [Channels; 2]) -> Form {
+    Form::Keras {
+        output,
+        input,
+        dense_as_conv: false,
+    }
+}
+
+/// The weights so far, with how many layers of each kind they took.
+#[derive(Debug)]
+pub(super) struct WeightList {
+    pub(super) first: FirstNumbers,
     convs: usize,
     denses: usize,
     norms: usize,
-    weights: Vec<Weight>,
+    pub(super) weights: Vec<Weight>,
 }
 
 impl WeightList {
-    fn regroup(&self) -> Channels {
-        Channels::Regroup {
-            groups: self.groups,
+    pub(super) fn new(first: FirstNumbers) -> WeightList {
+        WeightList {
+            first,
+            convs: 0,
+            denses: 0,
+            norms: 0,
+            weights: Vec::new(),
         }
     }
 
-    fn block(&mut self, name: &str, width: &mut i64, to: i64) {
-        let (from, regroup) = (*width, self.regroup());
-        if from != to {
-            let form = Form::Keras {
-                output: regroup,
-                input: regroup,
-                dense_as_conv: true,
-            };
-            self.dense(format!("{name}.shortcut.weight"), [from, to], form);
-        }
-        let form = Form::Keras {
-            output: regroup,
-            input: Channels::Same,
-            dense_as_conv: false,
-        };
-        self.dense(
-            format!("{name}.time_proj.weight"),
-            [self.base_width, from],
-            form,
-        );
-        self.conv(&format!("{name}.conv1.weight"), [from, to], [regroup; 2]);
-        self.conv(&format!("{name}.conv2.weight"), [to, to], [regroup; 2]);
-        self.norm(&format!("{name}.norm"), to);
-        *width = to;
-    }
-
-    fn dense(&mut self, ours: String, [from, to]: [i64; 2], form: Form) {
+    /// The next weight, under its full name there.
+    pub(super) fn push(&mut self, theirs: String, shape: Vec<i64>, ours: &str, form: Form) {
         self.weights.push(Weight {
-            theirs: self.first.dense(self.denses),
-            shape: vec![from, to],
-            ours,
+            theirs,
+            shape,
+            ours: Some(ours.to_owned()),
             form,
         });
+    }
+
+    /// The table with a row for every t.
+    pub(super) fn embedding(&mut self, shape: [i64; 2], ours: Option<&str>, form: Form) {
+        self.weights.push(Weight {
+            theirs: self.first.weight("embedding", 0, "embeddings:0"),
+            shape: shape.to_vec(),
+            ours: ours.map(str::to_owned),
+            form,
+        });
+    }
+
+    /// The next dense layer's name, as in `dense_4`.
+    pub(super) fn next_dense(&mut self) -> String {
         self.denses += 1;
+        self.first.layer("dense", self.denses - 1)
     }
 
-    fn conv(&mut self, ours: &str, [from, to]: [i64; 2], [input, output]: [Channels; 2]) {
-        self.weights.push(Weight {
-            theirs: self.first.conv2d(self.convs),
-            shape: vec![3, 3, from, to],
-            ours: ours.to_owned(),
-            form: Form::Keras {
-                output,
-                input,
-                dense_as_conv: false,
-            },
-        });
+    /// The kernel of the next dense layer.
+    pub(super) fn dense(&mut self, ours: &str, shape: [i64; 2], form: Form) {
+        let layer = self.next_dense();
+        let theirs = format!("{layer}/{layer}/kernel:0");
+        self.push(theirs, shape.to_vec(), ours, form);
+    }
+
+    /// A dense layer over the channels of each pixel, which is a 1×1 convolution here.
+    pub(super) fn shortcut(&mut self, ours: &str, shape: [i64; 2]) {
+        let form = Form::Keras {
+            output: REGROUP,
+            input: REGROUP,
+            dense_as_conv: true,
+        };
+        self.dense(ours, shape, form);
+    }
+
+    /// The kernel of the next 3×3 convolution.
+    pub(super) fn conv(&mut self, ours: &str, [from, to]: [i64; 2], channels: [Channels; 2]) {
+        let theirs = self.first.weight("conv2d", self.convs, "kernel:0");
+        self.push(theirs, vec![3, 3, from, to], ours, keras(channels));
         self.convs += 1;
     }
 
-    fn norm(&mut self, ours: &str, width: i64) {
+    /// Shift and scale of the next group norm; `ours` is without their names.
+    pub(super) fn norm(&mut self, ours: &str, width: i64) {
         for (theirs, part) in [("beta:0", "bias"), ("gamma:0", "weight")] {
-            self.weights.push(Weight {
-                theirs: self.first.group_norm(self.norms, theirs),
-                shape: vec![width],
-                ours: format!("{ours}.{part}"),
-                form: Form::Keras {
-                    output: self.regroup(),
-                    input: Channels::Same,
-                    dense_as_conv: false,
-                },
-            });
+            let theirs = self.first.weight("group_norm", self.norms, theirs);
+            let form = keras([Channels::Same, REGROUP]);
+            self.push(theirs, vec![width], &format!("{ours}.{part}"), form);
         }
         self.norms += 1;
     }
 }
 
 /// Checks that the file has exactly these weights.
-pub(super) fn check_shapes(keys: &Keys, weights: &[Weight]) -> Result<()> {
+pub(super) fn check_shapes(keys: &Keys, weights: &[Weight], program: Program) -> Result<()> {
     for weight in weights {
+        let becomes = || match &weight.ours {
+            Some(ours) => format!("it would be {ours}"),
+            None => "it would be the table of time steps".to_owned(),
+        };
         let seen = keys.shape(&weight.theirs, weight.shape.len());
-        let seen = seen.with_context(|| format!("it would be {}", weight.ours))?;
+        let seen = seen.with_context(becomes)?;
         ensure!(
             seen == weight.shape,
-            "tensor {} is {seen:?}, want {:?} to be {}",
+            "tensor {} is {seen:?}, want {:?}: {}",
             weight.theirs,
             weight.shape,
-            weight.ours
+            becomes()
         );
     }
     let known: BTreeSet<&str> = weights.iter().map(|w| w.theirs.as_str()).collect();
     if let Some((extra, _)) = keys.iter().find(|(key, _)| !known.contains(key)) {
-        bail!("tensor {extra} has no place in ddpm.py's network");
+        bail!(
+            "tensor {extra} has no place in {}'s network",
+            program.name()
+        );
     }
     Ok(())
 }
