@@ -28,7 +28,7 @@ pub struct Calibration {
     pub images: u64,
     /// Seed of the choice of pictures and of their noise.
     pub seed: u64,
-    /// E[eps_hat²] per value, for t = 0 to T - 1.
+    /// `E[eps_hat²]` per value, for t = 0 to T - 1.
     pub mean_sq_eps: Vec<f64>,
 }
 

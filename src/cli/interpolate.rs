@@ -86,7 +86,7 @@ impl InterpolateCommand {
         let mut chosen = self.sampler.choose(config, kind, measured)?;
         let ends = self.ends(config, device.device)?;
         if let Ends::Pictures(_) = ends {
-            chosen.levels = self.from_t0(&chosen.levels, config.diffusion.timesteps)?;
+            chosen.levels = self.below_t0(&chosen.levels, config.diffusion.timesteps)?;
         }
         let denoiser = self.class.denoiser(&network)?;
         let process = chosen.process(&denoiser, &network);
@@ -138,7 +138,7 @@ impl InterpolateCommand {
     }
 
     /// The visited steps up to --t0.
-    fn from_t0(&self, levels: &Respaced, timesteps: i64) -> Result<Respaced> {
+    fn below_t0(&self, levels: &Respaced, timesteps: i64) -> Result<Respaced> {
         let t0 = self.t0.unwrap_or(timesteps / 2);
         ensure!(
             (0..timesteps).contains(&t0),

@@ -40,7 +40,7 @@ impl LoadArgs {
         Ok(Calibration::path_beside(&checkpoint, self.which()))
     }
 
-    /// E[eps_hat²] at each time step, from the file beside the checkpoint.
+    /// `E[eps_hat²]` at each time step, from the file beside the checkpoint.
     ///
     /// # Errors
     /// No such file, or one of another network.

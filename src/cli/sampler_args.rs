@@ -72,7 +72,7 @@ impl SamplerArgs {
         SamplerHints::new(self.sigma, self.clip_x0)
     }
 
-    /// The choice for a network of `config`, `default` where no sampler is named; `measured` gives E[eps_hat²] at each
+    /// The choice for a network of `config`, `default` where no sampler is named; `measured` gives `E[eps_hat²]` at each
     /// time step, for analytic.
     ///
     /// # Errors

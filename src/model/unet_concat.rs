@@ -121,7 +121,7 @@ impl ConcatUNet {
 
     /// The bare network's output.
     ///
-    /// Skips are joined [group by group](cat_groups), so that each norm group sees the channels that the
+    /// Skips are joined group by group, so that each norm group sees the channels that the
     /// original's sees.
     ///
     /// # Shapes

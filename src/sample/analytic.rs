@@ -7,8 +7,8 @@ use super::{Ddim, Process, Respaced};
 
 /// The DDIM sampler with optimal variances.
 ///
-/// `mean_sq_eps` is E[eps_hat²] per value at each of the T time steps: 1 where the network knows nothing of x_0
-/// beyond its mean, less where eps cannot be told. The rest, 1 - E[eps_hat²], is the variance of eps given x_t, which the
+/// `mean_sq_eps` is `E[eps_hat²]` per value at each of the T time steps: 1 where the network knows nothing of x_0
+/// beyond its mean, less where eps cannot be told. The rest, 1 - `E[eps_hat²]`, is the variance of eps given x_t, which the
 /// steps then add.
 ///
 /// # Errors
@@ -35,7 +35,7 @@ pub fn analytic(
     })
 }
 
-/// Measures E[eps_hat²] per value at each visited step, on pictures that are noised anew for each.
+/// Measures `E[eps_hat²]` per value at each visited step, on pictures that are noised anew for each.
 ///
 /// # Shapes
 /// - `pictures`: gives the k-th batch `[N, C, H, W]` of data in [-1, 1], and `noise` standard normal eps for it;

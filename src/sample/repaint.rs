@@ -87,10 +87,8 @@ pub fn repaint(
                 let estimate = process.estimate(&x, i);
                 let painted = options.step(levels, &estimate, i, &mut draw);
                 let (signal, share) = levels.signal_and_noise_prev(i);
-                let mut kept = &known.x_0 * signal;
-                if i > 0 {
-                    kept = kept + draw() * share;
-                }
+                let kept = &known.x_0 * signal;
+                let kept = if i > 0 { kept + draw() * share } else { kept };
                 x = painted.where_self(&unknown, &kept);
                 done += 1;
                 on_step(Step {
