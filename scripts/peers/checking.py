@@ -111,12 +111,15 @@ class Ddpm:
         self.run("import", source, "--to", to, *hints)
         return to
 
-    def sample(self, checkpoint: Path, noise: Tensor, batch: int | None = None) -> Tensor:
-        """Pictures in [-1, 1] from `noise` [T + 1, N, C, H, W]: x_T, then what each reverse step adds."""
+    def sample(
+        self, checkpoint: Path, noise: Tensor, batch: int | None = None, flags: Sequence[object] = ()
+    ) -> Tensor:
+        """Pictures in [-1, 1] from `noise` [steps + 1, N, C, H, W]: x_T, then what each reverse step adds."""
         given, result, n = self.file(), self.file(), noise.shape[1]
         save_file({"noise": noise.contiguous()}, given)
         files = ("--noise", given, "--out-tensor", result)
-        self.run("sample", checkpoint, "-n", n, "--seed", 0, "--batch", batch or n, "--device", "cpu", *files)
+        shape = ("-n", n, "--seed", 0, "--batch", batch or n, "--device", "cpu")
+        self.run("sample", checkpoint, *shape, *files, *flags)
         return load_file(result)["pictures"]
 
     def export(self, checkpoint: Path, suffix: str, layout: str | None = None) -> Path:

@@ -28,7 +28,7 @@ pub(super) struct SamplerArgs {
     /// The time steps themselves, the noisiest first: 999,749,499,249
     #[arg(long, value_name = "T,…", value_delimiter = ',', conflicts_with_all = ["steps", "stride"])]
     times: Option<Vec<usize>>,
-    /// How --steps are spread [default: trailing]
+    /// How --steps are spread [default: log-snr; trailing for ddpm, ddcm and analytic]
     #[arg(long, value_enum, conflicts_with_all = ["stride", "times"])]
     spacing: Option<Spacing>,
     /// Noise of ddim and analytic, 0 (none) to 1 (as ddpm) [default: 0 for ddim, 1 for analytic]
@@ -150,5 +150,85 @@ impl SamplerArgs {
             kind.name()
         );
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+    use clap::{Parser, ValueEnum};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        sampler: SamplerArgs,
+    }
+
+    fn choose(flags: &str, timesteps: i64) -> Result<ChosenSampler> {
+        let words = ["ddpm"].into_iter().chain(flags.split_whitespace());
+        let mut config = Preset::Celebahq128.config();
+        config.diffusion.timesteps = timesteps;
+        let measured = || Ok(vec![0.9; timesteps as usize]);
+        Line::try_parse_from(words)?
+            .sampler
+            .choose(&config, SamplerKind::Ddpm, measured)
+    }
+
+    #[test]
+    fn every_sampler_has_a_default_of_steps_that_a_short_schedule_shortens() {
+        for kind in SamplerKind::value_variants() {
+            let steps = |timesteps| {
+                let flags = format!("--sampler {}", kind.name());
+                choose(&flags, timesteps).unwrap().levels.len()
+            };
+            let wanted = kind.default_steps().unwrap_or(1000);
+            assert_eq!((steps(1000), steps(12)), (wanted, 12), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn names_and_flags_choose_the_sampler() {
+        let sampler = |flags: &str| choose(flags, 100).unwrap().sampler;
+        let dpm_solver = |sde| Sampler::DpmSolver(DpmSolver { sde });
+        assert_eq!(sampler("--sampler dpmpp-2m"), dpm_solver(false));
+        assert_eq!(sampler("--sampler dpmpp-2m-sde"), dpm_solver(true));
+        assert_eq!(sampler("--sampler heun"), Sampler::Heun);
+        for (flags, order) in [("", 2), (" --order 1", 1), (" --order 3", 3)] {
+            let wanted = Sampler::UniPc(UniPc::new(order).unwrap());
+            assert_eq!(sampler(&format!("--sampler unipc{flags}")), wanted);
+        }
+        assert_eq!(
+            sampler("--sampler ddim --eta 0.5"),
+            Sampler::Ddim(Ddim::new(0.5).unwrap())
+        );
+    }
+
+    #[test]
+    fn a_flag_that_does_nothing_is_refused() {
+        for (flags, said) in [
+            (
+                "--sampler heun --eta 0.5",
+                "--eta: heun has none; want --sampler ddim or analytic",
+            ),
+            ("--eta 0", "--eta: ddpm has none"),
+            ("--sampler dpmpp-2m-sde --eta 1", "--eta: dpmpp-2m-sde"),
+            (
+                "--sampler unipc --sigma beta",
+                "--sigma: unipc has none; want --sampler ddpm or ddcm",
+            ),
+            (
+                "--sampler dpmpp-2m --order 2",
+                "--order: dpmpp-2m has none; want --sampler unipc",
+            ),
+            ("--sampler unipc --order 4", "1, 2 or 3"),
+            ("--spacing karras", "--spacing: ddpm visits all time steps"),
+            ("--sampler ddim --eta 1.5", "eta = 1.5"),
+            ("--sampler heun --steps 101", "want 1 to 100"),
+            ("--sigma learned", "places no variances"),
+        ] {
+            let error = choose(flags, 100).unwrap_err().to_string();
+            assert!(error.contains(said), "{flags}: {error}");
+        }
     }
 }

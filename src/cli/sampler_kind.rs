@@ -48,9 +48,16 @@ impl SamplerKind {
         }
     }
 
-    /// How they are spread.
+    /// How they are spread: what measured best (docs/sampling.md), and trailing where that was not measured.
     pub(super) fn default_spacing(self) -> Spacing {
-        Spacing::Trailing
+        match self {
+            SamplerKind::Ddpm | SamplerKind::Ddcm | SamplerKind::Analytic => Spacing::Trailing,
+            SamplerKind::Ddim
+            | SamplerKind::DpmPp2m
+            | SamplerKind::DpmPp2mSde
+            | SamplerKind::Heun
+            | SamplerKind::UniPc => Spacing::LogSnr,
+        }
     }
 
     /// Refuses a flag that this sampler would pass over in silence, if it is `given`.

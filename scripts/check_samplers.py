@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Compares our samplers with diffusers' schedulers; prints each difference and fails if one is too large.
+
+    .venv/bin/python scripts/check_samplers.py [--ddpm target/release/ddpm] [--only WORD ...]
+
+One small network of weights/peers, told to predict eps or v, the same noise and the same time steps on both sides: DDIM,
+DPM-Solver++(2M) with and without noise, UniPC, Heun and DDPM with fewer steps, clipped and not. Conventions that differ
+are listed in scripts/peers/sampler_cases.py. Nothing is downloaded.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from peers.checking import Ddpm, Table
+
+ROOT = Path(__file__).parent.parent
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path(os.environ.get("DDPM", ROOT / "target" / "release" / "ddpm"))
+    parser.add_argument("--ddpm", type=Path, default=default, help="the program; default: $DDPM, else %(default)s")
+    parser.add_argument("--peers", type=Path, default=ROOT / "weights" / "peers", help="the stored files")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    if not args.ddpm.is_file():
+        sys.exit(f"check_samplers: no program at {args.ddpm}; build it with cargo build --release, or give --ddpm")
+    from peers.sampler_cases import check_samplers
+
+    torch.set_num_threads(1)  # as the program: the network is too small for two
+    start, table = time.monotonic(), Table()
+    with tempfile.TemporaryDirectory(prefix="samplers-") as folder:
+        check_samplers(table, Ddpm(args.ddpm, Path(folder)), args.peers)
+    print(f"{table.rows} checks in {time.monotonic() - start:.0f} s")
+    if table.failures:
+        sys.exit(
+            f"{len(table.failures)} of {table.rows} checks failed:\n" + "\n".join(f"  {f}" for f in table.failures)
+        )
+    print("all checks passed")
+
+
+if __name__ == "__main__":
+    main()
