@@ -154,6 +154,33 @@ mod tests {
     use super::*;
     use tch::{Device, Kind};
 
+    /// In networks without convolutions' biases every vector belongs to a norm; in all, every vector is of a
+    /// norm or a bias, and no matrix is.
+    #[test]
+    fn scales_and_shifts_are_told_from_weights() {
+        use crate::config::ModelKind;
+        use crate::model::Model;
+        for kind in [
+            ModelKind::Unet,
+            ModelKind::UnetAttention,
+            ModelKind::UnetConcat,
+            ModelKind::Gau,
+        ] {
+            let mut model = kind.config([3, 64, 64]);
+            match &mut model {
+                crate::config::ModelConfig::Gau(m) => (m.base_width, m.units) = (8, 8),
+                crate::config::ModelConfig::UnetConcat(m) => m.base_width = 32,
+                _ => {}
+            }
+            for p in Model::new(&model, 4, 0).params() {
+                let vector = p.tensor.dim() == 1;
+                assert_eq!(vector, p.is_norm() || p.is_bias(), "{}", p.name);
+                let biased = !matches!(kind, ModelKind::Unet | ModelKind::UnetConcat);
+                assert!(biased || !p.is_bias(), "{}", p.name);
+            }
+        }
+    }
+
     #[test]
     fn everything_that_does_not_fit_is_named_and_nothing_is_copied() {
         let store = VarStore::new(Device::Cpu);
