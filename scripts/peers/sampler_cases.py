@@ -10,6 +10,8 @@ Where the two sides differ by convention, and what is done about it:
   so that is on. Its DPM-Solver and UniPC do not clip, but their thresholding with a largest value of 1 is just that.
 - Heun works on x_t / signal: it is given x_T / signal, and visits each time step twice but the first. Its linspace does not
   round, so N - 1 divides T - 1.
+- Heun on the cosine schedule is left out: there x_T / signal is 2,000 times x_T, and diffusers' f32 loses 3e-3 of the
+  picture (3e-5 with its state in f64, and then the difference is its f32 table of sigmas).
 - Its DDPM adds noise at the last step if that leaves t > 0; here never. With fixed_small that noise is zero.
 - UniPC's and DPM-Solver's last steps are of lower order, `lower_order_final`, which here is always so.
 """
@@ -173,5 +175,7 @@ def check_samplers(table: Table, ddpm: Ddpm, peers: Path) -> None:
         DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=T, **schedule)).save_pretrained(folder)
         checkpoint = ddpm.imported(folder)
         for case in cases():
+            if model == "v" and case.scheduler is HeunDiscreteScheduler:
+                continue
             for steps, clip in zip(case.steps, (False, True)):
                 check_case(table, ddpm, case, unet, model, checkpoint, steps, clip)
