@@ -173,6 +173,19 @@ fn yes() -> bool {
     true
 }
 
+/// What a run does after a step whose loss or gradients are not finite, or exploded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBadStep {
+    /// Stop; nothing is lost.
+    #[default]
+    Stop,
+    /// Go on with the next step, at most 10 times in 1000 steps.
+    Skip,
+    /// Go back to the newest checkpoint with half the learning rate, at most 5 times.
+    Rollback,
+}
+
 /// The run itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -189,6 +202,26 @@ pub struct TrainConfig {
     pub save_every_steps: u64,
     /// Checkpoints kept.
     pub keep: usize,
+    /// What follows a bad step.
+    #[serde(default)]
+    pub on_bad_step: OnBadStep,
+    /// How many times the usual a loss or gradient norm is that has exploded; 0: none has.
+    #[serde(default = "thousand")]
+    pub explosion_factor: f64,
+    /// Reverse steps of a sample grid; 0 for all T.
+    #[serde(default)]
+    pub sample_steps: usize,
+    /// Seconds that the sampling of a grid may take, else it is left out; 0 for no limit.
+    #[serde(default = "ten_minutes")]
+    pub sample_limit_secs: u64,
+}
+
+fn thousand() -> f64 {
+    1000.0
+}
+
+fn ten_minutes() -> u64 {
+    600
 }
 
 /// Everything about a run.

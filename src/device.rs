@@ -67,14 +67,20 @@ pub struct Chosen {
     pub precision: Precision,
     /// For people: what it is, and why it was chosen if that was left open.
     pub description: String,
+    /// All that the last bits of a result depend on.
+    pub environment: String,
 }
 
-/// Resolves a choice and sets libtorch up for it.
+/// Resolves a choice and sets libtorch up for it; `deterministic` asks for the same bits every time, which a
+/// CPU gives anyway.
 ///
 /// # Errors
 /// CUDA or TF32 asked for and not usable, with the reason; never a silent fall-back.
-pub fn choose(choice: DeviceChoice, precision: Precision) -> Result<Chosen> {
+pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -> Result<Chosen> {
     native::keep_freed_memory();
+    if deterministic {
+        native::set_deterministic(true)?;
+    }
     let (device, description) = match choice {
         DeviceChoice::Cpu => (Device::Cpu, cpu()),
         DeviceChoice::Cuda(index) => match cuda_unusable(index) {
@@ -101,17 +107,37 @@ pub fn choose(choice: DeviceChoice, precision: Precision) -> Result<Chosen> {
     };
     native::set_tf32(precision == Precision::Tf32)?;
     if let Device::Cuda(_) = device {
-        Cuda::cudnn_set_benchmark(true);
+        Cuda::cudnn_set_benchmark(!deterministic);
     }
+    let kind = match device {
+        Device::Cuda(_) if deterministic => format!("{description}, deterministic"),
+        Device::Cuda(_) => description.clone(),
+        _ => format!("{}, {}", cpu_model(), cpu()),
+    };
+    let environment = format!(
+        "{kind}, {precision}, libtorch {}, ddpm {}",
+        env!("DDPM_LIBTORCH_VERSION"),
+        env!("CARGO_PKG_VERSION")
+    );
     Ok(Chosen {
         device,
         precision,
         description,
+        environment,
     })
 }
 
 fn cpu() -> String {
     format!("CPU, {} threads", tch::get_num_threads())
+}
+
+/// The processor's name, as far as the system tells.
+fn cpu_model() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|l| l.strip_prefix("model name"));
+    model.map_or("unknown processor".to_owned(), |m| {
+        m.trim_start_matches([' ', '\t', ':']).to_owned()
+    })
 }
 
 /// Why CUDA device `index` cannot be used; `None` if it can.
@@ -171,14 +197,16 @@ mod tests {
     #[test]
     fn cuda_is_used_or_refused_with_a_reason() {
         match cuda_unusable(0) {
-            None => assert!(choose(DeviceChoice::Cuda(0), Precision::F32).is_ok()),
+            None => assert!(choose(DeviceChoice::Cuda(0), Precision::F32, false).is_ok()),
             Some(reason) => {
-                let error = choose(DeviceChoice::Cuda(0), Precision::F32)
+                let error = choose(DeviceChoice::Cuda(0), Precision::F32, false)
                     .unwrap_err()
                     .to_string();
                 assert!(error.contains(&reason), "{error}");
                 assert_eq!(
-                    choose(DeviceChoice::Auto, Precision::Auto).unwrap().device,
+                    choose(DeviceChoice::Auto, Precision::Auto, false)
+                        .unwrap()
+                        .device,
                     Device::Cpu
                 );
             }

@@ -54,6 +54,24 @@ pub fn check_writable(path: &Path) -> Result<()> {
     })
 }
 
+/// Removes the temporary files that a killed [`write_atomic`] left in `dir`. Nobody may be writing there.
+pub fn remove_leftovers(dir: &Path) -> Result<()> {
+    for entry in fs_err::read_dir(dir)? {
+        let entry = entry?;
+        // The safetensors crate makes one of its own, without our dash.
+        if entry.file_name().as_encoded_bytes().starts_with(b".tmp") && entry.path().is_file() {
+            fs_err::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that a process like this one may still write in the file system of `path`; `None` if it does not say.
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_bavail * stat.f_frsize)
+}
+
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,

@@ -227,10 +227,7 @@ fn train_both(python: &Path, config: &RunConfig) -> Vec<StepPair> {
     let mut trainer = Trainer::new(config, loaded.store.len(), Device::Cpu).unwrap();
     (0..20)
         .map(|step| {
-            let ours = trainer
-                .train_step(&loaded.store)
-                .unwrap()
-                .loss_and_grad_norm;
+            let ours = trainer.train_step(&loaded.store).unwrap().numbers;
             [
                 (ours.double_value(&[0]), theirs("losses", step)),
                 (ours.double_value(&[1]), theirs("grad_norms", step)),

@@ -3,22 +3,25 @@
 //! A safetensors file whose metadata entry `ddpm` is the JSON of [`Meta`]. A training checkpoint
 //! holds, for every parameter NAME, `model.NAME`, `ema.NAME` (the running sum, not bias-corrected, so
 //! that a resume is exact), `optim.exp_avg.NAME` and `optim.exp_avg_sq.NAME`. A weights file holds
-//! NAME alone: a plain `state_dict`.
+//! NAME alone: a plain `state_dict`. The JSON begins with the BLAKE3 of the rest of it and of all tensors.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
+use super::checksum::checksum;
 use super::error::quoting;
 use super::import::Origin;
 use super::safetensors;
 use crate::config::RunConfig;
 use crate::optim::bias_correction;
 
-/// Layout version that this program writes and reads.
-const FORMAT: u32 = 1;
+/// Layout version that this program writes.
+///
+/// 1: no checksum, no history. 2: both.
+const FORMAT: u32 = 2;
 const METADATA_KEY: &str = "ddpm";
 
 /// What a file holds.
@@ -68,11 +71,42 @@ pub struct Meta {
     pub ema_steps: u64,
     /// Pictures in the data set it was trained on; 0 if unknown.
     pub pictures: u64,
+    /// What training went through.
+    #[serde(default)]
+    pub history: History,
+    /// Device, arithmetic and libraries that it was trained with: a resume elsewhere differs in the last bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
     /// Where the weights came from, if from another program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
     /// Model, schedule, objective, seed and all else.
     pub config: RunConfig,
+}
+
+/// What a run went through that its next steps depend on, besides tensors and the step number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    /// Factor on the learning rate: halved by each rollback.
+    pub lr_factor: f64,
+    /// How often the run went back to a checkpoint after a bad step.
+    pub rollbacks: u32,
+    /// Bad steps that were passed over, counted from 1.
+    pub skipped: Vec<u64>,
+    /// Running means of the logarithms of loss and gradient norm; none before the first step.
+    pub usual: Option<[f32; 2]>,
+}
+
+impl Default for History {
+    fn default() -> History {
+        History {
+            lr_factor: 1.0,
+            rollbacks: 0,
+            skipped: vec![],
+            usual: None,
+        }
+    }
 }
 
 impl Meta {
@@ -85,6 +119,8 @@ impl Meta {
             step: 0,
             ema_steps: 0,
             pictures: 0,
+            history: History::default(),
+            environment: None,
             origin: None,
             config: config.clone(),
         }
@@ -151,24 +187,46 @@ pub fn is_ours(path: &Path) -> Result<bool> {
     Ok(safetensors::is(path)? && safetensors::open(path)?.metadata.contains_key(METADATA_KEY))
 }
 
-/// Opens a file of ours and checks that its config makes sense.
+/// Opens a file of ours and checks that it is whole and unchanged and that its config makes sense.
 ///
 /// # Errors
-/// Unreadable, truncated, not ours, of a newer format, or with settings that cannot work.
+/// Unreadable, truncated, damaged, not ours, of a newer format, or with settings that cannot work.
 pub fn read_checkpoint(path: &Path) -> Result<Checkpoint> {
     let file = safetensors::open(path)?;
-    let meta = file.metadata.get(METADATA_KEY).with_context(|| {
+    let text = file.metadata.get(METADATA_KEY).with_context(|| {
         format!(
             "{} does not say which model it is of (no `ddpm` metadata); give it one with: ddpm import {} --config FILE.toml --to OTHER.safetensors",
             path.display(),
             path.display()
         )
     })?;
-    let meta = parse_meta(meta).with_context(|| format!("cannot read {}", path.display()))?;
+    let cannot = || format!("cannot read {}", path.display());
+    let meta = parse_meta(text).with_context(cannot)?;
+    if meta.format >= 2 {
+        verify(text, &file.tensors).with_context(cannot)?;
+    }
     Ok(Checkpoint {
         meta,
         tensors: file.tensors,
     })
+}
+
+/// Puts the checksum of a file in front of its settings.
+fn seal(meta: &str, checksum: &str) -> String {
+    format!("{{\"checksum\":\"{checksum}\",{}", &meta[1..])
+}
+
+fn verify(sealed: &str, tensors: &[(String, Tensor)]) -> Result<()> {
+    let rest = sealed.strip_prefix("{\"checksum\":\"");
+    let (written, rest) = rest
+        .and_then(|rest| rest.split_once("\","))
+        .context("its `ddpm` metadata does not begin with a checksum; the file is damaged")?;
+    let found = checksum(&format!("{{{rest}"), tensors)?;
+    ensure!(
+        written == found,
+        "the file is damaged: what it holds does not match its checksum; take another checkpoint of the run, and look at the disk"
+    );
+    Ok(())
 }
 
 fn parse_meta(text: &str) -> Result<Meta> {
@@ -180,8 +238,8 @@ fn parse_meta(text: &str) -> Result<Meta> {
         |error: serde_json::Error| quoting(error).context("its `ddpm` metadata is damaged");
     let Version { format } = serde_json::from_str(text).map_err(damaged)?;
     ensure!(
-        format == FORMAT,
-        "its format is {format} and this program reads {FORMAT}; use the ddpm that wrote it"
+        (1..=FORMAT).contains(&format),
+        "its format is {format} and this program reads 1 to {FORMAT}; use the ddpm that wrote it"
     );
     let mut meta: serde_json::Value = serde_json::from_str(text).map_err(damaged)?;
     // Files from before there was more than one network do not say which they are of.
@@ -193,11 +251,21 @@ fn parse_meta(text: &str) -> Result<Meta> {
     Ok(meta)
 }
 
-/// Writes tensors with their metadata, whole or not at all.
+/// Writes tensors (any device, any strides) with their metadata and checksum, whole or not at all.
+///
+/// # Errors
+/// Disk full, folder not writable, …; an older file at `path` stays as it was.
 pub fn write_checkpoint(path: &Path, meta: &Meta, tensors: &[(String, Tensor)]) -> Result<()> {
-    safetensors::write(
-        path,
-        (METADATA_KEY.to_owned(), serde_json::to_string(meta)?),
-        tensors,
-    )
+    let on_host = |(name, tensor): &(String, Tensor)| {
+        let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+        (name.clone(), tensor)
+    };
+    let tensors: Vec<_> = tensors.iter().map(on_host).collect();
+    // What was read in an older layout is written in this one.
+    let meta = serde_json::to_string(&Meta {
+        format: FORMAT,
+        ..meta.clone()
+    })?;
+    let sealed = seal(&meta, &checksum(&meta, &tensors)?);
+    safetensors::write(path, (METADATA_KEY.to_owned(), sealed), &tensors)
 }

@@ -2,7 +2,7 @@
 //!
 //! - `safetensors`: the container of everything this program writes
 //! - `file`: a training checkpoint or plain weights with the config they belong to
-//! - `run_folder`: the files of a run
+//! - `run_folder`: the files of a run; `lock`: one process at a time
 //! - `fingerprint`: the identity of a network; `calibration`: what was measured of one
 //! - `source`: any file of weights as one tree of keys; `hdf5`: Keras' container
 //! - `import`: other programs' networks, in both directions
@@ -12,6 +12,7 @@
 //! Every file that is read is untrusted.
 
 mod calibration;
+mod checksum;
 pub mod ddcm;
 mod describe;
 mod dtypes;
@@ -21,6 +22,7 @@ mod fingerprint;
 mod hdf5;
 pub mod host_tensor;
 pub mod import;
+mod lock;
 pub mod pickle;
 pub mod pt;
 pub mod pt_write;
@@ -32,9 +34,12 @@ mod torch_file;
 pub use calibration::Calibration;
 pub use describe::{Description, describe};
 pub use error::CheckpointError;
-pub use file::{Checkpoint, Contents, Meta, Which, is_ours, read_checkpoint, write_checkpoint};
+pub use file::{
+    Checkpoint, Contents, History, Meta, Which, is_ours, read_checkpoint, write_checkpoint,
+};
 pub use fingerprint::fingerprint;
-pub use run_folder::{Resumable, RunFolder, resolve};
+pub use lock::RunLock;
+pub use run_folder::{Damaged, Resumable, RunFolder, resolve};
 pub use torch_file::{read_state_dict, write_state_dict};
 
 #[cfg(test)]

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! RUN/config.toml                        resolved settings, readable by --config
+//! RUN/pictures.tsv                       which pictures it is trained on
 //! RUN/metrics.jsonl                      one line a step
 //! RUN/samples/step-00002000-ema.png      grids from the same noise every time
 //! RUN/checkpoints/step-00002000.safetensors
 //! RUN/checkpoints/latest                 the name of the newest one, written last
+//! RUN/incidents/step-00001234.json       steps whose numbers went wrong
+//! RUN/lock                               held by the process that trains
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -14,8 +17,10 @@ use anyhow::{Context, Result, bail};
 use fs_err as fs;
 
 use super::file::{Checkpoint, Meta, read_checkpoint, write_checkpoint};
+use super::lock::RunLock;
+use super::safetensors;
 use crate::config::{Preset, RunConfig};
-use crate::fs::write_bytes;
+use crate::fs::{remove_leftovers, write_bytes};
 
 /// A run's folder.
 #[derive(Debug, Clone)]
@@ -28,8 +33,32 @@ pub struct RunFolder {
 pub struct Resumable {
     /// Its settings.
     pub config: RunConfig,
-    /// Its newest checkpoint; none if it ended before the first.
+    /// Its newest checkpoint that can be read; none if it ended before the first.
     pub checkpoint: Option<(PathBuf, Checkpoint)>,
+    /// Newer ones that cannot.
+    pub damaged: Vec<Damaged>,
+    /// Keeps other processes out of it.
+    pub lock: RunLock,
+}
+
+/// A checkpoint that cannot be used.
+#[derive(Debug)]
+pub struct Damaged {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: anyhow::Error,
+}
+
+impl std::fmt::Display for Damaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} cannot be used: {:#}",
+            self.path.display(),
+            self.reason
+        )
+    }
 }
 
 impl RunFolder {
@@ -55,64 +84,205 @@ impl RunFolder {
             .join(format!("step-{step:08}-{which}.png"))
     }
 
-    /// What an earlier start left here, or `None` where there is no run.
+    /// The pictures the run is trained on.
+    pub fn pictures_path(&self) -> PathBuf {
+        self.dir.join("pictures.tsv")
+    }
+
+    /// What is known of a step whose numbers went wrong.
+    pub fn incident_path(&self, step: u64) -> PathBuf {
+        self.dir
+            .join("incidents")
+            .join(format!("step-{step:08}.json"))
+    }
+
+    /// What an earlier start left here, locked, or `None` where there is no run.
+    ///
+    /// A newest checkpoint that cannot be read is passed over for the one before.
     ///
     /// # Errors
-    /// A folder with other things in it, or a run whose newest checkpoint cannot be read.
+    /// A folder with other things in it, a run that another process trains, or one with checkpoints
+    /// none of which can be read.
     pub fn resumable(&self) -> Result<Option<Resumable>> {
         let config_path = self.dir.join("config.toml");
         if !config_path.exists() {
-            let used = self.dir.exists() && fs::read_dir(&self.dir)?.next().is_some();
-            if used {
+            self.refuse_other_things()?;
+            return Ok(None);
+        }
+        let lock = RunLock::take(&self.dir.join("lock"))?;
+        let config = self.config()?;
+        let (checkpoint, damaged) = match newest(&self.dir, |path| read_checkpoint(path))? {
+            Some(found) => (Some((found.path, found.read)), found.damaged),
+            None => (None, vec![]),
+        };
+        Ok(Some(Resumable {
+            config,
+            checkpoint,
+            damaged,
+            lock,
+        }))
+    }
+
+    /// The run's settings as they are now.
+    ///
+    /// # Errors
+    /// No run there, or settings that cannot be read.
+    pub fn config(&self) -> Result<RunConfig> {
+        read_config(&self.dir.join("config.toml"))
+    }
+
+    /// A start that failed early leaves a lock and empty folders; anything else is not ours.
+    fn refuse_other_things(&self) -> Result<()> {
+        let ours = ["lock", "samples", "checkpoints"];
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        for entry in entries {
+            let name = entry?.file_name();
+            if !ours.iter().any(|ours| name == *ours) {
                 bail!(
                     "{} is not empty and holds no run (no config.toml); name another folder for --run",
                     self.dir.display()
                 );
             }
-            return Ok(None);
         }
-        let text = fs::read_to_string(&config_path)?;
-        let config = RunConfig::from_toml(&text, Preset::Demo)
-            .with_context(|| format!("cannot read {}", config_path.display()))?;
-        let checkpoint = match latest(&self.dir)? {
-            Some(path) => Some((path.clone(), read_checkpoint(&path)?)),
-            None => None,
-        };
-        Ok(Some(Resumable { config, checkpoint }))
+        Ok(())
     }
 
-    /// Makes the folder and writes the resolved settings.
-    pub fn create(&self, config: &RunConfig) -> Result<()> {
-        fs::create_dir_all(self.dir.join("samples"))?;
-        fs::create_dir_all(self.dir.join("checkpoints"))?;
+    /// Makes the folder of a new run and locks it.
+    ///
+    /// # Errors
+    /// No permission, a full disk, or another process that began a run there meanwhile.
+    pub fn create(&self) -> Result<RunLock> {
+        fs::create_dir_all(&self.dir)?;
+        let lock = RunLock::take(&self.dir.join("lock"))?;
+        if self.dir.join("config.toml").exists() {
+            bail!(
+                "another process began a run in {} meanwhile; name another --run",
+                self.dir.display()
+            );
+        }
+        Ok(lock)
+    }
+
+    /// Removes what a killed process left half written, makes what is missing, and writes the
+    /// resolved settings. The run is locked.
+    ///
+    /// # Errors
+    /// No permission, or a full disk.
+    pub fn prepare(&self, config: &RunConfig) -> Result<()> {
+        for part in [".", "samples", "checkpoints", "incidents"] {
+            let part = self.dir.join(part);
+            fs::create_dir_all(&part)?;
+            remove_leftovers(&part)?;
+        }
         write_bytes(&self.dir.join("config.toml"), config.to_toml()?.as_bytes())
     }
 
-    /// Saves a checkpoint, then points `latest` at it, then removes all but the newest `keep`.
+    /// Saves a checkpoint, then points `latest` at it, then removes all but the newest `keep` up to
+    /// this step.
+    ///
+    /// # Errors
+    /// The new checkpoint or `latest` cannot be written: older ones stay as they were.
     pub fn save(&self, meta: &Meta, tensors: &[(String, tch::Tensor)], keep: usize) -> Result<()> {
         let name = format!("step-{:08}.safetensors", meta.step);
-        let path = self.dir.join("checkpoints").join(&name);
+        let folder = self.dir.join("checkpoints");
+        // Somebody may have moved it. A whole run that is gone is another matter: a disk, perhaps.
+        if !folder.exists() {
+            fs::create_dir(&folder)?;
+        }
+        let path = folder.join(&name);
         write_checkpoint(&path, meta, tensors)?;
-        write_bytes(&self.dir.join("checkpoints/latest"), name.as_bytes())?;
-        for old in checkpoints(&self.dir)?
-            .into_iter()
-            .rev()
-            .skip(keep)
-            .filter(|old| *old != path)
-        {
+        write_bytes(&folder.join("latest"), name.as_bytes())?;
+        // Later ones are damaged, or of a way that was left: they do not count.
+        let so_far = checkpoints(&self.dir)?.into_iter().filter(|p| *p <= path);
+        for old in so_far.rev().skip(keep.max(1)) {
             fs::remove_file(old)?;
         }
         Ok(())
     }
+
+    /// The newest checkpoint of at most `step` steps that can be read.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn checkpoint_before(&self, step: u64) -> Result<Checkpoint> {
+        let mut reasons = String::new();
+        for path in checkpoints(&self.dir)?.into_iter().rev() {
+            match read_checkpoint(&path) {
+                Ok(checkpoint) if checkpoint.meta.step <= step => return Ok(checkpoint),
+                Ok(_) => {}
+                Err(error) => reasons += &format!("\n  {error:#}"),
+            }
+        }
+        bail!(
+            "{} has no checkpoint of step {step} or before{reasons}",
+            self.dir.display()
+        )
+    }
+}
+
+fn read_config(path: &Path) -> Result<RunConfig> {
+    let text = fs::read_to_string(path)?;
+    RunConfig::from_toml(&text, Preset::Demo)
+        .with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// What [`newest`] found.
+struct Newest<T> {
+    path: PathBuf,
+    read: T,
+    damaged: Vec<Damaged>,
+}
+
+/// The checkpoint that `latest` names, or the first before it, or after it, that `read` can read; `None` for a
+/// folder without checkpoints.
+fn newest<T>(run: &Path, read: impl Fn(&Path) -> Result<T>) -> Result<Option<Newest<T>>> {
+    let mut candidates = checkpoints(run)?;
+    candidates.reverse();
+    if let Some(latest) = latest(run)? {
+        // From the newest: those that `latest` allows first.
+        candidates.sort_by_key(|path| *path > latest);
+        if candidates.first() != Some(&latest) {
+            candidates.insert(0, latest);
+        }
+    }
+    let mut damaged = vec![];
+    for path in candidates {
+        match read(&path) {
+            Ok(read) => {
+                return Ok(Some(Newest {
+                    path,
+                    read,
+                    damaged,
+                }));
+            }
+            Err(reason) => damaged.push(Damaged { path, reason }),
+        }
+    }
+    if damaged.is_empty() {
+        return Ok(None);
+    }
+    let list: String = damaged.iter().map(|d| format!("\n  {d}")).collect();
+    bail!(
+        "no checkpoint of {} can be read; begin another --run, with --init-from if you have its weights elsewhere:{list}",
+        run.display()
+    )
 }
 
 /// All checkpoints of a run, oldest first.
 fn checkpoints(run: &Path) -> Result<Vec<PathBuf>> {
+    let folder = run.join("checkpoints");
     let mut found = Vec::new();
-    for entry in fs::read_dir(run.join("checkpoints"))? {
+    if !folder.is_dir() {
+        return Ok(found);
+    }
+    for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("step-") && name.ends_with(".safetensors") {
+        if is_checkpoint_name(&name) {
             found.push(path);
         }
     }
@@ -120,25 +290,25 @@ fn checkpoints(run: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The checkpoint that `latest` names; without `latest`, the one of the highest step, if any.
-fn latest(run: &Path) -> Result<Option<PathBuf>> {
-    let pointer = run.join("checkpoints/latest");
-    if !pointer.exists() {
-        let any = run.join("checkpoints").is_dir();
-        return Ok(if any { checkpoints(run)?.pop() } else { None });
-    }
-    let name = fs::read_to_string(&pointer)?;
-    let name = name.trim();
-    if name.contains('/') || !name.ends_with(".safetensors") {
-        bail!(
-            "{} names {name:?}, which is no checkpoint; write the name of one into it",
-            pointer.display()
-        );
-    }
-    Ok(Some(run.join("checkpoints").join(name)))
+fn is_checkpoint_name(name: &str) -> bool {
+    name.starts_with("step-") && name.ends_with(".safetensors") && !name.contains('/')
 }
 
-/// The file that a checkpoint argument means: itself, or the newest one of a run folder.
+/// The checkpoint that `latest` names, which need not be there; `None` without `latest`, or if it says something
+/// else.
+fn latest(run: &Path) -> Result<Option<PathBuf>> {
+    match fs::read(run.join("checkpoints/latest")) {
+        Ok(bytes) => {
+            let name = String::from_utf8_lossy(&bytes);
+            let name = name.trim();
+            Ok(is_checkpoint_name(name).then(|| run.join("checkpoints").join(name)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The file that a checkpoint argument means: itself, or the newest one of a run folder that can be opened.
 ///
 /// # Errors
 /// No such file, or a folder without checkpoints.
@@ -149,10 +319,88 @@ pub fn resolve(argument: &Path) -> Result<PathBuf> {
         }
         return Ok(argument.to_owned());
     }
-    latest(argument)?.with_context(|| {
+    let found = newest(argument, |path| safetensors::open(path).map(drop))?;
+    let found = found.with_context(|| {
         format!(
             "{} is a folder without checkpoints; name a checkpoint file or a run folder",
             argument.display()
         )
-    })
+    })?;
+    for damaged in &found.damaged {
+        eprintln!("warning: {damaged}; taking {}", found.path.display());
+    }
+    Ok(found.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("checkpoints");
+        std::fs::create_dir(&folder).unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
+        dir
+    }
+
+    /// The steps that were tried, and the one that could be read.
+    fn order(files: &[(&str, &str)]) -> (Vec<String>, String) {
+        let dir = run(files);
+        let read = |path: &Path| match std::fs::read_to_string(path)?.as_str() {
+            "good" => Ok(()),
+            other => bail!("{other:?}"),
+        };
+        let name = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let found = newest(dir.path(), read).unwrap().unwrap();
+        let damaged = found.damaged.iter().map(|d| name(&d.path)).collect();
+        (damaged, name(&found.path))
+    }
+
+    #[test]
+    fn the_pointer_comes_first_then_older_ones_then_newer_ones() {
+        let (s1, s2, s3) = (
+            "step-01.safetensors",
+            "step-02.safetensors",
+            "step-03.safetensors",
+        );
+        let (good, bad) = ("good", "bad");
+        let all = |latest, [a, b, c]: [&'static str; 3]| {
+            order(&[("latest", latest), (s1, a), (s2, b), (s3, c)])
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(
+            all(s3, [good; 3]),
+            (none.map(str::to_owned).to_vec(), "step-03".into())
+        );
+        assert_eq!(all(s2, [good; 3]), (vec![], "step-02".into()));
+        assert_eq!(
+            all(s2, [good, bad, good]),
+            (vec!["step-02".into()], "step-01".into())
+        );
+        assert_eq!(
+            all(s2, [bad, bad, good]),
+            (vec!["step-02".into(), "step-01".into()], "step-03".into())
+        );
+        // A torn or lost pointer, and one to a file that is gone.
+        assert_eq!(all("step-0", [good; 3]), (vec![], "step-03".into()));
+        assert_eq!(
+            all("step-09.safetensors", [good; 3]),
+            (vec!["step-09".into()], "step-03".into())
+        );
+        assert_eq!(
+            order(&[(s1, good), (s2, bad)]),
+            (vec!["step-02".into()], "step-01".into())
+        );
+        assert!(newest(run(&[]).path(), |_| Ok(())).unwrap().is_none());
+        let hopeless = run(&[(s1, bad)]);
+        let refused = |_: &Path| -> Result<()> { bail!("torn") };
+        let error = newest(hopeless.path(), refused).err().unwrap().to_string();
+        assert!(
+            error.contains("step-01") && error.contains("torn"),
+            "{error}"
+        );
+    }
 }

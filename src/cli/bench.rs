@@ -125,7 +125,7 @@ impl BenchCommand {
         // Reading the loss is part of a step.
         self.time(chosen, || {
             let output = trainer.train_step(&data)?;
-            let _loss = output.loss_and_grad_norm.double_value(&[0]);
+            let _loss = output.numbers.double_value(&[0]);
             Ok(())
         })
     }

@@ -18,6 +18,9 @@ pub(super) struct ComputeArgs {
     /// CPU threads; default: one a core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
     threads: Option<i32>,
+    /// CUDA: take only algorithms that give the same bits every time, at some cost in speed; a CPU always does
+    #[arg(long)]
+    deterministic: bool,
 }
 
 impl ComputeArgs {
@@ -29,7 +32,7 @@ impl ComputeArgs {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize);
             pool.build_global()?;
         }
-        choose(self.device, self.precision)
+        choose(self.device, self.precision, self.deterministic)
     }
 
     /// As [`choose`](ComputeArgs::choose), with full f32 where the precision is left open.

@@ -21,6 +21,7 @@ mod network;
 mod picture_in;
 mod picture_out;
 mod predict;
+mod replay;
 mod sample;
 mod sampler_args;
 mod sampler_kind;
@@ -55,6 +56,7 @@ enum Command {
     Export(export::ExportCommand),
     Import(import::ImportCommand),
     Inspect(inspect::InspectCommand),
+    Replay(replay::ReplayCommand),
     Doctor(doctor::DoctorCommand),
     Bench(Box<bench::BenchCommand>),
     /// Print a completion script for a shell.
@@ -82,6 +84,7 @@ impl Cli {
             Command::Export(command) => command.run()?,
             Command::Import(command) => command.run()?,
             Command::Inspect(command) => command.run()?,
+            Command::Replay(command) => command.run()?,
             Command::Doctor(command) => command.run(),
             Command::Bench(command) => command.run()?,
             Command::Completions { shell } => {

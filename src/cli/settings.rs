@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
 use super::model_args::ModelArgs;
-use crate::config::{LossKind, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind, Sigma};
+use crate::config::{
+    LossKind, OnBadStep, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind, Sigma,
+};
 use crate::data::{Background, Resize};
 
 /// `128` or `96x128` (height x width), in pixels.
@@ -176,6 +179,19 @@ struct TrainArgs {
     /// Checkpoints to keep
     #[arg(long, value_name = "K")]
     keep: Option<usize>,
+    /// Reverse steps of a sample grid; 0 for all T
+    #[arg(long, value_name = "N")]
+    sample_steps: Option<usize>,
+    /// Longest that a sample grid may take, for example 90s or 5m; 0s for no limit [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    sample_limit: Option<Duration>,
+    /// After a step whose loss or gradients are not finite, or exploded: stop, skip it, or rollback to the
+    /// newest checkpoint with half the learning rate [default: stop]
+    #[arg(long, value_enum)]
+    on_bad_step: Option<OnBadStep>,
+    /// A loss or gradient norm this many times the usual has exploded; 0: none has [default: 1000]
+    #[arg(long, value_name = "X")]
+    explosion_factor: Option<f64>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -282,6 +298,11 @@ impl TrainArgs {
         set(&mut t.seed, &self.seed);
         set(&mut t.save_every_steps, &self.save_every);
         set(&mut t.keep, &self.keep);
+        set(&mut t.sample_steps, &self.sample_steps);
+        let limit_secs = self.sample_limit.map(|l| l.as_secs_f64().ceil() as u64);
+        set(&mut t.sample_limit_secs, &limit_secs);
+        set(&mut t.on_bad_step, &self.on_bad_step);
+        set(&mut t.explosion_factor, &self.explosion_factor);
         let s = &mut config.sample;
         set(&mut s.every_steps, &self.sample_every);
         set(&mut s.images, &self.sample_images);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -25,7 +25,10 @@ use crate::train::{End, Start, farewell, train};
   ddpm train --data photos                the 128-px model on your pictures (wants a GPU)
   ddpm train --preset demo --data photos  a small 32-px model on your pictures
   ddpm train --run runs/NAME              go on with a run
-  ddpm train --run runs/NAME --steps N    … until step N")]
+  ddpm train --run runs/NAME --steps N    … until step N
+
+Ctrl-C and SIGTERM finish the step, save and exit with 130 or 143; a second one exits at once. SIGUSR1
+saves and samples now.")]
 pub(super) struct TrainCommand {
     /// Folder of the run, new or existing [default: runs/PRESET-DATE]
     #[arg(long, value_name = "DIR")]
@@ -42,6 +45,12 @@ pub(super) struct TrainCommand {
     /// Keep the decoded pictures in FILE for a quick next start
     #[arg(long, value_name = "FILE")]
     cache: Option<PathBuf>,
+    /// Save and stop after this long, for example 11h50m, with exit code 124
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    time_limit: Option<Duration>,
+    /// End the run when a checkpoint or a sample grid cannot be written, instead of trying again at the next
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     settings: SettingArgs,
     #[command(flatten)]
@@ -49,11 +58,15 @@ pub(super) struct TrainCommand {
 }
 
 /// Settings that a resumed run may change without becoming another run.
-const MAY_CHANGE: [&str; 8] = [
+const MAY_CHANGE: [&str; 12] = [
     "train.steps",
     "train.save_every_steps",
     "train.keep",
     "train.accumulate",
+    "train.on_bad_step",
+    "train.explosion_factor",
+    "train.sample_steps",
+    "train.sample_limit_secs",
     "sample.",
     "optim.lr",
     "optim.lr_schedule",
@@ -69,10 +82,13 @@ fn may_change(key: &str) -> bool {
 impl TrainCommand {
     pub(super) fn run(&self) -> Result<ExitCode> {
         let started = Instant::now();
-        let named = match &self.run {
+        let mut named = match &self.run {
             Some(dir) => RunFolder::new(dir.clone()).resumable()?,
             None => None,
         };
+        for damaged in named.iter().flat_map(|run| &run.damaged) {
+            eprintln!("warning: {damaged}; going on from an earlier one");
+        }
         let init = self.init(named.as_ref())?;
         let config = self.resolve(named.as_ref(), init.as_ref())?;
         for warning in config.validate()? {
@@ -93,9 +109,13 @@ impl TrainCommand {
                 "This is the demo, on built-in pictures. For your own: ddpm train --data DIR"
             );
         }
-        let resume = named
-            .and_then(|r| r.checkpoint)
-            .map(|(_, checkpoint)| checkpoint);
+        let (resume, lock) = match named.take() {
+            Some(run) => (
+                run.checkpoint.map(|(_, checkpoint)| checkpoint),
+                Some(run.lock),
+            ),
+            None => (None, None),
+        };
         match &resume {
             Some(c) => eprintln!(
                 "resuming {} at step {}",
@@ -106,18 +126,21 @@ impl TrainCommand {
         }
         let start = Start {
             folder: folder.clone(),
+            lock,
             config: config.clone(),
             resume,
             init: init.map(|network| network.state_dict()),
             cache: self.cache.clone(),
             chosen: self.compute.choose()?,
+            time_limit: self.time_limit,
+            strict: self.strict,
         };
         match train(start)? {
             End::Finished => {
                 eprintln!("{}", farewell(&folder, &config, started.elapsed()));
                 Ok(ExitCode::SUCCESS)
             }
-            End::Stopped(signal) => Ok(ExitCode::from(128 + signal as u8)),
+            End::Stopped(reason) => Ok(ExitCode::from(reason.exit_code())),
         }
     }
 

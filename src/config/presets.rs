@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AttentionUNetConfig, ConcatUNetConfig, DataConfig, DiffusionConfig, GauConfig, LossKind,
-    LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm, OptimConfig, OptimizerKind,
-    Prediction, Resample, RunConfig, SampleConfig, ScheduleKind, Sigma, TimeEmbedding, TrainConfig,
-    UNetConfig,
+    LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm, OnBadStep, OptimConfig,
+    OptimizerKind, Prediction, Resample, RunConfig, SampleConfig, ScheduleKind, Sigma,
+    TimeEmbedding, TrainConfig, UNetConfig,
 };
 use crate::data::{Background, Resize};
 
@@ -116,6 +116,10 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
             seed: 0,
             save_every_steps: 2_000,
             keep: 3,
+            on_bad_step: OnBadStep::Stop,
+            explosion_factor: 1000.0,
+            sample_steps: 0,
+            sample_limit_secs: 600,
         },
     }
 }

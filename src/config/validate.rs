@@ -77,6 +77,19 @@ impl RunConfig {
             ),
         )?;
         require(
+            t.explosion_factor == 0.0
+                || (t.explosion_factor > 1.0 && t.explosion_factor.is_finite()),
+            "train.explosion_factor",
+            t.explosion_factor,
+            "want more than 1, or 0 to let explosions through",
+        )?;
+        require(
+            t.sample_steps <= d.timesteps as usize,
+            "train.sample_steps",
+            t.sample_steps,
+            format!("want at most T = {}, or 0 for all", d.timesteps),
+        )?;
+        require(
             t.save_every_steps > 0,
             "train.save_every_steps",
             t.save_every_steps,

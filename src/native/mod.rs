@@ -18,6 +18,7 @@ unsafe extern "C" {
         exp_avg: *const c_void,
         exp_avg_sq: *const c_void,
         step: *const c_void,
+        halted: *const c_void,
         lr: f64,
         beta1: f64,
         beta2: f64,
@@ -29,6 +30,8 @@ unsafe extern "C" {
     fn ddpm_foreach_mul(tensors: *const *const c_void, count: i64, factors: *const c_void)
     -> c_int;
     fn ddpm_add_scaled(target: *const c_void, other: *const c_void, alpha: f64) -> c_int;
+    fn ddpm_set_deterministic(on: c_int) -> c_int;
+    fn ddpm_copy_aside(to: *const *const c_void, from: *const *const c_void, count: i64) -> c_int;
     fn ddpm_set_tf32(allow: c_int) -> c_int;
     fn ddpm_keep_freed_memory();
     fn ddpm_cuda_memory(device: c_int, free_bytes: *mut u64, total_bytes: *mut u64) -> c_int;
@@ -107,12 +110,14 @@ pub(crate) fn host_bytes(tensor: &Tensor) -> Result<&[u8]> {
 /// # Shapes
 /// - `param`, `grad`, `exp_avg`, `exp_avg_sq`: `[P]` f32
 /// - `step`: scalar f32 that already holds the number of this step, 1 for the first
+/// - `halted`: scalar f32; where it is 1 nothing changes
 pub fn fused_adam(
     param: &Tensor,
     grad: &Tensor,
     exp_avg: &Tensor,
     exp_avg_sq: &Tensor,
     step: &Tensor,
+    halted: &Tensor,
     s: AdamStep,
 ) -> Result<()> {
     // libtorch's kernel takes the first tensor's length for all of them.
@@ -128,10 +133,14 @@ pub fn fused_adam(
             param.size()
         );
     }
-    ensure!(
-        step.kind() == Kind::Float && step.numel() == 1 && step.device() == param.device(),
-        "fused Adam wants its step as one f32 beside the parameters"
-    );
+    for scalar in [step, halted] {
+        ensure!(
+            scalar.kind() == Kind::Float
+                && scalar.numel() == 1
+                && scalar.device() == param.device(),
+            "fused Adam wants its step and its halt as one f32 each beside the parameters"
+        );
+    }
     // SAFETY: all pointers are live tensors of one length on one device.
     check(unsafe {
         ddpm_fused_adam(
@@ -140,6 +149,7 @@ pub fn fused_adam(
             ptr(exp_avg),
             ptr(exp_avg_sq),
             ptr(step),
+            ptr(halted),
             s.lr,
             s.beta1,
             s.beta2,
@@ -171,6 +181,29 @@ pub fn foreach_mul(tensors: &[Tensor], factors: &Tensor) -> Result<()> {
 pub fn add_scaled(target: &Tensor, other: &Tensor, alpha: f64) -> Result<()> {
     // SAFETY: both pointers are live tensors for the length of the call.
     check(unsafe { ddpm_add_scaled(ptr(target), ptr(other), alpha) })
+}
+
+/// Makes libtorch take only algorithms that give the same bits every time, or refuse; CUDA alone has others.
+pub fn set_deterministic(on: bool) -> Result<()> {
+    // SAFETY: plain setters.
+    check(unsafe { ddpm_set_deterministic(c_int::from(on)) })
+}
+
+/// Copies tensors of a CUDA device to the host on a stream of their own, so that work queued on the device
+/// goes on meanwhile; on CPU a plain copy. Returns when all is copied. Nothing may write to `from` meanwhile, or have a write to it
+/// queued.
+///
+/// # Errors
+/// Another number, shape or kind of tensors.
+pub fn copy_aside(to: &[Tensor], from: &[Tensor]) -> Result<()> {
+    ensure!(
+        to.len() == from.len(),
+        "copy_aside of {} tensors to {}",
+        from.len(),
+        to.len()
+    );
+    // SAFETY: both arrays and all tensors live for the length of the call; libtorch checks shapes.
+    check(unsafe { ddpm_copy_aside(ptrs(to).as_ptr(), ptrs(from).as_ptr(), to.len() as i64) })
 }
 
 /// Allows or forbids TF32 in CUDA matrix products and convolutions.
@@ -243,7 +276,7 @@ mod tests {
             decoupled_weight_decay: false,
         };
         assert!(foreach_mul(&[a.shallow_clone()], &b).is_err());
-        assert!(fused_adam(&a, &b, &a, &a, &step, numbers).is_err());
+        assert!(fused_adam(&a, &b, &a, &a, &step, &step, numbers).is_err());
     }
 
     #[test]

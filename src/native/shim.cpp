@@ -6,6 +6,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
@@ -15,10 +16,14 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/unbind.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <dlfcn.h>
 #include <malloc.h>
+#include <stdlib.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -60,17 +65,20 @@ int ddpm_set_grad(at::Tensor* leaf, at::Tensor* grad) {
 }
 
 // One step of libtorch's fused Adam or AdamW on one flat tensor, in place. `step` is an f32 scalar
-// tensor that already holds the number of this step (1 for the first).
+// tensor that already holds the number of this step (1 for the first); where `halted`, another, is 1,
+// nothing changes.
 int ddpm_fused_adam(at::Tensor* param, at::Tensor* grad, at::Tensor* exp_avg, at::Tensor* exp_avg_sq,
-                    at::Tensor* step, double lr, double beta1, double beta2, double weight_decay,
-                    double eps, int decoupled_weight_decay) {
+                    at::Tensor* step, at::Tensor* halted, double lr, double beta1, double beta2,
+                    double weight_decay, double eps, int decoupled_weight_decay) {
   return guarded([&] {
     if (decoupled_weight_decay) {
       at::_fused_adamw_({*param}, {*grad}, {*exp_avg}, {*exp_avg_sq}, {}, {*step}, lr, beta1, beta2,
-                        weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+                        weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false,
+                        /*grad_scale=*/std::nullopt, /*found_inf=*/*halted);
     } else {
       at::_fused_adam_({*param}, {*grad}, {*exp_avg}, {*exp_avg_sq}, {}, {*step}, lr, beta1, beta2,
-                       weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+                       weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false,
+                       /*grad_scale=*/std::nullopt, /*found_inf=*/*halted);
     }
   });
 }
@@ -94,6 +102,33 @@ int ddpm_foreach_mul(at::Tensor** tensors, int64_t count, at::Tensor* factors) {
 // target += alpha * other, in place: one pass, no temporary.
 int ddpm_add_scaled(at::Tensor* target, at::Tensor* other, double alpha) {
   return guarded([&] { target->add_(*other, alpha); });
+}
+
+// Only algorithms that give the same bits every time; libtorch throws where it has none.
+int ddpm_set_deterministic(int on) {
+  return guarded([&] {
+    // cuBLAS reads this when it starts, and libtorch wants it.
+    if (on) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+    at::globalContext().setDeterministicAlgorithms(on != 0, /*warn_only=*/false);
+    // Nothing here reads what nobody wrote.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+    at::globalContext().setDeterministicCuDNN(on != 0);
+    if (on) at::globalContext().setBenchmarkCuDNN(false);
+  });
+}
+
+// to[i] = from[i], done on return. From a CUDA device on a stream of its own, beside whatever runs there.
+int ddpm_copy_aside(at::Tensor** to, at::Tensor** from, int64_t count) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    std::optional<c10::StreamGuard> aside;
+    if (count > 0 && from[0]->is_cuda()) {
+      c10::impl::VirtualGuardImpl device(c10::DeviceType::CUDA);
+      aside.emplace(device.getStreamFromGlobalPool(from[0]->device(), /*isHighPriority=*/false));
+    }
+    for (int64_t i = 0; i < count; ++i) to[i]->copy_(*from[i]);
+    if (aside) aside->current_stream().synchronize();
+  });
 }
 
 // TF32 for matrix products and convolutions on CUDA; no effect elsewhere.

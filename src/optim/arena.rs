@@ -1,5 +1,7 @@
 //! All parameters as views of one flat tensor, all gradients as views of another.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -28,7 +30,16 @@ pub struct Arena {
     pub params: Tensor,
     /// All gradients, `[P]` f32; `backward` accumulates into views of it.
     pub grads: Tensor,
-    spans: Vec<Span>,
+    /// Scalar f32, 0 or 1. While it is 1, the optimizer and the average change nothing: a bad step is
+    /// stopped on the device, before the host hears of it.
+    pub halted: Tensor,
+    layout: Layout,
+}
+
+/// Where each parameter lies in a flat tensor; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    spans: Arc<[Span]>,
 }
 
 impl Arena {
@@ -43,7 +54,10 @@ impl Arena {
         let arena = Arena {
             params: Tensor::f_zeros([len], (Kind::Float, device))?,
             grads: Tensor::f_zeros([len], (Kind::Float, device))?,
-            spans,
+            halted: Tensor::f_zeros([], (Kind::Float, device))?,
+            layout: Layout {
+                spans: spans.into(),
+            },
         };
         let views = arena
             .views(&arena.params)
@@ -59,7 +73,7 @@ impl Arena {
 
     /// Number of trained values, without the gaps.
     pub fn parameters(&self) -> i64 {
-        self.spans.iter().map(|s| s.len).sum()
+        self.layout.spans.iter().map(|s| s.len).sum()
     }
 
     /// Device of the arena.
@@ -79,7 +93,7 @@ impl Arena {
 
     /// The parts of `flat`, which is laid out like the parameters, in parameter order.
     pub fn views(&self, flat: &Tensor) -> Vec<Tensor> {
-        self.spans.iter().map(|s| s.view(flat)).collect()
+        self.layout.spans.iter().map(|s| s.view(flat)).collect()
     }
 
     /// As [`views`](Arena::views), of the tensors that LAMB adapts: no biases, and no norm scales and
@@ -88,7 +102,8 @@ impl Arena {
     /// What starts at zero would hardly move otherwise: its norm is its first step's, and every later
     /// step is scaled to that.
     pub fn adapted_views(&self, flat: &Tensor, norms: bool) -> Vec<Tensor> {
-        self.spans
+        self.layout
+            .spans
             .iter()
             .filter(|s| !s.is_bias && (norms || !s.is_norm))
             .map(|s| s.view(flat))
@@ -97,10 +112,12 @@ impl Arena {
 
     /// The parts of `flat` under their `state_dict` keys, as views.
     pub fn state_dict(&self, flat: &Tensor) -> Vec<(String, Tensor)> {
-        self.spans
-            .iter()
-            .map(|s| (s.name.clone(), s.view(flat)))
-            .collect()
+        self.layout.state_dict(flat)
+    }
+
+    /// Where each parameter lies.
+    pub fn layout(&self) -> Layout {
+        self.layout.clone()
     }
 
     /// As [`state_dict`](Arena::state_dict), in the form that the loaders take.
@@ -119,6 +136,16 @@ impl Arena {
         let result = body();
         self.params.shallow_clone().copy_(&kept);
         result
+    }
+}
+
+impl Layout {
+    /// The parts of `flat` under their `state_dict` keys, as views.
+    pub fn state_dict(&self, flat: &Tensor) -> Vec<(String, Tensor)> {
+        self.spans
+            .iter()
+            .map(|s| (s.name.clone(), s.view(flat)))
+            .collect()
     }
 }
 

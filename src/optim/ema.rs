@@ -28,10 +28,11 @@ impl Ema {
         }
     }
 
-    /// Takes in the weights after a step.
+    /// Takes in the weights after a step, unless the arena is halted; the step is counted in any case.
     pub fn update(&mut self, arena: &Arena) {
         no_grad(|| {
-            let _ = self.flat.lerp_(&arena.params, 1.0 - self.momentum);
+            let weight = (1.0 - &arena.halted) * (1.0 - self.momentum);
+            let _ = self.flat.lerp_tensor_(&arena.params, &weight);
         });
         self.steps += 1;
     }

@@ -8,7 +8,7 @@ mod ema;
 mod lr;
 mod optimizer;
 
-pub use arena::Arena;
+pub use arena::{Arena, Layout};
 pub use ema::{Ema, bias_correction};
 pub use lr::lr_multiplier;
 pub use optimizer::{Optimizer, StepInputs};

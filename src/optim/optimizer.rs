@@ -63,7 +63,7 @@ impl Optimizer {
         }
     }
 
-    /// One step on `arena.params` from `arena.grads`.
+    /// One step on `arena.params` from `arena.grads`; none if the arena is halted.
     ///
     /// # Errors
     /// Whatever libtorch refuses.
@@ -94,11 +94,12 @@ impl Optimizer {
             &self.exp_avg,
             &self.exp_avg_sq,
             &self.adam_t,
+            &arena.halted,
             step,
         )
     }
 
-    /// Adam on a zeroed `delta` leaves Adam's update there; each tensor's update is then scaled by
+    /// Adam on a zeroed `delta` leaves Adam's update there (zero if the arena is halted); each tensor's update is then scaled by
     /// ‖w‖ / ‖update‖ (1 where either is zero, for biases, and for norms unless the config adapts them).
     ///
     /// Keras's Adam adds eps to sqrt(v) before the bias correction and libtorch's after it; passing
@@ -123,6 +124,7 @@ impl Optimizer {
         )?;
         if c.weight_decay > 0.0 {
             native::add_scaled(&lamb.delta, &arena.params, -c.weight_decay)?;
+            let _ = lamb.delta.shallow_clone().g_mul_(&(1.0 - &arena.halted));
         }
         let param_norms = native::foreach_norm(&lamb.param_views)?;
         let delta_norms = native::foreach_norm(&lamb.delta_views)?;
@@ -130,5 +132,63 @@ impl Optimizer {
         let ratios = (&param_norms / &delta_norms).where_self(&both, &param_norms.ones_like());
         native::foreach_mul(&lamb.delta_views, &ratios)?;
         native::add_scaled(&arena.params, &lamb.delta, c.lr * inputs.lr_multiplier)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+    use crate::optim::Ema;
+    use crate::rng::{Stream, normal};
+    use tch::nn::VarStore;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn a_halted_arena_changes_in_nothing_and_goes_on_as_if_nothing_was() {
+        for optimizer in [
+            OptimizerKind::Lamb,
+            OptimizerKind::Adam,
+            OptimizerKind::Adamw,
+        ] {
+            let store = VarStore::new(Device::Cpu);
+            let _ = (&store.root() / "conv").ones("weight", &[40]);
+            let _ = (&store.root() / "conv").ones("bias", &[5]);
+            let arena = Arena::new(&crate::model::params_of(&store)).unwrap();
+            let config = OptimConfig {
+                optimizer,
+                weight_decay: 0.1,
+                ..Preset::Demo.config().optim
+            };
+            let mut optimizer = Optimizer::new(&config, &arena);
+            let mut ema = Ema::new(&arena, 0.9);
+            let mut step = |gradients: &Tensor, halted: f64, adam_t| {
+                let _ = arena.halted.shallow_clone().fill_(halted);
+                arena.grads.shallow_clone().copy_(gradients);
+                let inputs = StepInputs {
+                    adam_t,
+                    lr_multiplier: 1.0,
+                };
+                optimizer.step(&arena, inputs).unwrap();
+                ema.update(&arena);
+                let state = [
+                    &arena.params,
+                    &optimizer.exp_avg,
+                    &optimizer.exp_avg_sq,
+                    &ema.flat,
+                ];
+                state.map(Tensor::copy)
+            };
+            let gradients = normal(0, Stream::Noise, 0, &arena.grads.size(), Device::Cpu);
+            let before = step(&gradients, 0.0, 1);
+            let nan = Tensor::full(arena.grads.size(), f64::NAN, (Kind::Float, Device::Cpu));
+            assert_eq!(
+                before,
+                step(&nan, 1.0, 2),
+                "{optimizer:?}",
+                optimizer = config.optimizer
+            );
+            assert_ne!(before, step(&gradients, 0.0, 2));
+        }
     }
 }

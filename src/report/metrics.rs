@@ -31,6 +31,10 @@ pub struct StepMetrics {
 pub struct Metrics {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines in the file.
+    len: u64,
+    /// Lines that could not be written yet.
+    pending: String,
     /// Seconds that earlier starts of the run took.
     pub earlier_secs: f64,
 }
@@ -48,35 +52,47 @@ impl Metrics {
         Ok(Metrics {
             path: path.to_owned(),
             file,
+            len: kept.len() as u64,
+            pending: String::new(),
             earlier_secs,
         })
     }
 
     /// Appends lines in one write, so that none is torn by another writer.
+    ///
+    /// # Errors
+    /// A full disk, …: what was half written is taken back, and the next call writes these lines too.
     pub fn write(&mut self, steps: &[StepMetrics]) -> Result<()> {
-        let mut text = String::new();
         for step in steps {
-            text += &serde_json::to_string(step)?;
-            text.push('\n');
+            self.pending += &serde_json::to_string(step)?;
+            self.pending.push('\n');
         }
-        self.file
-            .write_all(text.as_bytes())
-            .with_context(|| format!("cannot append to {}", self.path.display()))
+        if let Err(error) = self.file.write_all(self.pending.as_bytes()) {
+            // Shrinking a file works on a full disk too.
+            let _ = self.file.set_len(self.len);
+            return Err(error).with_context(|| format!("cannot append to {}", self.path.display()));
+        }
+        self.len += self.pending.len() as u64;
+        self.pending.clear();
+        Ok(())
     }
 }
 
+/// The whole lines up to `step`; what follows a line that is none is dropped.
 fn lines_up_to(path: &Path, step: u64) -> Result<(String, f64)> {
     let (mut kept, mut secs) = (String::new(), 0.0);
     if !path.exists() {
         return Ok((kept, secs));
     }
-    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    for line in BufReader::new(file).lines() {
-        let line = line.with_context(|| format!("cannot read {}", path.display()))?;
-        match serde_json::from_str::<StepMetrics>(&line) {
+    let cannot = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(cannot)?;
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.with_context(cannot)?;
+        match serde_json::from_slice::<StepMetrics>(&line) {
             Ok(m) if m.step <= step => {
                 secs = m.secs;
-                kept += &line;
+                // JSON is UTF-8.
+                kept += &String::from_utf8_lossy(&line);
                 kept.push('\n');
             }
             _ => break,
@@ -103,7 +119,7 @@ mod tests {
         };
         let mut metrics = Metrics::open(&path, 0).unwrap();
         metrics.write(&[line(1), line(2), line(3)]).unwrap();
-        metrics.file.write_all(b"{\"step\":4,\"lo").unwrap();
+        metrics.file.write_all(b"{\"step\":4,\"lo\xff").unwrap();
         let again = Metrics::open(&path, 2).unwrap();
         assert_eq!(again.earlier_secs, 2.0);
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);

@@ -70,6 +70,14 @@ impl TrainProgress {
         }
     }
 
+    /// Goes on from `step`, with a fresh average.
+    pub fn set(&mut self, step: u64) {
+        self.seen = 0;
+        if let Some(bar) = &self.bar {
+            bar.set_position(step);
+        }
+    }
+
     /// Takes the bar off the screen while `work` runs.
     pub fn suspend<T>(&self, work: impl FnOnce() -> T) -> T {
         match &self.bar {

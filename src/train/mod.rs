@@ -1,36 +1,49 @@
 //! Training: the loop, read top to bottom.
 
+mod grids;
+mod guard;
+mod incident;
 mod plan;
 mod readback;
+mod record;
+mod replay;
+mod saver;
 mod state;
 mod stop;
 mod trainer;
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
-pub use stop::Stop;
-pub use trainer::{Draw, StepOutput, Trainer};
+pub use guard::Guard;
+pub use record::{Number, ParameterGradient, PictureOfBatch, StepRecord};
+pub use replay::{Replay, replay};
+pub use stop::{Reason, Stop};
+pub use trainer::{Draw, Gradients, StepOutput, Trainer};
 
-use crate::checkpoint::{Checkpoint, RunFolder, Which};
-use crate::config::RunConfig;
+use crate::checkpoint::{Checkpoint, RunFolder, RunLock};
+use crate::config::{OnBadStep, RunConfig};
 use crate::data::{self, Loaded};
 use crate::device::Chosen;
 use crate::model::load_state_dict;
-use crate::report::{
-    DecodeProgress, SampleProgress, TrainProgress, duration, grid, to_pixels, write_png,
-};
-use crate::sample::{Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, sample_pictures};
+use crate::report::{DecodeProgress, TrainProgress, duration};
+use incident::{BadStep, Incidents};
 use readback::Readback;
+use saver::Saver;
+
+/// A stall that a user may want to know of.
+const WORTH_TELLING: Duration = Duration::from_millis(1);
 
 /// Everything about a start of a run that its config does not fix.
 #[derive(Debug)]
 pub struct Start {
     /// Where the run is kept.
     pub folder: RunFolder,
+    /// Its lock, if it exists already.
+    pub lock: Option<RunLock>,
     /// Resolved and validated settings.
     pub config: RunConfig,
     /// The checkpoint to go on from.
@@ -41,6 +54,10 @@ pub struct Start {
     pub cache: Option<PathBuf>,
     /// Where to compute.
     pub chosen: Chosen,
+    /// Save and stop after this long.
+    pub time_limit: Option<Duration>,
+    /// End the run when a checkpoint or a grid fails, instead of going on to the next.
+    pub strict: bool,
 }
 
 /// How a start ended.
@@ -48,83 +65,215 @@ pub struct Start {
 pub enum End {
     /// All steps are done.
     Finished,
-    /// Saved and stopped for a signal.
-    Stopped(i32),
+    /// Saved and stopped before that.
+    Stopped(Reason),
 }
 
-/// Trains until all steps are done or a signal comes.
+/// Trains until all steps are done, or something asks to stop.
 ///
 /// # Errors
-/// Unreadable data, a file that cannot be written, out of memory, a loss that is not finite; the
-/// newest checkpoint stays as it was.
+/// Unreadable data, out of memory, a bad step (as the settings say), or a last checkpoint that cannot be written; earlier
+/// checkpoints stay as they were.
 pub fn train(start: Start) -> Result<End> {
-    let Start {
-        folder,
-        config,
-        resume,
-        init,
-        cache,
-        chosen,
-    } = start;
-    ensure!(
-        config.model.classes().is_none(),
-        "this network is told a class, and pictures of a folder have none; only sampling works with it"
-    );
-    let stop = Stop::install()?;
-    let data = load_data(&config, cache.as_deref(), &chosen)?;
+    let stop = Stop::install(start.time_limit)?;
+    let mut run = Run::begin(start, stop)?;
+    while run.trainer.step < run.config.train.steps {
+        let gradients = run.trainer.gradients(&run.data.store)?;
+        // The writer may still read what the update changes.
+        run.saver.wait_for_copy();
+        let output = run.trainer.update(gradients)?;
+        run.readback.push(output);
 
-    let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
-    if let Some(weights) = init {
-        load_state_dict(&trainer.arena.as_params(&trainer.arena.params), &weights)
-            .context("the weights of --init-from do not fit this run's network")?;
-    }
-    if let Some(checkpoint) = resume {
-        state::restore(&mut trainer, &checkpoint)?;
-        warn_of_other_pictures(checkpoint.meta.pictures, data.store.len());
-    }
-    folder.create(&config)?;
-    if grids_are_due(&config, trainer.step) && !folder.sample_path(trainer.step, "ema").exists() {
-        // The last start ended between this step's checkpoint and its grids.
-        write_grids(&folder, &config, &trainer)?;
-    }
-    let secs_per_step = plan::secs_per_step(&config, &trainer, &data.store)?;
-    eprintln!(
-        "{}",
-        plan::line(&config, &trainer, &data.store, &chosen, secs_per_step)
-    );
+        let stopping = run.stop.reason();
+        let asked = run.stop.save_asked();
+        let step = run.trainer.step;
+        let last = step == run.config.train.steps || stopping.is_some();
+        let save = last || asked || step.is_multiple_of(run.config.train.save_every_steps);
+        let sample = stopping.is_none() && (asked || grids::are_due(&run.config, step));
 
-    let progress = TrainProgress::new(trainer.step, config.train.steps);
-    let mut readback = Readback::open(&folder, &config, trainer.step, progress)?;
-    while trainer.step < config.train.steps {
-        let output = trainer.train_step(&data.store)?;
-        readback.push(output);
-
-        let signal = stop.signal();
-        let last = trainer.step == config.train.steps || signal.is_some();
-        let save = last || trainer.step.is_multiple_of(config.train.save_every_steps);
-        let sample = signal.is_none() && grids_are_due(&config, trainer.step);
-
-        if save || sample || readback.is_due(chosen.device) {
-            readback.read(&mut trainer, &data)?;
+        if (save || sample || run.readback.is_due(run.chosen.device))
+            && let Some(bad) = run.readback.read()
+        {
+            run.deal_with(bad)?;
+            continue;
         }
+        run.hear_from_the_writer()?;
         if save {
-            readback.outside_the_clock(|| save_checkpoint(&folder, &config, &trainer))?;
+            run.save(last)?;
         }
         if sample {
-            readback.outside_the_clock(|| write_grids(&folder, &config, &trainer))?;
+            run.sample()?;
         }
-        if let Some(signal) = signal {
-            readback.finish();
+        if let Some(reason) = stopping {
+            run.finish();
             eprintln!(
-                "saved at step {}; go on with: ddpm train --run {}",
-                trainer.step,
-                folder.dir().display()
+                "saved at step {step}; go on with: ddpm train --run {}",
+                run.folder.dir().display()
             );
-            return Ok(End::Stopped(signal));
+            return Ok(End::Stopped(reason));
         }
     }
-    readback.finish();
+    run.finish();
     Ok(End::Finished)
+}
+
+/// A run that is being trained.
+#[derive(Debug)]
+struct Run {
+    folder: RunFolder,
+    config: RunConfig,
+    chosen: Chosen,
+    strict: bool,
+    data: Loaded,
+    trainer: Trainer,
+    readback: Readback,
+    saver: Saver,
+    incidents: Incidents,
+    stop: Stop,
+    /// The last to go: nobody else may write as long as the writer does.
+    _lock: RunLock,
+}
+
+impl Run {
+    /// All that comes before the first step.
+    fn begin(start: Start, stop: Stop) -> Result<Run> {
+        let Start {
+            folder,
+            config,
+            chosen,
+            ..
+        } = start;
+        ensure!(
+            config.model.classes().is_none(),
+            "this network is told a class, and pictures of a folder have none; only sampling works with it"
+        );
+        let data = load_data(&config, start.cache.as_deref(), &chosen)?;
+        let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
+        if let Some(weights) = start.init {
+            load_state_dict(&trainer.arena.as_params(&trainer.arena.params), &weights)
+                .context("the weights of --init-from do not fit this run's network")?;
+        }
+        if let Some(checkpoint) = &start.resume {
+            state::restore(&mut trainer, checkpoint)?;
+            warn_of_other_pictures(checkpoint.meta.pictures, data.store.len());
+            warn_of_another_place(checkpoint.meta.environment.as_deref(), &chosen.environment);
+        }
+        let lock = match start.lock {
+            Some(lock) => lock,
+            None => folder.create()?,
+        };
+        folder.prepare(&config)?;
+        let secs_per_step = plan::secs_per_step(&config, &trainer, &data.store)?;
+        eprintln!(
+            "{}",
+            plan::line(&config, &trainer, &data.store, &chosen, secs_per_step)
+        );
+        let progress = TrainProgress::new(trainer.step, config.train.steps);
+        let mut run = Run {
+            readback: Readback::open(&folder, &config, trainer.step, progress)?,
+            saver: Saver::start(&folder, chosen.environment.clone())?,
+            incidents: Incidents::default(),
+            _lock: lock,
+            strict: start.strict,
+            folder,
+            config,
+            chosen,
+            data,
+            trainer,
+            stop,
+        };
+        run.catch_up()?;
+        Ok(run)
+    }
+
+    /// What the last start did not get to, and what a rollback needs.
+    fn catch_up(&mut self) -> Result<()> {
+        let step = self.trainer.step;
+        if grids::are_due(&self.config, step) && !self.folder.sample_path(step, "ema").exists() {
+            // It ended between this step's checkpoint and its grids.
+            self.sample()?;
+        }
+        if step == 0 && self.config.train.on_bad_step == OnBadStep::Rollback {
+            self.save(false)?;
+        }
+        Ok(())
+    }
+
+    /// Saves beside training; what fails is told, and the next save tries again. A last save is waited for, and must
+    /// not fail.
+    fn save(&mut self, last: bool) -> Result<()> {
+        let saver = &mut self.saver;
+        let before = self.readback.outside_the_clock(|| match last {
+            true => saver.finish(),
+            false => saver.wait(),
+        });
+        self.tolerate(before)?;
+        let begun = self.saver.save(&self.trainer, &self.config);
+        if !last {
+            return self.tolerate(begun);
+        }
+        begun?;
+        let saver = &mut self.saver;
+        self.readback.outside_the_clock(|| saver.finish())
+    }
+
+    fn hear_from_the_writer(&mut self) -> Result<()> {
+        let heard = self.saver.poll();
+        self.tolerate(heard)
+    }
+
+    fn sample(&mut self) -> Result<()> {
+        // Sampling swaps the weights for their average.
+        self.saver.wait_for_copy();
+        let drawn = self.readback.outside_the_clock(|| {
+            grids::write(&self.folder, &self.config, &self.trainer, &self.stop)
+        });
+        self.tolerate(drawn)
+    }
+
+    /// What runs beside training does not end it, unless asked.
+    fn tolerate(&self, result: Result<()>) -> Result<()> {
+        match result {
+            Err(error) if !self.strict => {
+                self.readback
+                    .tell(&format!("warning: {error:#}; training goes on"));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn finish(&self) {
+        self.readback.finish();
+        let stall = self.saver.longest_stall;
+        if stall >= WORTH_TELLING {
+            eprintln!(
+                "a checkpoint held training up for {} ms at most",
+                stall.as_millis()
+            );
+        }
+    }
+
+    fn deal_with(&mut self, bad: BadStep) -> Result<()> {
+        let saved = self.saver.finish();
+        self.tolerate(saved)?;
+        let Run {
+            folder,
+            config,
+            trainer,
+            data,
+            readback,
+            incidents,
+            ..
+        } = self;
+        let way =
+            readback.outside_the_clock(|| incidents.handle(bad, folder, config, trainer, data));
+        way?;
+        if trainer.step < bad.step {
+            readback.go_back_to(folder, trainer.step)?;
+        }
+        Ok(())
+    }
 }
 
 fn load_data(
@@ -166,12 +315,6 @@ fn load_data(
     Ok(loaded)
 }
 
-/// Grids are made every so many steps, and at the last one.
-fn grids_are_due(config: &RunConfig, step: u64) -> bool {
-    let every = config.sample.every_steps;
-    step > 0 && every > 0 && (step == config.train.steps || step.is_multiple_of(every))
-}
-
 /// The order of pictures depends on their number, so a changed folder ends an exact resume.
 fn warn_of_other_pictures(before: u64, now: u64) {
     if before != now {
@@ -181,88 +324,17 @@ fn warn_of_other_pictures(before: u64, now: u64) {
     }
 }
 
-fn save_checkpoint(folder: &RunFolder, config: &RunConfig, trainer: &Trainer) -> Result<()> {
-    let (meta, tensors) = state::snapshot(trainer, config);
-    // A finite loss says nothing yet about the update that followed it.
-    ensure!(
-        bool::try_from(trainer.arena.params.isfinite().all())?,
-        "the weights after step {} are not finite and are not saved; earlier checkpoints are untouched. Lower --lr or set --clip-norm",
-        meta.step
-    );
-    folder
-        .save(&meta, &tensors, config.train.keep)
-        .with_context(|| {
-            format!(
-                "step {} is not saved; earlier checkpoints are untouched",
-                meta.step
-            )
-        })
-}
-
-/// Grids of raw and EMA weights, from the same noise at every step of the run.
-fn write_grids(folder: &RunFolder, config: &RunConfig, trainer: &Trainer) -> Result<()> {
-    let wanted = Pictures {
-        noise: NoiseSource::Seed(config.train.seed),
-        numbers: 0..config.sample.images,
-        batch: config.sample.images.min(config.train.batch as u64),
-        chw: config.model.chw(),
-        device: trainer.arena.device(),
-    };
-    let levels = Respaced::all(&trainer.schedule);
-    let sampler = Sampler::Ddpm(Ddpm::new(&config.sample));
-    for which in [Which::Raw, Which::Ema] {
-        let weights = match which {
-            Which::Raw => trainer.arena.params.detach(),
-            Which::Ema => trainer.ema.corrected(&trainer.arena),
-        };
-        let steps = levels.len() * wanted.batches().count();
-        let bar = SampleProgress::new(&format!("sampling {which}"), steps as u64);
-        let pictures = trainer.arena.with_weights(&weights, || {
-            let denoiser = |x: &tch::Tensor, t: &tch::Tensor| trainer.predict(x, t);
-            let process =
-                Process::new(&denoiser, &levels, &config.diffusion, config.sample.clip_x0);
-            sample_pictures(&process, &sampler, &wanted, &mut |_| bar.step())
-        });
-        bar.finish();
-        let name = which.to_string().to_lowercase();
-        write_png(
-            &folder.sample_path(trainer.step, &name),
-            &grid(&to_pixels(&pictures)),
-        )?;
+/// The same steps elsewhere round differently.
+fn warn_of_another_place(before: Option<&str>, now: &str) {
+    if let Some(before) = before.filter(|before| *before != now) {
+        eprintln!(
+            "note: the run was on {before}, and goes on on {now}: as good, but not the same in the last bits"
+        );
     }
-    Ok(())
-}
-
-/// Refuses a step whose numbers are not finite, naming what went into it.
-fn refuse_non_finite(
-    step: u64,
-    loss: f64,
-    grad_norm: f64,
-    trainer: &mut Trainer,
-    data: &Loaded,
-) -> Result<()> {
-    if loss.is_finite() && grad_norm.is_finite() {
-        return Ok(());
-    }
-    let draw = trainer.draw(step - 1);
-    let pictures: Vec<String> = draw
-        .indices
-        .iter()
-        .map(|&i| {
-            data.paths
-                .get(i as usize)
-                .map_or(i.to_string(), |p| p.display().to_string())
-        })
-        .collect();
-    let t = Vec::<i64>::try_from(&draw.t)?;
-    bail!(
-        "step {step} gave loss {loss} and gradient norm {grad_norm}, which are not finite. The newest checkpoint is untouched. Lower --lr or set --clip-norm, and resume.\n  t: {t:?}\n  pictures: {}",
-        pictures.join(", ")
-    )
 }
 
 /// The end of a finished run, for people.
-pub fn farewell(folder: &RunFolder, config: &RunConfig, took: std::time::Duration) -> String {
+pub fn farewell(folder: &RunFolder, config: &RunConfig, took: Duration) -> String {
     let dir = folder.dir().display();
     let grid = folder.sample_path(config.train.steps, "ema");
     let grid = if grid.exists() {

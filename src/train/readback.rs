@@ -5,10 +5,10 @@ use std::time::Instant;
 use anyhow::Result;
 use tch::Device;
 
-use super::{StepOutput, Trainer, refuse_non_finite};
+use super::StepOutput;
+use super::incident::BadStep;
 use crate::checkpoint::RunFolder;
 use crate::config::RunConfig;
-use crate::data::Loaded;
 use crate::report::{Metrics, StepMetrics, TrainProgress};
 
 /// Steps that a CUDA device may run ahead of the host. Reading each loss would make it wait.
@@ -21,6 +21,8 @@ pub(super) struct Readback {
     metrics: Metrics,
     progress: TrainProgress,
     batch: f64,
+    /// Whether metrics.jsonl could not be written last time.
+    metrics_fail: bool,
     started: Instant,
     /// When the last read ended, moved on by time that is not training.
     last_read: Instant,
@@ -38,6 +40,7 @@ impl Readback {
             metrics: Metrics::open(&folder.metrics_path(), step)?,
             progress,
             batch: config.train.batch as f64,
+            metrics_fail: false,
             started: Instant::now(),
             last_read: Instant::now(),
         })
@@ -52,30 +55,27 @@ impl Readback {
         !device.is_cuda() || self.pending.len() >= CUDA_STEPS_AHEAD
     }
 
-    /// Waits for all pending steps, checks them and writes them down.
-    ///
-    /// # Errors
-    /// A loss or gradient that is not finite: the steps before it are written.
-    pub(super) fn read(&mut self, trainer: &mut Trainer, data: &Loaded) -> Result<()> {
-        let numbers: Vec<(f64, f64)> = self
+    /// Waits for all pending steps and writes them down, up to the first bad one, which it returns: those behind
+    /// it changed nothing.
+    pub(super) fn read(&mut self) -> Option<BadStep> {
+        let numbers: Vec<[f64; 3]> = self
             .pending
             .iter()
-            .map(|o| {
-                (
-                    o.loss_and_grad_norm.double_value(&[0]),
-                    o.loss_and_grad_norm.double_value(&[1]),
-                )
-            })
+            .map(|o| [0, 1, 2].map(|i| o.numbers.double_value(&[i])))
             .collect();
         let secs_per_step =
             self.last_read.elapsed().as_secs_f64() / self.pending.len().max(1) as f64;
         let images_per_sec = self.batch / secs_per_step;
         let secs = self.metrics.earlier_secs + self.started.elapsed().as_secs_f64();
         let mut lines = Vec::new();
-        let mut verdict = Ok(());
-        for (output, (loss, grad_norm)) in self.pending.drain(..).zip(numbers) {
-            verdict = refuse_non_finite(output.step, loss, grad_norm, trainer, data);
-            if verdict.is_err() {
+        let mut bad = None;
+        for (output, [loss, grad_norm, halted]) in self.pending.drain(..).zip(numbers) {
+            if halted != 0.0 {
+                bad = Some(BadStep {
+                    step: output.step,
+                    loss,
+                    grad_norm,
+                });
                 break;
             }
             lines.push(StepMetrics {
@@ -89,9 +89,38 @@ impl Readback {
             self.progress
                 .step(output.step, loss, self.batch, secs_per_step);
         }
-        self.metrics.write(&lines)?;
+        self.write(&lines);
         self.last_read = Instant::now();
-        verdict
+        bad
+    }
+
+    /// Lines that cannot be written are kept for the next time; training goes on.
+    fn write(&mut self, lines: &[StepMetrics]) {
+        let result = self.metrics.write(lines);
+        if let Err(error) = &result
+            && !self.metrics_fail
+        {
+            self.tell(&format!(
+                "warning: {error:#}; the lines are kept and written later"
+            ));
+        }
+        self.metrics_fail = result.is_err();
+    }
+
+    /// Prints a line without disturbing the bar.
+    pub(super) fn tell(&self, line: &str) {
+        self.progress.suspend(|| eprintln!("{line}"));
+    }
+
+    /// Goes on from another step: metrics past it are dropped.
+    ///
+    /// # Errors
+    /// metrics.jsonl cannot be read or written.
+    pub(super) fn go_back_to(&mut self, folder: &RunFolder, step: u64) -> Result<()> {
+        self.metrics = Metrics::open(&folder.metrics_path(), step)?;
+        self.started = Instant::now();
+        self.progress.set(step);
+        Ok(())
     }
 
     /// Runs `work` without counting its time as training.

@@ -1,21 +1,48 @@
-//! SIGINT and SIGTERM: the first asks the loop to save and stop, the second ends at once.
+//! What asks a run to stop, or to save: signals and a time limit.
+//!
+//! SIGINT and SIGTERM: the first asks the loop to save and stop, the second ends at once. SIGUSR1: save and sample now.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 
-/// Signals received so far.
+/// Why a run stops before its last step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// SIGINT or SIGTERM.
+    Signal(i32),
+    /// `--time-limit`.
+    TimeLimit,
+}
+
+impl Reason {
+    /// What the process exits with: 128 + the signal, or what timeout(1) exits with.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Reason::Signal(signal) => 128 + signal as u8,
+            Reason::TimeLimit => 124,
+        }
+    }
+}
+
+/// What has been asked so far.
 #[derive(Debug, Clone)]
 pub struct Stop {
     received: Arc<AtomicUsize>,
+    save: Arc<AtomicBool>,
+    deadline: Option<Instant>,
 }
 
 impl Stop {
-    /// Takes over both signals for the rest of the process.
-    pub fn install() -> Result<Stop> {
+    /// Takes over the three signals for the rest of the process, and starts the clock.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn install(time_limit: Option<Duration>) -> Result<Stop> {
         let received = Arc::new(AtomicUsize::new(0));
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
@@ -24,14 +51,28 @@ impl Stop {
             flag::register(signal, Arc::clone(&asked))?;
             flag::register_usize(signal, Arc::clone(&received), signal as usize)?;
         }
-        Ok(Stop { received })
+        let save = Arc::new(AtomicBool::new(false));
+        flag::register(SIGUSR1, Arc::clone(&save))?;
+        Ok(Stop {
+            received,
+            save,
+            deadline: time_limit.and_then(|limit| Instant::now().checked_add(limit)),
+        })
     }
 
-    /// The signal to stop for, if one came.
-    pub fn signal(&self) -> Option<i32> {
+    /// Why to stop, if there is a reason.
+    pub fn reason(&self) -> Option<Reason> {
         match self.received.load(Ordering::Relaxed) {
-            0 => None,
-            signal => Some(signal as i32),
+            0 => {
+                let late = self.deadline.is_some_and(|at| Instant::now() >= at);
+                late.then_some(Reason::TimeLimit)
+            }
+            signal => Some(Reason::Signal(signal as i32)),
         }
+    }
+
+    /// Whether to save and sample now; asked once for each SIGUSR1.
+    pub fn save_asked(&self) -> bool {
+        self.save.swap(false, Ordering::Relaxed)
     }
 }

@@ -3,6 +3,8 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
+use super::Guard;
+use crate::checkpoint::History;
 use crate::config::RunConfig;
 use crate::data::{Order, Store};
 use crate::diffusion::{Noised, Objective, Schedule};
@@ -23,6 +25,10 @@ pub struct Trainer {
     pub optimizer: Optimizer,
     /// Average of the weights.
     pub ema: Ema,
+    /// Stops bad steps.
+    pub guard: Guard,
+    /// What went wrong so far; its running means are the guard's.
+    pub history: History,
     /// Noise schedule.
     pub schedule: Schedule,
     objective: Objective,
@@ -41,13 +47,21 @@ pub struct Draw {
     pub t: Tensor,
 }
 
+/// Numbers of a step whose gradients are in the arena and not used yet.
+#[derive(Debug)]
+pub struct Gradients {
+    /// `[2]` f32 on the device: loss, and gradient norm before clipping.
+    pub loss_and_grad_norm: Tensor,
+}
+
 /// The result of a step, still on the device so that nobody waits for it.
 #[derive(Debug)]
 pub struct StepOutput {
     /// Which step, from 1.
     pub step: u64,
-    /// `[2]` f32: loss, and gradient norm before clipping.
-    pub loss_and_grad_norm: Tensor,
+    /// `[3]` f32: loss, gradient norm before clipping, and 1 if nothing was changed because this step or one
+    /// before it is bad.
+    pub numbers: Tensor,
     /// Learning rate of the step.
     pub lr: f64,
 }
@@ -66,6 +80,8 @@ impl Trainer {
             step: 0,
             optimizer: Optimizer::new(&config.optim, &arena),
             ema: Ema::new(&arena, config.optim.ema),
+            guard: Guard::new(config.train.explosion_factor, device),
+            history: History::default(),
             objective: Objective::new(
                 &config.diffusion,
                 &schedule,
@@ -110,15 +126,38 @@ impl Trainer {
     /// # Errors
     /// What libtorch refuses, out of memory before all.
     pub fn train_step(&mut self, data: &Store) -> Result<StepOutput> {
+        let gradients = self.gradients(data)?;
+        self.update(gradients)
+    }
+
+    /// Forward and backward of the next step: weights, moments and average are only read.
+    ///
+    /// # Errors
+    /// As [`train_step`](Trainer::train_step).
+    pub fn gradients(&mut self, data: &Store) -> Result<Gradients> {
         let draw = self.draw(self.step);
         let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref());
         let loss = self.backward(&x_0, &draw.t, self.step)?;
         let grad_norm = self.arena.grads.norm();
-        self.clip(&grad_norm);
+        Ok(Gradients {
+            loss_and_grad_norm: Tensor::stack(&[loss, grad_norm], 0),
+        })
+    }
 
-        let multiplier = lr_multiplier(&self.config.optim.lr_schedule, self.step);
+    /// Clips, takes the optimizer's step and averages; nothing changes but the step number if the gradients are
+    /// bad, or were before and nobody released the guard.
+    ///
+    /// # Errors
+    /// As [`train_step`](Trainer::train_step).
+    pub fn update(&mut self, gradients: Gradients) -> Result<StepOutput> {
+        let numbers = gradients.loss_and_grad_norm;
+        self.clip(&numbers.get(1));
+        let sound_before = self.sound_steps();
+        self.guard.judge(&self.arena, &numbers, sound_before);
+        let multiplier =
+            lr_multiplier(&self.config.optim.lr_schedule, self.step) * self.history.lr_factor;
         let inputs = StepInputs {
-            adam_t: self.step + 1,
+            adam_t: sound_before + 1,
             lr_multiplier: multiplier,
         };
         self.optimizer.step(&self.arena, inputs)?;
@@ -126,9 +165,28 @@ impl Trainer {
         self.step += 1;
         Ok(StepOutput {
             step: self.step,
-            loss_and_grad_norm: Tensor::stack(&[loss, grad_norm], 0),
+            numbers: Tensor::cat(&[numbers, self.arena.halted.view(1)], 0),
             lr: self.config.optim.lr * multiplier,
         })
+    }
+
+    /// Steps that changed the weights.
+    fn sound_steps(&self) -> u64 {
+        self.step - self.history.skipped.len() as u64
+    }
+
+    /// Back to before the bad step `step` (from 1), whose update was halted with all that were queued behind it.
+    pub fn rewind_to_before(&mut self, step: u64) {
+        let halted = self.step - (step - 1);
+        self.step -= halted;
+        self.ema.steps -= halted;
+        self.guard.release(&self.arena);
+    }
+
+    /// Passes over the next step: the data moves on, and nothing else.
+    pub fn skip(&mut self) {
+        self.step += 1;
+        self.history.skipped.push(self.step);
     }
 
     /// Gradients of the batch's loss into the arena, microbatch by microbatch; returns the loss.
@@ -247,7 +305,7 @@ mod tests {
         config.optim.clip_norm = Some(0.5);
         let mut trainer = Trainer::new(&config, data.len(), Device::Cpu).unwrap();
         let output = trainer.train_step(&data).unwrap();
-        let before = output.loss_and_grad_norm.double_value(&[1]);
+        let before = output.numbers.double_value(&[1]);
         let after = f64::try_from(trainer.arena.grads.norm()).unwrap();
         assert!(
             before > 0.5 && (after - 0.5).abs() < 1e-4,
@@ -269,7 +327,7 @@ mod tests {
                     trainer
                         .train_step(&data)
                         .unwrap()
-                        .loss_and_grad_norm
+                        .numbers
                         .double_value(&[0])
                 })
                 .collect();

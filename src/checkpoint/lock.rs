@@ -1,0 +1,94 @@
+//! One process at a time in a run's folder.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// Held for as long as a process trains a run.
+///
+/// The lock is the kernel's (`flock`), so it ends with the process however that ends: the file that
+/// stays behind locks nobody out. It says who held it last.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
+}
+
+impl RunLock {
+    /// Takes the lock at `path`.
+    ///
+    /// # Errors
+    /// Another process holds it, or the file cannot be made.
+    pub(super) fn take(path: &Path) -> Result<RunLock> {
+        let cannot = || format!("cannot lock {}", path.display());
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .with_context(cannot)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                // Its text is for people; whatever it is, the lock is held.
+                let _ = file.take(200).read_to_string(&mut holder);
+                bail!(
+                    "another process trains this run ({}); wait for it, stop it, or name another --run",
+                    holder.trim()
+                );
+            }
+            // Some network file systems have no locks. Training without one beats no training.
+            Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => {
+                eprintln!(
+                    "warning: the file system of {} has no locks; see to it that one process trains this run",
+                    path.display()
+                );
+            }
+            Err(error) => return Err(error).with_context(cannot),
+        }
+        // Who holds it is a courtesy: a full disk must not end a run here.
+        let _ = sign(&mut file);
+        Ok(RunLock { _file: file })
+    }
+}
+
+fn sign(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    let host = rustix::system::uname();
+    writeln!(
+        file,
+        "process {} on {} since {} UTC",
+        std::process::id(),
+        host.nodename().to_string_lossy(),
+        time::OffsetDateTime::now_utc()
+            .replace_nanosecond(0)
+            .unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_lock_names_its_holder_and_a_left_one_holds_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        std::fs::write(&path, "process 999999999 on elsewhere since long").unwrap();
+        let held = RunLock::take(&path).unwrap();
+        let refused = RunLock::take(&path).unwrap_err().to_string();
+        let us = format!("process {}", std::process::id());
+        assert!(
+            refused.contains(&us) && !refused.contains("999999999"),
+            "{refused}"
+        );
+        drop(held);
+        RunLock::take(&path).unwrap();
+    }
+}

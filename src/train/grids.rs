@@ -1,0 +1,150 @@
+//! Sample grids along the way: they show how far training is, and must not hold it up.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tch::Tensor;
+
+use super::{Stop, Trainer};
+use crate::checkpoint::{RunFolder, Which};
+use crate::config::RunConfig;
+use crate::report::{SampleProgress, duration, grid, to_pixels, write_png};
+use crate::sample::{
+    Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, Spacing, Steps, sample_pictures,
+};
+
+/// Evaluations after which a grid's time is foretold.
+const EVALUATIONS_TIMED: u32 = 5;
+
+/// Grids are made every so many steps, and at the last one.
+pub(super) fn are_due(config: &RunConfig, step: u64) -> bool {
+    let every = config.sample.every_steps;
+    step > 0 && every > 0 && (step == config.train.steps || step.is_multiple_of(every))
+}
+
+/// Grids of raw and EMA weights, from the same noise at every step of the run.
+///
+/// # Errors
+/// A grid that would take longer than the settings allow, or cannot be written. Being asked to stop is
+/// no error: the grid is left for the next start.
+pub(super) fn write(
+    folder: &RunFolder,
+    config: &RunConfig,
+    trainer: &Trainer,
+    stop: &Stop,
+) -> Result<()> {
+    for which in [Which::Raw, Which::Ema] {
+        let Some(pictures) = draw(config, trainer, which, stop)? else {
+            return Ok(());
+        };
+        let name = which.to_string().to_lowercase();
+        let path = folder.sample_path(trainer.step, &name);
+        write_png(&path, &grid(&to_pixels(&pictures)))
+            .with_context(|| format!("the grid of step {} is not written", trainer.step))?;
+    }
+    Ok(())
+}
+
+fn draw(
+    config: &RunConfig,
+    trainer: &Trainer,
+    which: Which,
+    stop: &Stop,
+) -> Result<Option<Tensor>> {
+    let settings = &config.sample;
+    let wanted = Pictures {
+        noise: NoiseSource::Seed(config.train.seed),
+        numbers: 0..settings.images,
+        batch: settings.images.min(config.train.batch as u64),
+        chw: config.model.chw(),
+        device: trainer.arena.device(),
+    };
+    let levels = match config.train.sample_steps {
+        0 => Respaced::all(&trainer.schedule),
+        steps => Respaced::new(&trainer.schedule, &Steps::Count(steps, Spacing::Trailing))?,
+    };
+    let sampler = Sampler::Ddpm(Ddpm::new(settings));
+    let weights = match which {
+        Which::Raw => trainer.arena.params.detach(),
+        Which::Ema => trainer.ema.corrected(&trainer.arena),
+    };
+    let evaluations = (levels.len() * wanted.batches().count()) as u32;
+    let patience = Patience::new(
+        evaluations,
+        Duration::from_secs(config.train.sample_limit_secs),
+        stop,
+    );
+    let bar = SampleProgress::new(&format!("sampling {which}"), evaluations.into());
+    let pictures = trainer.arena.with_weights(&weights, || {
+        let denoiser = |x: &Tensor, t: &Tensor| {
+            if patience.lasts() {
+                trainer.predict(x, t)
+            } else {
+                // The rest of the way is walked without the network, and thrown away.
+                x.zeros_like()
+            }
+        };
+        let process = Process::new(&denoiser, &levels, &config.diffusion, settings.clip_x0);
+        sample_pictures(&process, &sampler, &wanted, &mut |_| bar.step())
+    });
+    bar.finish();
+    patience.verdict(trainer.step)?;
+    Ok((!patience.given_up()).then_some(pictures))
+}
+
+/// How long a grid may take.
+struct Patience<'a> {
+    started: Instant,
+    evaluations: u32,
+    done: Cell<u32>,
+    limit: Duration,
+    /// What the grid would have taken in all, once that is too long.
+    too_long: Cell<Option<Duration>>,
+    stopped: Cell<bool>,
+    stop: &'a Stop,
+}
+
+impl Patience<'_> {
+    fn new(evaluations: u32, limit: Duration, stop: &Stop) -> Patience<'_> {
+        Patience {
+            started: Instant::now(),
+            evaluations,
+            done: Cell::new(0),
+            limit,
+            too_long: Cell::new(None),
+            stopped: Cell::new(false),
+            stop,
+        }
+    }
+
+    /// Whether to go on; asked once before each evaluation.
+    fn lasts(&self) -> bool {
+        let done = self.done.get();
+        self.done.set(done + 1);
+        if !self.limit.is_zero() && (EVALUATIONS_TIMED..self.evaluations).contains(&done) {
+            let all = self.started.elapsed() / done * self.evaluations;
+            if self.too_long.get().is_none() && all > self.limit {
+                self.too_long.set(Some(all));
+            }
+        }
+        self.stopped
+            .set(self.stopped.get() || self.stop.reason().is_some());
+        !self.given_up()
+    }
+
+    fn given_up(&self) -> bool {
+        self.stopped.get() || self.too_long.get().is_some()
+    }
+
+    fn verdict(&self, step: u64) -> Result<()> {
+        match self.too_long.get() {
+            Some(all) if !self.stopped.get() => bail!(
+                "the grid of step {step} is left out: it would take {} and --sample-limit is {}; take fewer steps with --sample-steps, or fewer --sample-images",
+                duration(all),
+                duration(self.limit)
+            ),
+            _ => Ok(()),
+        }
+    }
+}

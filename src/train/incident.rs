@@ -1,0 +1,145 @@
+//! What a run does after a bad step. The state is the one before it, so every way on is open.
+
+use anyhow::{Context, Result, bail};
+
+use super::record::StepRecord;
+use super::{Trainer, state};
+use crate::checkpoint::{Checkpoint, RunFolder};
+use crate::config::{OnBadStep, RunConfig};
+use crate::data::Loaded;
+
+/// Bad steps that may be passed over among [`SKIP_WINDOW_STEPS`].
+const MOST_SKIPS: usize = 10;
+const SKIP_WINDOW_STEPS: u64 = 1000;
+
+/// Rollbacks of a run; the learning rate is then 1/32 of what it was.
+const MOST_ROLLBACKS: u32 = 5;
+
+/// What each rollback does to the learning rate.
+const ROLLBACK_LR_FACTOR: f64 = 0.5;
+
+/// A step whose numbers are not finite, or exploded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct BadStep {
+    pub(super) step: u64,
+    pub(super) loss: f64,
+    pub(super) grad_norm: f64,
+}
+
+impl std::fmt::Display for BadStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let BadStep {
+            step,
+            loss,
+            grad_norm,
+        } = self;
+        let finite = loss.is_finite() && grad_norm.is_finite();
+        let what = if finite { "exploded" } else { "not finite" };
+        write!(
+            f,
+            "step {step}: loss {loss}, gradient norm {grad_norm} ({what})"
+        )
+    }
+}
+
+/// The last rollback, so that the next one knows whether it helped.
+#[derive(Debug, Clone, Copy)]
+struct Rollback {
+    bad_step: u64,
+    to_step: u64,
+}
+
+/// What a run does after bad steps, and has done in this start.
+#[derive(Debug, Default)]
+pub(super) struct Incidents {
+    last: Option<Rollback>,
+}
+
+impl Incidents {
+    /// Deals with a bad step as the settings say, having written down all that is known of it. The saver is idle.
+    ///
+    /// # Errors
+    /// The policy is to stop, or its patience is at an end.
+    pub(super) fn handle(
+        &mut self,
+        bad: BadStep,
+        folder: &RunFolder,
+        config: &RunConfig,
+        trainer: &mut Trainer,
+        data: &Loaded,
+    ) -> Result<()> {
+        trainer.rewind_to_before(bad.step);
+        let record = folder.incident_path(bad.step);
+        let written = StepRecord::of_next(trainer, data, config.diffusion.timesteps)
+            .and_then(|found| found.write(&record));
+        match written {
+            Ok(()) => eprintln!("{bad}; see {}", record.display()),
+            Err(error) => eprintln!("{bad}; no record of it: {error:#}"),
+        }
+        match config.train.on_bad_step {
+            OnBadStep::Stop => bail!("{bad}. {}", advice(folder, bad.step)),
+            OnBadStep::Skip => skip(bad, folder, trainer),
+            OnBadStep::Rollback => self.roll_back(bad, folder, trainer),
+        }
+    }
+
+    fn roll_back(&mut self, bad: BadStep, folder: &RunFolder, trainer: &mut Trainer) -> Result<()> {
+        let (rollbacks, factor) = (trainer.history.rollbacks + 1, trainer.history.lr_factor);
+        if rollbacks > MOST_ROLLBACKS {
+            bail!(
+                "{bad}, after {MOST_ROLLBACKS} rollbacks. {}",
+                advice(folder, bad.step)
+            );
+        }
+        let checkpoint = self
+            .target(bad, folder)
+            .with_context(|| format!("{bad}, and there is nothing to go back to"))?;
+        state::restore(trainer, &checkpoint)?;
+        trainer.history.rollbacks = rollbacks;
+        trainer.history.lr_factor = factor * ROLLBACK_LR_FACTOR;
+        self.last = Some(Rollback {
+            bad_step: bad.step,
+            to_step: trainer.step,
+        });
+        eprintln!(
+            "back to step {}, with {} of the learning rate",
+            trainer.step, trainer.history.lr_factor
+        );
+        Ok(())
+    }
+
+    /// The newest checkpoint; where going back to one did not get past the bad step, the one before that, as that
+    /// one may be sick already.
+    fn target(&self, bad: BadStep, folder: &RunFolder) -> Result<Checkpoint> {
+        if let Some(last) = self.last.filter(|last| bad.step <= last.bad_step)
+            && last.to_step > 0
+            && let Ok(older) = folder.checkpoint_before(last.to_step - 1)
+        {
+            return Ok(older);
+        }
+        folder.checkpoint_before(bad.step - 1)
+    }
+}
+
+fn advice(folder: &RunFolder, step: u64) -> String {
+    let run = folder.dir().display();
+    format!(
+        "Checkpoints are untouched. Look at it with `ddpm replay {run} --step {step}`; then lower --lr, set --clip-norm 1, or go on with --on-bad-step skip or rollback"
+    )
+}
+
+fn skip(bad: BadStep, folder: &RunFolder, trainer: &mut Trainer) -> Result<()> {
+    let skipped = &trainer.history.skipped;
+    let recent = skipped
+        .iter()
+        .filter(|step| **step + SKIP_WINDOW_STEPS > bad.step);
+    if recent.count() >= MOST_SKIPS {
+        bail!(
+            "{bad}, after {MOST_SKIPS} skipped steps among the last {SKIP_WINDOW_STEPS}. {}",
+            advice(folder, bad.step)
+        );
+    }
+    trainer.skip();
+    eprintln!("step {} is skipped", bad.step);
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! What is known of one step: written down when its numbers go wrong, and made again by `ddpm replay`.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::Trainer;
+use crate::data::Loaded;
+use crate::fs::write_bytes;
+use crate::native::foreach_norm;
+
+/// Bins of the histogram over t.
+const BINS: i64 = 10;
+
+/// A number that JSON may not have.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(into = "Text", try_from = "Text")]
+pub struct Number(pub f64);
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Text {
+    Finite(f64),
+    Word(String),
+}
+
+impl From<Number> for Text {
+    fn from(Number(value): Number) -> Text {
+        if value.is_finite() {
+            Text::Finite(value)
+        } else {
+            Text::Word(value.to_string())
+        }
+    }
+}
+
+impl TryFrom<Text> for Number {
+    type Error = std::num::ParseFloatError;
+
+    fn try_from(text: Text) -> Result<Number, Self::Error> {
+        match text {
+            Text::Finite(value) => Ok(Number(value)),
+            Text::Word(word) => word.parse().map(Number),
+        }
+    }
+}
+
+impl PartialEq for Number {
+    /// The same bits, but for the many bits of NaN.
+    fn eq(&self, other: &Number) -> bool {
+        self.0.to_bits() == other.0.to_bits() || (self.0.is_nan() && other.0.is_nan())
+    }
+}
+
+/// A picture of the batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PictureOfBatch {
+    /// Its number in the data set.
+    pub number: i64,
+    /// Its file, where there is one.
+    pub name: String,
+    /// Whether it was mirrored.
+    pub mirrored: bool,
+    /// Its time step.
+    pub t: i64,
+}
+
+/// The gradient of one parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ParameterGradient {
+    /// Its `state_dict` key.
+    pub name: String,
+    /// L2 norm.
+    pub norm: Number,
+}
+
+/// One step, looked at closely.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Which, from 1.
+    pub step: u64,
+    /// Loss of the batch.
+    pub loss: Number,
+    /// L2 norm of all gradients, before clipping.
+    pub grad_norm: Number,
+    /// What was usual for both: running geometric means.
+    pub usual: Option<[Number; 2]>,
+    /// Pictures a tenth of the time steps, from the least noisy.
+    pub t_histogram: Vec<i64>,
+    /// The batch.
+    pub pictures: Vec<PictureOfBatch>,
+    /// Gradients in the network's order, before clipping.
+    pub gradients: Vec<ParameterGradient>,
+}
+
+impl StepRecord {
+    /// Computes the next step's gradients, and changes nothing else.
+    ///
+    /// # Errors
+    /// As [`Trainer::gradients`].
+    pub fn of_next(trainer: &mut Trainer, data: &Loaded, timesteps: i64) -> Result<StepRecord> {
+        let gradients = trainer.gradients(&data.store)?;
+        let number = |i| Number(gradients.loss_and_grad_norm.double_value(&[i]));
+        let draw = trainer.draw(trainer.step);
+        let t = Vec::<i64>::try_from(&draw.t)?;
+        let mirrored = match &draw.mirrored {
+            Some(mirrored) => Vec::<bool>::try_from(mirrored)?,
+            None => vec![false; t.len()],
+        };
+        let mut t_histogram = vec![0; BINS as usize];
+        t.iter()
+            .for_each(|t| t_histogram[(t * BINS / timesteps) as usize] += 1);
+        let pictures = draw
+            .indices
+            .iter()
+            .zip(mirrored)
+            .zip(t)
+            .map(|((&number, mirrored), t)| PictureOfBatch {
+                number,
+                name: name_of(data, number),
+                mirrored,
+                t,
+            });
+        Ok(StepRecord {
+            step: trainer.step + 1,
+            loss: number(0),
+            grad_norm: number(1),
+            usual: (trainer.step > 0)
+                .then(|| trainer.guard.usual().map(|ln| Number(f64::from(ln).exp()))),
+            t_histogram,
+            pictures: pictures.collect(),
+            gradients: gradients_of(trainer)?,
+        })
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// No such file, or not a record.
+    pub fn read(path: &Path) -> Result<StepRecord> {
+        let text = fs_err::read_to_string(path)?;
+        serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// Writes the record, whole or not at all.
+    ///
+    /// # Errors
+    /// No permission, or a full disk.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_bytes(path, serde_json::to_string_pretty(self)?.as_bytes())
+    }
+
+    /// What differs from `other`, by the names of the fields.
+    pub fn differences(&self, other: &StepRecord) -> Vec<&'static str> {
+        let checks = [
+            ("step", self.step == other.step),
+            ("loss", self.loss == other.loss),
+            ("grad_norm", self.grad_norm == other.grad_norm),
+            ("usual", self.usual == other.usual),
+            ("pictures", self.pictures == other.pictures),
+            ("gradients", self.gradients == other.gradients),
+        ];
+        let differing = checks.iter().filter(|(_, same)| !same);
+        differing.map(|(name, _)| *name).collect()
+    }
+}
+
+fn name_of(data: &Loaded, number: i64) -> String {
+    let path = data.paths.get(number as usize);
+    path.map_or_else(String::new, |p| p.display().to_string())
+}
+
+fn gradients_of(trainer: &Trainer) -> Result<Vec<ParameterGradient>> {
+    let (names, views): (Vec<String>, Vec<Tensor>) = trainer
+        .arena
+        .state_dict(&trainer.arena.grads)
+        .into_iter()
+        .unzip();
+    let norms = Vec::<f32>::try_from(foreach_norm(&views)?)?;
+    let pairs = names.into_iter().zip(norms);
+    Ok(pairs
+        .map(|(name, norm)| ParameterGradient {
+            name,
+            norm: Number(norm.into()),
+        })
+        .collect())
+}
+
+impl fmt::Display for StepRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        writeln!(
+            f,
+            "step {}: loss {}, gradient norm {}",
+            self.step, self.loss.0, self.grad_norm.0
+        )?;
+        if let Some([loss, norm]) = self.usual {
+            writeln!(
+                f,
+                "  usual: loss {:.4}, gradient norm {:.4}",
+                loss.0, norm.0
+            )?;
+        }
+        writeln!(f, "  t, by tenths: {:?}", self.t_histogram)?;
+        writeln!(f, "  largest gradients:")?;
+        let mut by_norm: Vec<_> = self.gradients.iter().collect();
+        // NaN first, then by size.
+        by_norm.sort_by(|a, b| b.norm.0.abs().total_cmp(&a.norm.0.abs()));
+        for gradient in by_norm.iter().take(SHOWN) {
+            writeln!(f, "    {:<40} {}", gradient.name, gradient.norm.0)?;
+        }
+        writeln!(f, "  pictures:")?;
+        for p in self.pictures.iter().take(SHOWN) {
+            let mirrored = if p.mirrored { ", mirrored" } else { "" };
+            writeln!(f, "    {} {} at t = {}{mirrored}", p.number, p.name, p.t)?;
+        }
+        if self.pictures.len() > SHOWN {
+            writeln!(f, "    … and {} more", self.pictures.len() - SHOWN)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_json_has_not_come_back() {
+        for value in [
+            0.1,
+            -0.0,
+            f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            1e-300,
+        ] {
+            let text = serde_json::to_string(&Number(value)).unwrap();
+            let back: Number = serde_json::from_str(&text).unwrap();
+            assert_eq!(back, Number(value), "{text}");
+        }
+        assert_ne!(Number(0.0), Number(-0.0));
+        assert!(serde_json::from_str::<Number>("\"much\"").is_err());
+    }
+}

@@ -1,0 +1,75 @@
+//! One step of a run again, to look at it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::incident::BadStep;
+use super::record::StepRecord;
+use super::{Trainer, load_data, state};
+use crate::checkpoint::RunFolder;
+use crate::config::OnBadStep;
+use crate::device::Chosen;
+use crate::report::TrainProgress;
+
+/// A step that was computed again.
+#[derive(Debug)]
+pub struct Replay {
+    /// What it is made of.
+    pub record: StepRecord,
+    /// What was written down when it happened, if it was.
+    pub then: Option<StepRecord>,
+    /// The checkpoint that the way to it began at.
+    pub from_step: u64,
+}
+
+/// Trains from the newest checkpoint before step `step` (from 1) up to it, and looks at its gradients. The run is not
+/// changed.
+///
+/// # Errors
+/// No checkpoint before the step, or data that cannot be read.
+pub fn replay(
+    folder: &RunFolder,
+    step: u64,
+    cache: Option<PathBuf>,
+    chosen: &Chosen,
+) -> Result<Replay> {
+    ensure!(step > 0, "steps count from 1");
+    let checkpoint = folder.checkpoint_before(step - 1)?;
+    // What may change on the way has the value of the last start.
+    let config = &folder.config()?;
+    let data = load_data(config, cache.as_deref(), chosen)?;
+    let mut trainer = Trainer::new(config, data.store.len(), chosen.device)?;
+    state::restore(&mut trainer, &checkpoint)?;
+    let from_step = trainer.step;
+    let mut progress = TrainProgress::new(from_step, step - 1);
+    while trainer.step < step - 1 {
+        let output = trainer.train_step(&data.store)?;
+        let [loss, grad_norm, halted] = [0, 1, 2].map(|i| output.numbers.double_value(&[i]));
+        progress.step(output.step, loss, config.train.batch as f64, 0.0);
+        if halted != 0.0 {
+            let bad = BadStep {
+                step: output.step,
+                loss,
+                grad_norm,
+            };
+            trainer.rewind_to_before(bad.step);
+            match config.train.on_bad_step {
+                OnBadStep::Skip => trainer.skip(),
+                _ => bail!("{bad}: the way to step {step} ends there; replay that one"),
+            }
+        }
+    }
+    progress.finish();
+    let record = StepRecord::of_next(&mut trainer, &data, config.diffusion.timesteps)?;
+    let path = folder.incident_path(step);
+    let then = match path.exists() {
+        true => Some(StepRecord::read(&path).context("the record of the step")?),
+        false => None,
+    };
+    Ok(Replay {
+        record,
+        then,
+        from_step,
+    })
+}
