@@ -25,13 +25,14 @@ use proptest::sample::Index;
 
 /// A target of the fuzzer: the name of its corpus, and what reads a file of it.
 type Target = (&'static str, fn(&[u8]));
-const TARGETS: [Target; 6] = [
+const TARGETS: [Target; 7] = [
     ("pickle", readers::pickle),
     ("torch_file", readers::torch_file),
     ("safetensors", readers::safetensors),
     ("config_json", readers::config_json),
     ("hdf5", readers::hdf5),
     ("ddcm", readers::ddcm),
+    ("run_folder", readers::run_folder),
 ];
 
 fn folder(name: &str) -> PathBuf {

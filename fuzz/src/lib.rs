@@ -8,7 +8,11 @@ use std::path::Path;
 
 use ddpm::checkpoint::import::{Foreign, Request};
 use ddpm::checkpoint::source::{Node, WeightsFile};
-use ddpm::checkpoint::{ddcm, describe, pickle, pt, read_checkpoint, read_state_dict, safetensors};
+use ddpm::checkpoint::{
+    RunFolder, ddcm, describe, pickle, pt, read_checkpoint, read_state_dict, safetensors,
+};
+use ddpm::report::Metrics;
+use ddpm::train::StepRecord;
 use tch::Tensor;
 
 /// Most tensors and dicts that are read of one file: a few bytes can name one tensor often.
@@ -113,6 +117,45 @@ pub fn config_json(bytes: &[u8]) {
         if let Some(foreign) = checked(folder, Foreign::examine(folder, &Request::default())) {
             checked(folder, foreign.config());
         }
+    });
+}
+
+/// The texts of a run's folder, apart by NULs: `config.toml`, `metrics.jsonl`, `latest` and the record of a bad step; one
+/// that is missing is the first.
+pub fn run_folder(bytes: &[u8]) {
+    let mut parts = bytes.splitn(4, |&byte| byte == 0);
+    let first = parts.next().unwrap_or(bytes);
+    let mut next = || parts.next().unwrap_or(first);
+    let (metrics, latest, record) = (next(), next(), next());
+    with_file("config.toml", first, |path| {
+        let folder = path.parent().expect("the file is in a folder");
+        std::fs::create_dir(folder.join("checkpoints")).expect("a folder");
+        let beside = |name: &str, bytes: &[u8]| {
+            let path = folder.join(name);
+            std::fs::write(&path, bytes).expect("the file");
+            path
+        };
+        beside("checkpoints/latest", latest);
+        if let Some(found) = checked(folder, RunFolder::new(folder.to_owned()).resumable()) {
+            let found = found.expect("there is a config.toml");
+            let again = found
+                .config
+                .to_toml()
+                .expect("what was read can be written");
+            beside("config.toml", again.as_bytes());
+            let config = RunFolder::new(folder.to_owned()).config();
+            assert_eq!(config.expect("what was written can be read"), found.config);
+            // Settings that cannot work are refused, not run.
+            drop(found.config.validate());
+        }
+        let metrics = beside("metrics.jsonl", metrics);
+        if let Some(mut opened) = checked(&metrics, Metrics::open(&metrics, 1000)) {
+            assert!(opened.write(&[]).is_ok());
+            let kept = std::fs::read(&metrics).expect("the file");
+            assert!(kept.is_empty() || kept.ends_with(b"\n"));
+        }
+        let record = beside("record.json", record);
+        checked(&record, StepRecord::read(&record));
     });
 }
 

@@ -1,0 +1,18 @@
+//! Runs that are killed, starved of disk, fed bad numbers and told to stop: nothing is lost, and what
+//! comes out is what an undisturbed run gives.
+//!
+//! The long forms are `scripts/chaos.sh` and `scripts/faults.sh`; what they printed is in docs/reliability.md.
+
+#[path = "reliability/bad_steps.rs"]
+mod bad_steps;
+mod common;
+#[path = "reliability/disk.rs"]
+mod disk;
+#[path = "reliability/files.rs"]
+mod files;
+#[path = "reliability/old_runs.rs"]
+mod old_runs;
+#[path = "reliability/signals.rs"]
+mod signals;
+#[path = "reliability/tiny.rs"]
+mod tiny;

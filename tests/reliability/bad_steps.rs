@@ -1,0 +1,161 @@
+//! Steps whose numbers go wrong.
+
+use std::path::Path;
+
+use ddpm::checkpoint::read_checkpoint;
+use ddpm::train::StepRecord;
+
+use super::tiny::{assert_same_end, checkpoint, ddpm, metrics, stderr, train, train_to};
+
+fn records(run: &Path) -> Vec<u64> {
+    let entries = std::fs::read_dir(run.join("incidents")).unwrap();
+    let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut steps: Vec<u64> = names.map(|n| n[5..13].parse().unwrap()).collect();
+    steps.sort_unstable();
+    steps
+}
+
+#[test]
+fn stopping_is_the_default_and_the_step_can_be_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    train_to(&run, 4, &[]);
+    let good = std::fs::read(checkpoint(&run, 4)).unwrap();
+    let out = train(&run, 20, &["--lr", "1e30", "--save-every", "100"])
+        .output()
+        .unwrap();
+    let said = stderr(&out);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    let [bad] = records(&run)[..] else {
+        panic!("{said}");
+    };
+    assert!(
+        said.contains(&format!("error: step {bad}: loss NaN")),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("ddpm replay {} --step {bad}", run.display())),
+        "{said}"
+    );
+    assert_eq!(std::fs::read(checkpoint(&run, 4)).unwrap(), good);
+    assert_eq!(metrics(&run).last().unwrap().0, bad - 1);
+
+    let record = StepRecord::read(&run.join(format!("incidents/step-{bad:08}.json"))).unwrap();
+    assert_eq!(record.pictures.len(), 4);
+    assert_eq!(record.t_histogram.iter().sum::<i64>(), 4);
+    assert!(record.gradients.iter().any(|g| g.norm.0.is_nan()));
+
+    let replay = |step: u64| {
+        let mut command = ddpm();
+        command
+            .args("replay --json --device cpu --threads 1 --step".split(' '))
+            .arg(step.to_string());
+        command.arg(&run).output().unwrap()
+    };
+    let out = replay(bad);
+    assert!(
+        stderr(&out).contains("the same, bit for bit"),
+        "{}",
+        stderr(&out)
+    );
+    let again: StepRecord = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(again, record);
+    // A sound step has a loss that metrics.jsonl knows.
+    let sound: StepRecord = serde_json::from_slice(&replay(bad - 1).stdout).unwrap();
+    let (_, loss, norm) = metrics(&run)[bad as usize - 2];
+    assert_eq!((sound.loss.0, sound.grad_norm.0), (loss, norm));
+}
+
+/// With so low a factor some ordinary steps count as explosions, and none twice in a row for long.
+const SKIPPING: [&str; 4] = ["--on-bad-step", "skip", "--explosion-factor", "1.9"];
+
+#[test]
+fn skipping_changes_nothing_but_the_step_and_resumes_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let (once, twice) = (dir.path().join("once"), dir.path().join("twice"));
+    let said = train_to(&once, 300, &SKIPPING);
+    let skipped = records(&once);
+    assert!(!skipped.is_empty() && skipped.len() <= 10, "{said}");
+    assert!(
+        skipped[0] > 100,
+        "the first hundred steps have no usual size"
+    );
+    let steps: Vec<u64> = metrics(&once).iter().map(|m| m.0).collect();
+    let sound: Vec<u64> = (1..=300).filter(|s| !skipped.contains(s)).collect();
+    assert_eq!(steps, sound);
+
+    // Stopped right behind a skipped step.
+    train_to(&twice, skipped[0], &SKIPPING);
+    train_to(&twice, 300, &[]);
+    assert_eq!(records(&twice), skipped);
+    assert_same_end(&once, &twice, 300);
+}
+
+#[test]
+fn skipping_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    train_to(&run, 4, &[]);
+    let out = train(&run, 100, &["--lr", "1e30", "--on-bad-step", "skip"])
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        stderr(&out).contains("after 10 skipped steps"),
+        "{}",
+        stderr(&out)
+    );
+    assert_eq!(records(&run).len(), 11);
+}
+
+#[test]
+fn rolling_back_lowers_the_rate_until_it_gets_past() {
+    // A rate that LAMB does not survive for 150 steps, and does at a fraction.
+    let more = [
+        "--on-bad-step",
+        "rollback",
+        "--lr",
+        "0.1",
+        "--save-every",
+        "20",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let (once, twice) = (dir.path().join("once"), dir.path().join("twice"));
+    let said = train_to(&once, 200, &more);
+    let history = |step| {
+        read_checkpoint(&checkpoint(&once, step))
+            .unwrap()
+            .meta
+            .history
+    };
+    let end = history(200);
+    assert!(end.rollbacks >= 1, "{said}");
+    assert_eq!(end.lr_factor, 0.5f64.powi(end.rollbacks as i32));
+    assert!(said.contains("of the learning rate"), "{said}");
+    let steps: Vec<u64> = metrics(&once).iter().map(|m| m.0).collect();
+    assert_eq!(steps, (1..=200).collect::<Vec<_>>());
+    let text = std::fs::read_to_string(once.join("metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(last["lr"].as_f64().unwrap(), 0.1 * end.lr_factor);
+
+    // The lowered rate is part of what is saved.
+    train_to(&twice, 180, &more);
+    train_to(&twice, 200, &[]);
+    assert_same_end(&once, &twice, 200);
+}
+
+#[test]
+fn rollbacks_are_bounded_and_go_further_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    train_to(&run, 6, &[]);
+    let more = ["--on-bad-step", "rollback", "--lr", "1e36"];
+    let out = train(&run, 100, &more).output().unwrap();
+    let said = stderr(&out);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("after 5 rollbacks"), "{said}");
+    assert!(
+        said.contains("back to step 6") && said.contains("back to step 4"),
+        "{said}"
+    );
+}
