@@ -2,7 +2,11 @@
 //!
 //! Order: `folder` (which files) → `decode` and `resize` (one file to bytes) or `faces` (the built-in
 //! data set) → `cache` (decoded tensor on disk) → `store` (the tensor on its device, batches).
+//!
+//! A file that cannot be read, for whatever reason and at whatever moment, is left out and listed;
+//! it never ends a run. What decoding may take of the memory is bounded: see `decode`.
 
+mod budget;
 mod cache;
 mod decode;
 mod error;
