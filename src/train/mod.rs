@@ -249,9 +249,8 @@ fn refuse_non_finite(
         .indices
         .iter()
         .map(|&i| {
-            data.paths
-                .get(i as usize)
-                .map_or(i.to_string(), |p| p.display().to_string())
+            let name = data.manifest.name(i as usize);
+            name.map_or(i.to_string(), str::to_owned)
         })
         .collect();
     let t = Vec::<i64>::try_from(&draw.t)?;
