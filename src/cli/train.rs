@@ -227,7 +227,7 @@ fn refuse_changes(wanted: &RunConfig, existing: &RunConfig) -> Result<()> {
         .collect();
     if !refused.is_empty() {
         bail!(
-            "this run exists with other settings; resume it without these, or name another --run:{}",
+            "this run exists with other settings; resume it without these, or begin another with its weights (--run NEW --init-from THIS_RUN):{}",
             refused.concat()
         );
     }

@@ -1,17 +1,26 @@
 //! The decoded data set in a file, for an instant next start.
 //!
-//! A safetensors file with one tensor `pixels` u8 `[N, C, H, W]` and, in its metadata, the
-//! fingerprint of the folder and settings it was made from. It is mapped, not read: training pages
-//! it in as it goes.
+//! A safetensors file with, in its metadata, the fingerprint of the folder and settings it was made
+//! from, and three u8 tensors: `pixels` `[N, C, H, W]`; `manifest`, the text of the list of these
+//! pictures; and `skipped`, a line for each file that could not be read: path below the folder,
+//! tab, reason, escaped as in the list. The pixels are mapped, not read: training pages them in as
+//! it goes.
+//!
+//! Version 1 had the pixels only; such a file is made again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::PictureSpec;
+use super::manifest::{escape, unescape};
+use super::{Manifest, PictureSpec};
 use crate::checkpoint::safetensors;
+use crate::native;
+
+/// Version of the layout.
+pub(super) const VERSION: u32 = 2;
 
 /// Metadata of a cache file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,11 +33,27 @@ pub(super) struct CacheKey {
 
 const METADATA_KEY: &str = "ddpm-cache";
 
-/// The cached pixels if `path` exists and was made from the same folder and settings.
+/// What a cache file keeps.
+#[derive(Debug)]
+pub(super) struct Cached {
+    /// `[N, C, H, W]` u8.
+    pub(super) pixels: Tensor,
+    /// What the pictures are called.
+    pub(super) manifest: Manifest,
+    /// Files that could not be read, with the reason.
+    pub(super) skipped: Vec<(PathBuf, String)>,
+}
+
+/// What was cached for the folder `dir`, if `path` exists and was made from the same folder and settings.
 ///
 /// # Errors
-/// A file that is there but is no cache: it is never overwritten.
-pub(super) fn read(path: &Path, key: &CacheKey, spec: &PictureSpec) -> Result<Option<Tensor>> {
+/// A file that is there but is no cache: it is never overwritten. A damaged cache.
+pub(super) fn read(
+    path: &Path,
+    key: &CacheKey,
+    dir: &Path,
+    spec: &PictureSpec,
+) -> Result<Option<Cached>> {
     if !path.exists() {
         return Ok(None);
     }
@@ -43,28 +68,83 @@ pub(super) fn read(path: &Path, key: &CacheKey, spec: &PictureSpec) -> Result<Op
     if !matches!(found, Ok(k) if k == *key) {
         return Ok(None);
     }
-    let (_, pixels) = file
-        .tensors
-        .into_iter()
-        .find(|(name, _)| name == "pixels")
-        .with_context(|| format!("{} holds no tensor `pixels`; delete it", path.display()))?;
+    let tensor = |name: &str| {
+        let found = file.tensors.iter().find(|(n, _)| n == name);
+        found.map(|(_, tensor)| tensor.shallow_clone())
+    };
+    let damaged = || format!("{} is damaged; delete it", path.display());
+    let unpacked = unpack(tensor, dir, spec).with_context(damaged)?;
+    Ok(Some(unpacked))
+}
+
+/// Checks and reads the tensors of a file.
+fn unpack(
+    tensor: impl Fn(&str) -> Option<Tensor>,
+    dir: &Path,
+    spec: &PictureSpec,
+) -> Result<Cached> {
+    let tensor = |name| tensor(name).with_context(|| format!("no tensor `{name}`"));
+    let bytes = |name| -> Result<Vec<u8>> {
+        let tensor = tensor(name)?;
+        ensure!(
+            tensor.kind() == Kind::Uint8,
+            "`{name}` is {:?}",
+            tensor.kind()
+        );
+        Ok(native::host_bytes(&tensor)?.to_vec())
+    };
+    let pixels = tensor("pixels")?;
     let size = pixels.size();
     let chw = [spec.channels, spec.height, spec.width].map(|n| n as i64);
     ensure!(
         pixels.kind() == Kind::Uint8 && size.len() == 4 && size[0] > 0 && size[1..] == chw,
-        "{} holds {:?} {size:?}, not pictures of {chw:?}; delete it",
-        path.display(),
+        "it holds {:?} {size:?}, not pictures of {chw:?}",
         pixels.kind()
     );
-    Ok(Some(pixels))
+    let manifest = Manifest::parse(&bytes("manifest")?).context("in tensor `manifest`")?;
+    ensure!(
+        manifest.len() as i64 == size[0],
+        "it holds {} pictures and lists {}",
+        size[0],
+        manifest.len()
+    );
+    let skipped = String::from_utf8(bytes("skipped")?).context("in tensor `skipped`")?;
+    let skipped = skipped
+        .lines()
+        .map(|line| skipped_file(line, dir).with_context(|| format!("a skipped file: {line:?}")));
+    Ok(Cached {
+        pixels,
+        manifest,
+        skipped: skipped.collect::<Result<_>>()?,
+    })
 }
 
-/// Writes `pixels` for a later [`read`] with the same key.
-pub(super) fn write(path: &Path, key: &CacheKey, pixels: &Tensor) -> Result<()> {
-    let metadata = (METADATA_KEY.to_owned(), serde_json::to_string(key)?);
-    safetensors::write(
-        path,
-        metadata,
-        &[("pixels".to_owned(), pixels.shallow_clone())],
-    )
+/// A line of tensor `skipped`.
+fn skipped_file(line: &str, dir: &Path) -> Option<(PathBuf, String)> {
+    use std::os::unix::ffi::OsStringExt;
+    let (path, reason) = line.split_once('\t')?;
+    let path = std::ffi::OsString::from_vec(unescape(path)?);
+    Some((dir.join(path), String::from_utf8(unescape(reason)?).ok()?))
 }
+
+/// Writes `cached`, made from the folder `dir`, for a later [`read`] with the same key.
+pub(super) fn write(path: &Path, key: &CacheKey, dir: &Path, cached: &Cached) -> Result<()> {
+    let metadata = (METADATA_KEY.to_owned(), serde_json::to_string(key)?);
+    let skipped: String = (cached.skipped.iter())
+        .map(|(path, reason)| {
+            let path = path.strip_prefix(dir).unwrap_or(path);
+            let path = escape(path.as_os_str().as_encoded_bytes());
+            format!("{path}\t{}\n", escape(reason.as_bytes()))
+        })
+        .collect();
+    let text = |text: String| Tensor::f_from_slice(text.as_bytes());
+    let tensors = [
+        ("pixels".to_owned(), cached.pixels.shallow_clone()),
+        ("manifest".to_owned(), text(cached.manifest.to_text())?),
+        ("skipped".to_owned(), text(skipped)?),
+    ];
+    safetensors::write(path, metadata, &tensors)
+}
+
+#[cfg(test)]
+mod tests;

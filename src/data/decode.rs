@@ -1,23 +1,46 @@
 //! One picture file to bytes of the wanted size.
 //!
 //! Open, turn upright, crop the centre to the wanted shape, drop or fill the transparency, resize.
+//!
+//! # Memory
+//!
+//! All pictures that are being decoded take at most 3 GiB ([`WORKING_BYTES`]) together, whatever
+//! the files hold and however many threads there are. Before its pixels are decoded, a picture
+//! takes from that budget what it can need at worst ([`cost`]: the decoder's own buffers, and the
+//! copies made for turning and cropping), and waits if others have it. A file above 1 GiB, a
+//! picture above 1 GiB once decoded and one that would need more than 3 GiB are refused. The
+//! figures a file claims are believed only for refusing: a decoder that would go beyond them
+//! stops with an error.
 
 use std::fmt;
+use std::io::{self, BufReader};
 use std::path::Path;
 use std::str::FromStr;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageReader, Limits, Pixel};
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader};
+use image::{Limits, Pixel};
 use serde::{Deserialize, Serialize};
 
+use super::budget::{Budget, Capped, Permit};
 use super::error::DataError;
 use super::resize;
 
 /// The most bytes one decoded picture may take: 1 GiB, a 357-megapixel RGB picture.
 ///
-/// A file of a few bytes can claim any size; without a limit it would fill the memory. Several
-/// threads decode at once, so this is well below what a computer has.
+/// A file of a few bytes can claim any size; without a limit it would fill the memory.
 pub(crate) const MAX_DECODED_BYTES: u64 = 1 << 30;
+
+/// The longest file that is read as a picture.
+pub(crate) const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// The most memory for all pictures that are being decoded: see the module's text.
+pub(crate) const WORKING_BYTES: u64 = 3 << 30;
+
+/// What a decoder may take before the size of its picture is known: metadata, tables, a few rows.
+pub(crate) const HEADER_BYTES: u64 = 32 << 20;
+
+static WORKING: Budget = Budget::new(WORKING_BYTES);
 
 /// The longest side a picture can be resized to, pixels.
 pub(crate) const MAX_SIDE: usize = 8192;
@@ -183,11 +206,12 @@ impl From<Background> for String {
 ///
 /// # Errors
 /// [`DataError::Io`], [`DataError::Decode`], [`DataError::TooLarge`] (above 1 GiB
-/// once decoded) and [`DataError::Spec`]. A JPEG that was cut short is not an error: the
+/// once decoded, or above 3 GiB while decoding), [`DataError::FileTooLong`] (above 1 GiB) and
+/// [`DataError::Spec`]. A JPEG that was cut short is not an error: the
 /// decoder fills in the missing part.
 pub fn decode(path: &Path, spec: &PictureSpec) -> Result<Vec<u8>, DataError> {
     spec.check()?;
-    let picture = open(path)?;
+    let (picture, permit) = open(path, Some(spec))?;
     let (height, width) = (picture.height() as usize, picture.width() as usize);
     let crop = Crop::centred(height, width, spec.height, spec.width);
     let pixels = flatten(&picture, crop, spec);
@@ -197,14 +221,16 @@ pub fn decode(path: &Path, spec: &PictureSpec) -> Result<Vec<u8>, DataError> {
         Resize::Area => resize::area,
         Resize::Cv2 => resize::cv2_bilinear,
     };
-    Ok(resize(
+    let resized = resize(
         &pixels,
         crop.height,
         crop.width,
         spec.channels,
         spec.height,
         spec.width,
-    ))
+    );
+    drop((pixels, permit));
+    Ok(resized)
 }
 
 /// Height and width of a picture as it is seen, in pixels.
@@ -212,44 +238,164 @@ pub fn decode(path: &Path, spec: &PictureSpec) -> Result<Vec<u8>, DataError> {
 /// # Errors
 /// As [`decode`].
 pub fn upright_size(path: &Path) -> Result<(usize, usize), DataError> {
-    let picture = open(path)?;
+    let (picture, _permit) = open(path, None)?;
     Ok((picture.height() as usize, picture.width() as usize))
 }
 
+/// A file that was opened as a picture, its pixels not decoded yet.
+struct Opened<D> {
+    decoder: D,
+    orientation: Orientation,
+    /// Memory for all that is done with the picture.
+    cost: u64,
+}
+
 /// Decodes the file and turns it upright.
-fn open(path: &Path) -> Result<DynamicImage, DataError> {
+///
+/// The permit covers the picture, and what [`decode`] makes of it for `spec`, until it is dropped.
+fn open(
+    path: &Path,
+    spec: Option<&PictureSpec>,
+) -> Result<(DynamicImage, Permit<'static>), DataError> {
     let failed = |source| DataError::Decode {
         path: path.to_owned(),
         source,
     };
-    let file = std::io::BufReader::new(fs_err::File::open(path)?);
-    let mut reader = ImageReader::new(file).with_guessed_format()?;
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_DECODED_BYTES);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(failed)?;
-    let (width, height) = decoder.dimensions();
-    // The decoders' own limits do not count the buffer we read into.
-    let bytes = decoder.total_bytes();
-    if bytes > MAX_DECODED_BYTES {
-        let path = path.to_owned();
-        return Err(DataError::TooLarge {
-            path,
-            width,
-            height,
-            bytes,
-            limit: MAX_DECODED_BYTES,
+    // Opening what is no file can wait for ever.
+    if !fs_err::metadata(path)?.is_file() {
+        return Err(failed(ImageError::IoError(io::Error::other("not a file"))));
+    }
+    let file = fs_err::File::open(path)?;
+    let file_bytes = file.metadata()?.len();
+    if file_bytes > MAX_FILE_BYTES {
+        return Err(DataError::FileTooLong {
+            path: path.to_owned(),
+            bytes: file_bytes,
+            limit: MAX_FILE_BYTES,
         });
     }
-    // Damaged EXIF is no reason to lose the picture.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    let mut permit = WORKING.take(HEADER_BYTES + file_copies(file_bytes));
+    let mut opened = read_header(path, &file, file_bytes, spec)?;
+    if !permit.try_resize(opened.cost) {
+        // Waiting for more with something in hand could wait for ever: let go, and begin again.
+        let cost = opened.cost;
+        drop((opened, permit));
+        permit = WORKING.take(cost);
+        opened = read_header(path, &file, file_bytes, spec)?;
+        if opened.cost > cost {
+            let changed = io::Error::other("the file changed while it was read");
+            return Err(failed(ImageError::IoError(changed)));
+        }
+    }
+    let (width, height) = opened.decoder.dimensions();
+    let mut picture = DynamicImage::from_decoder(opened.decoder).map_err(failed)?;
     if picture.width() == 0 || picture.height() == 0 {
-        let empty = std::io::Error::other(format!("the picture is {width}x{height} pixels"));
+        let empty = io::Error::other(format!("the picture is {width}x{height} pixels"));
         return Err(failed(ImageError::IoError(empty)));
     }
-    picture.apply_orientation(orientation);
-    Ok(picture)
+    picture.apply_orientation(opened.orientation);
+    Ok((picture, permit))
+}
+
+/// Reads up to the pixels, of which only the first `file_bytes` of the file are taken.
+fn read_header<'a>(
+    path: &Path,
+    file: &'a fs_err::File,
+    file_bytes: u64,
+    spec: Option<&PictureSpec>,
+) -> Result<Opened<impl ImageDecoder + use<'a>>, DataError> {
+    let failed = |source| DataError::Decode {
+        path: path.to_owned(),
+        source,
+    };
+    let mut source = Capped::new(file, file_bytes);
+    io::Seek::rewind(&mut source)?;
+    let mut reader = ImageReader::new(BufReader::new(source)).with_guessed_format()?;
+    reader.limits(limits(HEADER_BYTES));
+    let format = reader.format();
+    let mut decoder = reader.into_decoder().map_err(failed)?;
+    // The decoders' own limits do not count the buffer we read into.
+    let decoded = decoder.total_bytes();
+    // Damaged EXIF is no reason to lose the picture.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let (width, height) = decoder.dimensions();
+    let too_large = |bytes, limit| DataError::TooLarge {
+        path: path.to_owned(),
+        width,
+        height,
+        bytes,
+        limit,
+    };
+    if decoded > MAX_DECODED_BYTES {
+        return Err(too_large(decoded, MAX_DECODED_BYTES));
+    }
+    let cost = cost(
+        format,
+        file_bytes,
+        decoded,
+        (width, height),
+        orientation,
+        spec,
+    );
+    if cost > WORKING.total() {
+        return Err(too_large(cost, WORKING.total()));
+    }
+    decoder
+        .set_limits(limits(decoded + HEADER_BYTES))
+        .map_err(failed)?;
+    Ok(Opened {
+        decoder,
+        orientation,
+        cost,
+    })
+}
+
+fn limits(bytes: u64) -> Limits {
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(bytes);
+    limits
+}
+
+/// The most that is held of a file itself: JPEG's decoder keeps all of it, and again its metadata.
+fn file_copies(file_bytes: u64) -> u64 {
+    2 * file_bytes
+}
+
+/// The most memory that a picture takes on its way from a file to a crop, bytes.
+///
+/// `decoded` is the size of its pixels. A decoder holds, in multiples of that and at the worst:
+/// PNG and BMP the pixels; GIF a frame that does not fill its screen, and its indices; JPEG the
+/// coefficients of a progressive CMYK file, four of two bytes for three; WebP an animation's
+/// canvas and frame with four channels each, its transparency in two steps, and luma and chroma.
+fn cost(
+    format: Option<ImageFormat>,
+    file_bytes: u64,
+    decoded: u64,
+    (width, height): (u32, u32),
+    orientation: Orientation,
+    spec: Option<&PictureSpec>,
+) -> u64 {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    let (multiple, file) = match format {
+        Some(ImageFormat::Png | ImageFormat::Bmp) => (1, 0),
+        Some(ImageFormat::Gif) => (3, file_copies(file_bytes)),
+        Some(ImageFormat::Jpeg) => (4, file_copies(file_bytes)),
+        _ => (6, file_copies(file_bytes)),
+    };
+    let turned = matches!(
+        orientation,
+        Rotate90 | Rotate90FlipH | Rotate270 | Rotate270FlipH
+    );
+    let (width, height) = match turned {
+        true => (height as usize, width as usize),
+        false => (width as usize, height as usize),
+    };
+    let flat = spec.map_or(0, |spec| {
+        let crop = Crop::centred(height, width, spec.height, spec.width);
+        (crop.height * crop.width * spec.channels) as u64
+    });
+    let copy = flat.max(if turned { decoded } else { 0 });
+    HEADER_BYTES + (file + multiple * decoded).max(decoded + copy)
 }
 
 /// The part of a picture that is kept, in pixels from the top left.

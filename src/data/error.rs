@@ -64,7 +64,7 @@ pub enum DataError {
 
     /// The file claims a size that would fill the memory: refused before anything is allocated.
     #[error(
-        "{} is {width}x{height} pixels, {bytes} bytes once decoded, above the limit of {limit}: \
+        "{} is {width}x{height} pixels, {bytes} bytes to decode, above the limit of {limit}: \
          shrink the picture or leave it out",
         path.display()
     )]
@@ -75,9 +75,23 @@ pub enum DataError {
         width: u32,
         /// Height in the file's header, pixels.
         height: u32,
-        /// Size once decoded.
+        /// Size once decoded, or all that decoding it could take.
         bytes: u64,
-        /// The most bytes that one decoded picture may take.
+        /// The most that this may be.
+        limit: u64,
+    },
+
+    /// The file is longer than any picture that would be accepted.
+    #[error(
+        "{} is a file of {bytes} bytes, above the limit of {limit}: shrink the picture or leave it out",
+        path.display()
+    )]
+    FileTooLong {
+        /// The picture.
+        path: PathBuf,
+        /// Length of the file.
+        bytes: u64,
+        /// The most bytes that a picture's file may have.
         limit: u64,
     },
 

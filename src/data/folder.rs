@@ -1,16 +1,19 @@
 //! A folder of picture files as one buffer in memory.
 
+use std::collections::HashSet;
 use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rayon::prelude::*;
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::decode::{PictureSpec, decode};
 use super::error::DataError;
+use super::manifest::{Manifest, escape, hash};
 
 /// File name endings that count as pictures, in any case.
 pub(crate) const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];
@@ -37,8 +40,8 @@ pub(crate) struct Folder {
     pub(crate) pixels: Vec<u8>,
     /// How many pictures there are.
     pub(crate) count: usize,
-    /// The file of each picture, in order.
-    pub(crate) paths: Vec<PathBuf>,
+    /// The path below the folder of each picture, in order, and its hash.
+    pub(crate) manifest: Manifest,
     /// Files and folders that could not be read, and why.
     pub(crate) skipped: Vec<(PathBuf, String)>,
 }
@@ -46,23 +49,20 @@ pub(crate) struct Folder {
 /// The picture files in `dir` and below, in an order that does not depend on the file system.
 ///
 /// Files count by their name's ending ([`EXTENSIONS`]). Links are followed; a link back to a
-/// folder above it is passed over, and what two links share is listed twice.
+/// folder above it is passed over, and what two links share is listed twice. Below a link,
+/// however, a folder is entered through links only once: a few folders that are full of links to
+/// one another would have more paths than can ever be listed.
 ///
 /// # Errors
 /// [`DataError::NoSuchFolder`], [`DataError::NotAFolder`], [`DataError::NoPictures`] and, when
 /// `dir` itself cannot be opened, [`DataError::Io`].
-pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
-    Ok(walk(dir)?.files)
-}
-
-/// [`list`] with the folders and links that could not be followed.
-///
-/// # Errors
-/// Those of [`list`].
-pub(crate) fn walk(dir: &Path) -> Result<Listing, DataError> {
+pub(crate) fn list(dir: &Path) -> Result<Listing, DataError> {
     check_folder(dir)?;
     let mut listing = Listing::default();
-    for entry in WalkDir::new(dir).follow_links(true) {
+    let mut links = Links::default();
+    // In order, so that it does not depend on the file system which link comes first.
+    let entries = WalkDir::new(dir).follow_links(true).sort_by_file_name();
+    for entry in entries.into_iter().filter_entry(|e| links.enter(e)) {
         match entry {
             Ok(entry) if entry.file_type().is_file() && is_picture(entry.path()) => {
                 listing.files.push(entry.into_path());
@@ -92,6 +92,33 @@ pub(crate) fn walk(dir: &Path) -> Result<Listing, DataError> {
         .sort_by(|a, b| path_bytes(dir, a).cmp(path_bytes(dir, b)));
     listing.unreadable.sort();
     Ok(listing)
+}
+
+/// Linked folders entered so far, to pass over the same one again below a link.
+#[derive(Debug, Default)]
+struct Links {
+    /// The link on the way to the present folder that no other link is above of.
+    outermost: Option<PathBuf>,
+    /// Device and number of each folder entered through a link below `outermost`, and of its own.
+    entered: HashSet<(u64, u64)>,
+}
+
+impl Links {
+    /// Whether to look at this entry, of a walk in depth.
+    fn enter(&mut self, entry: &DirEntry) -> bool {
+        // The folder itself may be given as a link.
+        if entry.depth() == 0 || !entry.path_is_symlink() || !entry.file_type().is_dir() {
+            return true;
+        }
+        let below = |link: &PathBuf| entry.path().starts_with(link);
+        if !self.outermost.as_ref().is_some_and(below) {
+            self.outermost = Some(entry.path().to_owned());
+            self.entered.clear();
+        }
+        // What cannot be looked at is reported when the walk gets there.
+        let metadata = entry.metadata();
+        metadata.map_or(true, |m| self.entered.insert((m.dev(), m.ino())))
+    }
 }
 
 fn check_folder(dir: &Path) -> Result<(), DataError> {
@@ -125,42 +152,43 @@ fn path_bytes<'a>(dir: &Path, path: &'a Path) -> &'a [u8] {
         .as_encoded_bytes()
 }
 
-/// Decodes every picture in `dir` and below, on all threads of the current rayon pool.
+/// Decodes every picture of a listing of `dir`, on all threads of the current rayon pool.
 ///
-/// Order and bytes do not depend on the number of threads. Files that cannot be read, and files
-/// that make a decoder panic, are left out and listed. `progress` is called once for each file
-/// with the number of files done so far, from any thread, and now and then out of order.
+/// Order and bytes do not depend on the number of threads. Files that cannot be read any more, or
+/// never could, and files that make a decoder panic, are left out and listed. `progress` is called
+/// once for each file with the number of files done so far, from any thread, and now and then out
+/// of order.
 ///
-/// Memory: the buffer for all files, and on each thread one picture at its full size.
+/// Memory: the buffer for all files, and what [`decode`] takes on all threads together.
 ///
 /// # Shapes
 /// [`Folder::pixels`] is `[count, channels, height, width]` u8 in the order of [`list`].
 ///
 /// # Errors
-/// Those of [`list`]; [`DataError::NoneReadable`], [`DataError::OutOfMemory`] and
-/// [`DataError::Spec`].
+/// [`DataError::NoneReadable`], [`DataError::OutOfMemory`] and [`DataError::Spec`].
 pub(crate) fn load(
     dir: &Path,
+    listing: Listing,
     spec: &PictureSpec,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Folder, DataError> {
     spec.check()?;
-    let Listing { files, unreadable } = walk(dir)?;
+    let Listing { files, unreadable } = listing;
     let mut pixels = zeros(files.len(), spec.bytes())?;
     let done = AtomicUsize::new(0);
-    let outcomes: Vec<Result<(), String>> = pixels
+    let outcomes: Vec<Result<u64, String>> = pixels
         .par_chunks_exact_mut(spec.bytes())
         .zip(&files)
         .map(|(slot, path)| {
             let outcome = guarded(|| {
                 to_planes(&decode(path, spec)?, slot, spec.channels);
-                Ok(())
+                Ok(hash(slot))
             });
             progress(done.fetch_add(1, Ordering::Relaxed) + 1);
             outcome
         })
         .collect();
-    let mut folder = compact(pixels, spec.bytes(), files, outcomes);
+    let mut folder = compact(dir, pixels, spec.bytes(), files, outcomes);
     if folder.count == 0 {
         return Err(none_readable(dir, &folder.skipped));
     }
@@ -184,7 +212,7 @@ fn zeros(count: usize, picture_bytes: usize) -> Result<Vec<u8>, DataError> {
 /// Runs a decoder on untrusted bytes: a panic in it is one unreadable file, not the end of the run.
 ///
 /// The panic's message still goes to stderr, as the panic hook belongs to the program.
-fn guarded(decode: impl FnOnce() -> Result<(), DataError>) -> Result<(), String> {
+fn guarded<T>(decode: impl FnOnce() -> Result<T, DataError>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(decode)) {
         Ok(outcome) => outcome.map_err(|error| reason(&error)),
         Err(panic) => {
@@ -202,6 +230,18 @@ fn reason(error: &DataError) -> String {
     match error {
         DataError::Decode { source, .. } => source.to_string(),
         DataError::Io(source) => source.to_string(),
+        DataError::TooLarge {
+            width,
+            height,
+            bytes,
+            limit,
+            ..
+        } => {
+            format!("{width}x{height} pixels, {bytes} bytes to decode, above the limit of {limit}")
+        }
+        DataError::FileTooLong { bytes, limit, .. } => {
+            format!("a file of {bytes} bytes, above the limit of {limit}")
+        }
         other => other.to_string(),
     }
 }
@@ -220,28 +260,29 @@ fn to_planes(picture: &[u8], planes: &mut [u8], channels: usize) {
 
 /// Moves the readable pictures together and drops the gaps.
 fn compact(
+    dir: &Path,
     mut pixels: Vec<u8>,
     picture_bytes: usize,
     files: Vec<PathBuf>,
-    outcomes: Vec<Result<(), String>>,
+    outcomes: Vec<Result<u64, String>>,
 ) -> Folder {
-    let (mut paths, mut skipped) = (Vec::with_capacity(files.len()), Vec::new());
+    let (mut pictures, mut skipped) = (Vec::with_capacity(files.len()), Vec::new());
     for (i, (path, outcome)) in files.into_iter().zip(outcomes).enumerate() {
         match outcome {
-            Ok(()) => {
+            Ok(hash) => {
                 let from = i * picture_bytes;
-                pixels.copy_within(from..from + picture_bytes, paths.len() * picture_bytes);
-                paths.push(path);
+                pixels.copy_within(from..from + picture_bytes, pictures.len() * picture_bytes);
+                pictures.push((escape(path_bytes(dir, &path)), hash));
             }
             Err(reason) => skipped.push((path, reason)),
         }
     }
-    let count = paths.len();
+    let count = pictures.len();
     pixels.truncate(count * picture_bytes);
     Folder {
         pixels,
         count,
-        paths,
+        manifest: Manifest::new(pictures),
         skipped,
     }
 }
@@ -259,15 +300,9 @@ fn none_readable(dir: &Path, skipped: &[(PathBuf, String)]) -> DataError {
 ///
 /// Tells whether decoded pictures kept from an earlier run are still good. Covers each file's path
 /// below `dir`, size and modification time, not its content, so that it takes milliseconds; an
-/// edit that keeps size and time goes unseen. Moving the whole folder changes nothing.
-///
-/// # Errors
-/// [`DataError::Io`] when a file is gone.
-pub(crate) fn fingerprint(
-    dir: &Path,
-    files: &[PathBuf],
-    spec: &PictureSpec,
-) -> Result<String, DataError> {
+/// edit that keeps size and time goes unseen. Moving the whole folder changes nothing. A file that
+/// is gone by now counts as gone: once it is not listed any more, or back, the digest is another.
+pub(crate) fn fingerprint(dir: &Path, files: &[PathBuf], spec: &PictureSpec) -> String {
     let mut hasher = blake3::Hasher::new();
     // Each part with its length, so that no two lists of parts read the same.
     let mut add = |part: &[u8]| {
@@ -284,16 +319,21 @@ pub(crate) fn fingerprint(
     } = spec;
     add(format!("{height}x{width}x{channels} {resize} {background}").as_bytes());
     for path in files {
-        let metadata = fs_err::metadata(path)?;
         add(path_bytes(dir, path));
-        add(&metadata.len().to_le_bytes());
-        add(&modified_nanos(&metadata)?.to_le_bytes());
+        let stamp = |metadata: Metadata| Ok((metadata.len(), modified_nanos(&metadata)?));
+        match std::fs::metadata(path).and_then(stamp) {
+            Ok((length, modified)) => {
+                add(&length.to_le_bytes());
+                add(&modified.to_le_bytes());
+            }
+            Err(_) => add(b"gone"),
+        }
     }
-    Ok(hasher.finalize().to_hex().to_string())
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Nanoseconds since 1970, negative before.
-fn modified_nanos(metadata: &Metadata) -> Result<i128, DataError> {
+fn modified_nanos(metadata: &Metadata) -> std::io::Result<i128> {
     let nanos = |duration: Duration| duration.as_nanos() as i128;
     Ok(
         match metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH) {

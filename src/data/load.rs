@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rayon::prelude::*;
 use tch::{Device, Tensor};
 
-use super::cache::{self, CacheKey};
-use super::{PictureSpec, Store, faces, folder};
+use super::cache::{self, CacheKey, Cached};
+use super::{Manifest, PictureSpec, Store, faces, folder, manifest};
 use crate::config::{DataConfig, ModelConfig};
 
 /// A data set ready for training, and what is worth telling about it.
@@ -14,12 +15,13 @@ use crate::config::{DataConfig, ModelConfig};
 pub struct Loaded {
     /// The pictures.
     pub store: Store,
-    /// Files that could not be read, each with the reason.
+    /// Files that could not be read, each with the reason; also those of the start that made the
+    /// cache.
     pub skipped: Vec<(PathBuf, String)>,
     /// Where the pictures came from, for people.
     pub origin: String,
-    /// File of each picture, in the store's order; empty for built-in pictures or from a cache.
-    pub paths: Vec<PathBuf>,
+    /// Name and hash of each picture, in the store's order.
+    pub manifest: Manifest,
 }
 
 /// Loads the pictures that `data` names in the shape that `model` wants.
@@ -53,12 +55,18 @@ pub fn load(
 
 fn builtin(count: u64, seed: u64, spec: &PictureSpec, device: Device) -> Result<Loaded> {
     let bytes = faces::dataset(seed, count, spec.height, spec.width, spec.channels);
+    let hashes: Vec<u64> = bytes
+        .par_chunks_exact(spec.bytes())
+        .map(manifest::hash)
+        .collect();
+    let names = (0..count).map(|index| format!("face-{index:06}"));
+    let manifest = Manifest::new(names.zip(hashes));
     let pixels = to_tensor(bytes, count as usize, spec)?;
     Ok(Loaded {
         store: Store::new(pixels, device)?,
         skipped: vec![],
         origin: format!("{count} built-in faces"),
-        paths: vec![],
+        manifest,
     })
 }
 
@@ -69,35 +77,43 @@ fn from_folder(
     device: Device,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Loaded> {
-    let files = folder::list(dir)?;
+    // Listed once: what is decoded is what the key is of. A file that changes from here on is
+    // decoded as it is then, and has another key the next time.
+    let listing = folder::list(dir)?;
     let key = CacheKey {
-        version: 1,
-        fingerprint: folder::fingerprint(dir, &files, spec)?,
+        version: cache::VERSION,
+        fingerprint: folder::fingerprint(dir, &listing.files, spec),
     };
     if let Some(path) = cache
-        && let Some(pixels) = cache::read(path, &key, spec)?
+        && let Some(found) = cache::read(path, &key, dir, spec)?
     {
-        return Ok(Loaded {
-            origin: format!("{} pictures cached in {}", pixels.size()[0], path.display()),
-            store: Store::new(pixels, device)?,
-            skipped: vec![],
-            paths: vec![],
-        });
+        let count = found.manifest.len();
+        let origin = format!("{count} pictures cached in {}", path.display());
+        return loaded(found, origin, device);
     }
     if let Some(path) = cache {
         crate::fs::check_writable(path)?;
     }
-    let total = files.len();
-    let read = folder::load(dir, spec, &|done| progress(done, total))?;
-    let pixels = to_tensor(read.pixels, read.count, spec)?;
-    if let Some(path) = cache {
-        cache::write(path, &key, &pixels).context("cannot keep the decoded pictures")?;
-    }
-    Ok(Loaded {
-        store: Store::new(pixels, device)?,
+    let total = listing.files.len();
+    let read = folder::load(dir, listing, spec, &|done| progress(done, total))?;
+    let made = Cached {
+        pixels: to_tensor(read.pixels, read.count, spec)?,
+        manifest: read.manifest,
         skipped: read.skipped,
-        origin: format!("{} pictures from {}", read.count, dir.display()),
-        paths: read.paths,
+    };
+    if let Some(path) = cache {
+        cache::write(path, &key, dir, &made).context("cannot keep the decoded pictures")?;
+    }
+    let origin = format!("{} pictures from {}", read.count, dir.display());
+    loaded(made, origin, device)
+}
+
+fn loaded(from: Cached, origin: String, device: Device) -> Result<Loaded> {
+    Ok(Loaded {
+        store: Store::new(from.pixels, device)?,
+        skipped: from.skipped,
+        origin,
+        manifest: from.manifest,
     })
 }
 

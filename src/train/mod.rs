@@ -3,6 +3,7 @@
 mod grids;
 mod guard;
 mod incident;
+mod pictures;
 mod plan;
 mod readback;
 mod record;
@@ -154,8 +155,8 @@ impl Run {
                 .context("the weights of --init-from do not fit this run's network")?;
         }
         if let Some(checkpoint) = &start.resume {
+            pictures::refuse_others(&folder, &config, &data, checkpoint.meta.pictures)?;
             state::restore(&mut trainer, checkpoint)?;
-            warn_of_other_pictures(checkpoint.meta.pictures, data.store.len());
             warn_of_another_place(checkpoint.meta.environment.as_deref(), &chosen.environment);
         }
         let lock = match start.lock {
@@ -163,6 +164,7 @@ impl Run {
             None => folder.create()?,
         };
         folder.prepare(&config)?;
+        data.manifest.write(&folder.pictures_path())?;
         let secs_per_step = plan::secs_per_step(&config, &trainer, &data.store)?;
         eprintln!(
             "{}",
@@ -313,15 +315,6 @@ fn load_data(
         }
     }
     Ok(loaded)
-}
-
-/// The order of pictures depends on their number, so a changed folder ends an exact resume.
-fn warn_of_other_pictures(before: u64, now: u64) {
-    if before != now {
-        eprintln!(
-            "warning: this run was trained on {before} pictures and there are {now} now; it goes on with these, in another order"
-        );
-    }
 }
 
 /// The same steps elsewhere round differently.

@@ -60,7 +60,7 @@ impl PartialEq for Number {
 pub struct PictureOfBatch {
     /// Its number in the data set.
     pub number: i64,
-    /// Its file, where there is one.
+    /// Its file, or what a built-in one is called.
     pub name: String,
     /// Whether it was mirrored.
     pub mirrored: bool,
@@ -169,8 +169,8 @@ impl StepRecord {
 }
 
 fn name_of(data: &Loaded, number: i64) -> String {
-    let path = data.paths.get(number as usize);
-    path.map_or_else(String::new, |p| p.display().to_string())
+    let name = data.manifest.name(number as usize);
+    name.unwrap_or_default().to_owned()
 }
 
 fn gradients_of(trainer: &Trainer) -> Result<Vec<ParameterGradient>> {

@@ -91,3 +91,80 @@ fn a_run_without_a_readable_checkpoint_is_not_begun_anew() {
     );
     assert_eq!(std::fs::read(checkpoint(&run, 4)).unwrap(), b"rubbish");
 }
+
+/// A folder of pictures, each of one grey.
+fn pictures(dir: &Path, greys: &[(&str, u8)]) {
+    std::fs::create_dir_all(dir).unwrap();
+    for (name, grey) in greys {
+        image::GrayImage::from_pixel(8, 8, image::Luma([*grey]))
+            .save(dir.join(name))
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_its_own_pictures_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, data) = (dir.path().join("run"), dir.path().join("data"));
+    pictures(
+        &data,
+        &[("a.png", 1), ("b.png", 2), ("c.png", 3), ("d e.png", 4)],
+    );
+    let more = ["--data", data.to_str().unwrap()];
+    train_to(&run, 4, &more);
+    let good = std::fs::read(checkpoint(&run, 4)).unwrap();
+
+    let refused = |change: &str| {
+        let out = train(&run, 6, &[]).output().unwrap();
+        let said = stderr(&out);
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        assert!(said.contains(change), "{said}");
+        let way_on = format!("--init-from {}", run.display());
+        assert!(said.contains(&way_on), "{said}");
+    };
+    pictures(&data, &[("b.png", 200)]);
+    refused("1 has other contents (b.png)");
+    std::fs::write(data.join("b.png"), "rubbish").unwrap();
+    refused("1 is gone (b.png)");
+    pictures(&data, &[("b.png", 2), ("f.png", 5)]);
+    refused("1 is new (f.png)");
+    std::fs::remove_file(data.join("f.png")).unwrap();
+    assert_eq!(std::fs::read(checkpoint(&run, 4)).unwrap(), good);
+    train_to(&run, 6, &[]);
+
+    // The way that the message names.
+    pictures(&data, &[("f.png", 5)]);
+    let new = dir.path().join("new");
+    let from = run.to_str().unwrap();
+    let mut command = ddpm();
+    command.args([
+        "train",
+        "--init-from",
+        from,
+        "--data",
+        more[1],
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+    ]);
+    let out = command.arg("--run").arg(&new).output().unwrap();
+    assert!(out.status.success(), "{}", stderr(&out));
+}
+
+#[test]
+fn another_place_is_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    train_to(&run, 2, &[]);
+    assert!(!train_to(&run, 4, &[]).contains("note: the run was on"));
+    let mut command = ddpm();
+    command
+        .args("train --steps 6 --device cpu --threads 2 --run".split(' '))
+        .arg(&run);
+    let said = stderr(&command.output().unwrap());
+    assert!(
+        said.contains("note: the run was on") && said.contains("2 threads"),
+        "{said}"
+    );
+}

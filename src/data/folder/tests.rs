@@ -32,10 +32,20 @@ fn dot() -> PictureSpec {
 }
 
 fn load_quietly(dir: &Path, spec: &PictureSpec) -> Result<Folder, DataError> {
-    load(dir, spec, &|_| {})
+    load(dir, list(dir)?, spec, &|_| {})
 }
 
-fn names(dir: &Path, paths: &[PathBuf]) -> Vec<String> {
+fn listed(dir: &Path) -> Vec<PathBuf> {
+    list(dir).unwrap().files
+}
+
+fn loaded_names(folder: &Folder) -> Vec<&str> {
+    (0..folder.count)
+        .map(|i| folder.manifest.name(i).unwrap())
+        .collect()
+}
+
+fn names_of(dir: &Path, paths: &[PathBuf]) -> Vec<String> {
     paths
         .iter()
         .map(|p| p.strip_prefix(dir).unwrap().display().to_string())
@@ -52,7 +62,7 @@ fn lists_every_kind_of_picture_in_byte_order() {
     fs_err::create_dir(dir.path().join("folder.png")).unwrap();
     let mut sorted = wanted;
     sorted.sort_unstable(); // "B" before "a", "." before "/"
-    assert_eq!(names(dir.path(), &list(dir.path()).unwrap()), sorted);
+    assert_eq!(names_of(dir.path(), &listed(dir.path())), sorted);
 }
 
 #[test]
@@ -66,7 +76,7 @@ fn loads_planes_in_list_order() {
     let folder = load_quietly(dir.path(), &PictureSpec::rgb(1, 2)).unwrap();
     assert_eq!(folder.pixels, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]);
     assert_eq!(folder.count, 2);
-    assert_eq!(names(dir.path(), &folder.paths), ["a.png", "b.png"]);
+    assert_eq!(loaded_names(&folder), ["a.png", "b.png"]);
     assert!(folder.skipped.is_empty());
 }
 
@@ -84,22 +94,19 @@ fn leaves_out_damaged_files_and_lists_them() {
     fs_err::write(dir.path().join("e.jpg"), b"\xff\xd8\xff\xe0 cut").unwrap();
     let folder = load_quietly(dir.path(), &dot()).unwrap();
     assert_eq!(folder.pixels, [10, 30, 40]);
-    assert_eq!(
-        names(dir.path(), &folder.paths),
-        ["a.png", "c.png", "d.png"]
-    );
+    assert_eq!(loaded_names(&folder), ["a.png", "c.png", "d.png"]);
     let skipped: Vec<_> = folder
         .skipped
         .iter()
         .map(|(path, _)| path.clone())
         .collect();
-    assert_eq!(names(dir.path(), &skipped), ["b.png", "e.jpg"]);
+    assert_eq!(names_of(dir.path(), &skipped), ["b.png", "e.jpg"]);
     assert!(folder.skipped.iter().all(|(_, reason)| !reason.is_empty()));
 }
 
 #[test]
 fn a_panicking_decoder_is_one_unreadable_file() {
-    let reason = guarded(|| panic!("index {} out of range", 9)).unwrap_err();
+    let reason = guarded::<()>(|| panic!("index {} out of range", 9)).unwrap_err();
     assert_eq!(reason, "the decoder panicked: index 9 out of range");
 }
 
@@ -170,7 +177,7 @@ fn the_number_of_threads_changes_nothing() {
         pool.install(|| load_quietly(dir.path(), &dot())).unwrap()
     });
     assert_eq!(one.count, 59);
-    assert_eq!((one.pixels, one.paths), (eight.pixels, eight.paths));
+    assert_eq!((one.pixels, one.manifest), (eight.pixels, eight.manifest));
 }
 
 #[test]
@@ -178,7 +185,9 @@ fn progress_counts_every_file_once() {
     let dir = folder(&[("a.png", 0), ("b.png", 0), ("c.png", 0)]);
     fs_err::write(dir.path().join("b.png"), "not a picture").unwrap();
     let seen = Mutex::new(Vec::new());
-    load(dir.path(), &dot(), &|done| seen.lock().unwrap().push(done)).unwrap();
+    let listing = list(dir.path()).unwrap();
+    let progress = |done| seen.lock().unwrap().push(done);
+    load(dir.path(), listing, &dot(), &progress).unwrap();
     let mut seen = seen.into_inner().unwrap();
     seen.sort_unstable();
     assert_eq!(seen, [1, 2, 3]);
@@ -212,7 +221,7 @@ fn survives_links_that_go_round_in_circles() {
     symlink("nowhere", dir.path().join("broken.png")).unwrap();
     let folder = load_quietly(dir.path(), &dot()).unwrap();
     assert_eq!(
-        names(dir.path(), &folder.paths),
+        loaded_names(&folder),
         ["a.png", "below/b.png", "linked/c.png"]
     );
     let skipped: Vec<_> = folder
@@ -220,7 +229,7 @@ fn survives_links_that_go_round_in_circles() {
         .iter()
         .map(|(path, _)| path.clone())
         .collect();
-    assert_eq!(names(dir.path(), &skipped), ["broken.png", "self.png"]);
+    assert_eq!(names_of(dir.path(), &skipped), ["broken.png", "self.png"]);
 }
 
 #[cfg(target_os = "linux")]
@@ -233,15 +242,15 @@ fn file_names_need_not_be_text() {
         .join(std::ffi::OsStr::from_bytes(b"\xff\xfe.png"));
     write_grey(&path, 9);
     let folder = load_quietly(dir.path(), &dot()).unwrap();
-    assert_eq!((folder.pixels, folder.paths), (vec![9], vec![path.clone()]));
-    assert_eq!(fingerprint(dir.path(), &[path], &dot()).unwrap().len(), 64);
+    assert_eq!(folder.pixels, [9]);
+    assert_eq!(folder.manifest.name(0), Some(r"\xff\xfe.png"));
+    assert_eq!(fingerprint(dir.path(), &[path], &dot()).len(), 64);
 }
 
 #[test]
 fn fingerprints_change_with_the_files_and_the_form() {
     let dir = folder(&[("a.png", 1), ("b.png", 2)]);
-    let of =
-        |spec: &PictureSpec| fingerprint(dir.path(), &list(dir.path()).unwrap(), spec).unwrap();
+    let of = |spec: &PictureSpec| fingerprint(dir.path(), &listed(dir.path()), spec);
     let before = of(&dot());
     assert_eq!(before, of(&dot()));
     assert_ne!(before, of(&PictureSpec { height: 2, ..dot() }));
@@ -285,13 +294,105 @@ fn fingerprints_change_with_the_files_and_the_form() {
 fn fingerprints_do_not_depend_on_where_the_folder_is() {
     let [here, there] = [folder(&[("a.png", 1)]), folder(&[("a.png", 1)])];
     let [here, there] = [here, there].map(|dir| {
-        let files = list(dir.path()).unwrap();
+        let files = listed(dir.path());
         let file = fs_err::OpenOptions::new()
             .write(true)
             .open(&files[0])
             .unwrap();
         file.file().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        fingerprint(dir.path(), &files, &dot()).unwrap()
+        fingerprint(dir.path(), &files, &dot())
     });
     assert_eq!(here, there);
+}
+
+#[test]
+fn the_manifest_names_and_hashes_what_was_decoded() {
+    let dir = folder(&[("b.png", 2), ("a b/c\td.png", 7)]);
+    let folder = load_quietly(dir.path(), &PictureSpec::rgb(2, 3)).unwrap();
+    assert_eq!(loaded_names(&folder), [r"a b/c\td.png", "b.png"]);
+    let digits = |grey: u8| blake3::hash(&[grey; 18]).to_hex()[..16].to_owned();
+    let hashes = [0, 1].map(|i| format!("{:016x}", folder.manifest.hash(i).unwrap()));
+    assert_eq!(hashes, [digits(7), digits(2)]);
+}
+
+/// A file can become anything between the moment it is listed and the moment it is read.
+#[test]
+fn files_may_change_after_they_were_listed() {
+    let names =
+        ["a", "cut", "dir", "edited", "gone", "pipe", "rubbish"].map(|n| format!("{n}.png"));
+    let dir = folder(&names.each_ref().map(|name| (name.as_str(), 5)));
+    let listing = list(dir.path()).unwrap();
+    let before = fingerprint(dir.path(), &listing.files, &dot());
+    let path = |name: &str| dir.path().join(name);
+    for name in ["dir.png", "gone.png", "pipe.png"] {
+        fs_err::remove_file(path(name)).unwrap();
+    }
+    fs_err::create_dir(path("dir.png")).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(path("pipe.png"))
+        .status();
+    assert!(made.unwrap().success());
+    write_grey(&path("edited.png"), 6);
+    fs_err::write(path("rubbish.png"), "rubbish").unwrap();
+    let whole = fs_err::read(path("cut.png")).unwrap();
+    fs_err::write(path("cut.png"), &whole[..whole.len() / 2]).unwrap();
+
+    let changed = fingerprint(dir.path(), &listing.files, &dot());
+    assert_ne!(before, changed);
+    let folder = load(dir.path(), listing, &dot(), &|_| {}).unwrap();
+    assert_eq!(folder.pixels, [5, 6]);
+    assert_eq!(loaded_names(&folder), ["a.png", "edited.png"]);
+    assert_eq!(folder.manifest.hash(1), Some(hash(&[6])));
+    let skipped: Vec<_> = folder.skipped.iter().map(|(p, _)| p.clone()).collect();
+    assert_eq!(
+        names_of(dir.path(), &skipped),
+        ["cut.png", "dir.png", "gone.png", "pipe.png", "rubbish.png"]
+    );
+    let reason = |i: usize| folder.skipped[i].1.as_str();
+    assert_eq!((reason(1), reason(3)), ("not a file", "not a file"));
+    assert!(reason(2).contains("No such file"), "{}", reason(2));
+    // What is gone is not listed the next time, and the digest is another again.
+    let listed = listed(dir.path());
+    assert_ne!(changed, fingerprint(dir.path(), &listed, &dot()));
+}
+
+/// Twelve folders with links to all of them have more than 12! paths.
+#[cfg(unix)]
+#[test]
+fn folders_full_of_links_to_one_another_end() {
+    let dir = folder(&[("0/a.png", 1)]);
+    let folders: Vec<_> = (0..12).map(|i| dir.path().join(i.to_string())).collect();
+    for here in &folders {
+        fs_err::create_dir_all(here).unwrap();
+        for (i, there) in folders.iter().enumerate() {
+            std::os::unix::fs::symlink(there, here.join(format!("to{i}"))).unwrap();
+        }
+    }
+    let files = listed(dir.path());
+    assert_eq!(files, listed(dir.path()));
+    // The file itself, and at most once below each of the 144 links.
+    assert!((2..=145).contains(&files.len()), "{} files", files.len());
+    let direct = dir.path().join("5/to0/a.png");
+    assert!(files.contains(&direct), "{files:?}");
+}
+
+#[test]
+fn reasons_do_not_repeat_the_path() {
+    let dir = folder(&[("a.png", 1)]);
+    let long = fs_err::File::create(dir.path().join("long.png")).unwrap();
+    long.set_len(super::super::decode::MAX_FILE_BYTES + 1)
+        .unwrap();
+    let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x4e\x20\0\0\x4e\x20\x08\x02\0\0\0".to_vec();
+    png.extend(crc32fast::hash(&png[12..]).to_be_bytes());
+    png.extend(b"\0\0\0\0IDAT\x35\xaf\x06\x1e");
+    fs_err::write(dir.path().join("wide.png"), png).unwrap();
+    let folder = load_quietly(dir.path(), &dot()).unwrap();
+    let reasons: Vec<_> = folder.skipped.iter().map(|(_, r)| r.as_str()).collect();
+    assert_eq!(
+        reasons,
+        [
+            "a file of 1073741825 bytes, above the limit of 1073741824",
+            "20000x20000 pixels, 1200000000 bytes to decode, above the limit of 1073741824",
+        ]
+    );
 }

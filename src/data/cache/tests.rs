@@ -1,0 +1,162 @@
+use super::*;
+use crate::data::manifest::hash;
+
+const KEY: &str = "0123";
+
+fn key() -> CacheKey {
+    CacheKey {
+        version: VERSION,
+        fingerprint: KEY.to_owned(),
+    }
+}
+
+/// Two grey pictures of 1x2, and a skipped file with an awkward name.
+fn cached() -> Cached {
+    use std::os::unix::ffi::OsStrExt;
+    let odd = std::ffi::OsStr::from_bytes(b"\xff \n\\.png");
+    let names = ["a.png", "b.png"].map(str::to_owned);
+    Cached {
+        pixels: Tensor::from_slice(&[1u8, 2, 3, 4]).view([2, 1, 1, 2]),
+        manifest: Manifest::new(names.into_iter().zip([hash(&[1, 2]), hash(&[3, 4])])),
+        skipped: vec![(
+            Path::new("/data").join(odd),
+            "two\nlines\tand a tab".to_owned(),
+        )],
+    }
+}
+
+fn spec() -> PictureSpec {
+    PictureSpec {
+        channels: 1,
+        ..PictureSpec::rgb(1, 2)
+    }
+}
+
+fn read_back(path: &Path) -> Result<Option<Cached>> {
+    read(path, &key(), Path::new("/data"), &spec())
+}
+
+#[test]
+fn everything_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    assert!(read_back(&path).unwrap().is_none());
+    let mut wanted = cached();
+    for _ in 0..2 {
+        write(&path, &key(), Path::new("/data"), &wanted).unwrap();
+        let found = read_back(&path).unwrap().unwrap();
+        assert_eq!(found.pixels, wanted.pixels);
+        assert_eq!(found.manifest, wanted.manifest);
+        assert_eq!(found.skipped, wanted.skipped);
+        // The folder can have moved, and its files with it.
+        let moved = read(&path, &key(), Path::new("/moved"), &spec()).unwrap();
+        let moved = moved.unwrap().skipped;
+        assert!(moved.iter().all(|(path, _)| path.starts_with("/moved")));
+        wanted.skipped.clear(); // an empty tensor
+    }
+}
+
+/// Writes a cache with the key of another version or with other tensors.
+fn write_raw(path: &Path, key: &str, tensors: &[(&str, Tensor)]) {
+    let tensors: Vec<_> = (tensors.iter())
+        .map(|(name, tensor)| ((*name).to_owned(), tensor.shallow_clone()))
+        .collect();
+    safetensors::write(path, (METADATA_KEY.to_owned(), key.to_owned()), &tensors).unwrap();
+}
+
+#[test]
+fn a_cache_of_version_one_or_of_another_folder_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    for key in [
+        r#"{"version":1,"fingerprint":"0123"}"#,
+        r#"{"version":2,"fingerprint":"4567"}"#,
+        r#"{"version":3,"fingerprint":"0123","more":[]}"#,
+        "rubbish",
+    ] {
+        write_raw(&path, key, &[("pixels", cached().pixels)]);
+        assert!(read_back(&path).unwrap().is_none(), "{key}");
+    }
+}
+
+#[test]
+fn a_damaged_cache_is_an_error_that_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let good_key = serde_json::to_string(&key()).unwrap();
+    let text = |text: &str| Tensor::from_slice(text.as_bytes());
+    let list = cached().manifest.to_text();
+    let pixels = || cached().pixels;
+    let cases = [
+        (
+            vec![("skipped", text("")), ("manifest", text(&list))],
+            "no tensor `pixels`",
+        ),
+        (
+            vec![("pixels", pixels()), ("skipped", text(""))],
+            "no tensor `manifest`",
+        ),
+        (
+            vec![("pixels", pixels()), ("manifest", text(&list))],
+            "no tensor `skipped`",
+        ),
+        (
+            vec![
+                ("pixels", pixels().view([4, 1, 1, 1])),
+                ("manifest", text(&list)),
+                ("skipped", text("")),
+            ],
+            "not pictures of [1, 1, 2]",
+        ),
+        (
+            vec![
+                ("pixels", pixels().narrow(0, 0, 1)),
+                ("manifest", text(&list)),
+                ("skipped", text("")),
+            ],
+            "it holds 1 pictures and lists 2",
+        ),
+        (
+            vec![
+                ("pixels", pixels()),
+                ("manifest", text(&list[..30])),
+                ("skipped", text("")),
+            ],
+            "in tensor `manifest`",
+        ),
+        (
+            vec![
+                ("pixels", pixels()),
+                ("manifest", text(&list)),
+                ("skipped", text("no tab\n")),
+            ],
+            "a skipped file: \"no tab\"",
+        ),
+        (
+            vec![
+                ("pixels", pixels()),
+                ("manifest", pixels().to_kind(Kind::Float)),
+                ("skipped", text("")),
+            ],
+            "`manifest` is Float",
+        ),
+    ];
+    for (tensors, wanted) in cases {
+        write_raw(&path, &good_key, &tensors);
+        let error = format!("{:#}", read_back(&path).unwrap_err());
+        assert!(
+            error.contains(wanted) && error.contains("delete it"),
+            "{wanted}: {error}"
+        );
+    }
+}
+
+#[test]
+fn another_kind_of_file_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("weights");
+    let tensors = [("w".to_owned(), Tensor::from_slice(&[1f32]))];
+    safetensors::write(&path, ("ddpm".into(), "{}".into()), &tensors).unwrap();
+    let error = read_back(&path).unwrap_err().to_string();
+    assert!(error.contains("not a picture cache"), "{error}");
+}

@@ -1,0 +1,39 @@
+//! A run goes on with the pictures it began with, or not at all.
+
+use anyhow::{Result, bail};
+
+use crate::checkpoint::RunFolder;
+use crate::config::RunConfig;
+use crate::data::{Loaded, Manifest};
+
+/// Refuses a folder that has changed: the order of pictures depends on all of them, so the run would be neither
+/// the old nor a new one. Built-in pictures are what the settings say.
+///
+/// `count` is what the checkpoint knows, for runs from before there was a list.
+///
+/// # Errors
+/// What has changed, and what to do about it.
+pub(super) fn refuse_others(
+    folder: &RunFolder,
+    config: &RunConfig,
+    data: &Loaded,
+    count: u64,
+) -> Result<()> {
+    if config.data.folder.is_none() {
+        return Ok(());
+    }
+    let list = folder.pictures_path();
+    let now = data.manifest.len() as u64;
+    let change = if list.exists() {
+        data.manifest.differences(&Manifest::read(&list)?)
+    } else {
+        (count != now).then(|| format!("there were {count} pictures, there are {now}"))
+    };
+    if let Some(change) = change {
+        let run = folder.dir().display();
+        bail!(
+            "the pictures of this run have changed: {change}. Put them back, or begin another run with its weights: ddpm train --data DIR --run NEW --init-from {run}"
+        );
+    }
+    Ok(())
+}
