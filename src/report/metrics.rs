@@ -58,6 +58,14 @@ impl Metrics {
         })
     }
 
+    /// The file, to be synced elsewhere.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn handle(&self) -> Result<File> {
+        Ok(self.file.try_clone()?)
+    }
+
     /// Appends lines in one write, so that none is torn by another writer.
     ///
     /// # Errors

@@ -210,7 +210,8 @@ impl Run {
             false => saver.wait(),
         });
         self.tolerate(before)?;
-        let begun = self.saver.save(&self.trainer, &self.config);
+        let metrics = self.readback.metrics_file()?;
+        let begun = self.saver.save(&self.trainer, &self.config, metrics);
         if !last {
             return self.tolerate(begun);
         }

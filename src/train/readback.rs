@@ -1,5 +1,6 @@
 //! Reading losses back from the device, a few steps at a time, and telling them.
 
+use std::fs::File;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -105,6 +106,11 @@ impl Readback {
             ));
         }
         self.metrics_fail = result.is_err();
+    }
+
+    /// metrics.jsonl, to be synced with a checkpoint.
+    pub(super) fn metrics_file(&self) -> Result<File> {
+        self.metrics.handle()
     }
 
     /// Prints a line without disturbing the bar.

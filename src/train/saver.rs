@@ -4,6 +4,7 @@
 //! only read it, and the step waits for the copy, if it must, before it changes anything. Hashing, writing and
 //! fsync follow while training goes on.
 
+use std::fs::File;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ struct Job {
     live: [Tensor; 4],
     layout: Layout,
     keep: usize,
+    metrics: File,
 }
 
 /// The writer thread, and what is known of its work.
@@ -68,12 +70,17 @@ impl Saver {
         })
     }
 
-    /// Begins to save the state as it is; a later [`poll`](Saver::poll) or [`finish`](Saver::finish) tells the result.
+    /// Begins to save the state as it is, with the `metrics` up to it; a later [`poll`](Saver::poll) or [`finish`](Saver::finish) tells the result.
     /// Hear of the save before it first.
     ///
     /// # Errors
     /// The save before this one is still at it: then this one is left out.
-    pub(super) fn save(&mut self, trainer: &Trainer, config: &RunConfig) -> Result<()> {
+    pub(super) fn save(
+        &mut self,
+        trainer: &Trainer,
+        config: &RunConfig,
+        metrics: File,
+    ) -> Result<()> {
         ensure!(
             !self.writing,
             "step {} is not saved: the disk is still busy with the checkpoint before it",
@@ -87,6 +94,7 @@ impl Saver {
             live: flats(trainer),
             layout: trainer.arena.layout(),
             keep: config.train.keep,
+            metrics,
         };
         let jobs = self.jobs.as_ref().context("the writer has ended")?;
         jobs.send(job)
@@ -219,6 +227,8 @@ fn write(folder: &RunFolder, job: &Job, host: &[Tensor]) -> Result<()> {
             "`{section}*` holds values that are not finite; lower --lr or set --clip-norm"
         );
     }
+    // The lines before a checkpoint outlive a power cut if it does. A disk that cannot will say so below.
+    let _ = job.metrics.sync_data();
     let tensors: Vec<_> = SECTIONS
         .iter()
         .zip(host)
