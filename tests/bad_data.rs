@@ -1,0 +1,335 @@
+//! Folders that do their worst: each file is decoded or skipped with a reason, in bounded memory.
+//!
+//! `scripts/bad_data.py` is the same at full length, on 100,000 files and pictures of 18,000x18,000.
+
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ddpm::config::{DataConfig, ModelConfig, Preset};
+use ddpm::data::{self, Loaded, PictureSpec, decode};
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+use peak_alloc::PeakAlloc;
+use tch::Device;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// What a decoder may take before it knows the size of its picture, as `data` states it.
+const HEADER_BYTES: usize = 32 << 20;
+
+/// Tests that measure memory run one at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The most that `work` had allocated at once, and what it gave.
+fn peak_of<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    let result = work();
+    (MEMORY.peak_usage().saturating_sub(before), result)
+}
+
+fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let body = [kind.as_slice(), data].concat();
+    let crc = crc32fast::hash(&body).to_be_bytes();
+    [(data.len() as u32).to_be_bytes().as_slice(), &body, &crc].concat()
+}
+
+fn png_header(width: u32, height: u32) -> Vec<u8> {
+    let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
+    let header = [size.as_slice(), &[8, 2, 0, 0, 0]].concat();
+    [b"\x89PNG\r\n\x1a\n".as_slice(), &chunk(b"IHDR", &header)].concat()
+}
+
+/// A zlib stream of `mebibytes` of zeros, a thousandth as long.
+fn zeros(mebibytes: usize) -> Vec<u8> {
+    // The compressor at hand is that of the png crate: a picture of one row a KiB gives the stream.
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, 1023, mebibytes as u32 * 1024);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_filter(png::Filter::NoFilter);
+    let mut writer = encoder.write_header().unwrap();
+    let mut stream = writer.stream_writer().unwrap();
+    for _ in 0..mebibytes {
+        stream.write_all(&[0; 1023 * 1024]).unwrap();
+    }
+    stream.finish().unwrap();
+    drop(writer);
+    let (mut at, mut out) = (8, Vec::new());
+    while at < file.len() {
+        let length = u32::from_be_bytes(file[at..at + 4].try_into().unwrap()) as usize;
+        if &file[at + 4..at + 8] == b"IDAT" {
+            out.extend_from_slice(&file[at + 8..at + 8 + length]);
+        }
+        at += length + 12;
+    }
+    out
+}
+
+fn gif(screen: u16, frame: u16) -> Vec<u8> {
+    let [s, f] = [screen, frame].map(|side| [side.to_le_bytes(), side.to_le_bytes()].concat());
+    let start = [
+        b"GIF89a".as_slice(),
+        &s,
+        &[0x80, 0, 0],
+        &[0, 0, 0, 255, 255, 255],
+    ]
+    .concat();
+    let image = [b",\0\0\0\0".as_slice(), &f, &[0], b"\x02\x02\x44\x01\0;"].concat();
+    [start, image].concat()
+}
+
+fn webp(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u32).to_le_bytes();
+    let body = [b"WEBP".as_slice(), kind, &length, data].concat();
+    [
+        b"RIFF".as_slice(),
+        &(body.len() as u32).to_le_bytes(),
+        &body,
+    ]
+    .concat()
+}
+
+fn picture(width: u32, height: u32) -> DynamicImage {
+    RgbImage::from_fn(width, height, |x, y| Rgb([x as u8, y as u8, (x / 7) as u8])).into()
+}
+
+fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+/// Files of a few bytes that claim, or unpack to, many; and whether they can be decoded.
+fn bombs() -> Vec<(&'static str, Vec<u8>, bool)> {
+    let pixel = [
+        chunk(b"IDAT", b"x\x9cc`\xe4\x02\x00\x00\x17\x00\x0b"),
+        chunk(b"IEND", b""),
+    ];
+    let with = |kind: &[u8; 4]| {
+        let bomb = chunk(kind, &[b"name\0\0".as_slice(), &zeros(64)].concat());
+        [png_header(1, 1), bomb, pixel.concat()].concat()
+    };
+    let stream = [chunk(b"IDAT", &zeros(64)), chunk(b"IEND", b"")].concat();
+    let mut jpeg = encoded(&picture(16, 16), ImageFormat::Jpeg);
+    let sof = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+    jpeg[sof + 5..sof + 9].copy_from_slice(&[0xff, 0xdc, 0xff, 0xdc]);
+    let mut bmp = encoded(&picture(2, 2), ImageFormat::Bmp);
+    for at in [18, 22] {
+        bmp[at..at + 4].copy_from_slice(&40_000u32.to_le_bytes());
+    }
+    vec![
+        ("claim.png", png_header(100_000, 100_000), false),
+        ("stream.png", [png_header(64, 64), stream].concat(), true),
+        ("profile.png", with(b"iCCP"), false),
+        ("claim.gif", gif(65_535, 65_535), false),
+        ("frame.gif", gif(1, 65_535), false),
+        (
+            "canvas.webp",
+            webp(b"VP8X", b"\x02\0\0\0\xff\xff\xff\xff\xff\xff"),
+            false,
+        ),
+        (
+            "claim.webp",
+            webp(b"VP8L", b"\x2f\xff\xff\xff\x0f\0\0\0"),
+            false,
+        ),
+        ("length.webp", webp(b"VP8 ", b"")[..16].to_vec(), false),
+        ("claim.jpg", jpeg, false),
+        ("claim.bmp", bmp, false),
+    ]
+}
+
+#[test]
+fn bombs_are_skipped_before_they_go_off() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes, sound) in bombs() {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let (peak, result) = peak_of(|| decode(&path, &PictureSpec::rgb(8, 8)));
+        assert_eq!(result.is_ok(), sound, "{name}: {result:?}");
+        if name != "claim.webp" {
+            // Of 16,384x16,384 pixels that are within the limit, memory is set aside, not used.
+            assert!(peak < HEADER_BYTES + (4 << 20), "{name}: {peak} bytes");
+        }
+    }
+}
+
+/// The multiples of the decoded size that `data` reckons with.
+#[test]
+fn decoders_take_no_more_than_is_reckoned_with() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let picture = picture(1500, 1000);
+    let alpha = DynamicImage::from(picture.to_rgba8());
+    for (format, picture, multiple) in [
+        (ImageFormat::Png, &picture, 1),
+        (ImageFormat::Bmp, &picture, 1),
+        (ImageFormat::Gif, &alpha, 3),
+        (ImageFormat::Jpeg, &picture, 4),
+        (ImageFormat::WebP, &picture, 6),
+        (ImageFormat::WebP, &alpha, 6),
+    ] {
+        let bytes = encoded(picture, format);
+        let path = dir.path().join("picture");
+        std::fs::write(&path, &bytes).unwrap();
+        let decoded = picture.as_bytes().len();
+        let crop = 1000 * 1000 * 3;
+        let bound = (2 * bytes.len() + multiple * decoded).max(decoded + crop) + (2 << 20);
+        let (peak, result) = peak_of(|| decode(&path, &PictureSpec::rgb(8, 8)));
+        result.unwrap();
+        assert!(
+            peak <= bound,
+            "{format:?}: {peak} bytes, reckoned with {bound}"
+        );
+    }
+}
+
+/// The data set of `dir` at 8x8, through `cache`.
+fn load(dir: &Path, cache: Option<&Path>) -> Loaded {
+    let mut config = Preset::Demo.config();
+    config.data.folder = Some(dir.to_owned());
+    load_with(&config.data, &config.model, cache)
+}
+
+fn load_with(data: &DataConfig, model: &ModelConfig, cache: Option<&Path>) -> Loaded {
+    data::load(data, model, 0, cache, Device::Cpu, &|_, _| ()).unwrap()
+}
+
+/// A 24-bit BMP of one colour, 2x2.
+fn small_bmp(number: u32) -> Vec<u8> {
+    let [r, g, b, _] = number.to_le_bytes();
+    let picture = RgbImage::from_pixel(2, 2, Rgb([r, g, b]));
+    encoded(&picture.into(), ImageFormat::Bmp)
+}
+
+/// `count` small pictures in folders of a hundred, of which every twentieth is rubbish.
+fn many(dir: &Path, count: u32) -> usize {
+    for number in 0..count {
+        let folder = dir.join(format!("{:02}", number / 100));
+        std::fs::create_dir_all(&folder).unwrap();
+        let whole = small_bmp(number);
+        let bytes: &[u8] = match number % 60 {
+            0 => b"rubbish",
+            20 => &whole[..whole.len() / 2],
+            40 => b"",
+            _ => &whole,
+        };
+        std::fs::write(folder.join(format!("{number:04}.bmp")), bytes).unwrap();
+    }
+    count.div_ceil(20) as usize
+}
+
+#[test]
+fn thousands_of_files_with_rubbish_among_them() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let bad = many(dir.path(), 3000);
+    for (name, bytes, sound) in bombs() {
+        if !sound {
+            std::fs::write(dir.path().join(name), bytes).unwrap();
+        }
+    }
+    let bombs = bombs().iter().filter(|(.., sound)| !sound).count();
+    let loaded = load(dir.path(), None);
+    assert_eq!(loaded.manifest.len(), 3000 - bad);
+    assert_eq!(loaded.store.len() as usize, 3000 - bad);
+    assert_eq!(loaded.skipped.len(), bad + bombs);
+    let reasoned = |(path, reason): &(PathBuf, String)| path.exists() && !reason.is_empty();
+    assert!(loaded.skipped.iter().all(reasoned), "{:?}", loaded.skipped);
+    assert_eq!(loaded.manifest.name(0), Some("00/0001.bmp"));
+}
+
+/// Other threads replace, cut and remove files all the while.
+#[test]
+fn a_folder_may_change_while_it_is_read() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    many(dir.path(), 600);
+    let cache = dir.path().join("cache");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let whole = small_bmp(77);
+            for round in 0u32.. {
+                let number = round * 7919 % 600;
+                let path = dir
+                    .path()
+                    .join(format!("{:02}/{number:04}.bmp", number / 100));
+                // The first stays, so that there is always a picture.
+                match (round % 4, number) {
+                    (_, 1) => {}
+                    (0, _) => std::fs::write(path, b"rubbish").unwrap(),
+                    (1, _) => std::fs::write(path, &whole[..round as usize % whole.len()]).unwrap(),
+                    (2, _) => drop(std::fs::remove_file(path)),
+                    _ => std::fs::write(path, &whole).unwrap(),
+                }
+                if done.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        for _ in 0..10 {
+            let loaded = load(dir.path(), Some(&cache));
+            assert_eq!(loaded.store.len() as usize, loaded.manifest.len());
+            assert!(loaded.skipped.iter().all(|(_, reason)| !reason.is_empty()));
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    // Now that it is quiet, what the cache gives is what the folder holds.
+    let (fresh, cached) = (load(dir.path(), None), load(dir.path(), Some(&cache)));
+    assert_eq!(fresh.manifest, cached.manifest);
+    assert_eq!(fresh.store.pixels(), cached.store.pixels());
+}
+
+#[test]
+fn a_start_from_the_cache_knows_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    many(dir.path(), 60);
+    let odd = {
+        use std::os::unix::ffi::OsStrExt;
+        std::ffi::OsStr::from_bytes(b"odd \xff\n.bmp")
+    };
+    std::fs::write(dir.path().join(odd), small_bmp(9)).unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let cache = outside.path().join("cache");
+    let first = load(dir.path(), Some(&cache));
+    let second = load(dir.path(), Some(&cache));
+    assert!(second.origin.contains("cached in"), "{}", second.origin);
+    assert_eq!(second.manifest, first.manifest);
+    assert_eq!(second.skipped, first.skipped);
+    assert_eq!(first.skipped.len(), 3);
+    let names: Vec<_> = (0..first.manifest.len())
+        .map(|i| first.manifest.name(i).unwrap())
+        .collect();
+    assert!(names.contains(&r"odd \xff\n.bmp"), "{names:?}");
+
+    std::fs::remove_file(dir.path().join(odd)).unwrap();
+    let third = load(dir.path(), Some(&cache));
+    assert!(third.origin.contains("pictures from"), "{}", third.origin);
+    assert_eq!(
+        third.manifest.differences(&first.manifest).unwrap(),
+        r"1 is gone (odd \xff\n.bmp)"
+    );
+}
+
+#[test]
+fn built_in_pictures_have_names_and_hashes() {
+    let mut config = Preset::Demo.config();
+    config.data.builtin_images = 20;
+    let loaded = load_with(&config.data, &config.model, None);
+    assert_eq!(loaded.manifest.len(), 20);
+    assert_eq!(loaded.manifest.name(12), Some("face-000012"));
+    let pixels = loaded.store.pixels().get(12).contiguous();
+    let mut bytes = vec![0u8; pixels.numel()];
+    pixels.copy_data_u8(&mut bytes, pixels.numel());
+    let digits = blake3::hash(&bytes).to_hex()[..16].to_owned();
+    assert_eq!(
+        format!("{:016x}", loaded.manifest.hash(12).unwrap()),
+        digits
+    );
+}
