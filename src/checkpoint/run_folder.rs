@@ -3,6 +3,7 @@
 //! ```text
 //! RUN/config.toml                        resolved settings, readable by --config
 //! RUN/pictures.tsv                       which pictures it is trained on
+//! RUN/skipped.tsv                        files that could not be read, if there are any
 //! RUN/metrics.jsonl                      one line a step
 //! RUN/samples/step-00002000-ema.png      grids from the same noise every time
 //! RUN/checkpoints/step-00002000.safetensors
@@ -87,6 +88,11 @@ impl RunFolder {
     /// The pictures the run is trained on.
     pub fn pictures_path(&self) -> PathBuf {
         self.dir.join("pictures.tsv")
+    }
+
+    /// Files that could not be read, with the reasons.
+    pub fn skipped_path(&self) -> PathBuf {
+        self.dir.join("skipped.tsv")
     }
 
     /// What is known of a step whose numbers went wrong.

@@ -1,10 +1,13 @@
-//! A run goes on with the pictures it began with, or not at all.
+//! The pictures of a run: it goes on with those it began with, or not at all.
+
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
 use crate::checkpoint::RunFolder;
 use crate::config::RunConfig;
 use crate::data::{Loaded, Manifest};
+use crate::fs::write_bytes;
 
 /// Refuses a folder that has changed: the order of pictures depends on all of them, so the run would be neither
 /// the old nor a new one. Built-in pictures are what the settings say.
@@ -36,4 +39,21 @@ pub(super) fn refuse_others(
         );
     }
     Ok(())
+}
+
+/// Lists the files that could not be read, each with the reason, where a start tells of the first few only.
+///
+/// # Errors
+/// No permission, or a full disk.
+pub(super) fn write_skipped(folder: &RunFolder, data: &Loaded) -> Result<()> {
+    let line = |(path, reason): &(PathBuf, String)| {
+        let path = path.to_string_lossy();
+        format!("{}\t{}\n", path.escape_debug(), reason.escape_debug())
+    };
+    let lines: String = data.skipped.iter().map(line).collect();
+    let path = folder.skipped_path();
+    if lines.is_empty() && !path.exists() {
+        return Ok(());
+    }
+    write_bytes(&path, lines.as_bytes())
 }

@@ -126,6 +126,10 @@ fn a_run_goes_on_with_its_own_pictures_only() {
     refused("1 has other contents (b.png)");
     std::fs::write(data.join("b.png"), "rubbish").unwrap();
     refused("1 is gone (b.png)");
+    assert!(
+        !run.join("skipped.tsv").exists(),
+        "a refused start writes nothing"
+    );
     pictures(&data, &[("b.png", 2), ("f.png", 5)]);
     refused("1 is new (f.png)");
     std::fs::remove_file(data.join("f.png")).unwrap();

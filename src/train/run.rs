@@ -1,0 +1,200 @@
+//! A run while it is trained: its parts, and what is done between its steps.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::incident::{BadStep, Incidents};
+use super::readback::Readback;
+use super::saver::Saver;
+use super::{Start, Stop, Trainer, grids, load_data, pictures, plan, state};
+use crate::checkpoint::{RunFolder, RunLock};
+use crate::config::{OnBadStep, RunConfig};
+use crate::data::Loaded;
+use crate::device::Chosen;
+use crate::model::load_state_dict;
+use crate::report::TrainProgress;
+
+/// A stall that a user may want to know of.
+const WORTH_TELLING: Duration = Duration::from_millis(1);
+
+/// A run that is being trained.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) folder: RunFolder,
+    pub(super) config: RunConfig,
+    pub(super) chosen: Chosen,
+    strict: bool,
+    pub(super) data: Loaded,
+    pub(super) trainer: Trainer,
+    pub(super) readback: Readback,
+    pub(super) saver: Saver,
+    incidents: Incidents,
+    /// The step of the last save that was begun.
+    saved: Option<u64>,
+    pub(super) stop: Stop,
+    /// The last to go: nobody else may write as long as the writer does.
+    _lock: RunLock,
+}
+
+impl Run {
+    /// All that comes before the first step.
+    pub(super) fn begin(start: Start, stop: Stop) -> Result<Run> {
+        let Start {
+            folder,
+            config,
+            chosen,
+            ..
+        } = start;
+        ensure!(
+            config.model.classes().is_none(),
+            "this network is told a class, and pictures of a folder have none; only sampling works with it"
+        );
+        let data = load_data(&config, start.cache.as_deref(), &chosen)?;
+        let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
+        if let Some(weights) = start.init {
+            load_state_dict(&trainer.arena.as_params(&trainer.arena.params), &weights)
+                .context("the weights of --init-from do not fit this run's network")?;
+        }
+        if let Some(checkpoint) = &start.resume {
+            pictures::refuse_others(&folder, &config, &data, checkpoint.meta.pictures)?;
+            state::restore(&mut trainer, checkpoint)?;
+            warn_of_another_place(checkpoint.meta.environment.as_deref(), &chosen.environment);
+        }
+        let lock = match start.lock {
+            Some(lock) => lock,
+            None => folder.create()?,
+        };
+        folder.prepare(&config)?;
+        data.manifest.write(&folder.pictures_path())?;
+        pictures::write_skipped(&folder, &data)?;
+        let secs_per_step = plan::secs_per_step(&config, &trainer, &data.store)?;
+        eprintln!(
+            "{}",
+            plan::line(&config, &trainer, &data.store, &chosen, secs_per_step)
+        );
+        let progress = TrainProgress::new(trainer.step, config.train.steps);
+        let mut run = Run {
+            readback: Readback::open(&folder, &config, trainer.step, progress)?,
+            saver: Saver::start(&folder, chosen.environment.clone())?,
+            incidents: Incidents::default(),
+            saved: None,
+            _lock: lock,
+            strict: start.strict,
+            folder,
+            config,
+            chosen,
+            data,
+            trainer,
+            stop,
+        };
+        run.catch_up()?;
+        Ok(run)
+    }
+
+    /// What the last start did not get to, and what a rollback needs.
+    fn catch_up(&mut self) -> Result<()> {
+        let step = self.trainer.step;
+        if grids::are_due(&self.config, step) && !self.folder.sample_path(step, "ema").exists() {
+            // It ended between this step's checkpoint and its grids.
+            self.sample()?;
+        }
+        if step == 0 && self.config.train.on_bad_step == OnBadStep::Rollback {
+            self.save(false)?;
+        }
+        Ok(())
+    }
+
+    /// Saves beside training; what fails is told, and the next save tries again. A last save is waited for, and must
+    /// not fail.
+    pub(super) fn save(&mut self, last: bool) -> Result<()> {
+        let saver = &mut self.saver;
+        let before = self.readback.outside_the_clock(|| match last {
+            true => saver.finish(),
+            false => saver.wait(),
+        });
+        self.tolerate(before)?;
+        self.saved = Some(self.trainer.step);
+        let metrics = self.readback.metrics_file()?;
+        let begun = self.saver.save(&self.trainer, &self.config, metrics);
+        if !last {
+            return self.tolerate(begun);
+        }
+        begun?;
+        let saver = &mut self.saver;
+        self.readback.outside_the_clock(|| saver.finish())
+    }
+
+    pub(super) fn hear_from_the_writer(&mut self) -> Result<()> {
+        let heard = self.saver.poll();
+        self.tolerate(heard)
+    }
+
+    pub(super) fn sample(&mut self) -> Result<()> {
+        // Sampling swaps the weights for their average.
+        self.saver.wait_for_copy();
+        let drawn = self.readback.outside_the_clock(|| {
+            grids::write(&self.folder, &self.config, &self.trainer, &self.stop)
+        });
+        self.tolerate(drawn)
+    }
+
+    /// What runs beside training does not end it, unless asked.
+    fn tolerate(&self, result: Result<()>) -> Result<()> {
+        match result {
+            Err(error) if !self.strict => {
+                self.readback
+                    .tell(&format!("warning: {error:#}; training goes on"));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// The end of a start: what training came to is saved.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        // A bad last step was passed over, and its save with it.
+        if self.saved != Some(self.trainer.step) {
+            self.save(true)?;
+        }
+        self.readback.finish();
+        let stall = self.saver.longest_stall;
+        if stall >= WORTH_TELLING {
+            eprintln!(
+                "a checkpoint held training up for {} ms at most",
+                stall.as_millis()
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn deal_with(&mut self, bad: BadStep) -> Result<()> {
+        let saved = self.saver.finish();
+        self.tolerate(saved)?;
+        let Run {
+            folder,
+            config,
+            trainer,
+            data,
+            readback,
+            incidents,
+            ..
+        } = self;
+        let way =
+            readback.outside_the_clock(|| incidents.handle(bad, folder, config, trainer, data));
+        way?;
+        if trainer.step < bad.step {
+            readback.go_back_to(folder, trainer.step)?;
+        }
+        Ok(())
+    }
+}
+
+/// The same steps elsewhere round differently.
+fn warn_of_another_place(before: Option<&str>, now: &str) {
+    if let Some(before) = before.filter(|before| *before != now) {
+        eprintln!(
+            "note: the run was on {before}, and goes on on {now}: as good, but not the same in the last bits"
+        );
+    }
+}
