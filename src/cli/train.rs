@@ -69,6 +69,7 @@ fn may_change(key: &str) -> bool {
 impl TrainCommand {
     pub(super) fn run(&self) -> Result<ExitCode> {
         let started = Instant::now();
+        let auto_accumulate = self.settings.auto_accumulate()?;
         let named = match &self.run {
             Some(dir) => RunFolder::new(dir.clone()).resumable()?,
             None => None,
@@ -111,6 +112,7 @@ impl TrainCommand {
             init: init.map(|network| network.state_dict()),
             cache: self.cache.clone(),
             chosen: self.compute.choose()?,
+            auto_accumulate,
         };
         match train(start)? {
             End::Finished => {

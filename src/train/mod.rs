@@ -1,5 +1,6 @@
 //! Training: the loop, read top to bottom.
 
+mod memory;
 mod plan;
 mod readback;
 mod state;
@@ -41,6 +42,8 @@ pub struct Start {
     pub cache: Option<PathBuf>,
     /// Where to compute.
     pub chosen: Chosen,
+    /// Whether the batch is split into as few parts as memory allows, whatever the settings say.
+    pub auto_accumulate: bool,
 }
 
 /// How a start ended.
@@ -60,11 +63,12 @@ pub enum End {
 pub fn train(start: Start) -> Result<End> {
     let Start {
         folder,
-        config,
+        mut config,
         resume,
         init,
         cache,
         chosen,
+        auto_accumulate,
     } = start;
     ensure!(
         config.model.classes().is_none(),
@@ -82,21 +86,21 @@ pub fn train(start: Start) -> Result<End> {
         state::restore(&mut trainer, &checkpoint)?;
         warn_of_other_pictures(checkpoint.meta.pictures, data.store.len());
     }
+    let plan = plan::Plan::make(&mut config, &mut trainer, &data.store, auto_accumulate)?;
     folder.create(&config)?;
     if grids_are_due(&config, trainer.step) && !folder.sample_path(trainer.step, "ema").exists() {
         // The last start ended between this step's checkpoint and its grids.
         write_grids(&folder, &config, &trainer)?;
     }
-    let secs_per_step = plan::secs_per_step(&config, &trainer, &data.store)?;
     eprintln!(
         "{}",
-        plan::line(&config, &trainer, &data.store, &chosen, secs_per_step)
+        plan::line(&config, &trainer, &data.store, &chosen, &plan)
     );
 
     let progress = TrainProgress::new(trainer.step, config.train.steps);
     let mut readback = Readback::open(&folder, &config, trainer.step, progress)?;
     while trainer.step < config.train.steps {
-        let output = trainer.train_step(&data.store)?;
+        let output = plan.budget.watch(|| trainer.train_step(&data.store))?;
         readback.push(output);
 
         let signal = stop.signal();
