@@ -23,7 +23,7 @@ fn small(kind: ModelKind) -> RunConfig {
         }
         ModelConfig::Lucidrains(m) => (m.base_width, m.init_width) = (8, 8),
         ModelConfig::UnetConcat(m) => (m.base_width, m.norm_groups) = (8, 4),
-        ModelConfig::Gau(m) => (m.base_width, m.units, m.key_width, m.layers) = (32, 64, 16, 3),
+        ModelConfig::Gau(m) => (m.base_width, m.units, m.key_width, m.layers) = (128, 256, 32, 12),
     }
     config.train.batch = 2;
     config
