@@ -9,7 +9,7 @@
 //! 5. [`data`]: folder of pictures to one uint8 tensor; [`checkpoint`]: files
 //!
 //! Data flows one way: `main` → [`cli`] → {[`train`], [`sample`]} → {[`model`], [`diffusion`],
-//! [`optim`], [`data`], [`checkpoint`], [`report`]} → {[`native`], [`rng`], [`mod@fs`], [`device`]}.
+//! [`optim`], [`data`], [`checkpoint`], [`report`]} → {[`native`], [`rng`], [`mod@fs`], [`device`], [`memory`]}.
 
 pub mod checkpoint;
 pub mod cli;
@@ -18,6 +18,7 @@ pub mod data;
 pub mod device;
 pub mod diffusion;
 pub mod fs;
+pub mod memory;
 pub mod model;
 pub mod native;
 pub mod optim;

@@ -19,7 +19,7 @@ const SPARE_MEMORY: f64 = 0.1;
 /// `--batch`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BatchSize {
-    /// As many as are fastest on this device.
+    /// As many as are fastest on this device; in training, as many at a time as memory allows.
     Auto,
     /// This many.
     Fixed(u64),

@@ -104,7 +104,7 @@ pub fn libtorch_message(panic: &str) -> Option<String> {
         .next()
         .unwrap_or(said)
         .trim_end_matches("\")");
-    let advice = if said.contains("out of memory") || said.contains("not enough memory") {
+    let advice = if crate::memory::ran_out(said) {
         "; lower --batch, or split it with --accumulate (training)"
     } else {
         ""

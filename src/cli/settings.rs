@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use super::batch::BatchSize;
 use super::model_args::ModelArgs;
 use crate::config::{
     LossKind, OnBadStep, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind, Sigma,
@@ -152,10 +153,10 @@ struct TrainArgs {
     /// Steps in all
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// Pictures a step
+    /// Pictures a step; auto: as the settings say, split into as few microbatches as memory allows
     #[arg(long, value_name = "N")]
-    batch: Option<i64>,
-    /// Split each batch into N microbatches: same maths, less memory
+    batch: Option<BatchSize>,
+    /// Split each batch into N microbatches: same maths, less memory (dropout draws other masks)
     #[arg(long, value_name = "N")]
     accumulate: Option<i64>,
     /// Seed of weights, order, noise and built-in pictures
@@ -261,6 +262,19 @@ impl SettingArgs {
         self.data.data.is_some()
     }
 
+    /// Whether `--batch auto` leaves the number of microbatches to the memory there is.
+    ///
+    /// # Errors
+    /// It is given too.
+    pub(super) fn auto_accumulate(&self) -> Result<bool> {
+        let auto = self.train.batch == Some(BatchSize::Auto);
+        ensure!(
+            !auto || self.train.accumulate.is_none(),
+            "--batch auto finds the number of microbatches, and --accumulate gives it; leave one of them out"
+        );
+        Ok(auto)
+    }
+
     /// Replaces what flags name, and makes the data folder's path absolute, so that a run can be
     /// resumed from anywhere.
     ///
@@ -293,7 +307,9 @@ impl TrainArgs {
     fn apply(&self, config: &mut RunConfig) {
         let t = &mut config.train;
         set(&mut t.steps, &self.steps);
-        set(&mut t.batch, &self.batch);
+        if let Some(BatchSize::Fixed(pictures)) = self.batch {
+            t.batch = pictures as i64;
+        }
         set(&mut t.accumulate, &self.accumulate);
         set(&mut t.seed, &self.seed);
         set(&mut t.save_every_steps, &self.save_every);

@@ -82,6 +82,7 @@ fn may_change(key: &str) -> bool {
 impl TrainCommand {
     pub(super) fn run(&self) -> Result<ExitCode> {
         let started = Instant::now();
+        let auto_accumulate = self.settings.auto_accumulate()?;
         let mut named = match &self.run {
             Some(dir) => RunFolder::new(dir.clone()).resumable()?,
             None => None,
@@ -134,6 +135,7 @@ impl TrainCommand {
             chosen: self.compute.choose()?,
             time_limit: self.time_limit,
             strict: self.strict,
+            auto_accumulate,
         };
         match train(start)? {
             End::Finished => {

@@ -51,6 +51,11 @@ impl ResidualBlock {
         self.shortcut.iter().chain([&self.conv1, &self.conv2])
     }
 
+    /// Whether training drops some of its values.
+    pub(super) fn drops(&self) -> bool {
+        self.dropout > 0.0
+    }
+
     /// # Shapes
     /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, base_width]`; returns `[N, Cout, H, W]`
     pub(super) fn forward(&self, x: &Tensor, t_emb: &Tensor, train: bool) -> Tensor {

@@ -9,13 +9,29 @@ pub struct Cost {
     /// Floating-point operations of the convolutions, forward (a multiply-add counts two). A
     /// training step takes about three times as many.
     pub forward_flops: u64,
-    /// Values that are kept for the backward pass.
+    /// Values that the forward pass keeps for the backward pass, on CPU; a little fewer on CUDA, where norms
+    /// and dropout have kernels of their own. What is kept a picture or a channel is left out.
     pub activations: u64,
+    /// Values of the widest feature map: the backward pass begins with a gradient of about that size while
+    /// everything is still kept.
+    pub widest_map: u64,
 }
 
 impl Cost {
     pub(super) fn add_conv(&mut self, weight: &tch::Tensor, pixels: i64) {
         self.forward_flops += 2 * weight.numel() as u64 * pixels as u64;
+    }
+
+    /// A feature map of this many values that an operation keeps.
+    pub(super) fn keep(&mut self, values: i64) {
+        self.activations += values as u64;
+        self.widest_map = self.widest_map.max(values as u64);
+    }
+
+    /// `maps` feature maps of this many values each.
+    pub(super) fn keep_maps(&mut self, maps: i64, values: i64) {
+        self.keep(values);
+        self.activations += ((maps - 1) * values) as u64;
     }
 
     pub(super) fn add_linear(&mut self, weight: &tch::Tensor, rows: i64) {
@@ -27,8 +43,10 @@ impl Cost {
         for weight in block.convs() {
             self.add_conv(weight, pixels);
         }
-        // x + t, and the input and output of each swish, the sum before the norm, the norm.
-        self.activations += (pixels * (c_in + 6 * c_out)) as u64;
+        // x + t for the first convolution; x itself where a shortcut needs it too.
+        self.keep_maps(if c_in == c_out { 1 } else { 2 }, pixels * c_in);
+        // Input of each swish, input of the second convolution, input of the norm; the mask.
+        self.keep_maps(if block.drops() { 5 } else { 4 }, pixels * c_out);
     }
 }
 
@@ -38,9 +56,16 @@ impl UNet {
         let mut cost = Cost::default();
         let mut pixels = height * width;
         cost.add_conv(&self.conv_in, pixels);
+        cost.keep(pixels * self.conv_in.size()[1]);
+        let mut width = self.conv_in.size()[0];
         for stage in &self.down {
-            stage.blocks.iter().for_each(|b| cost.add_block(b, pixels));
+            for block in &stage.blocks {
+                cost.add_block(block, pixels);
+                width = block.widths().1;
+            }
             if stage.resamples {
+                // The pooling keeps its input.
+                cost.keep(pixels * width);
                 pixels /= 4;
             }
         }
@@ -52,6 +77,8 @@ impl UNet {
             stage.blocks.iter().for_each(|b| cost.add_block(b, pixels));
         }
         cost.add_conv(&self.conv_out, pixels);
+        // Inputs of the last norm and of the convolution.
+        cost.keep_maps(2, pixels * self.conv_out.size()[1]);
         cost
     }
 }

@@ -34,8 +34,12 @@ unsafe extern "C" {
     fn ddpm_copy_aside(to: *const *const c_void, from: *const *const c_void, count: i64) -> c_int;
     fn ddpm_set_tf32(allow: c_int) -> c_int;
     fn ddpm_keep_freed_memory();
+    fn ddpm_return_freed_memory();
     fn ddpm_cuda_memory(device: c_int, free_bytes: *mut u64, total_bytes: *mut u64) -> c_int;
     fn ddpm_cuda_peak_bytes(device: c_int, bytes: *mut u64) -> c_int;
+    fn ddpm_tally_begin() -> c_int;
+    fn ddpm_tally_read(now: *mut i64, peak: *mut i64);
+    fn ddpm_tally_end();
     fn ddpm_cuda_name(device: c_int, name: *mut c_char, capacity: c_int) -> c_int;
 }
 
@@ -213,10 +217,17 @@ pub fn set_tf32(allow: bool) -> Result<()> {
 }
 
 /// Lets the C allocator reuse large blocks instead of returning them to the system at every step:
-/// fewer page faults on CPU. For the whole process; call it before the first tensor.
+/// fewer page faults on CPU. And makes CPU tensors fit into the holes of earlier ones, so that the heap is
+/// hardly larger than what is in it. For the whole process; call it before the first tensor.
 pub fn keep_freed_memory() {
     // SAFETY: two mallopt calls.
     unsafe { ddpm_keep_freed_memory() }
+}
+
+/// Gives what the C allocator keeps back to the system, once.
+pub fn return_freed_memory() {
+    // SAFETY: one call of malloc_trim.
+    unsafe { ddpm_return_freed_memory() }
 }
 
 /// Memory of one CUDA device, in bytes.
@@ -245,6 +256,43 @@ pub fn cuda_peak_bytes(index: usize) -> Result<u64> {
     // SAFETY: a valid place for the result.
     check(unsafe { ddpm_cuda_peak_bytes(index as c_int, &mut bytes) })?;
     Ok(bytes)
+}
+
+/// Counts the bytes of CPU tensors that this thread makes and drops, backward passes included, until it is
+/// dropped. Buffers that kernels take for themselves are not seen.
+#[derive(Debug)]
+pub struct CpuTally {
+    /// The count is the thread's own.
+    here: std::marker::PhantomData<*const ()>,
+}
+
+impl CpuTally {
+    /// Starts at zero.
+    ///
+    /// # Errors
+    /// This thread has one already.
+    pub fn begin() -> Result<CpuTally> {
+        // SAFETY: changes state of this thread alone, which `drop` takes back on the same thread.
+        check(unsafe { ddpm_tally_begin() })?;
+        Ok(CpuTally {
+            here: std::marker::PhantomData,
+        })
+    }
+
+    /// Bytes held now more than at the start, and the most of them so far.
+    pub fn now_and_peak_bytes(&self) -> (i64, i64) {
+        let (mut now, mut peak) = (0, 0);
+        // SAFETY: two valid places for the results.
+        unsafe { ddpm_tally_read(&mut now, &mut peak) }
+        (now, peak)
+    }
+}
+
+impl Drop for CpuTally {
+    fn drop(&mut self) {
+        // SAFETY: as in `begin`.
+        unsafe { ddpm_tally_end() }
+    }
 }
 
 /// Name of CUDA device `index` as the driver gives it; the error says why there is none.

@@ -15,14 +15,21 @@
 #include <ATen/ops/add.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/unbind.h>
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <dlfcn.h>
 #include <malloc.h>
 #include <stdlib.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -52,6 +59,65 @@ std::vector<at::Tensor> gather(at::Tensor** tensors, int64_t count) {
   for (int64_t i = 0; i < count; ++i) list.push_back(*tensors[i]);
   return list;
 }
+
+// Adds up what tensors on CPU take and give back; libtorch's profiler listens in the same place.
+struct CpuTally : c10::MemoryReportingInfoBase {
+  int64_t now = 0;
+  int64_t peak = 0;
+  bool memoryProfilingEnabled() const override { return true; }
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device device) override {
+    if (!device.is_cpu()) return;
+    now += size;
+    peak = std::max(peak, now);
+  }
+};
+
+thread_local std::shared_ptr<CpuTally> tally;
+
+// Memory of CPU tensors from malloc, aligned by hand. libtorch's own calls posix_memalign, and glibc before
+// 2.38 cannot put an aligned block into a hole of its very size: every temporary of a forward pass leaves
+// one, and the heap grows to half as much again as the tensors in it.
+struct AlignedMalloc final : c10::Allocator {
+  static constexpr size_t alignment = 64;
+
+  // Before the data stand the address that malloc gave, and the size.
+  struct Header {
+    void* block;
+    size_t size;
+  };
+
+  static Header* header(void* data) { return static_cast<Header*>(data) - 1; }
+
+  static void release(void* data) {
+    if (!data) return;
+    Header* head = header(data);
+    if (c10::memoryProfilingEnabled()) {
+      c10::reportMemoryUsageToProfiler(data, -static_cast<int64_t>(head->size), 0, 0, at::kCPU);
+    }
+    std::free(head->block);
+  }
+
+  c10::DataPtr allocate(size_t size) override {
+    if (size == 0) return {nullptr, nullptr, &release, at::kCPU};
+    constexpr size_t extra = sizeof(Header) + alignment;
+    // Both sizes as they can be: a negative one comes as a number near 2^64.
+    void* block = size < PTRDIFF_MAX - extra ? std::malloc(size + extra) : nullptr;
+    TORCH_CHECK(block, "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", size, " bytes.");
+    auto first = reinterpret_cast<uintptr_t>(block) + sizeof(Header);
+    void* data = reinterpret_cast<void*>((first + alignment - 1) / alignment * alignment);
+    *header(data) = {block, size};
+    if (c10::memoryProfilingEnabled()) {
+      c10::reportMemoryUsageToProfiler(data, static_cast<int64_t>(size), 0, 0, at::kCPU);
+    }
+    return {data, data, &release, at::kCPU};
+  }
+
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+
+  void copy_data(void* to, const void* from, size_t size) const override {
+    default_copy_data(to, from, size);
+  }
+};
 
 }  // namespace
 
@@ -141,11 +207,17 @@ int ddpm_set_tf32(int allow) {
 
 // Lets glibc keep freed blocks of any size for the next step. By default every tensor above some
 // megabytes is mapped and unmapped each time, and the kernel zeroes its pages again and again.
+// And gives CPU tensors memory that fits into what was freed.
 void ddpm_keep_freed_memory() {
   // glibc before 2.35 takes no more than 32 MiB.
   if (!mallopt(M_MMAP_THRESHOLD, 1 << 30)) mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  static AlignedMalloc allocator;
+  c10::SetCPUAllocator(&allocator);
 }
+
+// Gives freed memory back that is whole pages, once.
+void ddpm_return_freed_memory() { malloc_trim(0); }
 
 // Free and total bytes of a CUDA device.
 int ddpm_cuda_memory(int device, uint64_t* free_bytes, uint64_t* total_bytes) {
@@ -162,6 +234,30 @@ int ddpm_cuda_peak_bytes(int device, uint64_t* bytes) {
     auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(device));
     *bytes = stats.allocated_bytes[0].peak;
   });
+}
+
+// Starts to count the bytes of CPU tensors that this thread makes and drops, its backward passes
+// included.
+int ddpm_tally_begin() {
+  return guarded([&] {
+    TORCH_CHECK(!tally, "this thread counts already");
+    auto fresh = std::make_shared<CpuTally>();
+    c10::ThreadLocalDebugInfo::_push(c10::DebugInfoKind::PROFILER_STATE, fresh);
+    tally = fresh;
+  });
+}
+
+// Bytes held more than at the start, and the most of them so far.
+void ddpm_tally_read(int64_t* now, int64_t* peak) {
+  *now = tally ? tally->now : 0;
+  *peak = tally ? tally->peak : 0;
+}
+
+void ddpm_tally_end() {
+  guarded([&] {
+    if (tally) c10::ThreadLocalDebugInfo::_pop(c10::DebugInfoKind::PROFILER_STATE);
+  });
+  tally.reset();
 }
 
 // Asks the NVIDIA driver itself, through dlopen, so that a missing or failing driver has a reason.

@@ -3,6 +3,7 @@
 mod grids;
 mod guard;
 mod incident;
+mod memory;
 mod pictures;
 mod plan;
 mod readback;
@@ -54,6 +55,8 @@ pub struct Start {
     pub time_limit: Option<Duration>,
     /// End the run when a checkpoint or a grid fails, instead of going on to the next.
     pub strict: bool,
+    /// Whether the batch is split into as few parts as memory allows, whatever the settings say.
+    pub auto_accumulate: bool,
 }
 
 /// How a start ended.
@@ -74,10 +77,7 @@ pub fn train(start: Start) -> Result<End> {
     let stop = Stop::install(start.time_limit)?;
     let mut run = Run::begin(start, stop)?;
     while run.trainer.step < run.config.train.steps {
-        let gradients = run.trainer.gradients(&run.data.store)?;
-        // The writer may still read what the update changes.
-        run.saver.wait_for_copy();
-        let output = run.trainer.update(gradients)?;
+        let output = run.step()?;
         run.readback.push(output);
 
         let stopping = run.stop.reason();

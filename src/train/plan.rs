@@ -6,6 +6,7 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::Trainer;
+use super::memory::{Budget, OutOfMemory};
 use crate::config::RunConfig;
 use crate::data::Store;
 use crate::device::{Chosen, synchronize};
@@ -14,15 +15,43 @@ use crate::report::{bytes, count, duration};
 /// Forward arithmetic that a speed probe may cost on a CPU: some tenths of a second of training.
 const PROBE_FLOPS: u64 = 8_000_000_000;
 
-/// Bytes that training will hold: parameters, gradients, moments, average, LAMB's update, and the
-/// activations of a microbatch.
-pub(super) fn memory_estimate_bytes(config: &RunConfig, trainer: &Trainer) -> u64 {
-    const FLAT_TENSORS: u64 = 6;
-    const F32_BYTES: u64 = 4;
-    let [_, height, width] = config.model.chw();
-    let activations = trainer.net.cost(height, width).activations;
-    let micro = (config.train.batch / config.train.accumulate) as u64;
-    F32_BYTES * (FLAT_TENSORS * trainer.arena.parameters() as u64 + activations * micro)
+/// Memory, parts of the batch, and speed, before the first step.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) budget: Budget,
+    secs_per_step: f64,
+}
+
+impl Plan {
+    /// Settles how many pictures are taken at a time, which `auto` leaves open, and tries it.
+    ///
+    /// # Errors
+    /// Out of memory, before any work is lost.
+    pub(super) fn make(
+        config: &mut RunConfig,
+        trainer: &mut Trainer,
+        data: &Store,
+        auto: bool,
+    ) -> Result<Plan> {
+        let mut budget = Budget::settle(config, trainer, data, auto)?;
+        let secs_per_step = loop {
+            config.train.accumulate = budget.accumulate;
+            trainer.set_accumulate(budget.accumulate);
+            match budget.watch(|| secs_per_step(config, trainer, data)) {
+                Err(error) if auto && error.is::<OutOfMemory>() && budget.halve() => {
+                    eprintln!(
+                        "--batch auto: that did not fit after all; {} parts",
+                        budget.accumulate
+                    );
+                }
+                other => break other?,
+            }
+        };
+        Ok(Plan {
+            budget,
+            secs_per_step,
+        })
+    }
 }
 
 /// Seconds of one training step, measured on a part of a batch without changing anything.
@@ -32,7 +61,7 @@ pub(super) fn memory_estimate_bytes(config: &RunConfig, trainer: &Trainer) -> u6
 ///
 /// # Errors
 /// Out of memory, before any work is lost.
-pub(super) fn secs_per_step(config: &RunConfig, trainer: &Trainer, data: &Store) -> Result<f64> {
+fn secs_per_step(config: &RunConfig, trainer: &Trainer, data: &Store) -> Result<f64> {
     let device = trainer.arena.device();
     let [_, full_height, full_width] = config.model.chw();
     let factor = config.model.size_factor();
@@ -71,16 +100,25 @@ pub(super) fn line(
     trainer: &Trainer,
     data: &Store,
     chosen: &Chosen,
-    secs_per_step: f64,
+    plan: &Plan,
 ) -> String {
     let left = config.train.steps.saturating_sub(trainer.step);
     let [c, h, w] = config.model.chw();
     format!(
-        "{} parameters on {}, {}, about {} of tensors; {} pictures of {h}x{w}x{c}, batch {}{}; {left} steps to go, about {}",
+        "{} parameters on {}, {}, about {} of memory{}; {} pictures of {h}x{w}x{c}, batch {}{}; {left} steps to go, about {}",
         count(trainer.arena.parameters() as u64),
         chosen.description,
         chosen.precision,
-        bytes(memory_estimate_bytes(config, trainer)),
+        bytes(
+            plan.budget
+                .needs
+                .in_all((config.train.batch / config.train.accumulate) as u64)
+        ),
+        if chosen.device.is_cuda() {
+            " for tensors"
+        } else {
+            " in all"
+        },
         data.len(),
         config.train.batch,
         if config.train.accumulate > 1 {
@@ -88,6 +126,8 @@ pub(super) fn line(
         } else {
             String::new()
         },
-        duration(Duration::try_from_secs_f64(left as f64 * secs_per_step).unwrap_or(Duration::MAX)),
+        duration(
+            Duration::try_from_secs_f64(left as f64 * plan.secs_per_step).unwrap_or(Duration::MAX)
+        ),
     )
 }

@@ -5,9 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::incident::{BadStep, Incidents};
+use super::memory::Budget;
+use super::plan::{self, Plan};
 use super::readback::Readback;
 use super::saver::Saver;
-use super::{Start, Stop, Trainer, grids, load_data, pictures, plan, state};
+use super::{Start, StepOutput, Stop, Trainer, grids, load_data, pictures, state};
 use crate::checkpoint::{RunFolder, RunLock};
 use crate::config::{OnBadStep, RunConfig};
 use crate::data::Loaded;
@@ -29,6 +31,7 @@ pub(super) struct Run {
     pub(super) trainer: Trainer,
     pub(super) readback: Readback,
     pub(super) saver: Saver,
+    budget: Budget,
     incidents: Incidents,
     /// The step of the last save that was begun.
     saved: Option<u64>,
@@ -42,7 +45,7 @@ impl Run {
     pub(super) fn begin(start: Start, stop: Stop) -> Result<Run> {
         let Start {
             folder,
-            config,
+            mut config,
             chosen,
             ..
         } = start;
@@ -61,6 +64,12 @@ impl Run {
             state::restore(&mut trainer, checkpoint)?;
             warn_of_another_place(checkpoint.meta.environment.as_deref(), &chosen.environment);
         }
+        let plan = Plan::make(
+            &mut config,
+            &mut trainer,
+            &data.store,
+            start.auto_accumulate,
+        )?;
         let lock = match start.lock {
             Some(lock) => lock,
             None => folder.create()?,
@@ -68,15 +77,15 @@ impl Run {
         folder.prepare(&config)?;
         data.manifest.write(&folder.pictures_path())?;
         pictures::write_skipped(&folder, &data)?;
-        let secs_per_step = plan::secs_per_step(&config, &trainer, &data.store)?;
         eprintln!(
             "{}",
-            plan::line(&config, &trainer, &data.store, &chosen, secs_per_step)
+            plan::line(&config, &trainer, &data.store, &chosen, &plan)
         );
         let progress = TrainProgress::new(trainer.step, config.train.steps);
         let mut run = Run {
             readback: Readback::open(&folder, &config, trainer.step, progress)?,
             saver: Saver::start(&folder, chosen.environment.clone())?,
+            budget: plan.budget,
             incidents: Incidents::default(),
             saved: None,
             _lock: lock,
@@ -90,6 +99,22 @@ impl Run {
         };
         run.catch_up()?;
         Ok(run)
+    }
+
+    /// One training step.
+    pub(super) fn step(&mut self) -> Result<StepOutput> {
+        let Run {
+            trainer,
+            data,
+            saver,
+            ..
+        } = self;
+        self.budget.watch(|| {
+            let gradients = trainer.gradients(&data.store)?;
+            // The writer may still read what the update changes.
+            saver.wait_for_copy();
+            trainer.update(gradients)
+        })
     }
 
     /// What the last start did not get to, and what a rollback needs.

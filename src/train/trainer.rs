@@ -101,6 +101,11 @@ impl Trainer {
         self.order.pictures()
     }
 
+    /// Splits each batch into `parts` equal microbatches from here on.
+    pub(super) fn set_accumulate(&mut self, parts: i64) {
+        self.config.train.accumulate = parts;
+    }
+
     /// Draws the pictures and time steps of step `step`, counted from 0.
     pub fn draw(&mut self, step: u64) -> Draw {
         let batch = self.config.train.batch;

@@ -9,6 +9,7 @@ impl Gau {
         let mut cost = Cost::default();
         let patches = height * width / (self.patch * self.patch);
         cost.add_linear(&self.patch_in, patches);
+        cost.keep(patches * self.patch_in.size()[1]);
         for layer in &self.layers {
             let [in_proj, out_proj] = layer.weights();
             cost.add_linear(in_proj, patches);
@@ -16,13 +17,18 @@ impl Gau {
             let ((units, key), base) = (layer.widths(), out_proj.size()[0]);
             // Scores, and the sums of values that they weigh.
             cost.forward_flops += (2 * patches * patches * (key + units)) as u64;
-            // Input and output of the norm, input and output of the swish, u times the mixed values and
-            // both; queries and keys: four products and two sums each, of which the rotations keep their
-            // inputs; scores.
-            let kept = 2 * base + 2 * (2 * units + key) + 2 * units + 6 * key + patches;
-            cost.activations += (patches * kept) as u64;
+            // Of the norm its input, the normalised and the scaled; the mask.
+            cost.keep_maps(if layer.drops() { 4 } else { 3 }, patches * base);
+            // Input of the swish, and its output, of which u, v and z are views.
+            cost.keep_maps(2, patches * (2 * units + key));
+            // The mixed values, and u times them.
+            cost.keep_maps(2, patches * units);
+            // Queries and keys: of the rotations only sines and cosines are kept.
+            cost.keep_maps(2, patches * key);
+            cost.keep(patches * patches);
         }
         cost.add_linear(&self.patch_out, patches);
+        cost.keep_maps(3, patches * self.patch_out.size()[1]);
         cost
     }
 }

@@ -74,6 +74,11 @@ impl GatedAttentionUnit {
         (self.units, self.key_width)
     }
 
+    /// Whether training drops some of its values.
+    pub(super) fn drops(&self) -> bool {
+        self.dropout > 0.0
+    }
+
     /// `[N, patches, base_width]` to the same.
     pub(super) fn forward(&self, x: &Tensor, positions: &Positions, train: bool) -> Tensor {
         let h = self.in_proj.forward(&self.norm.forward(x)).silu();

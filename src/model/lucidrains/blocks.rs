@@ -135,6 +135,16 @@ impl ResidualBlock {
             .chain(&self.res_conv)
     }
 
+    /// Whether training drops some of its values.
+    pub(super) fn drops(&self) -> bool {
+        self.dropout > 0.0
+    }
+
+    /// Whether its norms are group norms.
+    pub(super) fn groups(&self) -> bool {
+        matches!(self.block1.norm, BlockNorm::Group(_))
+    }
+
     /// # Shapes
     /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, 4 base_width]`; returns `[N, Cout, H, W]`
     pub(super) fn forward(&self, x: &Tensor, t_emb: &Tensor, train: bool) -> Tensor {

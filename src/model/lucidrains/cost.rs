@@ -14,10 +14,15 @@ fn block(cost: &mut Cost, block: &ResidualBlock, pixels: i64) {
         }
     }
     cost.add_conv(&block.mlp().weight, 1);
-    // The input; of the first half the convolution's output, the norm's two products, the input of
-    // the swish and its output; of the second half as many but the last two. Group norms keep two
-    // fewer.
-    cost.activations += (pixels * (widths.0 + 8 * widths.1)) as u64;
+    cost.keep(pixels * widths.0);
+    // Each half: the norm's input; of the root-mean-square norm also the normalised, and each pixel's length
+    // before and after its lower bound. Of the first half the norm's result, the input of the swish, the
+    // second convolution's input, the mask; of the second the input of the swish.
+    let norms = if block.groups() { 2 } else { 4 };
+    cost.keep_maps(norms + if block.drops() { 5 } else { 4 }, pixels * widths.1);
+    if !block.groups() {
+        cost.keep_maps(4, pixels);
+    }
 }
 
 fn attention(cost: &mut Cost, attention: &Attention, pixels: i64) {
@@ -34,15 +39,19 @@ fn attention(cost: &mut Cost, attention: &Attention, pixels: i64) {
     // Two products of [D, pixels], with D for each of the others' columns.
     let columns = if full { pixels } else { channels };
     cost.forward_flops += (4 * hidden * columns * pixels) as u64;
-    // The norm's input and two products, and the result of the attention; the full one's kernel keeps
-    // queries, keys and values, the latter two also without the trained ones, and its output, but no
-    // scores; the linear one both softmaxes, scaled queries, values, and a second norm.
-    let kept = if full {
-        3 * width + 7 * hidden
+    // The norm's input, the normalised and the scaled, and two lengths a pixel.
+    cost.keep_maps(3, pixels * width);
+    cost.keep_maps(2, pixels);
+    if full {
+        // Queries, as a view of what holds all three; keys and values with the trained ones; the result. The
+        // kernel keeps no scores.
+        cost.keep_maps(6, pixels * hidden);
     } else {
-        5 * width + 5 * hidden
-    };
-    cost.activations += (pixels * kept) as u64;
+        // Both softmaxes, scaled queries, values, the result; the second norm.
+        cost.keep_maps(5, pixels * hidden);
+        cost.keep_maps(2, pixels * width);
+        cost.keep_maps(2, pixels);
+    }
 }
 
 fn level(cost: &mut Cost, level: &Level, pixels: i64) {
@@ -58,6 +67,7 @@ impl LucidrainsUNet {
         let mut cost = Cost::default();
         let mut pixels = height * width;
         cost.add_conv(&self.init_conv.weight, pixels);
+        cost.keep(pixels * self.init_conv.weight.size()[1]);
         for linear in self.time_mlp.linears() {
             cost.add_conv(&linear.weight, 1);
         }
@@ -67,6 +77,7 @@ impl LucidrainsUNet {
                 pixels /= 4;
             }
             cost.add_conv(&down.conv.weight, pixels);
+            cost.keep(pixels * down.conv.weight.size()[1]);
         }
         block(&mut cost, &self.mid_block1, pixels);
         attention(&mut cost, &self.mid_attn, pixels);
@@ -77,9 +88,11 @@ impl LucidrainsUNet {
                 pixels *= 4;
             }
             cost.add_conv(&up.conv.weight, pixels);
+            cost.keep(pixels * up.conv.weight.size()[1]);
         }
         block(&mut cost, &self.final_res_block, pixels);
         cost.add_conv(&self.final_conv.weight, pixels);
+        cost.keep(pixels * self.final_conv.weight.size()[1]);
         cost
     }
 }

@@ -58,6 +58,11 @@ impl Attention {
         [&self.to_q, &self.to_k, &self.to_v, &self.to_out].map(|l| &l.weight)
     }
 
+    /// Whether it has a norm of its own.
+    pub(super) fn normed(&self) -> bool {
+        self.group_norm.is_some()
+    }
+
     /// `[N, C, H, W]` to the same.
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
         let [n, c, height, width]: [i64; 4] = x

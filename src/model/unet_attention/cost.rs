@@ -1,7 +1,7 @@
 //! What a picture costs in the U-Net with attention.
 
 use super::resample::{Downsample, Upsample};
-use super::resnet::ResnetBlock;
+use super::resnet::{ResnetBlock, Within};
 use super::{AttentionUNet, Unit};
 use crate::model::Cost;
 use crate::model::unet_attention::attention::Attention;
@@ -17,8 +17,18 @@ impl Cost {
             }
         }
         self.add_linear(time, 1);
-        // Norm input and output and swish before each convolution, and the sum.
-        self.activations += (pixels * (3 * widths.0 + 4 * widths.1)) as u64;
+        let before = match block.resampling() {
+            Within::Nothing => pixels,
+            Within::Halve => 4 * pixels,
+            Within::Double => pixels / 4,
+        };
+        // Inputs of the norm and the swish, of the convolution, and of the pooling if there is one.
+        self.keep_maps(2, before * widths.0);
+        self.keep(pixels * widths.0);
+        if block.resampling() == Within::Halve {
+            self.keep(before * widths.0);
+        }
+        self.keep_maps(3 + block.extra_maps(), pixels * widths.1);
     }
 
     fn add_attention(&mut self, attention: &Attention, pixels: i64) {
@@ -29,7 +39,8 @@ impl Cost {
         let width = weights[0].size()[0];
         // Scores and their use; the kernel keeps no scores.
         self.forward_flops += (4 * pixels * pixels * width) as u64;
-        self.activations += (7 * pixels * width) as u64;
+        // The norm's input and output; queries, keys, values and their result.
+        self.keep_maps(if attention.normed() { 6 } else { 5 }, pixels * width);
     }
 
     fn add_unit(&mut self, unit: &Unit, pixels: i64) {
@@ -46,6 +57,7 @@ impl AttentionUNet {
         let mut cost = Cost::default();
         let mut pixels = height * width;
         cost.add_conv(&self.conv_in.weight, pixels);
+        cost.keep(pixels * self.conv_in.weight.size()[1]);
         for linear in self.time.linears() {
             cost.add_linear(&linear.weight, 1);
         }
@@ -58,6 +70,7 @@ impl AttentionUNet {
             match downsample {
                 Downsample::Conv(c) | Downsample::ConvAsymmetric(c) => {
                     cost.add_conv(&c.weight, pixels);
+                    cost.keep(4 * pixels * c.weight.size()[1]);
                 }
                 Downsample::Resnet(block) => cost.add_resnet(block, pixels),
             }
@@ -74,11 +87,16 @@ impl AttentionUNet {
             };
             pixels *= 4;
             match upsample {
-                Upsample::Conv(c) => cost.add_conv(&c.weight, pixels),
+                Upsample::Conv(c) => {
+                    cost.add_conv(&c.weight, pixels);
+                    cost.keep(pixels * c.weight.size()[1]);
+                }
                 Upsample::Resnet(block) => cost.add_resnet(block, pixels),
             }
         }
         cost.add_conv(&self.conv_out.weight, pixels);
+        // Inputs of the last norm, swish and convolution.
+        cost.keep_maps(3, pixels * self.conv_out.weight.size()[1]);
         cost
     }
 }

@@ -91,6 +91,17 @@ impl ResnetBlock {
         (convs.map(|c| &c.weight), &self.time_emb_proj.weight)
     }
 
+    /// What it keeps besides the inputs of norms, swishes and convolutions: the second norm's output where
+    /// it is scaled, and dropout's mask.
+    pub(super) fn extra_maps(&self) -> i64 {
+        i64::from(self.scale_shift) + i64::from(self.dropout > 0.0)
+    }
+
+    /// What it does to the size of its picture.
+    pub(super) fn resampling(&self) -> Within {
+        self.within
+    }
+
     /// # Shapes
     /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, time_width]`, after its swish
     /// - returns `[N, Cout, H', W']`

@@ -65,6 +65,11 @@ impl ResidualBlock {
         &self.time_proj
     }
 
+    /// Whether training drops some of its values.
+    pub(super) fn drops(&self) -> bool {
+        self.dropout > 0.0
+    }
+
     /// # Shapes
     /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, time_width]`, after its swish
     /// - returns `[N, Cout, H, W]`

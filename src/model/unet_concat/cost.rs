@@ -10,9 +10,10 @@ fn block(cost: &mut Cost, block: &ResidualBlock, pixels: i64) {
         cost.add_conv(weight, pixels);
     }
     cost.add_linear(block.time_proj(), 1);
-    // Input and output of each norm and output of each swish; the input is the sum of the block before
-    // or, on the way up, what was joined.
-    cost.activations += (pixels * 3 * (c_in + c_out)) as u64;
+    // Inputs of norm, swish and convolution, twice; the first is the sum of the block before or, on the
+    // way up, what was joined. The mask.
+    cost.keep_maps(3, pixels * c_in);
+    cost.keep_maps(if block.drops() { 4 } else { 3 }, pixels * c_out);
 }
 
 impl ConcatUNet {
@@ -24,12 +25,16 @@ impl ConcatUNet {
             cost.add_linear(weight, 1);
         }
         cost.add_conv(&self.conv_in, pixels);
+        cost.keep(pixels * self.conv_in.size()[1]);
+        let mut width = self.conv_in.size()[0];
         for stage in &self.down {
-            stage
-                .blocks
-                .iter()
-                .for_each(|b| block(&mut cost, b, pixels));
+            for b in &stage.blocks {
+                block(&mut cost, b, pixels);
+                width = b.widths().1;
+            }
             if stage.resamples {
+                // The pooling keeps its input.
+                cost.keep(pixels * width);
                 pixels /= 4;
             }
         }
@@ -44,6 +49,8 @@ impl ConcatUNet {
             }
         }
         cost.add_conv(&self.conv_out, pixels);
+        // Inputs of the last norm, swish and convolution.
+        cost.keep_maps(3, pixels * self.conv_out.size()[1]);
         cost
     }
 }

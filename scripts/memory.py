@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Holds the memory that `ddpm train` says it will take against what it takes, for every preset, on CPU.
+
+    .venv/bin/python scripts/memory.py [--presets NAME ...] [--batches N ...] [--ddpm target/release/ddpm]
+
+Each row is a run of three steps on eight built-in pictures in a folder of its own, with a checkpoint after every
+step, so that what is held for one overlaps with the next step. Columns:
+
+- estimate: what the program says before its first step, of the whole process
+- truth: the largest resident set of the process (getrusage), libraries included
+- ratio: estimate / truth
+- above libraries: the same ratio after what a process has that only loads libtorch is taken from both
+
+Fails if a ratio is not within 20 %. Rows whose estimate is above --limit are left out.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UNITS = {"B": 1 / 2**20, "KiB": 1 / 2**10, "MiB": 1, "GiB": 2**10, "TiB": 2**20}
+ESTIMATE = re.compile(r"about ([\d.]+) (\w+) of memory")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path(os.environ.get("DDPM", ROOT / "target" / "release" / "ddpm"))
+    parser.add_argument("--ddpm", type=Path, default=default, help="the program; default: $DDPM, else %(default)s")
+    parser.add_argument("--presets", nargs="+", help="default: all")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4], help="default: %(default)s")
+    parser.add_argument("--limit", type=float, default=8.0, metavar="GIB", help="default: %(default)s")
+    return parser.parse_args()
+
+
+def presets(ddpm: Path) -> list[str]:
+    text = subprocess.run([ddpm, "train", "--help"], check=True, capture_output=True, text=True).stdout
+    _, listed = text.split("--preset <PRESET>", 1)
+    return re.findall(r"^ +- ([\w-]+):", listed.split("--config", 1)[0], re.MULTILINE)
+
+
+def peak(command: list[str], limit: float) -> tuple[float | None, float | None]:
+    """The estimate, if any, and the largest resident set, in MiB; no truth if the estimate is above the limit."""
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        estimate = None
+        for line in process.stderr:
+            said.write(line)
+            if found := ESTIMATE.search(line):
+                estimate = float(found[1]) * UNITS[found[2]]
+                if estimate > limit * 2**10:
+                    process.kill()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status
+        if estimate is not None and estimate > limit * 2**10:
+            return estimate, None
+        if status != 0:
+            said.seek(0)
+            sys.exit(f"{' '.join(map(str, command))} failed:\n{said.read()}")
+        return estimate, usage.ru_maxrss / 2**10
+
+
+def main() -> None:
+    args = arguments()
+    if not args.ddpm.is_file():
+        sys.exit(f"memory: no program at {args.ddpm}; build it with cargo build --release, or give --ddpm")
+    _, libraries = peak([args.ddpm, "completions", "bash"], args.limit)
+    print(f"MiB; a process that only loads libtorch: {libraries:.0f}\n")
+    print("| preset | microbatch | estimate | truth | ratio | above libraries |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    failures = []
+    for preset in args.presets or presets(args.ddpm):
+        for batch in args.batches:
+            with tempfile.TemporaryDirectory(prefix="memory-") as folder:
+                flags = f"--batch {batch} --steps 3 --save-every 1 --keep 1 --sample-every 0 --builtin-images 8"
+                command = [args.ddpm, "train", "--preset", preset, *flags.split(), "--device", "cpu"]
+                estimate, truth = peak([*command, "--run", f"{folder}/run"], args.limit)
+            if truth is None:
+                print(f"| {preset} | {batch} | {estimate:.0f} | above --limit | | |", flush=True)
+                continue
+            ratio, above = estimate / truth, (estimate - libraries) / (truth - libraries)
+            print(f"| {preset} | {batch} | {estimate:.0f} | {truth:.0f} | {ratio:.2f} | {above:.2f} |", flush=True)
+            if abs(ratio - 1) > 0.2:
+                failures.append(f"{preset} {batch}: {ratio:.2f}")
+    if failures:
+        sys.exit("not within 20 %: " + ", ".join(failures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+//! How much memory there is, and whether an error says that it ran out.
+
+use std::fs::read_to_string;
+use std::path::{Path, PathBuf};
+
+use tch::Device;
+
+use crate::native;
+
+/// Bytes that this process can still take on `device`; none if the system does not say.
+///
+/// On CPU the least of what the system has available, what the control groups of this process leave, and
+/// what its limit on address space leaves.
+pub fn available_bytes(device: Device) -> Option<u64> {
+    if let Device::Cuda(index) = device {
+        return native::cuda_memory(index).ok().map(|m| m.free_bytes);
+    }
+    let meminfo = read_to_string("/proc/meminfo").unwrap_or_default();
+    let cgroups = read_to_string("/proc/self/cgroup").unwrap_or_default();
+    [
+        kib_of(&meminfo, "MemAvailable:"),
+        left_in_groups(&cgroups, Path::new("/sys/fs/cgroup")),
+        left_of_address_space(),
+    ]
+    .into_iter()
+    .flatten()
+    .min()
+}
+
+/// Bytes of memory that this process has resident, libraries included.
+pub fn resident_bytes() -> Option<u64> {
+    kib_of(&read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
+/// The number of a line `name 123 kB`, in bytes.
+fn kib_of(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(name))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// What the memory limits of a process's control groups leave, of both versions; `cgroups` is its
+/// `/proc/self/cgroup`. A group's parents limit it too. In a container the named folder may not be visible,
+/// and `root` is then the group itself.
+fn left_in_groups(cgroups: &str, root: &Path) -> Option<u64> {
+    let mut left = Vec::new();
+    for line in cgroups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let (top, limit, used) = if controllers.is_empty() {
+            (root.to_owned(), "memory.max", "memory.current")
+        } else if controllers.split(',').any(|c| c == "memory") {
+            let v1 = ("memory.limit_in_bytes", "memory.usage_in_bytes");
+            (root.join("memory"), v1.0, v1.1)
+        } else {
+            continue;
+        };
+        let folder = top.join(group.trim_start_matches('/'));
+        let folders = folder.ancestors().take_while(|f| f.starts_with(&top));
+        left.extend(folders.filter_map(|f| left_in_group(f, limit, used)));
+    }
+    left.into_iter().min()
+}
+
+fn left_in_group(folder: &Path, limit: &str, used: &str) -> Option<u64> {
+    let number = |file: &str| read_to_string(folder.join(file)).ok()?.trim().parse().ok();
+    // "max" is no number; without a limit version 1 has one near 2^63.
+    let limit: u64 = number(limit).filter(|n| *n < 1 << 60)?;
+    let used: u64 = number(used)?;
+    // Files that the system has read ahead count as used, and are given back when memory is asked for.
+    let stat = read_to_string(PathBuf::from(folder).join("memory.stat")).unwrap_or_default();
+    let cached = |name: &str| {
+        let line = stat.lines().find_map(|l| l.strip_prefix(name))?;
+        line.trim().parse::<u64>().ok()
+    };
+    let cached = cached("total_inactive_file ").or_else(|| cached("inactive_file "));
+    Some(limit.saturating_sub(used.saturating_sub(cached.unwrap_or(0))))
+}
+
+/// `ulimit -v`, less what is mapped.
+fn left_of_address_space() -> Option<u64> {
+    let limits = read_to_string("/proc/self/limits").ok()?;
+    let line = limits
+        .lines()
+        .find_map(|l| l.strip_prefix("Max address space"))?;
+    let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let mapped = kib_of(&read_to_string("/proc/self/status").ok()?, "VmSize:")?;
+    Some(limit.saturating_sub(mapped))
+}
+
+/// Whether libtorch says in `text` that memory ran out, on either device.
+pub fn ran_out(text: &str) -> bool {
+    [
+        "can't allocate memory",
+        "not enough memory",
+        "out of memory",
+    ]
+    .iter()
+    .any(|said| text.contains(said))
+}
+
+/// How much libtorch asked for when memory ran out, for people: "1.50 GiB", "123 bytes".
+pub fn asked_for(text: &str) -> Option<&str> {
+    let (_, after) = text.split_once("ried to allocate ")?;
+    let number = after.split_whitespace().next()?;
+    let unit = after[number.len()..].trim_start();
+    let unit = unit.split(|c: char| !c.is_ascii_alphabetic()).next()?;
+    Some(&after[..after.find(unit)? + unit.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: PathBuf, text: &str) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn the_tightest_control_group_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let groups = "5:devices:/x\n4:memory:/a/b\n0::/c/d\n";
+        assert_eq!(left_in_groups(groups, root), None);
+        write(root.join("c/d/memory.max"), "max\n");
+        write(root.join("c/d/memory.current"), "5\n");
+        assert_eq!(left_in_groups(groups, root), None);
+        write(root.join("memory/a/memory.limit_in_bytes"), "1000\n");
+        write(root.join("memory/a/memory.usage_in_bytes"), "700\n");
+        assert_eq!(left_in_groups(groups, root), Some(300));
+        write(
+            root.join("memory/a/memory.stat"),
+            "inactive_file 1\ntotal_inactive_file 200\n",
+        );
+        assert_eq!(left_in_groups(groups, root), Some(500));
+        write(root.join("c/memory.max"), "300");
+        write(root.join("c/memory.current"), "100");
+        write(root.join("c/memory.stat"), "inactive_file 50\n");
+        assert_eq!(left_in_groups(groups, root), Some(250));
+    }
+
+    #[test]
+    fn there_is_memory_here() {
+        let (left, resident) = (available_bytes(Device::Cpu), resident_bytes());
+        assert!(left.unwrap() > 1 << 20 && resident.unwrap() > 1 << 20);
+    }
+
+    #[test]
+    fn both_devices_words_are_understood() {
+        let cpu = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)";
+        let cuda = "CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of 23.69 GiB of which 1.20 GiB is free.";
+        assert!(ran_out(cpu) && ran_out(cuda) && !ran_out("index out of range"));
+        assert_eq!(asked_for(cpu), Some("8589934592 bytes"));
+        assert_eq!(asked_for(cuda), Some("1.50 GiB"));
+        assert_eq!(asked_for("std::bad_alloc"), None);
+    }
+}

@@ -1,0 +1,353 @@
+//! What training takes of memory, how many pictures at a time fit, and what to say when they do not.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use anyhow::{Result, anyhow};
+use tch::Device;
+
+use super::Trainer;
+use crate::config::{OptimizerKind, RunConfig};
+use crate::data::Store;
+use crate::memory::{asked_for, available_bytes, ran_out, resident_bytes};
+use crate::native;
+use crate::report::bytes;
+
+const F32_BYTES: u64 = 4;
+/// Parameters, gradients, two moments and the average. LAMB has its update besides; Adam writes into the
+/// parameters at once.
+const FLAT_TENSORS: u64 = 5;
+/// What a checkpoint that is written while training goes on holds in host memory: copies of the parameters,
+/// the average and both moments.
+const CHECKPOINT_COPIES: u64 = 4;
+/// Copies of the parameters while a grid is sampled: the average, and the weights to come back to.
+const SAMPLING_COPIES: u64 = 2;
+/// A batch as whole numbers scaled, its noise, and the noised pictures; a fourth while they are made.
+const BATCH_TENSORS: u64 = 4;
+/// What libtorch loads and sets up on CPU when it first computes: code of its kernels, threads, buffers of
+/// matrix products. Measured: 110 to 160 MB.
+const KERNELS_BYTES: u64 = 130 << 20;
+/// Bytes that the heap takes for one byte of tensors in it, measured over the presets.
+const HEAP_PER_BYTE: f64 = 1.05;
+/// Share of the free memory that is left alone.
+const SPARE: f64 = 0.1;
+
+/// What training takes, before its first step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Needs {
+    /// Held already: on CPU the whole process, on CUDA the tensors.
+    pub(super) held: u64,
+    /// Taken once more, whatever the microbatch.
+    pub(super) once: u64,
+    /// For each picture of a microbatch.
+    pub(super) per_picture: u64,
+    /// At least this much for a microbatch, as it is needed between the steps.
+    pub(super) between_steps: u64,
+}
+
+impl Needs {
+    /// Those of a trainer that is ready for its first step.
+    pub(super) fn of(config: &RunConfig, trainer: &Trainer, data: &Store) -> Needs {
+        let device = trainer.arena.device();
+        let [channels, height, width] = config.model.chw();
+        let cost = trainer.net.cost(height, width);
+        let flat = F32_BYTES * trainer.arena.params.numel() as u64;
+        let picture = F32_BYTES * (channels * height * width) as u64;
+        let batch = BATCH_TENSORS * picture * config.train.batch as u64;
+        let kept = (F32_BYTES * (cost.activations + cost.widest_map)) as f64;
+        let on_cpu = !device.is_cuda();
+        let held = if on_cpu {
+            resident_bytes()
+        } else {
+            let lamb = u64::from(config.optim.optimizer == OptimizerKind::Lamb);
+            let pixels = data.pixels();
+            let pictures = pixels.numel() as u64 * u64::from(pixels.device() == device);
+            Some((FLAT_TENSORS + lamb) * flat + pictures)
+        };
+        Needs {
+            held: held.unwrap_or(0),
+            once: if on_cpu {
+                batch + CHECKPOINT_COPIES * flat + KERNELS_BYTES
+            } else {
+                batch
+            },
+            per_picture: if on_cpu { kept * HEAP_PER_BYTE } else { kept } as u64,
+            between_steps: SAMPLING_COPIES * flat,
+        }
+    }
+
+    /// What training takes beyond what is held.
+    pub(super) fn more(&self, micro: u64) -> u64 {
+        self.once + (micro * self.per_picture).max(self.between_steps)
+    }
+
+    /// All of it at its most.
+    pub(super) fn in_all(&self, micro: u64) -> u64 {
+        self.held + self.more(micro)
+    }
+
+    /// Most pictures at a time for which `free` bytes are enough, with some to spare.
+    pub(super) fn pictures_that_fit(&self, free: u64) -> u64 {
+        let usable = (free as f64 * (1.0 - SPARE)) as u64;
+        match usable.checked_sub(self.once) {
+            Some(rest) if rest >= self.between_steps => rest / self.per_picture.max(1),
+            _ => 0,
+        }
+    }
+}
+
+/// The fewest equal parts of a batch with at most `most` pictures each; none if `most` is 0.
+pub(super) fn fewest_parts(batch: i64, most: u64) -> Option<i64> {
+    (1..=batch).find(|parts| batch % parts == 0 && (batch / parts) as u64 <= most)
+}
+
+/// What is known about memory when a run begins.
+#[derive(Debug)]
+pub(super) struct Budget {
+    pub(super) needs: Needs,
+    /// Free when the run began; none if the system does not say.
+    free: Option<u64>,
+    batch: i64,
+    /// Parts of the batch.
+    pub(super) accumulate: i64,
+    device: Device,
+}
+
+impl Budget {
+    /// That of a trainer that is ready for its first step. With `auto` the fewest parts that should fit are
+    /// chosen; without, a batch in parts that should not fit draws a warning.
+    ///
+    /// # Errors
+    /// `auto`, and the system does not say how much memory is free, or not even one picture should fit.
+    pub(super) fn settle(
+        config: &RunConfig,
+        trainer: &Trainer,
+        data: &Store,
+        auto: bool,
+    ) -> Result<Budget> {
+        let device = trainer.arena.device();
+        // The drawn weights and a loaded checkpoint are gone; what they took is not training's.
+        native::return_freed_memory();
+        let mut budget = Budget {
+            needs: Needs::of(config, trainer, data),
+            free: available_bytes(device),
+            batch: config.train.batch,
+            accumulate: config.train.accumulate,
+            device,
+        };
+        if auto {
+            budget.accumulate = budget.chosen()?;
+        } else if let Some(free) = budget.free
+            && budget.needs.more(budget.micro()) > free
+        {
+            eprintln!(
+                "warning: {} more are needed for {} pictures at a time and {} are free{}; {}",
+                bytes(budget.needs.more(budget.micro())),
+                budget.micro(),
+                bytes(free),
+                match device {
+                    Device::Cuda(_) => "",
+                    _ => ", so the system may end this program",
+                },
+                budget.advice(free)
+            );
+        }
+        Ok(budget)
+    }
+
+    fn chosen(&self) -> Result<i64> {
+        let free = self.free.ok_or_else(|| {
+            anyhow!(
+                "--batch auto: the system does not say how much memory is free; give --accumulate"
+            )
+        })?;
+        let most = self.needs.pictures_that_fit(free);
+        let parts = fewest_parts(self.batch, most).ok_or_else(|| {
+            anyhow!(
+                "--batch auto: not even one picture at a time should fit: {} more are needed and {} are free; {SMALLER}",
+                bytes(self.needs.more(1)),
+                bytes(free)
+            )
+        })?;
+        eprintln!(
+            "--batch auto: batch {} in {parts} {} of {}, for {most} pictures at a time fit into {} free",
+            self.batch,
+            if parts == 1 { "part" } else { "parts" },
+            self.batch / parts,
+            bytes(free)
+        );
+        Ok(parts)
+    }
+
+    /// Pictures at a time.
+    fn micro(&self) -> u64 {
+        (self.batch / self.accumulate) as u64
+    }
+
+    /// What would fit into `free` bytes, as flags; fewer than now in any case.
+    fn advice(&self, free: u64) -> String {
+        let most = self.needs.pictures_that_fit(free).min(self.micro() / 2);
+        match fewest_parts(self.batch, most) {
+            Some(parts) => format!(
+                "{} at a time should fit: --accumulate {parts} (same maths), or --batch auto",
+                self.batch / parts
+            ),
+            None => format!("not even one picture at a time should fit: {SMALLER}"),
+        }
+    }
+
+    /// Half as many pictures at a time, if that is possible.
+    pub(super) fn halve(&mut self) -> bool {
+        let parts = fewest_parts(self.batch, self.micro() / 2);
+        self.accumulate = parts.unwrap_or(self.accumulate);
+        parts.is_some()
+    }
+
+    /// Runs `work`, a training step. If memory runs out in it, the error says what was asked for, what there
+    /// is and what would fit.
+    ///
+    /// # Errors
+    /// Those of `work`, and out of memory, which is a panic of tch in most operations.
+    ///
+    /// # Panics
+    /// As `work` does for other reasons.
+    pub(super) fn watch<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        // Tensors of the step are dropped on the way out, and what stays is not used again.
+        let said = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) => {
+                let text = format!("{error:#}");
+                if !ran_out(&text) {
+                    return Err(error);
+                }
+                text
+            }
+            Err(panic) => match panic.downcast_ref::<String>() {
+                Some(text) if ran_out(text) => text.clone(),
+                _ => resume_unwind(panic),
+            },
+        };
+        Err(OutOfMemory(self.explain(&said)).into())
+    }
+
+    fn explain(&self, said: &str) -> String {
+        let asked = asked_for(said).map_or("more".to_owned(), |a| format!("{a} more"));
+        let asked = match asked.split_once(" bytes").map(|(n, _)| n.parse()) {
+            Some(Ok(n)) => format!("{} more", bytes(n)),
+            _ => asked,
+        };
+        let free_now = available_bytes(self.device);
+        let free = self.free.or(free_now).unwrap_or(0);
+        format!(
+            "out of memory: {asked} were asked for in a training step of batch {} in parts of {}, estimated at {} in all, {}. {}",
+            self.batch,
+            self.micro(),
+            bytes(self.needs.in_all(self.micro())),
+            match free_now {
+                Some(now) => format!(
+                    "and {} are free ({} before the first step)",
+                    bytes(now),
+                    bytes(free)
+                ),
+                None => "and how much is free is not known".into(),
+            },
+            self.advice(free)
+        )
+    }
+}
+
+const SMALLER: &str = "take a smaller network (--base-width) or smaller pictures (--size)";
+
+/// Memory ran out in a training step.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct OutOfMemory(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEEDS: Needs = Needs {
+        held: 1_000,
+        once: 100,
+        per_picture: 10,
+        between_steps: 25,
+    };
+
+    fn budget(batch: i64, accumulate: i64, free: u64) -> Budget {
+        Budget {
+            needs: NEEDS,
+            free: Some(free),
+            batch,
+            accumulate,
+            device: Device::Cpu,
+        }
+    }
+
+    #[test]
+    fn as_many_pictures_as_fit_with_a_tenth_to_spare() {
+        // 200 free: 180 usable, 80 beyond what is taken once.
+        assert_eq!(NEEDS.pictures_that_fit(200), 8);
+        assert_eq!(NEEDS.pictures_that_fit(199), 7);
+        // 125 are not enough for what is needed between steps, though for two pictures.
+        assert_eq!(NEEDS.pictures_that_fit(138), 0);
+        assert_eq!(NEEDS.pictures_that_fit(139), 2);
+        assert_eq!(NEEDS.pictures_that_fit(50), 0);
+        assert_eq!((NEEDS.in_all(1), NEEDS.in_all(4)), (1_125, 1_140));
+    }
+
+    #[test]
+    fn parts_are_equal_and_as_few_as_possible() {
+        for (batch, most, want) in [
+            (64, 64, Some(1)),
+            (64, 1_000, Some(1)),
+            (64, 63, Some(2)),
+            (64, 9, Some(8)),
+            (30, 7, Some(5)),
+            (7, 6, Some(7)),
+            (7, 0, None),
+        ] {
+            assert_eq!(fewest_parts(batch, most), want, "{batch} {most}");
+        }
+    }
+
+    #[test]
+    fn auto_chooses_by_what_is_free() {
+        assert_eq!(budget(64, 1, 2_000).chosen().unwrap(), 1);
+        assert_eq!(budget(64, 1, 200).chosen().unwrap(), 8);
+        let none = budget(64, 1, 100).chosen().unwrap_err().to_string();
+        assert!(none.contains("not even one picture"), "{none}");
+        let mut halved = budget(6, 1, 200);
+        let steps: Vec<_> =
+            std::iter::from_fn(|| halved.halve().then_some(halved.accumulate)).collect();
+        assert_eq!(steps, [2, 6]);
+    }
+
+    #[test]
+    fn out_of_memory_says_what_would_fit_and_other_errors_stay() {
+        let cpu = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 3221225472 bytes. Error";
+        let budget = budget(64, 1, 200);
+        let failed = |text: &str| {
+            budget
+                .watch(|| -> Result<()> { Err(anyhow!("{text}")) })
+                .unwrap_err()
+        };
+        let error = failed(cpu);
+        assert!(error.is::<OutOfMemory>());
+        let text = error.to_string();
+        for part in [
+            "3.0 GiB more",
+            "batch 64 in parts of 64",
+            "--accumulate 8 ",
+            "--batch auto",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert_eq!(failed("no such file").to_string(), "no such file");
+        assert!(
+            catch_unwind(AssertUnwindSafe(
+                || budget.watch(|| -> Result<()> { panic!("a bug") })
+            ))
+            .is_err()
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! What the program says about memory, held against what libtorch takes.
+
+use assert_cmd::Command;
+use assert_cmd::cargo::cargo_bin_cmd;
+use ddpm::config::{ModelConfig, ModelKind, Preset, RunConfig};
+use ddpm::native::CpuTally;
+use ddpm::train::Trainer;
+use predicates::prelude::PredicateBooleanExt;
+use predicates::str::contains;
+use tch::{Device, Kind, Tensor};
+
+/// A network of this kind whose feature maps are large beside its weights.
+fn small(kind: ModelKind) -> RunConfig {
+    let mut config = kind.preset().config();
+    config.model = kind.config([3, 64, 64]);
+    match &mut config.model {
+        ModelConfig::Unet(m) => {
+            (m.base_width, m.norm_groups, m.multipliers) = (16, 4, vec![1, 2, 2]);
+        }
+        ModelConfig::UnetAttention(m) => {
+            (m.base_width, m.norm_groups, m.widths) = (16, 4, vec![16, 16, 32, 32]);
+            (m.time_channels, m.time_width) = (16, 32);
+        }
+        ModelConfig::Lucidrains(m) => (m.base_width, m.init_width) = (8, 8),
+        ModelConfig::UnetConcat(m) => (m.base_width, m.norm_groups) = (8, 4),
+        ModelConfig::Gau(m) => (m.base_width, m.units, m.key_width, m.layers) = (128, 256, 32, 12),
+    }
+    config.train.batch = 2;
+    config
+}
+
+/// Bytes of tensors after a forward pass of two pictures, and at most in a forward and a backward pass.
+fn measured(trainer: &Trainer, [c, h, w]: [i64; 3]) -> (i64, i64) {
+    let x = Tensor::zeros([2, c, h, w], (Kind::Float, Device::Cpu));
+    let t = Tensor::zeros([2], (Kind::Int64, Device::Cpu));
+    let tally = CpuTally::begin().unwrap();
+    let out = trainer.net.forward(&x, &t, None, true);
+    let (kept, _) = tally.now_and_peak_bytes();
+    drop(out);
+    let (left, _) = tally.now_and_peak_bytes();
+    assert_eq!(left, 0, "all of it goes with the output");
+    let _ = trainer.backward(&x, &t, 0).unwrap();
+    (kept, tally.now_and_peak_bytes().1)
+}
+
+#[test]
+fn the_values_that_networks_keep_are_counted() {
+    for kind in [
+        ModelKind::Unet,
+        ModelKind::UnetAttention,
+        ModelKind::Lucidrains,
+        ModelKind::UnetConcat,
+        ModelKind::Gau,
+    ] {
+        for dropout in [0.0, 0.1] {
+            let mut config = small(kind);
+            config.model.set_dropout(dropout);
+            let chw = config.model.chw();
+            let trainer = Trainer::new(&config, 8, Device::Cpu).unwrap();
+            let cost = trainer.net.cost(chw[1], chw[2]);
+            let (kept, peak) = measured(&trainer, chw);
+            let ratio = |values: u64, bytes: i64| (2 * 4 * values) as f64 / bytes as f64;
+            let (counted, estimated) = (
+                ratio(cost.activations, kept),
+                ratio(cost.activations + cost.widest_map, peak),
+            );
+            println!("{kind:?} {dropout}: {counted:.3} {estimated:.3}");
+            // What is left out is statistics, the embedding of t, and the output itself.
+            assert!(
+                (0.95..1.03).contains(&counted),
+                "{kind:?} {dropout}: {counted}"
+            );
+            assert!(
+                (0.85..1.15).contains(&estimated),
+                "{kind:?} {dropout}: {estimated}"
+            );
+        }
+    }
+}
+
+#[test]
+fn resampling_and_scaled_norms_are_counted_too() {
+    let mut config = Preset::ImprovedCifar10.config();
+    let ModelConfig::UnetAttention(m) = &mut config.model else {
+        panic!("another network");
+    };
+    (m.base_width, m.norm_groups, m.widths) = (16, 4, vec![16, 16, 32, 32]);
+    (m.time_channels, m.time_width) = (16, 32);
+    for resample in ["conv", "conv-asymmetric", "resnet"] {
+        m.resample = serde_json::from_value(resample.into()).unwrap();
+        let other = RunConfig {
+            model: ModelConfig::UnetAttention(m.clone()),
+            ..Preset::ImprovedCifar10.config()
+        };
+        let trainer = Trainer::new(&other, 8, Device::Cpu).unwrap();
+        let (kept, _) = measured(&trainer, [3, 32, 32]);
+        let counted = (8 * trainer.net.cost(32, 32).activations) as f64 / kept as f64;
+        assert!((0.95..1.03).contains(&counted), "{resample}: {counted}");
+    }
+}
+
+/// `ddpm train` of the demo's network at 128 px, with a batch for which `room_mib` beyond what a process with
+/// libtorch maps are too few.
+fn train(run: &std::path::Path, room_mib: u64, flags: &str) -> Command {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mapped = status.lines().find_map(|l| l.strip_prefix("VmSize:"));
+    let mapped = mapped.unwrap().trim().trim_end_matches("kB").trim();
+    let limit_kib = mapped.parse::<u64>().unwrap() + 1024 * room_mib;
+    let program = cargo_bin_cmd!("ddpm");
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("ulimit -v {limit_kib}; exec \"$0\" \"$@\"")])
+        .arg(program.get_program())
+        .args("train --preset demo --size 128 --steps 1 --sample-every 0".split(' '))
+        .args("--builtin-images 4 --device cpu --threads 1 --batch".split(' '))
+        .args(flags.split(' '))
+        .arg("--run")
+        .arg(run);
+    shell
+}
+
+#[test]
+fn out_of_memory_names_what_would_fit_and_auto_takes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = train(&dir.path().join("refused"), 700, "32")
+        .assert()
+        .failure();
+    let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    for part in [
+        "warning: 1.",
+        "more are needed for 32 pictures at a time",
+        "error: out of memory: ",
+        "batch 32 in parts of 32",
+        "at a time should fit: --accumulate ",
+        "or --batch auto",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+
+    let file = dir.path().join("batch.toml");
+    std::fs::write(&file, "[train]\nbatch = 32\n").unwrap();
+    let run = dir.path().join("run");
+    let flags = format!("auto --config {}", file.display());
+    train(&run, 700, &flags)
+        .assert()
+        .success()
+        .stderr(contains("--batch auto: batch 32 in ").and(contains("1 steps done")));
+    // The batch is what it was, in parts.
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    let value = |key: &str| -> i64 {
+        let line = config.lines().find_map(|l| l.strip_prefix(key));
+        line.unwrap().parse().unwrap()
+    };
+    assert_eq!(value("batch = "), 32);
+    let parts = value("accumulate = ");
+    assert!((2..=16).contains(&parts), "{parts}");
+}
+
+#[test]
+fn batch_auto_excludes_accumulate() {
+    cargo_bin_cmd!("ddpm")
+        .args("train --batch auto --accumulate 2 --run /nowhere/at/all".split(' '))
+        .assert()
+        .failure()
+        .stderr(contains("leave one of them out"));
+}
