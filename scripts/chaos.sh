@@ -9,16 +9,16 @@ kills=${1:-200}
 RANDOM=${2:-1}
 ddpm=target/release/ddpm
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+pid=
+trap 'kill -KILL $pid 2>/dev/null || true; rm -rf "$work"' EXIT
 
 settings=(--preset demo --size 16 --base-width 24 --norm-groups 4 --multipliers 1,2 --timesteps 8
-  --builtin-images 40 --batch 4 --flip --dropout 0.1 --save-every 3 --sample-every 9 --sample-images 4)
-train() {
-  local run=$1 steps=$2
-  shift 2
+  --builtin-images 40 --batch 4 --flip --dropout 0.1 --save-every 1 --sample-every 9 --sample-images 4)
+train() { # RUN STEPS: in the background, as $pid
   local new=()
-  [ -e "$run/config.toml" ] || new=("${settings[@]}")
-  "$ddpm" train "${new[@]}" --device cpu --threads 1 --steps "$steps" --run "$run" "$@"
+  [ -e "$1/config.toml" ] || new=("${settings[@]}")
+  "$ddpm" train "${new[@]}" --device cpu --threads 1 --steps "$2" --run "$1" 2>"$work/log" &
+  pid=$!
 }
 named_step() {
   local name
@@ -30,10 +30,9 @@ named_step() {
 inside=0 before_first=0 lost=0 unreadable=0
 for ((i = 1; i <= kills; i++)); do
   before=$(named_step "$work/killed")
-  train "$work/killed" 1000000 2>"$work/log" &
-  pid=$!
+  train "$work/killed" 1000000
   # From before the first step to some seconds of training.
-  sleep "$(printf '%d.%03d' $((RANDOM % 2)) $((RANDOM % 1000)))"
+  sleep "$(printf '%d.%03d' $((RANDOM % 3)) $((RANDOM % 1000)))"
   kill -KILL $pid 2>/dev/null || { echo "ended by itself:"; cat "$work/log"; exit 1; }
   wait $pid 2>/dev/null || true
   if find "$work/killed" -name '.tmp*' 2>/dev/null | grep -q .; then inside=$((inside + 1)); fi
@@ -47,8 +46,10 @@ for ((i = 1; i <= kills; i++)); do
 done
 done_steps=$(named_step "$work/killed")
 end=$((done_steps + 9 - done_steps % 9))
-train "$work/killed" $end 2>"$work/log"
-train "$work/whole" $end 2>"$work/log"
+for run in killed whole; do
+  train "$work/$run" $end
+  wait $pid
+done
 
 same() { cmp -s "$work/killed/$1" "$work/whole/$1" && echo yes || echo NO; }
 last=$(printf 'step-%08d' $end)

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Background, Resize};
+use crate::text::quoting;
 
 mod model;
 mod model_keras;
@@ -250,22 +251,22 @@ impl RunConfig {
     /// # Errors
     /// Unknown keys and values of the wrong type, each with its place in the file.
     pub fn from_toml(text: &str, fallback: Preset) -> anyhow::Result<RunConfig> {
-        let file: toml::Table = text.parse()?;
+        let file: toml::Table = text.parse().map_err(|e: toml::de::Error| quoting(e))?;
         let preset = match file.get("preset") {
-            Some(name) => name.clone().try_into()?,
+            Some(name) => name.clone().try_into().map_err(quoting)?,
             None => fallback,
         };
         let mut base = preset.config();
         // Another kind of network has other settings, so those of the preset's do not stay.
         if let Some(kind) = file.get("model").and_then(|m| m.get("kind")) {
-            let kind: ModelKind = kind.clone().try_into()?;
+            let kind: ModelKind = kind.clone().try_into().map_err(quoting)?;
             if kind != base.model.kind() {
                 base.model = kind.config(base.model.chw());
             }
         }
         let mut merged = toml::Table::try_from(base)?;
         merge(&mut merged, file);
-        Ok(merged.try_into()?)
+        merged.try_into().map_err(quoting)
     }
 
     /// The resolved settings as TOML, readable by [`RunConfig::from_toml`].

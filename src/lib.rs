@@ -25,4 +25,5 @@ pub mod optim;
 pub mod report;
 pub mod rng;
 pub mod sample;
+mod text;
 pub mod train;

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::Which;
-use super::error::quoting;
 use crate::fs::write_bytes;
+use crate::text::quoting;
 
 /// Of the layout.
 const FORMAT: u32 = 1;

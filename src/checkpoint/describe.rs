@@ -8,10 +8,10 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::dtypes;
-use super::error::printable;
 use super::file::{Checkpoint, is_ours, read_checkpoint};
 use super::import::{Foreign, Report, Request};
 use super::source::{Node, WeightsFile};
+use crate::text::printable;
 
 /// Most entries of the top level that are shown to people.
 const MOST_SHOWN: usize = 16;

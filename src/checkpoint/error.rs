@@ -1,15 +1,13 @@
 //! What can go wrong with a checkpoint file.
 
+use std::io;
 use std::path::PathBuf;
-use std::{fmt, io};
 
 use super::host_tensor::TensorError;
 use super::pickle::PickleError;
 
 /// Longest name from a file that a message repeats, in characters.
 const MAX_SHOWN_CHARS: usize = 200;
-/// Longest message of a parser that is passed on, in characters.
-const MAX_TEXT_CHARS: usize = 2000;
 
 /// A name from a file, cut for a message: the file chose its length.
 pub(super) fn shown(name: &str) -> String {
@@ -17,24 +15,6 @@ pub(super) fn shown(name: &str) -> String {
         Some((end, _)) => format!("{}...", &name[..end]),
         None => name.to_owned(),
     }
-}
-
-/// A parser's message, which repeats words of the file, as an error that is safe to print.
-pub(super) fn quoting(message: impl fmt::Display) -> anyhow::Error {
-    let text: String = message.to_string().chars().take(MAX_TEXT_CHARS).collect();
-    anyhow::Error::msg(printable(&text))
-}
-
-/// Text from a file as a terminal may see it: without control characters.
-pub(super) fn printable(text: &str) -> String {
-    let mut printable = String::new();
-    for char in text.chars() {
-        match char {
-            '"' | '\'' | '\\' => printable.push(char),
-            _ => printable.extend(char.escape_debug()),
-        }
-    }
-    printable
 }
 
 /// A checkpoint that cannot be read; every message names the file and what to do about it.

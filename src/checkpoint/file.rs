@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::checksum::checksum;
-use super::error::quoting;
 use super::import::Origin;
 use super::safetensors;
 use crate::config::RunConfig;
 use crate::optim::bias_correction;
+use crate::text::quoting;
 
 /// Layout version that this program writes.
 ///

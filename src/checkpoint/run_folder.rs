@@ -117,7 +117,7 @@ impl RunFolder {
         }
         let lock = RunLock::take(&self.dir.join("lock"))?;
         let config = self.config()?;
-        let (checkpoint, damaged) = match newest(&self.dir, |path| read_checkpoint(path))? {
+        let (checkpoint, damaged) = match newest(&self.dir, read_checkpoint)? {
             Some(found) => (Some((found.path, found.read)), found.damaged),
             None => (None, vec![]),
         };

@@ -11,6 +11,7 @@ use super::Trainer;
 use crate::data::Loaded;
 use crate::fs::write_bytes;
 use crate::native::foreach_norm;
+use crate::text::quoting;
 
 /// Bins of the histogram over t.
 const BINS: i64 = 10;
@@ -142,7 +143,9 @@ impl StepRecord {
     /// No such file, or not a record.
     pub fn read(path: &Path) -> Result<StepRecord> {
         let text = fs_err::read_to_string(path)?;
-        serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))
+        serde_json::from_str(&text)
+            .map_err(quoting)
+            .with_context(|| format!("cannot read {}", path.display()))
     }
 
     /// Writes the record, whole or not at all.

@@ -13,7 +13,8 @@ use safetensors::tensor::{Metadata, SafeTensors};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-use super::super::error::{quoting, shown};
+use super::super::error::shown;
+use crate::text::quoting;
 
 /// Longest header that is read: a thousand tensors take about 100 kB, and parsing may take forty
 /// times the memory.

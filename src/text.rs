@@ -1,0 +1,42 @@
+//! Words from files in messages: files are untrusted, and terminals obey what they are shown.
+
+use std::fmt;
+
+use anyhow::Error;
+
+/// Longest message of a parser that is passed on, in characters.
+const MAX_CHARS: usize = 1500;
+
+/// Text from a file as a terminal may see it: without control characters.
+pub(crate) fn printable(text: &str) -> String {
+    let mut printable = String::new();
+    for char in text.chars() {
+        match char {
+            '"' | '\'' | '\\' => printable.push(char),
+            _ => printable.extend(char.escape_debug()),
+        }
+    }
+    printable
+}
+
+/// A parser's message, which repeats words of the file, as an error that is safe to print. Its lines stay.
+pub(crate) fn quoting(message: impl fmt::Display) -> Error {
+    let text: String = message.to_string().chars().take(MAX_CHARS).collect();
+    let lines: Vec<String> = text.split('\n').map(printable).collect();
+    Error::msg(lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_steer_a_terminal_is_spelled_out() {
+        assert_eq!(printable("a\u{1b}[2J \"b\"\n"), "a\\u{1b}[2J \"b\"\\n");
+        assert_eq!(
+            quoting("line 1\n  | \u{7}").to_string(),
+            "line 1\n  | \\u{7}"
+        );
+        assert_eq!(quoting("k".repeat(20_000)).to_string().len(), MAX_CHARS);
+    }
+}
