@@ -111,6 +111,25 @@ if not (fiftieth < first and last < first):
 PYTHON
 }
 
+# With --deterministic a resumed run ends with the bytes of one that never stopped; what that and a checkpoint cost.
+resume() {
+    local steps
+    for steps in 60 30; do
+        quietly limit 60 "$ddpm" train --preset demo --deterministic --save-every 30 --sample-every 0 --device cuda \
+            --steps $steps --run "$work/resume$steps"
+    done
+    quietly limit 60 "$ddpm" train --deterministic --device cuda --steps 60 --run "$work/resume30"
+    cmp "$work"/resume{60,30}/checkpoints/step-00000060.safetensors && echo "- the same bytes after a resume"
+    local flag
+    for flag in "" --deterministic; do
+        quietly limit 60 "$ddpm" train --preset celebahq128 $flag --save-every 10 --sample-every 0 --device cuda \
+            --builtin-images 256 --steps 30 --run "$work/cost$flag"
+        echo "- celebahq128 ${flag:-as usual}: $(sed -n 's/.*"images_per_sec":\([0-9.]*\).*/\1/p' \
+            "$work/cost$flag/metrics.jsonl" | tail -n 1) img/s; $(grep -o 'held a step up .*' "$work/log" || echo 'no stall')"
+        rm -r "$work/cost$flag"
+    done
+}
+
 memory() {
     local precision status=0
     for precision in tf32 f32; do
@@ -141,6 +160,7 @@ echo "# ddpm on a GPU"
 part "Doctor" doctor
 part "Same numbers on CUDA, CPU and in PyTorch" parity
 part "Training and resuming on CUDA" train
+part "Exact resume, and what it and checkpoints cost" resume
 part "Memory of training celebahq128 at batch 64" memory
 part "Speed against PyTorch" bench
 

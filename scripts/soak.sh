@@ -14,13 +14,13 @@ target/release/ddpm train --preset demo --builtin-images 500 --batch 8 --device 
 pid=$!
 echo "| minute | step | resident MiB | of these anonymous | threads | open files |"
 echo "|---|---|---|---|---|---|"
-for ((minute = 0; minute < minutes; minute += 5)); do
+for ((minute = 0; minute + 1 < minutes; minute += 5)); do
   sleep 60
   row() { awk -v key="$1:" '$1 == key { print $2 }' "/proc/$pid/status"; }
   step=$(tail -n 1 "$work/run/metrics.jsonl" | sed 's/{"step":\([0-9]*\).*/\1/')
   files=$(ls "/proc/$pid/fd" | wc -l)
   echo "| $((minute + 1)) | $step | $(($(row VmRSS) / 1024)) | $(($(row RssAnon) / 1024)) | $(row Threads) | $files |"
-  [ $((minute + 5)) -lt "$minutes" ] && sleep 240
+  [ $((minute + 6)) -ge "$minutes" ] || sleep 240
 done
 code=0
 wait $pid || code=$?

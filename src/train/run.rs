@@ -186,7 +186,7 @@ impl Run {
         let stall = self.saver.longest_stall;
         if stall >= WORTH_TELLING {
             eprintln!(
-                "a checkpoint held training up for {} ms at most",
+                "a checkpoint held a step up for {} ms at most",
                 stall.as_millis()
             );
         }

@@ -44,7 +44,7 @@ pub(super) struct Saver {
     environment: String,
     copying: bool,
     writing: bool,
-    /// The longest that training stood still for a save.
+    /// The longest that a step stood still for a save.
     pub(super) longest_stall: Duration,
 }
 
@@ -106,13 +106,20 @@ impl Saver {
 
     /// Waits until the state may change again.
     pub(super) fn wait_for_copy(&mut self) {
-        if self.copying {
-            let started = Instant::now();
-            // A failed copy is told with the result of the save.
-            let _ = self.copied.recv();
-            self.copying = false;
+        let started = Instant::now();
+        if self.copy_ends() {
             self.note_stall(started);
         }
+    }
+
+    /// Waits for a copy, if there is one.
+    fn copy_ends(&mut self) -> bool {
+        let copying = std::mem::take(&mut self.copying);
+        if copying {
+            // A failed copy is told with the result of the save.
+            let _ = self.copied.recv();
+        }
+        copying
     }
 
     /// The result of a save that has ended since the last call, if there is one.
@@ -136,7 +143,7 @@ impl Saver {
     /// # Errors
     /// As [`poll`](Saver::poll).
     pub(super) fn finish(&mut self) -> Result<()> {
-        self.wait_for_copy();
+        self.copy_ends();
         self.wait_until_written(Duration::MAX)
     }
 
