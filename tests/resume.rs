@@ -227,3 +227,52 @@ fn a_signal_saves_and_exits_with_its_number() {
         assert_eq!(latest, format!("step-{last:08}.safetensors"));
     }
 }
+
+#[test]
+fn every_network_goes_on_to_the_same_bytes() {
+    for network in [
+        "unet-attention --base-width 32 --multipliers 1,2 --attention 8 --dropout 0.1",
+        "unet-concat --base-width 16 --multipliers 1,2 --norm-groups 4 --dropout 0.1",
+        "gau --base-width 32 --layers 2 --patch 4 --dropout 0.1",
+        "lucidrains --base-width 16 --multipliers 1,2",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (once, twice) = (dir.path().join("once"), dir.path().join("twice"));
+        let begin = |run: &Path, steps: &str| {
+            let flags = "--preset demo --size 16 --timesteps 4 --builtin-images 10 --batch 4 --accumulate 2 --flip \
+                         --sample-images 2 --sample-every 4 --save-every 3 --lr-schedule 0:1 --model";
+            let all = flags.split_whitespace().chain(network.split(' '));
+            go_on(run, steps, &all.collect::<Vec<_>>());
+        };
+        begin(&once, "8");
+        begin(&twice, "5");
+        go_on(&twice, "8", &[]);
+        for file in [
+            "checkpoints/step-00000008.safetensors",
+            "samples/step-00000008-raw.png",
+            "samples/step-00000008-ema.png",
+        ] {
+            let bytes = |run: &Path| std::fs::read(run.join(file)).unwrap();
+            assert!(bytes(&once) == bytes(&twice), "{network}: {file}");
+        }
+        assert_eq!(metrics(&once), metrics(&twice));
+    }
+}
+
+fn go_on(run: &Path, steps: &str, flags: &[&str]) {
+    cargo_bin_cmd!("ddpm")
+        .args([
+            "train",
+            "--device",
+            "cpu",
+            "--threads",
+            "1",
+            "--steps",
+            steps,
+        ])
+        .args(flags)
+        .arg("--run")
+        .arg(run)
+        .assert()
+        .success();
+}
