@@ -94,8 +94,39 @@ pub struct History {
     pub rollbacks: u32,
     /// Bad steps that were passed over, counted from 1.
     pub skipped: Vec<u64>,
-    /// Running means of the logarithms of loss and gradient norm; none before the first step.
-    pub usual: Option<[f32; 2]>,
+    /// What loss and gradient norm usually are; none before the first step.
+    pub usual: Option<Usual>,
+}
+
+/// Running means over sound steps.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Usual {
+    /// Of the logarithms of loss and gradient norm.
+    pub ln: [f32; 2],
+    /// Steps in them.
+    pub steps: u64,
+}
+
+impl History {
+    /// Refuses what no run of `step` steps can have gone through.
+    fn validate(&self, step: u64) -> Result<()> {
+        let skipped = &self.skipped;
+        let in_order = skipped.windows(2).all(|pair| pair[0] < pair[1]);
+        let in_range = skipped.first().is_none_or(|first| *first > 0)
+            && skipped.last().is_none_or(|last| *last <= step);
+        let usual = self.usual.unwrap_or_default();
+        ensure!(
+            in_order
+                && in_range
+                && self.lr_factor > 0.0
+                && self.lr_factor <= 1.0
+                && usual.steps <= step
+                && usual.ln.iter().all(|ln| ln.is_finite()),
+            "its history makes no sense: {self:?} after {step} steps"
+        );
+        Ok(())
+    }
 }
 
 impl Default for History {
@@ -248,6 +279,8 @@ fn parse_meta(text: &str) -> Result<Meta> {
     }
     let meta: Meta = serde_json::from_value(meta).map_err(damaged)?;
     meta.config.validate()?;
+    let history = meta.history.validate(meta.step);
+    history.map_err(quoting)?;
     Ok(meta)
 }
 

@@ -35,7 +35,7 @@ pub use calibration::Calibration;
 pub use describe::{Description, describe};
 pub use error::CheckpointError;
 pub use file::{
-    Checkpoint, Contents, History, Meta, Which, is_ours, read_checkpoint, write_checkpoint,
+    Checkpoint, Contents, History, Meta, Usual, Which, is_ours, read_checkpoint, write_checkpoint,
 };
 pub use fingerprint::fingerprint;
 pub use lock::RunLock;

@@ -19,7 +19,6 @@ use fs_err as fs;
 
 use super::file::{Checkpoint, Meta, read_checkpoint, write_checkpoint};
 use super::lock::RunLock;
-use super::safetensors;
 use crate::config::{Preset, RunConfig};
 use crate::fs::{remove_leftovers, write_bytes};
 
@@ -137,9 +136,17 @@ impl RunFolder {
         read_config(&self.dir.join("config.toml"))
     }
 
-    /// A start that failed early leaves a lock and empty folders; anything else is not ours.
+    /// A start that ended early leaves all but the settings; anything else is not ours.
     fn refuse_other_things(&self) -> Result<()> {
-        let ours = ["lock", "samples", "checkpoints"];
+        let ours = [
+            "lock",
+            "samples",
+            "checkpoints",
+            "incidents",
+            "pictures.tsv",
+            "skipped.tsv",
+            "metrics.jsonl",
+        ];
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -147,7 +154,8 @@ impl RunFolder {
         };
         for entry in entries {
             let name = entry?.file_name();
-            if !ours.iter().any(|ours| name == *ours) {
+            let leftover = name.as_encoded_bytes().starts_with(b".tmp");
+            if !leftover && !ours.iter().any(|ours| name == *ours) {
                 bail!(
                     "{} is not empty and holds no run (no config.toml); name another folder for --run",
                     self.dir.display()
@@ -173,17 +181,24 @@ impl RunFolder {
         Ok(lock)
     }
 
-    /// Removes what a killed process left half written, makes what is missing, and writes the
-    /// resolved settings. The run is locked.
+    /// Removes what a killed process left half written, and makes what is missing. The run is locked.
     ///
     /// # Errors
     /// No permission, or a full disk.
-    pub fn prepare(&self, config: &RunConfig) -> Result<()> {
+    pub fn prepare(&self) -> Result<()> {
         for part in [".", "samples", "checkpoints", "incidents"] {
             let part = self.dir.join(part);
             fs::create_dir_all(&part)?;
             remove_leftovers(&part)?;
         }
+        Ok(())
+    }
+
+    /// Writes the resolved settings: from then on the folder holds a run.
+    ///
+    /// # Errors
+    /// No permission, or a full disk.
+    pub fn write_config(&self, config: &RunConfig) -> Result<()> {
         write_bytes(&self.dir.join("config.toml"), config.to_toml()?.as_bytes())
     }
 
@@ -206,6 +221,20 @@ impl RunFolder {
         let so_far = checkpoints(&self.dir)?.into_iter().filter(|p| *p <= path);
         for old in so_far.rev().skip(keep.max(1)) {
             fs::remove_file(old)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the checkpoints past `step`, of a way that was left.
+    ///
+    /// # Errors
+    /// No permission.
+    pub fn remove_after(&self, step: u64) -> Result<()> {
+        let last = format!("step-{step:08}.safetensors");
+        for path in checkpoints(&self.dir)? {
+            if path.file_name().is_some_and(|name| *name > *last.as_str()) {
+                fs::remove_file(path)?;
+            }
         }
         Ok(())
     }
@@ -314,7 +343,7 @@ fn latest(run: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-/// The file that a checkpoint argument means: itself, or the newest one of a run folder that can be opened.
+/// The file that a checkpoint argument means: itself, or the newest one of a run folder that can be read.
 ///
 /// # Errors
 /// No such file, or a folder without checkpoints.
@@ -325,7 +354,7 @@ pub fn resolve(argument: &Path) -> Result<PathBuf> {
         }
         return Ok(argument.to_owned());
     }
-    let found = newest(argument, |path| safetensors::open(path).map(drop))?;
+    let found = newest(argument, |path| read_checkpoint(path).map(drop))?;
     let found = found.with_context(|| {
         format!(
             "{} is a folder without checkpoints; name a checkpoint file or a run folder",

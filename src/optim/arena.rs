@@ -128,14 +128,25 @@ impl Arena {
             .collect()
     }
 
-    /// Runs `body` while the network's weights are `weights`, then restores them bit for bit.
+    /// Runs `body` while the network's weights are `weights`, then restores them bit for bit, also if it panics.
     pub fn with_weights<T>(&self, weights: &Tensor, body: impl FnOnce() -> T) -> T {
+        struct Restore {
+            params: Tensor,
+            kept: Tensor,
+        }
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                let _guard = tch::no_grad_guard();
+                self.params.copy_(&self.kept);
+            }
+        }
         let _guard = tch::no_grad_guard();
-        let kept = self.params.copy();
-        self.params.shallow_clone().copy_(weights);
-        let result = body();
-        self.params.shallow_clone().copy_(&kept);
-        result
+        let mut restore = Restore {
+            params: self.params.shallow_clone(),
+            kept: self.params.copy(),
+        };
+        restore.params.copy_(weights);
+        body()
     }
 }
 

@@ -58,6 +58,20 @@ impl Metrics {
         })
     }
 
+    /// Lines of steps up to `step` that could not be written, for [`Metrics::take`] of a file opened anew.
+    pub fn unwritten_up_to(&self, step: u64) -> String {
+        let early = |line: &&str| {
+            serde_json::from_str::<StepMetrics>(line).is_ok_and(|metrics| metrics.step <= step)
+        };
+        let lines = self.pending.lines().filter(early);
+        lines.flat_map(|line| [line, "\n"]).collect()
+    }
+
+    /// Whole lines to write with the next ones.
+    pub fn take(&mut self, lines: &str) {
+        self.pending += lines;
+    }
+
     /// The file, to be synced elsewhere.
     ///
     /// # Errors

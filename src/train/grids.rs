@@ -56,7 +56,10 @@ fn draw(
     let wanted = Pictures {
         noise: NoiseSource::Seed(config.train.seed),
         numbers: 0..settings.images,
-        batch: settings.images.min(config.train.batch as u64),
+        // As many at a time as training takes, which fit.
+        batch: settings
+            .images
+            .min((config.train.batch / config.train.accumulate) as u64),
         chw: config.model.chw(),
         device: trainer.arena.device(),
     };
@@ -82,7 +85,7 @@ fn draw(
                 trainer.predict(x, t)
             } else {
                 // The rest of the way is walked without the network, and thrown away.
-                x.zeros_like()
+                blank(x, config.model.learned_variance())
             }
         };
         let process = Process::new(&denoiser, &levels, &config.diffusion, settings.clip_x0);
@@ -91,6 +94,16 @@ fn draw(
     bar.finish();
     patience.verdict(trainer.step)?;
     Ok((!patience.given_up()).then_some(pictures))
+}
+
+/// Something of the shape that the network gives for `x`.
+fn blank(x: &Tensor, learned_variance: bool) -> Tensor {
+    let zeros = x.zeros_like();
+    if learned_variance {
+        Tensor::cat(&[&zeros, &zeros], 1)
+    } else {
+        zeros
+    }
 }
 
 /// How long a grid may take.

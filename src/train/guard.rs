@@ -2,9 +2,10 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::checkpoint::Usual;
 use crate::optim::Arena;
 
-/// Steps before a large number counts as an explosion: the first ones have no usual size.
+/// Sound steps before a large number counts as an explosion: the first ones have no usual size.
 const WARM_UP_STEPS: u64 = 100;
 
 /// Steps that the running means look back on, about.
@@ -22,6 +23,8 @@ pub struct Guard {
     ln_factor: Option<f64>,
     /// `[2]` f32: running means of ln loss and ln gradient norm over sound steps.
     usual: Tensor,
+    /// Sound steps in the means.
+    seen: u64,
 }
 
 impl Guard {
@@ -30,6 +33,7 @@ impl Guard {
         Guard {
             ln_factor: (factor > 0.0).then(|| factor.ln()),
             usual: Tensor::zeros([2], (Kind::Float, device)),
+            seen: 0,
         }
     }
 
@@ -37,37 +41,43 @@ impl Guard {
     ///
     /// # Shapes
     /// - `loss_and_grad_norm`: `[2]` f32
-    /// - `before`: sound steps before this one
-    pub fn judge(&mut self, arena: &Arena, loss_and_grad_norm: &Tensor, before: u64) {
+    pub fn judge(&mut self, arena: &Arena, loss_and_grad_norm: &Tensor) {
         no_grad(|| {
             // A loss of exactly zero has no logarithm.
             let ln = loss_and_grad_norm.clamp_min(1e-30).log();
             let mut bad = loss_and_grad_norm.isfinite().all().logical_not();
-            if let Some(limit) = self.ln_factor.filter(|_| before >= WARM_UP_STEPS) {
+            if let Some(limit) = self.ln_factor.filter(|_| self.seen >= WARM_UP_STEPS) {
                 let excess = (&ln - &self.usual).max();
                 bad = bad.logical_or(&excess.gt(limit));
             }
             let mut halted = arena.halted.shallow_clone();
             halted.copy_(&halted.logical_or(&bad).to_kind(Kind::Float));
-            let weight = 1.0 / (before + 1).min(MEMORY_STEPS) as f64;
+            let weight = 1.0 / (self.seen + 1).min(MEMORY_STEPS) as f64;
             let next = self.usual.lerp(&ln, weight);
             self.usual = self.usual.where_self(&halted.to_kind(Kind::Bool), &next);
         });
+        self.seen += 1;
     }
 
-    /// Lets the arena change again.
-    pub fn release(&self, arena: &Arena) {
+    /// Lets the arena change again, after `halted` steps that were judged and changed nothing.
+    pub fn release(&mut self, arena: &Arena, halted: u64) {
         let _ = arena.halted.shallow_clone().zero_();
+        self.seen -= halted;
     }
 
-    /// The running means, to save; waits for the device.
-    pub fn usual(&self) -> [f32; 2] {
-        [0, 1].map(|i| self.usual.double_value(&[i]) as f32)
+    /// The running means, to save; none before the first step. Waits for the device.
+    pub fn usual(&self) -> Option<Usual> {
+        (self.seen > 0).then(|| Usual {
+            ln: [0, 1].map(|i| self.usual.double_value(&[i]) as f32),
+            steps: self.seen,
+        })
     }
 
-    /// Goes on with saved running means.
-    pub fn restore(&mut self, usual: [f32; 2]) {
-        self.usual = Tensor::from_slice(&usual).to_device(self.usual.device());
+    /// Goes on with saved running means; without, as at the first step.
+    pub fn restore(&mut self, usual: Option<Usual>) {
+        let Usual { ln, steps } = usual.unwrap_or_default();
+        self.usual = Tensor::from_slice(&ln).to_device(self.usual.device());
+        self.seen = steps;
     }
 }
 
@@ -84,11 +94,10 @@ mod tests {
         let mut guard = Guard::new(factor, Device::Cpu);
         let mut found = vec![];
         for (i, pair) in numbers.iter().enumerate() {
-            let before = (i - found.len()) as u64;
-            guard.judge(&arena, &Tensor::from_slice(pair), before);
+            guard.judge(&arena, &Tensor::from_slice(pair));
             if arena.halted.double_value(&[]) == 1.0 {
                 found.push(i);
-                guard.release(&arena);
+                guard.release(&arena, 1);
             }
         }
         found
@@ -131,16 +140,22 @@ mod tests {
         let _ = store.root().ones("w", &[1]);
         let arena = Arena::new(&crate::model::params_of(&store)).unwrap();
         let mut guard = Guard::new(1000.0, Device::Cpu);
-        guard.judge(&arena, &Tensor::from_slice(&[8f32, 2.0]), 0);
-        let usual = guard.usual();
-        assert_eq!(usual, [8f32.ln(), 2f32.ln()]);
-        guard.judge(&arena, &Tensor::from_slice(&[f32::NAN, 2.0]), 1);
+        guard.judge(&arena, &Tensor::from_slice(&[8f32, 2.0]));
+        let usual = guard.usual().unwrap();
+        assert_eq!((usual.ln, usual.steps), ([8f32.ln(), 2f32.ln()], 1));
+        guard.judge(&arena, &Tensor::from_slice(&[f32::NAN, 2.0]));
         // Queued behind the bad one: halted still.
-        guard.judge(&arena, &Tensor::from_slice(&[9f32, 3.0]), 2);
-        assert_eq!(guard.usual(), usual);
+        guard.judge(&arena, &Tensor::from_slice(&[9f32, 3.0]));
         assert_eq!(arena.halted.double_value(&[]), 1.0);
+        guard.release(&arena, 2);
+        assert_eq!(guard.usual(), Some(usual));
         let mut other = Guard::new(1000.0, Device::Cpu);
-        other.restore(usual);
-        assert_eq!(other.usual(), usual);
+        assert_eq!(other.usual(), None);
+        other.restore(Some(usual));
+        assert_eq!(other.usual(), Some(usual));
+        // A run from before there were means: nothing is usual yet, however large.
+        other.restore(None);
+        other.judge(&arena, &Tensor::from_slice(&[1e9f32, 1e9]));
+        assert_eq!(arena.halted.double_value(&[]), 0.0);
     }
 }

@@ -94,6 +94,9 @@ pub fn train(start: Start) -> Result<End> {
             continue;
         }
         run.hear_from_the_writer()?;
+        if asked {
+            run.stop.save_heard();
+        }
         if save {
             run.save(last)?;
         }

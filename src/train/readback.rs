@@ -113,6 +113,13 @@ impl Readback {
         self.metrics.handle()
     }
 
+    /// Tries again to write lines that could not be.
+    pub(super) fn flush(&mut self) {
+        if self.metrics_fail {
+            self.write(&[]);
+        }
+    }
+
     /// Prints a line without disturbing the bar.
     pub(super) fn tell(&self, line: &str) {
         self.progress.suspend(|| eprintln!("{line}"));
@@ -123,7 +130,9 @@ impl Readback {
     /// # Errors
     /// metrics.jsonl cannot be read or written.
     pub(super) fn go_back_to(&mut self, folder: &RunFolder, step: u64) -> Result<()> {
+        let unwritten = self.metrics.unwritten_up_to(step);
         self.metrics = Metrics::open(&folder.metrics_path(), step)?;
+        self.metrics.take(&unwritten);
         self.started = Instant::now();
         self.progress.set(step);
         Ok(())
@@ -137,7 +146,14 @@ impl Readback {
         result
     }
 
-    pub(super) fn finish(&self) {
+    /// The end; what cannot be written now is lost, and that is said.
+    pub(super) fn finish(&mut self) {
+        self.flush();
         self.progress.finish();
+        if self.metrics_fail {
+            eprintln!(
+                "warning: the last lines of metrics.jsonl could not be written, and are lost"
+            );
+        }
     }
 }

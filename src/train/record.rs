@@ -129,8 +129,8 @@ impl StepRecord {
             step: trainer.step + 1,
             loss: number(0),
             grad_norm: number(1),
-            usual: (trainer.step > 0)
-                .then(|| trainer.guard.usual().map(|ln| Number(f64::from(ln).exp()))),
+            usual: (trainer.guard.usual())
+                .map(|usual| usual.ln.map(|ln| Number(f64::from(ln).exp()))),
             t_histogram,
             pictures: pictures.collect(),
             gradients: gradients_of(trainer)?,

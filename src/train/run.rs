@@ -55,6 +55,7 @@ impl Run {
         );
         let data = load_data(&config, start.cache.as_deref(), &chosen)?;
         let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
+        let given = start.init.is_some();
         if let Some(weights) = start.init {
             load_state_dict(&trainer.arena.as_params(&trainer.arena.params), &weights)
                 .context("the weights of --init-from do not fit this run's network")?;
@@ -74,7 +75,7 @@ impl Run {
             Some(lock) => lock,
             None => folder.create()?,
         };
-        folder.prepare(&config)?;
+        folder.prepare()?;
         data.manifest.write(&folder.pictures_path())?;
         pictures::write_skipped(&folder, &data)?;
         eprintln!(
@@ -97,7 +98,7 @@ impl Run {
             trainer,
             stop,
         };
-        run.catch_up()?;
+        run.catch_up(given)?;
         Ok(run)
     }
 
@@ -117,15 +118,19 @@ impl Run {
         })
     }
 
-    /// What the last start did not get to, and what a rollback needs.
-    fn catch_up(&mut self) -> Result<()> {
+    /// What must be there before the first step, and what the last start did not get to. `given`: the run begins
+    /// with weights from elsewhere, which a resume must find.
+    fn catch_up(&mut self, given: bool) -> Result<()> {
         let step = self.trainer.step;
+        if step == 0 && given {
+            self.save(true)?;
+        } else if step == 0 && self.config.train.on_bad_step == OnBadStep::Rollback {
+            self.save(false)?;
+        }
+        self.folder.write_config(&self.config)?;
         if grids::are_due(&self.config, step) && !self.folder.sample_path(step, "ema").exists() {
             // It ended between this step's checkpoint and its grids.
             self.sample()?;
-        }
-        if step == 0 && self.config.train.on_bad_step == OnBadStep::Rollback {
-            self.save(false)?;
         }
         Ok(())
     }
@@ -139,6 +144,7 @@ impl Run {
             false => saver.wait(),
         });
         self.tolerate(before)?;
+        self.readback.flush();
         self.saved = Some(self.trainer.step);
         let metrics = self.readback.metrics_file()?;
         let begun = self.saver.save(&self.trainer, &self.config, metrics);
@@ -159,7 +165,8 @@ impl Run {
         // Sampling swaps the weights for their average.
         self.saver.wait_for_copy();
         let drawn = self.readback.outside_the_clock(|| {
-            grids::write(&self.folder, &self.config, &self.trainer, &self.stop)
+            self.budget
+                .watch(|| grids::write(&self.folder, &self.config, &self.trainer, &self.stop))
         });
         self.tolerate(drawn)
     }
@@ -181,6 +188,9 @@ impl Run {
         // A bad last step was passed over, and its save with it.
         if self.saved != Some(self.trainer.step) {
             self.save(true)?;
+            if self.stop.reason().is_none() && grids::are_due(&self.config, self.trainer.step) {
+                self.sample()?;
+            }
         }
         self.readback.finish();
         let stall = self.saver.longest_stall;
@@ -208,8 +218,15 @@ impl Run {
         let way =
             readback.outside_the_clock(|| incidents.handle(bad, folder, config, trainer, data));
         way?;
-        if trainer.step < bad.step {
-            readback.go_back_to(folder, trainer.step)?;
+        let step = trainer.step;
+        if step < bad.step {
+            readback.go_back_to(folder, step)?;
+            // A resume must find this way, and not the one that was left.
+            let saved = self.save(true);
+            if saved.is_ok() {
+                self.folder.remove_after(step)?;
+            }
+            self.tolerate(saved)?;
         }
         Ok(())
     }

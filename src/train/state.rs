@@ -25,7 +25,7 @@ pub(super) fn flats(trainer: &Trainer) -> [Tensor; 4] {
 /// What a resume needs besides tensors.
 pub(super) fn meta(trainer: &Trainer, config: &RunConfig, environment: &str) -> Meta {
     let history = History {
-        usual: (trainer.step > 0).then(|| trainer.guard.usual()),
+        usual: trainer.guard.usual(),
         ..trainer.history.clone()
     };
     Meta {
@@ -50,9 +50,7 @@ pub(super) fn restore(trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<
     trainer.step = checkpoint.meta.step;
     trainer.ema.steps = checkpoint.meta.ema_steps;
     trainer.history = checkpoint.meta.history.clone();
-    if let Some(usual) = trainer.history.usual {
-        trainer.guard.restore(usual);
-    }
-    trainer.guard.release(&trainer.arena);
+    trainer.guard.restore(trainer.history.usual);
+    trainer.guard.release(&trainer.arena, 0);
     Ok(())
 }

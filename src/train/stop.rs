@@ -71,8 +71,13 @@ impl Stop {
         }
     }
 
-    /// Whether to save and sample now; asked once for each SIGUSR1.
+    /// Whether to save and sample now, since SIGUSR1.
     pub fn save_asked(&self) -> bool {
-        self.save.swap(false, Ordering::Relaxed)
+        self.save.load(Ordering::Relaxed)
+    }
+
+    /// It is being done.
+    pub fn save_heard(&self) {
+        self.save.store(false, Ordering::Relaxed);
     }
 }

@@ -158,7 +158,7 @@ impl Trainer {
         let numbers = gradients.loss_and_grad_norm;
         self.clip(&numbers.get(1));
         let sound_before = self.sound_steps();
-        self.guard.judge(&self.arena, &numbers, sound_before);
+        self.guard.judge(&self.arena, &numbers);
         let multiplier =
             lr_multiplier(&self.config.optim.lr_schedule, self.step) * self.history.lr_factor;
         let inputs = StepInputs {
@@ -185,7 +185,7 @@ impl Trainer {
         let halted = self.step - (step - 1);
         self.step -= halted;
         self.ema.steps -= halted;
-        self.guard.release(&self.arena);
+        self.guard.release(&self.arena, halted);
     }
 
     /// Passes over the next step: the data moves on, and nothing else.

@@ -158,4 +158,11 @@ fn rollbacks_are_bounded_and_go_further_back() {
         said.contains("back to step 6") && said.contains("back to step 4"),
         "{said}"
     );
+    // The way that was left is gone, and a resume knows what has been tried.
+    let left: Vec<u64> = (0..=6)
+        .filter(|&step| checkpoint(&run, step).exists())
+        .collect();
+    assert_eq!(left, [2]);
+    let history = read_checkpoint(&checkpoint(&run, 2)).unwrap().meta.history;
+    assert_eq!((history.rollbacks, history.lr_factor), (5, 1.0 / 32.0));
 }

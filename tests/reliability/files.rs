@@ -154,6 +154,8 @@ fn a_run_goes_on_with_its_own_pictures_only() {
     ]);
     let out = command.arg("--run").arg(&new).output().unwrap();
     assert!(out.status.success(), "{}", stderr(&out));
+    // What it began with is kept at once: a kill before the first save must not end in drawn weights.
+    assert!(checkpoint(&new, 0).exists());
 }
 
 #[test]

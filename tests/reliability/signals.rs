@@ -159,31 +159,29 @@ fn one_process_a_run_and_a_dead_one_holds_no_lock() {
 
 #[test]
 fn a_grid_that_takes_too_long_is_left_out_and_training_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let run = dir.path().join("run");
-    let mut command = ddpm();
-    command.args(
-        "train --preset demo --device cpu --threads 1 --builtin-images 4 --batch 2 --size 32"
-            .split(' '),
-    );
-    command
-        .args("--timesteps 4000 --sample-every 1 --sample-limit 1s --steps 2 --run".split(' '))
-        .arg(&run);
-    let out = command.output().unwrap();
-    let said = stderr(&out);
-    assert!(out.status.success(), "{said}");
-    assert_eq!(
-        said.matches("is left out: it would take").count(),
-        2,
-        "{said}"
-    );
-    assert!(said.contains("--sample-steps"), "{said}");
-    // The same in four steps is a grid.
-    let out = ddpm()
-        .args("train --steps 3 --sample-steps 4 --device cpu --run".split(' '))
-        .arg(&run)
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}", stderr(&out));
-    assert!(run.join("samples/step-00000003-ema.png").exists());
+    for network in [
+        "--model unet",
+        "--model unet-attention --learned-variance --sigma learned",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let flags = "train --preset demo --device cpu --threads 1 --builtin-images 4 --batch 2 --size 32 \
+                     --base-width 32 --timesteps 4000 --sample-every 1 --sample-limit 1s --steps 2 --run";
+        let mut command = ddpm();
+        command.args(flags.split_whitespace()).arg(&run);
+        let out = command.args(network.split(' ')).output().unwrap();
+        let said = stderr(&out);
+        assert!(out.status.success(), "{said}");
+        let left_out = said.matches("is left out: it would take").count();
+        assert_eq!(left_out, 2, "{said}");
+        assert!(said.contains("--sample-steps"), "{said}");
+        // The same in four steps is a grid.
+        let out = ddpm()
+            .args("train --steps 3 --sample-steps 4 --device cpu --run".split(' '))
+            .arg(&run)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", stderr(&out));
+        assert!(run.join("samples/step-00000003-ema.png").exists());
+    }
 }
