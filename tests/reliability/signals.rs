@@ -177,7 +177,9 @@ fn a_grid_that_takes_too_long_is_left_out_and_training_goes_on() {
         assert!(said.contains("--sample-steps"), "{said}");
         // The same in four steps is a grid.
         let out = ddpm()
-            .args("train --steps 3 --sample-steps 4 --device cpu --run".split(' '))
+            .args(
+                "train --steps 3 --sample-steps 4 --sample-limit 0s --device cpu --run".split(' '),
+            )
             .arg(&run)
             .output()
             .unwrap();
