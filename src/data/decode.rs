@@ -13,24 +13,21 @@
 //!
 //! Measured for the whole program, libtorch included: 2.2 GiB with one RGB picture of 18,000x18,000,
 //! of which one half of the picture's share is its crop; 2.8 GiB at most with four of them and three
-//! other large ones on 8 threads. The bound is on memory that
-//! is used: a WebP file that lies about a length can make its decoder set aside, without touching
-//! it, up to 4 GiB of addresses. Not bounded is what a lossless WebP's Huffman tables take, in
-//! proportion to the length of the file.
+//! other large ones on 8 threads. The bound is on memory that is used: a WebP file that lies about a
+//! length can make its decoder set aside, without touching it, up to 4 GiB of addresses. Not bounded
+//! is what a lossless WebP's Huffman tables take, in proportion to the length of the file.
 
-use std::fmt;
 use std::io::{self, BufReader};
 use std::path::Path;
-use std::str::FromStr;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader};
 use image::{Limits, Pixel};
-use serde::{Deserialize, Serialize};
 
 use super::budget::{Budget, Capped, Permit};
 use super::error::DataError;
 use super::resize;
+use super::spec::{Background, PictureSpec, Resize};
 
 /// The most bytes one decoded picture may take: 1 GiB, a 357-megapixel RGB picture.
 ///
@@ -50,155 +47,6 @@ pub(crate) const HEADER_BYTES: u64 = 32 << 20;
 const HEADER_LIMIT_BYTES: u64 = HEADER_BYTES / 2;
 
 static WORKING: Budget = Budget::new(WORKING_BYTES);
-
-/// The longest side a picture can be resized to, pixels.
-pub(crate) const MAX_SIDE: usize = 8192;
-
-/// The form every picture of a data set is brought to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PictureSpec {
-    /// Height in pixels, 1 to 8192.
-    pub height: usize,
-    /// Width in pixels, 1 to 8192.
-    pub width: usize,
-    /// 3 for RGB, 1 for grey.
-    pub channels: usize,
-    /// How to resize.
-    pub resize: Resize,
-    /// What shows through transparent pixels.
-    pub background: Background,
-}
-
-impl PictureSpec {
-    /// RGB, area resize, white behind transparent pixels.
-    pub fn rgb(height: usize, width: usize) -> Self {
-        Self {
-            height,
-            width,
-            channels: 3,
-            resize: Resize::Area,
-            background: Background::default(),
-        }
-    }
-
-    /// Bytes of one picture: height * width * channels.
-    pub fn bytes(&self) -> usize {
-        self.height * self.width * self.channels
-    }
-
-    /// Refuses sizes and channel counts that make no picture.
-    ///
-    /// # Errors
-    /// [`DataError::Spec`] naming the first field out of range.
-    pub fn check(&self) -> Result<(), DataError> {
-        let side = |name, value| match value {
-            1..=MAX_SIDE => Ok(()),
-            _ => Err(DataError::Spec {
-                name,
-                value,
-                wanted: "1 to 8192 pixels",
-            }),
-        };
-        side("height", self.height)?;
-        side("width", self.width)?;
-        match self.channels {
-            1 | 3 => Ok(()),
-            value => Err(DataError::Spec {
-                name: "channels",
-                value,
-                wanted: "1 or 3",
-            }),
-        }
-    }
-}
-
-/// How pictures are resized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Resize {
-    /// The mean over the area of each pixel: no aliasing.
-    #[default]
-    Area,
-    /// The bytes OpenCV's default resize gives, for parity with models trained that way.
-    Cv2,
-}
-
-impl fmt::Display for Resize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Area => "area",
-            Self::Cv2 => "cv2",
-        })
-    }
-}
-
-/// What becomes of transparency. As text: `white`, `black`, `#rrggbb` or `ignore`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Background {
-    /// Blend over this RGB colour, in the file's own (gamma-encoded) values, as browsers do.
-    Color([u8; 3]),
-    /// Drop the alpha channel as OpenCV does: whatever colour hides in transparent pixels shows.
-    Ignore,
-}
-
-impl Default for Background {
-    fn default() -> Self {
-        Self::Color([255; 3])
-    }
-}
-
-impl fmt::Display for Background {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ignore => f.write_str("ignore"),
-            Self::Color([255, 255, 255]) => f.write_str("white"),
-            Self::Color([0, 0, 0]) => f.write_str("black"),
-            Self::Color([r, g, b]) => write!(f, "#{r:02x}{g:02x}{b:02x}"),
-        }
-    }
-}
-
-/// A background that is not one of the texts [`Background`] reads.
-#[derive(Debug, thiserror::Error)]
-#[error("background {0:?} is not white, black, ignore or a colour such as #ffcc00")]
-pub struct ParseBackgroundError(String);
-
-impl FromStr for Background {
-    type Err = ParseBackgroundError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let hex = |digits: &str| {
-            let valid = digits.len() == 6 && digits.bytes().all(|b| b.is_ascii_hexdigit());
-            let [_, r, g, b] = u32::from_str_radix(digits, 16).ok()?.to_be_bytes();
-            valid.then_some(Self::Color([r, g, b]))
-        };
-        match text {
-            "white" => Ok(Self::Color([255; 3])),
-            "black" => Ok(Self::Color([0; 3])),
-            "ignore" => Ok(Self::Ignore),
-            _ => text
-                .strip_prefix('#')
-                .and_then(hex)
-                .ok_or(ParseBackgroundError(text.to_owned())),
-        }
-    }
-}
-
-impl TryFrom<String> for Background {
-    type Error = ParseBackgroundError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Background> for String {
-    fn from(background: Background) -> Self {
-        background.to_string()
-    }
-}
 
 /// Reads one picture in the form of `spec`.
 ///

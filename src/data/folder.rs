@@ -11,9 +11,10 @@ use std::time::{Duration, SystemTime};
 use rayon::prelude::*;
 use walkdir::{DirEntry, WalkDir};
 
-use super::decode::{PictureSpec, decode};
+use super::decode::decode;
 use super::error::DataError;
 use super::manifest::{Manifest, escape, hash};
+use super::spec::PictureSpec;
 
 /// File name endings that count as pictures, in any case.
 pub(crate) const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];

@@ -1,8 +1,8 @@
 //! Pictures: found, decoded and resized once, then one u8 tensor that training reads.
 //!
-//! Order: `folder` (which files) → `decode` and `resize` (one file to bytes) or `faces` (the built-in
-//! data set) → `manifest` (names and hashes) → `cache` (decoded tensor on disk) → `store` (the tensor
-//! on its device, batches).
+//! Order: `spec` (the wanted form) → `folder` (which files) → `decode` and `resize` (one file to
+//! bytes) or `faces` (the built-in data set) → `manifest` (names and hashes) → `cache` (decoded tensor
+//! on disk) → `store` (the tensor on its device, batches).
 //!
 //! A file that cannot be read, for whatever reason and at whatever moment, is left out and listed;
 //! it never ends a run. What decoding may take of the memory is bounded: see `decode`.
@@ -17,12 +17,14 @@ mod load;
 mod manifest;
 mod order;
 mod resize;
+mod spec;
 mod store;
 
-pub use decode::{Background, PictureSpec, Resize, decode, upright_size};
+pub use decode::{decode, upright_size};
 pub use error::DataError;
 pub use load::{Loaded, load};
 pub use manifest::Manifest;
 pub use order::Order;
 pub use resize::cv2_bilinear;
+pub use spec::{Background, PictureSpec, Resize};
 pub use store::Store;

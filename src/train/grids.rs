@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tch::Tensor;
 
 use super::{Stop, Trainer};
@@ -40,8 +40,7 @@ pub(super) fn write(
         };
         let name = which.to_string().to_lowercase();
         let path = folder.sample_path(trainer.step, &name);
-        write_png(&path, &grid(&to_pixels(&pictures)))
-            .with_context(|| format!("the grid of step {} is not written", trainer.step))?;
+        write_png(&path, &grid(&to_pixels(&pictures)))?;
     }
     Ok(())
 }
@@ -92,7 +91,7 @@ fn draw(
         sample_pictures(&process, &sampler, &wanted, &mut |_| bar.step())
     });
     bar.finish();
-    patience.verdict(trainer.step)?;
+    patience.verdict()?;
     Ok((!patience.given_up()).then_some(pictures))
 }
 
@@ -150,10 +149,10 @@ impl Patience<'_> {
         self.stopped.get() || self.too_long.get().is_some()
     }
 
-    fn verdict(&self, step: u64) -> Result<()> {
+    fn verdict(&self) -> Result<()> {
         match self.too_long.get() {
             Some(all) if !self.stopped.get() => bail!(
-                "the grid of step {step} is left out: it would take {} and --sample-limit is {}; take fewer steps with --sample-steps, or fewer --sample-images",
+                "it would take {} and --sample-limit is {}; take fewer steps with --sample-steps, or fewer --sample-images",
                 duration(all),
                 duration(self.limit)
             ),

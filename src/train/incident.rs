@@ -124,7 +124,7 @@ impl Incidents {
 fn advice(folder: &RunFolder, step: u64) -> String {
     let run = folder.dir().display();
     format!(
-        "Checkpoints are untouched. Look at it with `ddpm replay {run} --step {step}`; then lower --lr, set --clip-norm 1, or go on with --on-bad-step skip or rollback"
+        "The newest checkpoint is from before it. Look at it with `ddpm replay {run} --step {step}`; then lower --lr, set --clip-norm 1, or go on with --on-bad-step skip or rollback"
     )
 }
 

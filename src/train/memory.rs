@@ -202,7 +202,7 @@ impl Budget {
         parts.is_some()
     }
 
-    /// Runs `work`, a training step. If memory runs out in it, the error says what was asked for, what there
+    /// Runs `work`, a training step or a grid. If memory runs out in it, the error says what was asked for, what there
     /// is and what would fit.
     ///
     /// # Errors
@@ -238,7 +238,7 @@ impl Budget {
         let free_now = available_bytes(self.device);
         let free = self.free.or(free_now).unwrap_or(0);
         format!(
-            "out of memory: {asked} were asked for in a training step of batch {} in parts of {}, estimated at {} in all, {}. {}",
+            "out of memory: {asked} were asked for while training with batch {} in parts of {}, estimated at {} in all, {}. {}",
             self.batch,
             self.micro(),
             bytes(self.needs.in_all(self.micro())),
@@ -257,7 +257,7 @@ impl Budget {
 
 const SMALLER: &str = "take a smaller network (--base-width) or smaller pictures (--size)";
 
-/// Memory ran out in a training step.
+/// Memory ran out in a training step or a grid.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct OutOfMemory(String);

@@ -168,7 +168,9 @@ impl Run {
             self.budget
                 .watch(|| grids::write(&self.folder, &self.config, &self.trainer, &self.stop))
         });
-        self.tolerate(drawn)
+        self.tolerate(
+            drawn.with_context(|| format!("the grid of step {} is left out", self.trainer.step)),
+        )
     }
 
     /// What runs beside training does not end it, unless asked.

@@ -70,8 +70,8 @@ impl Saver {
         })
     }
 
-    /// Begins to save the state as it is, with the `metrics` up to it; a later [`poll`](Saver::poll) or [`finish`](Saver::finish) tells the result.
-    /// Hear of the save before it first.
+    /// Begins to save the state as it is, with the `metrics` up to it; a later [`poll`](Saver::poll) or
+    /// [`finish`](Saver::finish) tells the result. Hear of the save before it first.
     ///
     /// # Errors
     /// The save before this one is still at it: then this one is left out.

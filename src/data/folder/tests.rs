@@ -257,7 +257,7 @@ fn fingerprints_change_with_the_files_and_the_form() {
     assert_ne!(
         before,
         of(&PictureSpec {
-            resize: super::super::decode::Resize::Cv2,
+            resize: crate::data::Resize::Cv2,
             ..dot()
         })
     );
