@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Times forward and backward of the reference on a CPU, contiguous against channels last.
+"""Times forward and backward of the reference on a CPU in three layouts.
 
-    .venv/bin/python scripts/reference/layout.py [--threads N] [--pairs N]
+    .venv/bin/python scripts/reference/layout.py [--threads N] [--rounds N]
 
-The two layouts take turns step by step in one process, so that a machine whose speed wanders treats them
-alike. Only the input changes its layout; the network hands it on. Prints medians in ms, and the median of
-the ratios of the pairs: above 1, channels last is faster.
+Contiguous; channels last from the input on, which the network hands on; and with the weights channels last too. The
+three take turns step by step in one process, so that a machine whose speed wanders treats them alike. Prints medians
+in ms, and the medians of the ratios of the rounds: above 1, faster than the layout before it.
 """
 
 import argparse
+import copy
 import statistics
 import time
 
@@ -21,23 +22,30 @@ SIZES = [(32, 32, 32, [1, 2, 2], 8), (64, 16, 64, [1, 2, 2, 4], 16), (128, 2, 12
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-parser.add_argument("--pairs", type=int, default=8, help="timed pairs of steps a size (default 8)")
+parser.add_argument("--rounds", type=int, default=8, help="timed rounds a size (default 8)")
 args = parser.parse_args()
 torch.set_num_threads(args.threads)
 
 for side, batch, width, multipliers, groups in SIZES:
     shape = {"height": side, "width": side, "base_width": width, "multipliers": multipliers, "norm_groups": groups}
-    net = UNet(COMMON | shape, 1000)
+    plain = UNet(COMMON | shape, 1000)
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     x, eps = torch.randn(2, batch, 3, side, side)
+    x_last = x.contiguous(memory_format=torch.channels_last)
     t = torch.randint(0, 1000, (batch,))
 
-    def step_ms(x_t: torch.Tensor) -> float:
+    def step_ms(net: UNet, x_t: torch.Tensor) -> float:
         began = time.perf_counter()
         ((net(x_t, t) - eps) ** 2).sum().div(batch).backward()
         return (time.perf_counter() - began) * 1e3
 
-    inputs = x.contiguous(), x.contiguous(memory_format=torch.channels_last)
-    pairs = [tuple(map(step_ms, inputs)) for _ in range(args.pairs + 1)][1:]
-    contiguous, last = (statistics.median(times) for times in zip(*pairs))
-    ratio = statistics.median(a / b for a, b in pairs)
-    print(f"{side} px, batch {batch}: contiguous {contiguous:.0f} ms, channels last {last:.0f} ms, ratio {ratio:.2f}", flush=True)
+    layouts = [(plain, x.contiguous()), (plain, x_last), (last, x_last)]
+    rounds = [[step_ms(*layout) for layout in layouts] for _ in range(args.rounds + 1)][1:]
+    contiguous, maps, weights = (statistics.median(times) for times in zip(*rounds))
+    of_maps = statistics.median(a / b for a, b, _ in rounds)
+    of_weights = statistics.median(b / c for _, b, c in rounds)
+    print(
+        f"{side} px, batch {batch}: contiguous {contiguous:.0f} ms, channels last {maps:.0f} ms, ratio {of_maps:.2f}; "
+        f"weights too {weights:.0f} ms, ratio {of_weights:.2f}",
+        flush=True,
+    )

@@ -6,6 +6,7 @@
 use tch::nn::Path;
 use tch::{Device, Kind, Tensor, no_grad};
 
+use super::params::channels_last;
 use crate::config::UNetConfig;
 
 /// Variance scaling of the layers that end a branch: each starts as almost nothing, so that the whole
@@ -124,7 +125,7 @@ impl Linear {
 /// the layout on (docs/performance.md); as it comes on CUDA.
 pub(super) fn preferred_layout(x: &Tensor) -> Tensor {
     match x.device() {
-        Device::Cpu => x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]),
+        Device::Cpu => channels_last(x),
         _ => x.shallow_clone(),
     }
 }

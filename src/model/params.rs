@@ -40,16 +40,27 @@ impl Param {
     }
 }
 
-/// Moves what `params` share to `device`.
+/// Moves what `params` share to `device`; on CPU weights of convolutions lie channels last then, as in training.
 ///
 /// # Errors
 /// Out of memory there.
 pub(super) fn move_params(params: &[Param], device: Device) -> Result<()> {
     for param in params {
-        let moved = param.tensor.detach().f_to_device(device)?;
+        let mut moved = param.tensor.detach().f_to_device(device)?;
+        if device == Device::Cpu && moved.dim() == 4 {
+            moved = channels_last(&moved);
+        }
         param.tensor.shallow_clone().set_data(&moved);
     }
     Ok(())
+}
+
+/// `[A, B, C, D]` with B innermost in memory.
+pub(super) fn channels_last(tensor: &Tensor) -> Tensor {
+    tensor
+        .permute([0, 2, 3, 1])
+        .contiguous()
+        .permute([0, 3, 1, 2])
 }
 
 /// The trained tensors of a store in creation order.

@@ -1,4 +1,6 @@
 //! All parameters as views of one flat tensor, all gradients as views of another.
+//!
+//! On CPU the weights of convolutions lie there channels last, as oneDNN takes and gives them (docs/performance.md).
 
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ const ALIGNMENT: i64 = 16;
 struct Span {
     name: String,
     shape: Vec<i64>,
+    strides: Vec<i64>,
     start: i64,
     len: i64,
     is_norm: bool,
@@ -48,8 +51,8 @@ impl Arena {
     /// # Errors
     /// Out of memory on the device.
     pub fn new(params: &[Param]) -> Result<Arena> {
-        let spans = lay_out(params);
         let device = params.first().map_or(Device::Cpu, |p| p.tensor.device());
+        let spans = lay_out(params, device == Device::Cpu);
         let len = spans.last().map_or(0, |s| round_up(s.start + s.len));
         let arena = Arena {
             params: Tensor::f_zeros([len], (Kind::Float, device))?,
@@ -96,8 +99,8 @@ impl Arena {
         self.layout.spans.iter().map(|s| s.view(flat)).collect()
     }
 
-    /// As [`views`](Arena::views), of the tensors that LAMB adapts: no biases, and no norm scales and
-    /// shifts unless `norms` says so.
+    /// The tensors that LAMB adapts, each as one row of numbers: no biases, and no norm scales and shifts unless
+    /// `norms` says so.
     ///
     /// What starts at zero would hardly move otherwise: its norm is its first step's, and every later
     /// step is scaled to that.
@@ -106,7 +109,7 @@ impl Arena {
             .spans
             .iter()
             .filter(|s| !s.is_bias && (norms || !s.is_norm))
-            .map(|s| s.view(flat))
+            .map(|s| flat.narrow(0, s.start, s.len))
             .collect()
     }
 
@@ -158,24 +161,54 @@ impl Layout {
             .map(|s| (s.name.clone(), s.view(flat)))
             .collect()
     }
+
+    /// The same parts at the same places, with the numbers of each in the order of its indices, as files have them.
+    pub fn in_index_order(&self) -> Layout {
+        let in_order = |s: &Span| Span {
+            strides: strides(&s.shape, false),
+            ..s.clone()
+        };
+        Layout {
+            spans: self.spans.iter().map(in_order).collect(),
+        }
+    }
+
+    /// Whether the numbers are in the order of their indices already.
+    pub fn is_in_index_order(&self) -> bool {
+        self.spans
+            .iter()
+            .all(|s| s.strides == strides(&s.shape, false))
+    }
 }
 
 impl Span {
     fn view(&self, flat: &Tensor) -> Tensor {
-        flat.narrow(0, self.start, self.len)
-            .view(self.shape.as_slice())
+        let part = flat.narrow(0, self.start, self.len);
+        part.as_strided(&self.shape, &self.strides, None)
     }
 }
 
-fn lay_out(params: &[Param]) -> Vec<Span> {
+/// Strides of a tensor without gaps: the last axis is the innermost, or the channels of a convolution's weight.
+fn strides(shape: &[i64], channels_last: bool) -> Vec<i64> {
+    match shape {
+        &[_, c, h, w] if channels_last => vec![h * w * c, 1, w * c, c],
+        _ => (1..=shape.len())
+            .map(|axis| shape[axis..].iter().product())
+            .collect(),
+    }
+}
+
+fn lay_out(params: &[Param], channels_last: bool) -> Vec<Span> {
     let mut start = 0;
     params
         .iter()
         .map(|p| {
             let len = p.tensor.numel() as i64;
+            let shape = p.tensor.size();
             let span = Span {
                 name: p.name.clone(),
-                shape: p.tensor.size(),
+                strides: strides(&shape, channels_last),
+                shape,
                 start,
                 len,
                 is_norm: p.is_norm(),
@@ -212,6 +245,26 @@ mod tests {
         };
         assert_eq!(lengths(false), [1]);
         assert_eq!(lengths(true), [1, 2, 12, 3, 13]);
+    }
+
+    #[test]
+    fn weights_of_convolutions_lie_channels_last_and_can_be_put_in_index_order() {
+        let store = VarStore::new(Device::Cpu);
+        let weight = (&store.root() / "conv").zeros("weight", &[2, 3, 2, 2]);
+        let values = Tensor::arange(24, (Kind::Float, Device::Cpu)).view([2, 3, 2, 2]);
+        no_grad(|| weight.shallow_clone().copy_(&values));
+        let arena = Arena::new(&crate::model::params_of(&store)).unwrap();
+        assert_eq!(weight.stride(), [12, 1, 6, 3]);
+        assert_eq!(weight, values);
+        let first: Vec<f32> = arena.params.narrow(0, 0, 4).try_into().unwrap();
+        assert_eq!(first, [0.0, 4.0, 8.0, 1.0]);
+
+        let files = arena.layout().in_index_order();
+        assert!(files.is_in_index_order() && !arena.layout().is_in_index_order());
+        let flat = arena.zeros_like();
+        let (_, mut view) = files.state_dict(&flat).remove(0);
+        view.copy_(&weight.detach());
+        assert_eq!(flat.narrow(0, 0, 24).view([2, 3, 2, 2]), values);
     }
 
     #[test]

@@ -223,7 +223,15 @@ fn copy(host: &mut Vec<Tensor>, job: &Job) -> Result<()> {
             });
         }
     }
-    copy_aside(host, &job.live)
+    if job.layout.is_in_index_order() {
+        return copy_aside(host, &job.live);
+    }
+    let parts = |layout: &Layout, flats: &[Tensor]| -> Vec<Tensor> {
+        let dicts = flats.iter().flat_map(|flat| layout.state_dict(flat));
+        dicts.map(|(_, tensor)| tensor).collect()
+    };
+    let files = job.layout.in_index_order();
+    copy_aside(&parts(&files, host), &parts(&job.layout, &job.live))
 }
 
 fn write(folder: &RunFolder, job: &Job, host: &[Tensor]) -> Result<()> {
@@ -236,11 +244,12 @@ fn write(folder: &RunFolder, job: &Job, host: &[Tensor]) -> Result<()> {
     }
     // The lines before a checkpoint outlive a power cut if it does. A disk that cannot will say so below.
     let _ = job.metrics.sync_data();
+    let layout = job.layout.in_index_order();
     let tensors: Vec<_> = SECTIONS
         .iter()
         .zip(host)
         .flat_map(|(prefix, flat)| {
-            let state = job.layout.state_dict(flat).into_iter();
+            let state = layout.state_dict(flat).into_iter();
             state.map(move |(name, tensor)| (format!("{prefix}{name}"), tensor))
         })
         .collect();
