@@ -13,7 +13,7 @@ const WANTED_VERSION: &str = "2.11.0";
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-env-changed=LIBTORCH_CXX11_ABI");
-    println!("cargo:rerun-if-changed=src/native/shim.cpp");
+    println!("cargo:rerun-if-changed=src/native");
 
     let libtorch = find_libtorch();
     check_version(&libtorch);
@@ -79,14 +79,28 @@ fn compile_shim(libtorch: &Path) {
         .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
         // libtorch's own headers are not warning-free.
         .warnings(false)
+        // ATen/Parallel.h runs on the threads of the OpenMP that libtorch itself uses.
+        .flag("-fopenmp")
         .file("src/native/shim.cpp")
+        .file("src/native/fused/block.cpp")
         .compile("ddpm_native");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .opt_level(3)
+        // Nothing here asks for errno or traps, which keep loops from becoming vectors.
+        .flag("-fno-math-errno")
+        .flag("-fno-trapping-math")
+        .file("src/native/fused/rows.cpp")
+        .compile("ddpm_rows");
 }
 
 fn link(lib: &Path) {
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-lib=dylib=torch_cpu");
     println!("cargo:rustc-link-lib=dylib=c10");
+    // Beside libtorch, so that there is one OpenMP in the process.
+    println!("cargo:rustc-link-arg=-l:libgomp.so.1");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     // libtorch.so itself needs libtorch_cuda in a CUDA build and does not in a CPU build, so the
     // same binary serves both; nothing of ours references it, hence --no-as-needed.

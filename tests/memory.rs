@@ -62,7 +62,7 @@ fn the_values_that_networks_keep_are_counted() {
             let ratio = |values: u64, bytes: i64| (2 * 4 * values) as f64 / bytes as f64;
             let (counted, estimated) = (
                 ratio(cost.activations, kept),
-                ratio(cost.activations + cost.widest_map, peak),
+                ratio(cost.activations + cost.backward, peak),
             );
             println!("{kind:?} {dropout}: {counted:.3} {estimated:.3}");
             // What is left out is statistics, the embedding of t, and the output itself.

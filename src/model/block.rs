@@ -1,10 +1,11 @@
 //! The residual block of the simplified U-Net.
 
-use tch::Tensor;
 use tch::nn::Path;
+use tch::{Device, Tensor};
 
 use super::layers::{Norm, conv_weight, conv3x3, linear_weight};
 use crate::config::UNetConfig;
+use crate::native::{self, BlockWeights};
 
 /// Post-norm residual block with an additive time embedding:
 ///
@@ -56,14 +57,36 @@ impl ResidualBlock {
         self.dropout > 0.0
     }
 
+    /// Whether it is computed as one operation: so far on CPU alone.
+    pub(super) fn fuses(&self, train: bool) -> bool {
+        self.conv1.device() == Device::Cpu && !(self.drops() && train)
+    }
+
+    /// The block, and `skip` added to what it gives.
+    ///
     /// # Shapes
-    /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, base_width]`; returns `[N, Cout, H, W]`
-    pub(super) fn forward(&self, x: &Tensor, t_emb: &Tensor, train: bool) -> Tensor {
-        let t = t_emb
-            .linear(&self.time_proj, None::<&Tensor>)
-            .unsqueeze(-1)
-            .unsqueeze(-1);
-        let mut h = conv3x3(&(x + t), &self.conv1).silu();
+    /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, base_width]`; returns `[N, Cout, H, W]`, as `skip` is
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        t_emb: &Tensor,
+        skip: Option<&Tensor>,
+        train: bool,
+    ) -> Tensor {
+        let t = t_emb.linear(&self.time_proj, None::<&Tensor>);
+        if self.fuses(train) {
+            return self.fused(x, &t, skip);
+        }
+        let out = self.plain(x, &t, train);
+        match skip {
+            Some(skip) => out + skip,
+            None => out,
+        }
+    }
+
+    /// Operation by operation.
+    fn plain(&self, x: &Tensor, t: &Tensor, train: bool) -> Tensor {
+        let mut h = conv3x3(&(x + t.unsqueeze(-1).unsqueeze(-1)), &self.conv1).silu();
         if self.dropout > 0.0 {
             h = h.dropout(self.dropout, train);
         }
@@ -74,5 +97,122 @@ impl ResidualBlock {
             None => h += x,
         }
         self.norm.forward(&h)
+    }
+
+    /// The same with fewer passes over memory.
+    fn fused(&self, x: &Tensor, t: &Tensor, skip: Option<&Tensor>) -> Tensor {
+        let weights = BlockWeights {
+            conv1: &self.conv1,
+            conv2: &self.conv2,
+            shortcut: self.shortcut.as_ref(),
+            norm: self.norm.parts(),
+        };
+        native::residual_block(x, t, weights, skip).expect("shapes are those of the block")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+    use crate::rng::seeded;
+    use tch::Kind;
+    use tch::nn::VarStore;
+
+    struct Case {
+        block: ResidualBlock,
+        /// x, t, skip and the weights.
+        inputs: Vec<Tensor>,
+        /// What the output is multiplied with.
+        d: Tensor,
+    }
+
+    fn case([n, c_in, c_out, groups, height, width]: [i64; 6]) -> Case {
+        let store = VarStore::new(Device::Cpu);
+        let mut config = Preset::Demo.config();
+        let config = config.model.unet_mut();
+        config.norm_groups = groups;
+        seeded(7, || {
+            let block = ResidualBlock::new(&store.root(), c_in, c_out, config);
+            let norm = block.norm.parts();
+            tch::no_grad(|| {
+                let _ = norm.weight.shallow_clone().uniform_(0.5, 1.5);
+                let _ = norm.bias.shallow_clone().uniform_(-1.0, 1.0);
+            });
+            let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+            let inputs = [
+                random(&[n, c_in, height, width]) * 2.0 + 1.0,
+                random(&[n, c_in]),
+                random(&[n, c_out, height, width]),
+            ];
+            let mut inputs: Vec<Tensor> = inputs
+                .into_iter()
+                .map(|x| x.set_requires_grad(true))
+                .collect();
+            // The projection of t is outside of what is fused.
+            inputs.extend(
+                store
+                    .trainable_variables()
+                    .into_iter()
+                    .filter(|w| w.dim() != 2),
+            );
+            Case {
+                block,
+                inputs,
+                d: random(&[n, c_out, height, width]),
+            }
+        })
+    }
+
+    impl Case {
+        /// The output and all gradients.
+        fn outcome(&self, fused: bool) -> Vec<Tensor> {
+            let [x, t, skip] = [0, 1, 2].map(|i| &self.inputs[i]);
+            let out = match fused {
+                true => self.block.fused(x, t, Some(skip)),
+                false => self.block.plain(x, t, true) + skip,
+            };
+            let loss = (&out * &self.d).sum(Kind::Float);
+            let mut outcome = Tensor::run_backward(&[loss], &self.inputs, false, false);
+            outcome.push(out.detach());
+            outcome
+        }
+    }
+
+    #[test]
+    fn fused_gives_the_values_and_gradients_of_the_parts() {
+        for shape in [
+            // n, c_in, c_out, groups, height, width
+            [2, 32, 32, 8, 16, 16],
+            [1, 16, 32, 4, 5, 7],
+            [3, 48, 24, 24, 9, 4],
+            [2, 8, 8, 1, 40, 60],
+            [5, 6, 6, 2, 3, 1],
+        ] {
+            let case = case(shape);
+            let (fused, plain) = (case.outcome(true), case.outcome(false));
+            assert_eq!(fused.len(), plain.len());
+            for (i, (a, b)) in fused.iter().zip(&plain).enumerate() {
+                assert_eq!(a.size(), b.size());
+                let error = f64::try_from((a - b).norm() / b.norm()).unwrap();
+                // Sums of f32 in another order.
+                assert!(error < 2e-6, "{shape:?}, tensor {i}: {error}");
+            }
+            let [x, t] = [0, 1].map(|i| &case.inputs[i]);
+            let alone = case.block.fused(x, t, None) - case.block.plain(x, t, true);
+            assert!(f64::try_from(alone.abs().max()).unwrap() < 1e-4);
+            let sampled =
+                tch::no_grad(|| case.block.fused(x, t, None) - case.block.plain(x, t, false));
+            assert!(f64::try_from(sampled.abs().max()).unwrap() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_none_stays_none() {
+        let case = case([1, 8, 8, 2, 4, 4]);
+        let [x, t] = [0, 1].map(|i| case.inputs[i].detach());
+        let _ = x.get(0).get(3).get(1).get(2).fill_(f64::NAN);
+        let out = case.block.fused(&x, &t, None);
+        assert!(bool::try_from(out.isnan().all()).unwrap());
     }
 }

@@ -12,10 +12,14 @@ pub struct Cost {
     /// Values that the forward pass keeps for the backward pass, on CPU; a little fewer on CUDA, where norms
     /// and dropout have kernels of their own. What is kept a picture or a channel is left out.
     pub activations: u64,
-    /// Values of the widest feature map: the backward pass begins with a gradient of about that size while
-    /// everything is still kept.
-    pub widest_map: u64,
+    /// Values that the backward pass takes for itself while nearly everything is still kept: the gradient of the
+    /// widest feature map, and what a fused block computes again.
+    pub backward: u64,
 }
+
+/// Maps that the backward pass of a fused block holds at once: gradients on the way in, of the sum, of both
+/// convolutions, and a swish computed again.
+const MAPS_OF_FUSED_BACKWARD: i64 = 5;
 
 impl Cost {
     pub(super) fn add_conv(&mut self, weight: &tch::Tensor, pixels: i64) {
@@ -25,7 +29,7 @@ impl Cost {
     /// A feature map of this many values that an operation keeps.
     pub(super) fn keep(&mut self, values: i64) {
         self.activations += values as u64;
-        self.widest_map = self.widest_map.max(values as u64);
+        self.backward = self.backward.max(values as u64);
     }
 
     /// `maps` feature maps of this many values each.
@@ -42,6 +46,14 @@ impl Cost {
         let (c_in, c_out) = block.widths();
         for weight in block.convs() {
             self.add_conv(weight, pixels);
+        }
+        if block.fuses(true) {
+            // The input, what both convolutions gave, and the shortcut.
+            self.keep(pixels * c_in);
+            self.keep_maps(if c_in == c_out { 2 } else { 3 }, pixels * c_out);
+            let backward = MAPS_OF_FUSED_BACKWARD * pixels * c_out.max(c_in);
+            self.backward = self.backward.max(backward as u64);
+            return;
         }
         // x + t for the first convolution; x itself where a shortcut needs it too.
         self.keep_maps(if c_in == c_out { 1 } else { 2 }, pixels * c_in);
@@ -74,7 +86,9 @@ impl UNet {
             if stage.resamples {
                 pixels *= 4;
             }
-            stage.blocks.iter().for_each(|b| cost.add_block(b, pixels));
+            for block in &stage.blocks {
+                cost.add_block(block, pixels);
+            }
         }
         cost.add_conv(&self.conv_out, pixels);
         // Inputs of the last norm and of the convolution.

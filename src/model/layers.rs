@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::params::channels_last;
 use crate::config::UNetConfig;
+use crate::native::GroupNorm;
 
 /// Variance scaling of the layers that end a branch: each starts as almost nothing, so that the whole
 /// starts as almost the identity.
@@ -171,6 +172,16 @@ impl Norm {
 
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
         group_norm(x, self.groups, &self.weight, &self.bias, self.norm_eps)
+    }
+
+    /// Its numbers, for an operation that does more at once.
+    pub(super) fn parts(&self) -> GroupNorm<'_> {
+        GroupNorm {
+            weight: &self.weight,
+            bias: &self.bias,
+            groups: self.groups,
+            eps: self.norm_eps,
+        }
     }
 }
 

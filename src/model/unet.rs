@@ -124,7 +124,7 @@ impl UNet {
 
         for stage in &self.down {
             for block in &stage.blocks {
-                x = block.forward(&x, &t_emb, train);
+                x = block.forward(&x, &t_emb, None, train);
                 skips.push(x.shallow_clone());
             }
             if stage.resamples {
@@ -133,7 +133,7 @@ impl UNet {
             }
         }
 
-        x = self.mid.forward(&x, &t_emb, train);
+        x = self.mid.forward(&x, &t_emb, None, train);
         skips.pop();
 
         let mut pop = || {
@@ -148,8 +148,7 @@ impl UNet {
                 x += pop();
             }
             for block in &stage.blocks {
-                x = block.forward(&x, &t_emb, train);
-                x += pop();
+                x = block.forward(&x, &t_emb, Some(&pop()), train);
             }
         }
         conv3x3(&self.norm_out.forward(&x), &self.conv_out)

@@ -1,8 +1,8 @@
 // What tch leaves out of libtorch, as a few extern "C" functions.
 //
 // Rules of this file: tensors come in as at::Tensor* (tch's own pointers) and stay owned by the
-// caller; no exception leaves a function: each returns 0, or 1 with the message kept for
-// ddpm_last_error() on the same thread. Per-op headers only: <torch/torch.h> costs 15 s a build.
+// caller; no exception leaves a function (guard.h). Per-op headers only: <torch/torch.h> costs 15 s
+// a build.
 
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
@@ -34,24 +34,11 @@
 #include <string>
 #include <vector>
 
+#include "guard.h"
+
 namespace {
 
-thread_local std::string last_error;
-
-template <typename F>
-int guarded(F&& body) {
-  try {
-    body();
-    return 0;
-  } catch (const c10::Error& e) {
-    last_error = e.what_without_backtrace();
-  } catch (const std::exception& e) {
-    last_error = e.what();
-  } catch (...) {
-    last_error = "unknown C++ exception";
-  }
-  return 1;
-}
+using ddpm::guarded;
 
 std::vector<at::Tensor> gather(at::Tensor** tensors, int64_t count) {
   std::vector<at::Tensor> list;
@@ -123,7 +110,7 @@ struct AlignedMalloc final : c10::Allocator {
 
 extern "C" {
 
-const char* ddpm_last_error() { return last_error.c_str(); }
+const char* ddpm_last_error() { return ddpm::last_error.c_str(); }
 
 // Makes `grad` (a view of the flat gradient) the tensor that backward accumulates into.
 int ddpm_set_grad(at::Tensor* leaf, at::Tensor* grad) {

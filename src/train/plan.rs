@@ -12,8 +12,8 @@ use crate::data::Store;
 use crate::device::{Chosen, synchronize};
 use crate::report::{bytes, count, duration};
 
-/// Forward arithmetic that a speed probe may cost on a CPU: some tenths of a second of training.
-const PROBE_FLOPS: u64 = 8_000_000_000;
+/// Forward arithmetic that a speed probe may cost on a CPU: about a tenth of a second of training.
+const PROBE_FLOPS: u64 = 2_000_000_000;
 
 /// Memory, parts of the batch, and speed, before the first step.
 #[derive(Debug)]

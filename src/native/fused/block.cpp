@@ -1,0 +1,417 @@
+// The residual block of Keras-DDPM's U-Net on a CPU, as one operation of autograd:
+//
+//   h   = silu(conv(silu(conv(x + t, w1)), w2))
+//   out = group_norm(h + r) [+ skip],  r = x or conv(x, w_shortcut)
+//
+// The convolutions are libtorch's. What is between them is memory traffic, and here each map is read and
+// written as few times as can be (rows.h). Kept for the backward pass are x and what the two convolutions gave;
+// x + t, both silu and the normed map are computed again.
+//
+// All maps are f32, channels last in memory. Sums over a map are taken over parts of a fixed size, in f64
+// between them, so that they do not depend on the number of threads.
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/convolution.h>
+#include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "../guard.h"
+#include "rows.h"
+
+namespace ddpm {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr auto kLast = at::MemoryFormat::ChannelsLast;
+
+// Floats of a part: its maps fit into the second-level cache of a core.
+constexpr int64_t kPart = 16 * 1024;
+
+Tensor dense(const Tensor& map) { return map.contiguous(kLast); }
+
+// A map as rows: [pictures][pixels][channels].
+struct Rows {
+  int64_t pictures, pixels, channels;
+  int64_t rows_of_part, parts;
+
+  explicit Rows(const Tensor& map)
+      : pictures(map.size(0)), pixels(map.size(2) * map.size(3)), channels(map.size(1)) {
+    rows_of_part = std::max<int64_t>(1, kPart / channels);
+    parts = (pixels + rows_of_part - 1) / rows_of_part;
+  }
+
+  // Where a part starts, in floats from the start of the map, and its rows.
+  std::pair<int64_t, int64_t> part(int64_t picture, int64_t index) const {
+    const int64_t first = index * rows_of_part;
+    return {(picture * pixels + first) * channels, std::min(rows_of_part, pixels - first)};
+  }
+
+  // Calls f(picture, part) for all parts, on all threads.
+  template <typename F>
+  void each(F&& f) const {
+    at::parallel_for(0, pictures * parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) f(i / parts, i % parts);
+    });
+  }
+
+  // Calls first(picture, part) for all parts of a picture, then between(picture), then second(picture, part): picture
+  // by picture, as what the first pass read is then still in the cache for the second.
+  template <typename F, typename G, typename H>
+  void each_twice(F&& first, G&& between, H&& second) const {
+    if (pictures >= at::get_num_threads()) {
+      at::parallel_for(0, pictures, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t n = begin; n < end; ++n) {
+          for (int64_t i = 0; i < parts; ++i) first(n, i);
+          between(n);
+          for (int64_t i = 0; i < parts; ++i) second(n, i);
+        }
+      });
+      return;
+    }
+    for (int64_t n = 0; n < pictures; ++n) {
+      const auto over_parts = [&](auto& f) {
+        at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) f(n, i);
+        });
+      };
+      over_parts(first);
+      between(n);
+      over_parts(second);
+    }
+  }
+};
+
+// Two f32 sums a channel, of every part of every picture.
+class Sums {
+ public:
+  explicit Sums(const Rows& rows)
+      : rows_(rows), values_(static_cast<size_t>(rows.pictures * rows.parts * 2 * rows.channels), 0.0f) {}
+
+  float* first(int64_t picture, int64_t part) {
+    return values_.data() + (picture * rows_.parts + part) * 2 * rows_.channels;
+  }
+  float* second(int64_t picture, int64_t part) { return first(picture, part) + rows_.channels; }
+
+  // Both sums of a channel over a picture.
+  std::array<double, 2> of(int64_t picture, int64_t channel) const {
+    std::array<double, 2> sums{0, 0};
+    const float* at = values_.data() + picture * rows_.parts * 2 * rows_.channels + channel;
+    for (int64_t i = 0; i < rows_.parts; ++i, at += 2 * rows_.channels) {
+      sums[0] += at[0];
+      sums[1] += at[rows_.channels];
+    }
+    return sums;
+  }
+
+ private:
+  const Rows& rows_;
+  std::vector<float> values_;
+};
+
+Tensor conv(const Tensor& x, const Tensor& weight) {
+  const int64_t padding = weight.size(2) / 2;
+  return dense(at::convolution(x, weight, {}, {1, 1}, {padding, padding}, {1, 1}, false, {0, 0}, 1));
+}
+
+// The gradient of the input or of the weight of `conv`.
+Tensor conv_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, bool of_input) {
+  const int64_t padding = weight.size(2) / 2;
+  auto grads = at::convolution_backward(grad, x, weight, at::OptionalIntArrayRef(), {1, 1}, {padding, padding},
+                                        {1, 1}, false, {0, 0}, 1, {of_input, !of_input, false});
+  return of_input ? dense(std::get<0>(grads)) : std::get<1>(grads);
+}
+
+// silu(conv(x, weight)) where nobody needs what the convolution gave: oneDNN applies it to what it has just computed.
+Tensor conv_silu(const Tensor& x, const Tensor& weight) {
+  using Call = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, at::IntArrayRef, at::IntArrayRef,
+                      at::IntArrayRef, int64_t, std::string_view, c10::List<std::optional<at::Scalar>>,
+                      std::optional<std::string_view>);
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("mkldnn::_convolution_pointwise", "")
+                             .typed<Call>();
+  const int64_t padding = weight.size(2) / 2;
+  const c10::List<std::optional<at::Scalar>> no_numbers;
+  return dense(op.call(x, weight, std::nullopt, {padding, padding}, {1, 1}, {1, 1}, 1, "swish", no_numbers, ""));
+}
+
+Tensor add_time(const Tensor& x, const Tensor& t) {
+  const Rows rows(x);
+  Tensor y = at::empty_like(x);
+  rows.each([&](int64_t n, int64_t i) {
+    const auto [at, count] = rows.part(n, i);
+    rows_add(x.const_data_ptr<float>() + at, t.const_data_ptr<float>() + n * rows.channels,
+             y.mutable_data_ptr<float>() + at, count, rows.channels);
+  });
+  return y;
+}
+
+Tensor swish(const Tensor& x) {
+  const Rows rows(x);
+  Tensor a = at::empty_like(x);
+  rows.each([&](int64_t n, int64_t i) {
+    const auto [at, count] = rows.part(n, i);
+    rows_silu(x.const_data_ptr<float>() + at, a.mutable_data_ptr<float>() + at, count, rows.channels);
+  });
+  return a;
+}
+
+struct Normed {
+  Tensor out;
+  // [pictures, channels], equal within a group.
+  Tensor mean, rstd;
+};
+
+// group_norm(silu(h) + r) [+ skip]; group_norm(h + r) where h is `activated` already
+Normed silu_add_norm(const Tensor& h, bool activated, const Tensor& r, const Tensor& gamma, const Tensor& beta,
+                     const Tensor& skip, int64_t groups, double eps) {
+  const Rows rows(h);
+  const int64_t channels = rows.channels, width = channels / groups;
+  Normed normed{at::empty_like(h), at::empty({rows.pictures, channels}, h.options().memory_format(c10::nullopt)),
+                at::empty({rows.pictures, channels}, h.options().memory_format(c10::nullopt))};
+  Tensor scales = at::empty({rows.pictures, channels}, normed.mean.options());
+  Sums sums(rows);
+  float* out = normed.out.mutable_data_ptr<float>();
+  float* mean = normed.mean.mutable_data_ptr<float>();
+  float* rstd = normed.rstd.mutable_data_ptr<float>();
+  float* scale = scales.mutable_data_ptr<float>();
+  const float* g = gamma.const_data_ptr<float>();
+  const float* more = skip.defined() ? skip.const_data_ptr<float>() : nullptr;
+
+  rows.each_twice(
+      [&](int64_t n, int64_t i) {
+        const auto [at, count] = rows.part(n, i);
+        rows_sum_and_moments(h.const_data_ptr<float>() + at, r.const_data_ptr<float>() + at, activated, out + at,
+                             sums.first(n, i), sums.second(n, i), count, channels);
+      },
+      [&](int64_t n) {
+        for (int64_t group = 0; group < groups; ++group) {
+          double sum = 0, squares = 0;
+          for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+            const auto [one, two] = sums.of(n, c);
+            sum += one;
+            squares += two;
+          }
+          const double count = static_cast<double>(width * rows.pixels);
+          const double m = sum / count;
+          // Not max(…, 0): a variance that is not a number must stay one.
+          const double variance = squares / count - m * m;
+          const double inverse = 1.0 / std::sqrt((variance < 0 ? 0 : variance) + eps);
+          for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+            mean[n * channels + c] = static_cast<float>(m);
+            rstd[n * channels + c] = static_cast<float>(inverse);
+            scale[n * channels + c] = static_cast<float>(inverse * g[c]);
+          }
+        }
+      },
+      [&](int64_t n, int64_t i) {
+        const auto [at, count] = rows.part(n, i);
+        rows_normalise(out + at, more ? more + at : nullptr, mean + n * channels, scale + n * channels,
+                       beta.const_data_ptr<float>(), count, channels);
+      });
+  return normed;
+}
+
+struct NormGrads {
+  Tensor sum, h, gamma, beta;
+};
+
+// Gradients of group_norm(silu(h) + r): of h, of the sum (which is that of r), of gamma and beta.
+NormGrads silu_add_norm_backward(const Tensor& d, const Tensor& h, const Tensor& r, const Tensor& mean,
+                                 const Tensor& rstd, const Tensor& gamma, int64_t groups) {
+  const Rows rows(h);
+  const int64_t channels = rows.channels, width = channels / groups;
+  NormGrads grads{at::empty_like(h), at::empty_like(h), at::empty_like(gamma), at::empty_like(gamma)};
+  // scale, offset and slope of each picture and channel.
+  Tensor factors = at::empty({3, rows.pictures, channels}, mean.options());
+  float* scale = factors.mutable_data_ptr<float>();
+  float* offset = scale + rows.pictures * channels;
+  float* slope = offset + rows.pictures * channels;
+  Sums sums(rows);
+  const float* m = mean.const_data_ptr<float>();
+  const float* s = rstd.const_data_ptr<float>();
+  const float* g = gamma.const_data_ptr<float>();
+
+  rows.each_twice(
+      [&](int64_t n, int64_t i) {
+        const auto [at, count] = rows.part(n, i);
+        rows_norm_backward_sums(d.const_data_ptr<float>() + at, h.const_data_ptr<float>() + at,
+                                r.const_data_ptr<float>() + at, m + n * channels, s + n * channels, sums.first(n, i),
+                                sums.second(n, i), count, channels);
+      },
+      [&](int64_t n) {
+        for (int64_t group = 0; group < groups; ++group) {
+          double sum = 0, dot = 0;
+          for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+            const auto [one, two] = sums.of(n, c);
+            sum += one * g[c];
+            dot += two * g[c];
+          }
+          const double count = static_cast<double>(width * rows.pixels);
+          for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+            const double inverse = s[n * channels + c];
+            scale[n * channels + c] = static_cast<float>(inverse * g[c]);
+            offset[n * channels + c] = static_cast<float>(inverse * sum / count);
+            slope[n * channels + c] = static_cast<float>(inverse * dot / count);
+          }
+        }
+      },
+      [&](int64_t n, int64_t i) {
+        const auto [at, count] = rows.part(n, i);
+        rows_norm_backward(d.const_data_ptr<float>() + at, h.const_data_ptr<float>() + at,
+                           r.const_data_ptr<float>() + at, m + n * channels, s + n * channels, scale + n * channels,
+                           offset + n * channels, slope + n * channels, grads.sum.mutable_data_ptr<float>() + at,
+                           grads.h.mutable_data_ptr<float>() + at, count, channels);
+      });
+
+  for (int64_t c = 0; c < channels; ++c) {
+    double of_gamma = 0, of_beta = 0;
+    for (int64_t n = 0; n < rows.pictures; ++n) {
+      const auto [sum, dot] = sums.of(n, c);
+      of_beta += sum;
+      of_gamma += dot;
+    }
+    grads.gamma.mutable_data_ptr<float>()[c] = static_cast<float>(of_gamma);
+    grads.beta.mutable_data_ptr<float>()[c] = static_cast<float>(of_beta);
+  }
+  return grads;
+}
+
+// From the gradient of silu(h), in place, that of h; returns silu(h).
+Tensor silu_backward_(const Tensor& d, const Tensor& h) {
+  const Rows rows(h);
+  Tensor a = at::empty_like(h);
+  rows.each([&](int64_t n, int64_t i) {
+    const auto [at, count] = rows.part(n, i);
+    rows_silu_backward(d.mutable_data_ptr<float>() + at, h.const_data_ptr<float>() + at,
+                       a.mutable_data_ptr<float>() + at, count, rows.channels);
+  });
+  return a;
+}
+
+// to += d; returns the sums of d over the pixels, [pictures, channels].
+Tensor accumulate_(const Tensor& to, const Tensor& d) {
+  const Rows rows(d);
+  Sums sums(rows);
+  Tensor out = at::empty({rows.pictures, rows.channels}, d.options().memory_format(c10::nullopt));
+  float* total = out.mutable_data_ptr<float>();
+  rows.each([&](int64_t n, int64_t i) {
+    const auto [at, count] = rows.part(n, i);
+    rows_accumulate(to.mutable_data_ptr<float>() + at, d.const_data_ptr<float>() + at, sums.first(n, i), count,
+                    rows.channels);
+  });
+  for (int64_t n = 0; n < rows.pictures; ++n) {
+    for (int64_t c = 0; c < rows.channels; ++c) {
+      total[n * rows.channels + c] = static_cast<float>(sums.of(n, c)[0]);
+    }
+  }
+  return out;
+}
+
+// The weights of a block, and what is added to its output (undefined: nothing).
+struct Block {
+  Tensor w1, w2, shortcut, gamma, beta, skip;
+  int64_t groups;
+  double eps;
+};
+
+struct Kept {
+  Tensor c1, c2, r, mean, rstd;
+};
+
+Tensor forward(const Tensor& x, const Tensor& t, const Block& b, Kept* kept) {
+  Tensor r = b.shortcut.defined() ? conv(x, b.shortcut) : x;
+  if (!kept) {
+    Tensor h = conv_silu(conv_silu(add_time(x, t), b.w1), b.w2);
+    return silu_add_norm(h, true, r, b.gamma, b.beta, b.skip, b.groups, b.eps).out;
+  }
+  Tensor c1 = conv(add_time(x, t), b.w1);
+  Tensor c2 = conv(swish(c1), b.w2);
+  Normed normed = silu_add_norm(c2, false, r, b.gamma, b.beta, b.skip, b.groups, b.eps);
+  *kept = {c1, c2, r, normed.mean, normed.rstd};
+  return normed.out;
+}
+
+class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
+ public:
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& t, const Tensor& w1, const Tensor& w2,
+                        const std::optional<Tensor>& shortcut, const Tensor& gamma, const Tensor& beta,
+                        const std::optional<Tensor>& skip, int64_t groups, double eps) {
+    Kept kept;
+    const Tensor w_shortcut = shortcut.value_or(Tensor());
+    Tensor out = ddpm::forward(x, t, {w1, w2, w_shortcut, gamma, beta, skip.value_or(Tensor()), groups, eps}, &kept);
+    Tensor r = shortcut ? kept.r : Tensor();
+    ctx->save_for_backward({x, t, w1, w2, w_shortcut, gamma, kept.c1, kept.c2, r, kept.mean, kept.rstd});
+    ctx->saved_data["groups"] = groups;
+    ctx->saved_data["skips"] = skip.has_value();
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list given) {
+    const auto kept = ctx->get_saved_variables();
+    const Tensor &x = kept[0], &t = kept[1], &w1 = kept[2], &w2 = kept[3], &shortcut = kept[4], &gamma = kept[5];
+    const Tensor &c1 = kept[6], &c2 = kept[7], &mean = kept[9], &rstd = kept[10];
+    const Tensor& r = shortcut.defined() ? kept[8] : x;
+    const Tensor d = dense(given[0]);
+
+    NormGrads norm = silu_add_norm_backward(d, c2, r, mean, rstd, gamma, ctx->saved_data["groups"].toInt());
+    Tensor d1 = conv_backward(norm.h, c1, w2, true);
+    Tensor a1 = silu_backward_(d1, c1);
+    Tensor dw2 = conv_backward(norm.h, a1, w2, false);
+    a1.reset();
+    norm.h.reset();
+    Tensor dw1 = conv_backward(d1, add_time(x, t), w1, false);
+    Tensor dxt = conv_backward(d1, x, w1, true);
+    d1.reset();
+    Tensor dx = norm.sum, dw_shortcut;
+    if (shortcut.defined()) {
+      dw_shortcut = conv_backward(norm.sum, x, shortcut, false);
+      dx = conv_backward(norm.sum, x, shortcut, true);
+    }
+    Tensor dt = accumulate_(dx, dxt);
+    Tensor dskip = ctx->saved_data["skips"].toBool() ? given[0] : Tensor();
+    return {dx, dt, dw1, dw2, dw_shortcut, norm.gamma, norm.beta, dskip, Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
+}  // namespace ddpm
+
+extern "C" {
+
+// One residual block; `shortcut` and `skip` may be null. See src/model/block.rs for shapes.
+int ddpm_residual_block(at::Tensor* x, at::Tensor* t, at::Tensor* w1, at::Tensor* w2, at::Tensor* shortcut,
+                        at::Tensor* gamma, at::Tensor* beta, at::Tensor* skip, int64_t groups, double eps,
+                        at::Tensor** out) {
+  return ddpm::guarded([&] {
+    using Maybe = std::optional<at::Tensor>;
+    const at::Tensor map = ddpm::dense(*x), time = t->contiguous();
+    const Maybe w_shortcut = shortcut ? Maybe(*shortcut) : std::nullopt;
+    const Maybe more = skip ? Maybe(ddpm::dense(*skip)) : std::nullopt;
+    if (at::GradMode::is_enabled()) {
+      *out = new at::Tensor(ddpm::ResidualBlock::apply(map, time, *w1, *w2, w_shortcut, *gamma, *beta, more, groups,
+                                                       eps));
+    } else {
+      const at::Tensor none;
+      const ddpm::Block block{*w1,   *w2,  w_shortcut.value_or(none), *gamma, *beta, more.value_or(none),
+                              groups, eps};
+      *out = new at::Tensor(ddpm::forward(map, time, block, nullptr));
+    }
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,42 @@
+// Loops over rows of channels: what a CPU does to feature maps between convolutions.
+//
+// A map is `rows` x `channels` f32 without gaps, one row a pixel (channels last in memory). Every loop reads
+// and writes each value once. Compiled for several kinds of processor; the best one is chosen when the
+// program starts.
+
+#pragma once
+
+#include <cstdint>
+
+namespace ddpm {
+
+// y = x + t[c]
+void rows_add(const float* x, const float* t, float* y, int64_t rows, int64_t channels);
+
+// a = silu(x)
+void rows_silu(const float* x, float* a, int64_t rows, int64_t channels);
+
+// s = silu(h) + r, or h + r where `activated`; sum[c] += s, squares[c] += s * s
+void rows_sum_and_moments(const float* h, const float* r, bool activated, float* s, float* sum, float* squares,
+                          int64_t rows, int64_t channels);
+
+// s = (s - mean[c]) * scale[c] + shift[c], + skip where there is one
+void rows_normalise(float* s, const float* skip, const float* mean, const float* scale, const float* shift,
+                    int64_t rows, int64_t channels);
+
+// With s_hat = (silu(h) + r - mean[c]) * rstd[c]: sum[c] += d, dot[c] += d * s_hat
+void rows_norm_backward_sums(const float* d, const float* h, const float* r, const float* mean, const float* rstd,
+                             float* sum, float* dot, int64_t rows, int64_t channels);
+
+// dr = d * scale[c] - offset[c] - s_hat * slope[c], the gradient of silu(h) + r, and from it dh
+void rows_norm_backward(const float* d, const float* h, const float* r, const float* mean, const float* rstd,
+                        const float* scale, const float* offset, const float* slope, float* dr, float* dh,
+                        int64_t rows, int64_t channels);
+
+// From the gradient `d` of a = silu(h): a again, and d becomes the gradient of h.
+void rows_silu_backward(float* d, const float* h, float* a, int64_t rows, int64_t channels);
+
+// to += d; sum[c] += d
+void rows_accumulate(float* to, const float* d, float* sum, int64_t rows, int64_t channels);
+
+}  // namespace ddpm
