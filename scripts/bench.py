@@ -3,7 +3,8 @@
 
     scripts/bench.sh [flags]        # builds ddpm first; DDPM_BIN names a built one, PYTHON a Python
 
-Both sides get the same settings, threads and arithmetic (tf32 products on CUDA unless --precision f32)
+Both sides get the same settings, threads and arithmetic (f32 on CPU and tf32 products on CUDA, unless
+--precision says otherwise; with bf16, PyTorch gets autocast and channels last)
 and run by turns, ours, PyTorch, ours, PyTorch, each in a process of its own, --rounds times a row.
 
 How to read a row:
@@ -179,16 +180,17 @@ def measure(row: dict, args: argparse.Namespace, ddpm: Path, python: str, folder
     run_json.write_text(json.dumps(row["config"]))
     device = row["device"]
     iters = args.iters or ITERS[device][row["size"]][args.quick]
-    precision = args.precision if device == "cuda" else "f32"
+    precision = args.precision or {"cpu": "f32", "cuda": "tf32"}[device]
     shared = {"--what": row["what"], "--warmup": WARMUP[device][args.quick], "--iters": iters}
-    shared |= {"--threads": args.threads, "--device": device, "--precision": precision}
+    shared |= {"--threads": args.threads, "--device": device}
     flags = [word for pair in shared.items() for word in pair]
-    row["flags"] = shlex.join(map(str, flags))
+    row["flags"], row["precision"] = shlex.join(map(str, flags)), precision
+    theirs = ["--bf16", "--channels-last"] if precision == "bf16" else ["--precision", precision]
     row["ours"], row["pytorch"] = [], []
     for index in range(args.rounds):
         print(f"{name_of(row)}: round {index + 1} of {args.rounds}", file=sys.stderr, flush=True)
-        row["ours"].append(json.loads(call([ddpm, "bench", "--json", "--config", toml, *flags])))
-        row["pytorch"].append(json.loads(call([python, REFERENCE, "--config", run_json, *flags])))
+        row["ours"].append(json.loads(call([ddpm, "bench", "--json", "--config", toml, "--precision", precision, *flags])))
+        row["pytorch"].append(json.loads(call([python, REFERENCE, "--config", run_json, *theirs, *flags])))
 
 
 def summary(row: dict) -> dict:
@@ -257,7 +259,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cpu, and cuda if it can be used")
     parser.add_argument("--sizes", type=comma_list(list(MODELS)), default=list(MODELS), help="of demo,64,128")
     parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: all cores")
-    parser.add_argument("--precision", choices=["tf32", "f32"], default="tf32", help="of both sides, on CUDA")
+    parser.add_argument(
+        "--precision", choices=["bf16", "tf32", "f32"], help="of both sides (default: tf32 on CUDA, f32 on CPU)"
+    )
     parser.add_argument("--no-start", action="store_true", help='leave out "start to first step"')
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all numbers")
     args = parser.parse_args()
@@ -272,6 +276,8 @@ def run(args: argparse.Namespace) -> bool:
     if args.device == "cuda" and gpu is None:
         raise Failure("CUDA cannot be used; `ddpm doctor` says why")
     devices = [args.device] if args.device else ["cpu"] + ["cuda"] * (gpu is not None)
+    if args.precision == "tf32" and "cpu" in devices:
+        raise Failure("--precision tf32 exists on CUDA only; give --device cuda")
     if args.json and not args.json.absolute().parent.is_dir():
         raise Failure(f"--json {args.json}: there is no such folder")
     about = {"cpu": cpu_name(), "gpu": gpu if "cuda" in devices else None, "threads": args.threads}
@@ -279,7 +285,8 @@ def run(args: argparse.Namespace) -> bool:
     about["date"] = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     about["command"] = shlex.join(["scripts/bench.sh", *sys.argv[1:]])
 
-    hardware = about["cpu"] + (f"; {gpu}, {args.precision}" if "cuda" in devices else "")
+    hardware = about["cpu"] + (f"; {gpu}" if "cuda" in devices else "")
+    hardware += f"; {args.precision}" if args.precision else ""
     print(f"{hardware}; {args.threads} threads; PyTorch {about['torch']}; {about['date']}; `{about['command']}`\n")
     print("| step | ours, ms | PyTorch, ms | ratio | spread | peak memory, ours | PyTorch | ratio |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)

@@ -132,7 +132,7 @@ resume() {
 
 memory() {
     local precision status=0
-    for precision in tf32 f32; do
+    for precision in bf16 tf32 f32; do
         quietly limit 60 "$ddpm" bench --preset celebahq128 --device cuda --precision $precision \
             --warmup 2 --iters 5 --json || { status=1 && continue; }
         "$python" - $precision "$work/log" <<'PYTHON' || status=1

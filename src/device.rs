@@ -40,12 +40,15 @@ impl FromStr for DeviceChoice {
 /// Arithmetic of convolutions and matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
-    /// tf32 on CUDA (PyTorch's own default is tf32 for convolutions alone), f32 elsewhere.
+    /// bf16 where the hardware has it, else tf32 on CUDA and f32 on CPU.
     Auto,
     /// Full single precision.
     F32,
     /// CUDA's 19-bit tensor-core format for products, f32 for all else.
     Tf32,
+    /// Products and what is between them in bf16, by PyTorch's autocast; weights, moments, their average, norms and
+    /// the loss in f32.
+    Bf16,
 }
 
 impl fmt::Display for Precision {
@@ -54,6 +57,7 @@ impl fmt::Display for Precision {
             Precision::Auto => "auto",
             Precision::F32 => "f32",
             Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
         })
     }
 }
@@ -87,25 +91,27 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
             Some(reason) => bail!(
                 "--device cuda:{index} cannot be used: {reason}; try `ddpm doctor`, or --device cpu"
             ),
-            None => (Device::Cuda(index), native::cuda_name(index)?),
+            None => (Device::Cuda(index), native::cuda_device(index)?.name),
         },
         DeviceChoice::Auto => match cuda_unusable(0) {
             Some(reason) => (
                 Device::Cpu,
                 format!("{} (CUDA cannot be used: {reason})", cpu()),
             ),
-            None => (Device::Cuda(0), native::cuda_name(0)?),
+            None => (Device::Cuda(0), native::cuda_device(0)?.name),
         },
     };
     let precision = match (precision, device) {
+        (Precision::Auto, _) if has_bf16(device)? => Precision::Bf16,
         (Precision::Auto, Device::Cuda(_)) => Precision::Tf32,
         (Precision::Auto, _) => Precision::F32,
         (Precision::Tf32, Device::Cpu) => {
-            bail!("--precision tf32 exists on CUDA only; use f32 on a CPU")
+            bail!("--precision tf32 exists on CUDA only; use f32 or bf16 on a CPU")
         }
         (p, _) => p,
     };
-    native::set_tf32(precision == Precision::Tf32)?;
+    // With bf16, for the products that stay in f32.
+    native::set_tf32(precision != Precision::F32)?;
     if let Device::Cuda(_) = device {
         Cuda::cudnn_set_benchmark(!deterministic);
     }
@@ -127,6 +133,17 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
     })
 }
 
+/// Whether there are instructions that multiply in bf16. libtorch imitates them elsewhere, slowly.
+fn has_bf16(device: Device) -> Result<bool> {
+    Ok(match device {
+        Device::Cuda(index) => native::cuda_device(index)?.capability_major >= 8,
+        #[cfg(target_arch = "x86_64")]
+        _ => std::arch::is_x86_feature_detected!("avx512bf16"),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => false,
+    })
+}
+
 fn cpu() -> String {
     format!("CPU, {} threads", tch::get_num_threads())
 }
@@ -145,7 +162,7 @@ pub fn cuda_unusable(index: usize) -> Option<String> {
     if !tch::utils::has_cudart() {
         return Some("this libtorch is built without CUDA".into());
     }
-    if let Err(reason) = native::cuda_name(index) {
+    if let Err(reason) = native::cuda_device(index) {
         return Some(reason.to_string());
     }
     let devices = Cuda::device_count();

@@ -3,6 +3,7 @@
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
 use ddpm::config::{ModelConfig, ModelKind, Preset, RunConfig};
+use ddpm::device::Precision;
 use ddpm::native::CpuTally;
 use ddpm::train::Trainer;
 use predicates::prelude::PredicateBooleanExt;
@@ -52,27 +53,38 @@ fn the_values_that_networks_keep_are_counted() {
         ModelKind::UnetConcat,
         ModelKind::Gau,
     ] {
-        for dropout in [0.0, 0.1] {
+        for (dropout, precision) in [
+            (0.0, Precision::F32),
+            (0.1, Precision::F32),
+            (0.1, Precision::Bf16),
+        ] {
             let mut config = small(kind);
             config.model.set_dropout(dropout);
             let chw = config.model.chw();
-            let trainer = Trainer::new(&config, 8, Device::Cpu).unwrap();
+            let mut trainer = Trainer::new(&config, 8, Device::Cpu).unwrap();
+            trainer.net.set_precision(precision);
             let cost = trainer.net.cost(chw[1], chw[2]);
             let (kept, peak) = measured(&trainer, chw);
-            let ratio = |values: u64, bytes: i64| (2 * 4 * values) as f64 / bytes as f64;
+            let bytes_each = trainer.net.bytes_kept_a_value();
+            let ratio = |values: u64, bytes: i64| 2.0 * bytes_each * values as f64 / bytes as f64;
             let (counted, estimated) = (
                 ratio(cost.activations, kept),
                 ratio(cost.activations + cost.backward, peak),
             );
-            println!("{kind:?} {dropout}: {counted:.3} {estimated:.3}");
-            // What is left out is statistics, the embedding of t, and the output itself.
+            println!("{kind:?} {dropout} {precision}: {counted:.3} {estimated:.3}");
+            // What is left out is statistics, the embedding of t, and the output itself; with bf16, weights as bf16, and
+            // which values stay in f32.
+            let tolerance = match precision {
+                Precision::Bf16 => 0.25,
+                _ => 0.05,
+            };
             assert!(
-                (0.95..1.03).contains(&counted),
-                "{kind:?} {dropout}: {counted}"
+                (counted - 1.0).abs() < tolerance,
+                "{kind:?} {dropout} {precision}: {counted}"
             );
             assert!(
-                (0.85..1.15).contains(&estimated),
-                "{kind:?} {dropout}: {estimated}"
+                (estimated - 1.0).abs() < tolerance.max(0.15),
+                "{kind:?} {dropout} {precision}: {estimated}"
             );
         }
     }

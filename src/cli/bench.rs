@@ -122,6 +122,7 @@ impl BenchCommand {
         let pixels = Tensor::randint(256, [PICTURES, c, h, w], (Kind::Uint8, Device::Cpu));
         let data = Store::new(pixels, chosen.device)?;
         let mut trainer = Trainer::new(config, data.len(), chosen.device)?;
+        trainer.net.set_precision(chosen.precision);
         // Reading the loss is part of a step.
         self.time(chosen, || {
             let output = trainer.train_step(&data)?;
@@ -134,6 +135,7 @@ impl BenchCommand {
         let _guard = tch::no_grad_guard();
         let mut net = Model::new(&config.model, config.diffusion.timesteps, 0);
         net.move_to(chosen.device)?;
+        net.set_precision(chosen.precision);
         let levels = Respaced::all(&Schedule::new(&config.diffusion));
         let options = Ddpm::new(&config.sample);
         let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, None, false);

@@ -56,7 +56,8 @@ impl DecodeCommand {
         let cannot = || format!("cannot decode {}", self.file.display());
         let settings = DecodeSettings::parse(&header.settings).with_context(cannot)?;
         let chosen = self.compute.choose_exact()?;
-        let network = self.network(header, chosen.device)?;
+        let mut network = self.network(header, chosen.device)?;
+        network.set_precision(chosen.precision);
         let levels = levels(header, &network, settings.sigma).with_context(cannot)?;
 
         let class = ClassArg {

@@ -43,7 +43,7 @@ impl DoctorCommand {
 }
 
 fn cuda_device(index: usize) -> String {
-    let name = native::cuda_name(index).unwrap_or_else(|e| e.to_string());
+    let name = native::cuda_device(index).map_or_else(|e| e.to_string(), |device| device.name);
     match native::cuda_memory(index) {
         Ok(m) => format!(
             "{name}, {} free of {}",

@@ -75,7 +75,8 @@ impl LoadArgs {
 
     fn load_onto(&self, chosen: Chosen, hints: SamplerHints) -> Result<(Network, Chosen)> {
         let request = self.foreign.request(self.raw, hints)?;
-        let network = Network::load(&self.checkpoint, &request, chosen.device)?;
+        let mut network = Network::load(&self.checkpoint, &request, chosen.device)?;
+        network.set_precision(chosen.precision);
         eprintln!(
             "{} weights of step {} on {}",
             self.which(),

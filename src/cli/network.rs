@@ -7,6 +7,7 @@ use tch::{Device, Tensor};
 
 use crate::checkpoint::import::{Foreign, Report, Request};
 use crate::checkpoint::{Checkpoint, Meta, Which, fingerprint, is_ours, read_checkpoint, resolve};
+use crate::device::Precision;
 use crate::model::{Model, load_state_dict};
 
 /// A network with the weights and settings of a file.
@@ -57,6 +58,11 @@ impl Network {
     pub(super) fn predict(&self, x_t: &Tensor, t: &Tensor, classes: Option<&Tensor>) -> Tensor {
         let _guard = tch::no_grad_guard();
         self.net.forward(x_t, t, classes, false)
+    }
+
+    /// Computes in this precision from here on.
+    pub(super) fn set_precision(&mut self, precision: Precision) {
+        self.net.set_precision(precision);
     }
 
     /// The network's identity.

@@ -1,7 +1,7 @@
 //! The residual block of the simplified U-Net.
 
 use tch::nn::Path;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::layers::{Norm, conv_weight, conv3x3, linear_weight};
 use crate::config::UNetConfig;
@@ -57,7 +57,7 @@ impl ResidualBlock {
         self.dropout > 0.0
     }
 
-    /// Whether it is computed as one operation: so far on CPU alone.
+    /// Whether f32 is computed as one operation: so far on CPU alone.
     pub(super) fn fuses(&self, train: bool) -> bool {
         self.conv1.device() == Device::Cpu && !(self.drops() && train)
     }
@@ -74,7 +74,8 @@ impl ResidualBlock {
         train: bool,
     ) -> Tensor {
         let t = t_emb.linear(&self.time_proj, None::<&Tensor>);
-        if self.fuses(train) {
+        // A product: with bf16, it comes in that.
+        if self.fuses(train) && t.kind() == Kind::Float {
             return self.fused(x, &t, skip);
         }
         let out = self.plain(x, &t, train);
@@ -90,7 +91,8 @@ impl ResidualBlock {
         if self.dropout > 0.0 {
             h = h.dropout(self.dropout, train);
         }
-        h = conv3x3(&h, &self.conv2).silu();
+        // In bf16, the sum is in the kind of what it goes on from.
+        h = conv3x3(&h, &self.conv2).silu().to_kind(x.kind());
         // In place: the backward passes of swish and the norms use their inputs, not their outputs.
         match &self.shortcut {
             Some(weight) => h += x.conv2d(weight, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1),
@@ -116,7 +118,6 @@ mod tests {
     use super::*;
     use crate::config::Preset;
     use crate::rng::seeded;
-    use tch::Kind;
     use tch::nn::VarStore;
 
     struct Case {

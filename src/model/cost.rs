@@ -42,12 +42,12 @@ impl Cost {
         self.add_conv(weight, rows);
     }
 
-    fn add_block(&mut self, block: &ResidualBlock, pixels: i64) {
+    fn add_block(&mut self, block: &ResidualBlock, pixels: i64, bf16: bool) {
         let (c_in, c_out) = block.widths();
         for weight in block.convs() {
             self.add_conv(weight, pixels);
         }
-        if block.fuses(true) {
+        if block.fuses(true) && !bf16 {
             // The input, what both convolutions gave, and the shortcut.
             self.keep(pixels * c_in);
             self.keep_maps(if c_in == c_out { 2 } else { 3 }, pixels * c_out);
@@ -64,7 +64,7 @@ impl Cost {
 
 impl UNet {
     /// Cost of one `height` × `width` picture.
-    pub fn cost(&self, height: i64, width: i64) -> Cost {
+    pub fn cost(&self, height: i64, width: i64, bf16: bool) -> Cost {
         let mut cost = Cost::default();
         let mut pixels = height * width;
         cost.add_conv(&self.conv_in, pixels);
@@ -72,7 +72,7 @@ impl UNet {
         let mut width = self.conv_in.size()[0];
         for stage in &self.down {
             for block in &stage.blocks {
-                cost.add_block(block, pixels);
+                cost.add_block(block, pixels, bf16);
                 width = block.widths().1;
             }
             if stage.resamples {
@@ -81,13 +81,13 @@ impl UNet {
                 pixels /= 4;
             }
         }
-        cost.add_block(&self.mid, pixels);
+        cost.add_block(&self.mid, pixels, bf16);
         for stage in &self.up {
             if stage.resamples {
                 pixels *= 4;
             }
             for block in &stage.blocks {
-                cost.add_block(block, pixels);
+                cost.add_block(block, pixels, bf16);
             }
         }
         cost.add_conv(&self.conv_out, pixels);

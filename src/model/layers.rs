@@ -170,8 +170,10 @@ impl Norm {
         }
     }
 
+    /// In f32, whatever comes in.
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
-        group_norm(x, self.groups, &self.weight, &self.bias, self.norm_eps)
+        let x = x.to_kind(Kind::Float);
+        group_norm(&x, self.groups, &self.weight, &self.bias, self.norm_eps)
     }
 
     /// Its numbers, for an operation that does more at once.
@@ -202,8 +204,9 @@ impl RmsNorm {
         }
     }
 
-    /// `[…, width]` to the same; `norm_eps` is added to the mean square.
+    /// `[…, width]` to the same in f32; `norm_eps` is added to the mean square.
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
+        let x = x.to_kind(Kind::Float);
         x.rms_norm(self.weight.size(), Some(&self.weight), self.norm_eps)
     }
 }

@@ -15,7 +15,7 @@ mod unet_attention;
 mod unet_concat;
 
 use anyhow::Result;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 pub use cost::Cost;
 pub use gau::Gau;
@@ -27,32 +27,59 @@ pub use unet_attention::AttentionUNet;
 pub use unet_concat::ConcatUNet;
 
 use crate::config::ModelConfig;
+use crate::device::Precision;
+use crate::native::Bf16;
+
+/// With bf16, inputs of norms and what is between blocks stay in f32, and weights are kept in bf16 too: measured over
+/// the kinds of networks.
+const BYTES_KEPT_IN_BF16: f64 = 3.1;
 
 /// A denoiser.
 #[derive(Debug)]
-pub enum Model {
-    /// Keras-DDPM's simplified U-Net.
+pub struct Model {
+    network: Network,
+    bf16: bool,
+}
+
+#[derive(Debug)]
+enum Network {
     Unet(UNet),
-    /// The U-Net with attention.
     UnetAttention(AttentionUNet),
-    /// lucidrains' U-Net.
     Lucidrains(LucidrainsUNet),
-    /// Keras-DDPM's U-Net with concatenated skips.
     UnetConcat(ConcatUNet),
-    /// Keras-DDPM's Gated Attention Units over patches.
     Gau(Gau),
 }
 
 impl Model {
     /// Builds the network on CPU with initial weights drawn from `seed`, for t in `0..timesteps`.
     pub fn new(config: &ModelConfig, timesteps: i64, seed: u64) -> Model {
-        match config {
-            ModelConfig::Unet(m) => Model::Unet(UNet::new(m, timesteps, seed)),
-            ModelConfig::UnetAttention(m) => Model::UnetAttention(AttentionUNet::new(m, seed)),
-            ModelConfig::Lucidrains(m) => Model::Lucidrains(LucidrainsUNet::new(m, seed)),
-            ModelConfig::UnetConcat(m) => Model::UnetConcat(ConcatUNet::new(m, timesteps, seed)),
-            ModelConfig::Gau(m) => Model::Gau(Gau::new(m, timesteps, seed)),
+        let network = match config {
+            ModelConfig::Unet(m) => Network::Unet(UNet::new(m, timesteps, seed)),
+            ModelConfig::UnetAttention(m) => Network::UnetAttention(AttentionUNet::new(m, seed)),
+            ModelConfig::Lucidrains(m) => Network::Lucidrains(LucidrainsUNet::new(m, seed)),
+            ModelConfig::UnetConcat(m) => Network::UnetConcat(ConcatUNet::new(m, timesteps, seed)),
+            ModelConfig::Gau(m) => Network::Gau(Gau::new(m, timesteps, seed)),
+        };
+        Model {
+            network,
+            bf16: false,
         }
+    }
+
+    /// Computes from here on in this precision; `Auto` is f32. What f32 products on CUDA are is the process's own
+    /// setting ([`choose`](crate::device::choose)).
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.bf16 = precision == Precision::Bf16;
+    }
+
+    /// Whether it computes in bf16.
+    pub fn is_bf16(&self) -> bool {
+        self.bf16
+    }
+
+    /// Bytes of a value that is kept for the backward pass, on average.
+    pub fn bytes_kept_a_value(&self) -> f64 {
+        if self.bf16 { BYTES_KEPT_IN_BF16 } else { 4.0 }
     }
 
     /// The bare network's output for noised pictures.
@@ -61,7 +88,7 @@ impl Model {
     /// - `x_t`: `[N, C, H, W]` f32
     /// - `t`: `[N]` i64 in `0..T`
     /// - `classes`: `[N]` i64, for networks that are told a class and for no others
-    /// - returns `[N, C, H, W]`, or `[N, 2C, H, W]` where the variance is learned
+    /// - returns `[N, C, H, W]` f32, or `[N, 2C, H, W]` where the variance is learned
     ///
     /// # Panics
     /// With other shapes, or values outside their ranges.
@@ -72,23 +99,28 @@ impl Model {
         classes: Option<&Tensor>,
         train: bool,
     ) -> Tensor {
-        match self {
-            Model::Unet(net) => net.forward(x_t, t, train),
-            Model::UnetAttention(net) => net.forward(x_t, t, classes, train),
-            Model::Lucidrains(net) => net.forward(x_t, t, train),
-            Model::UnetConcat(net) => net.forward(x_t, t, train),
-            Model::Gau(net) => net.forward(x_t, t, train),
-        }
+        // Weights are turned into bf16 once for a forward pass; the backward pass follows its kinds.
+        let casting = self.bf16.then(|| Bf16::begin(x_t.device()));
+        let casting = casting.transpose().expect("autocast can be switched on");
+        let out = match &self.network {
+            Network::Unet(net) => net.forward(x_t, t, train),
+            Network::UnetAttention(net) => net.forward(x_t, t, classes, train),
+            Network::Lucidrains(net) => net.forward(x_t, t, train),
+            Network::UnetConcat(net) => net.forward(x_t, t, train),
+            Network::Gau(net) => net.forward(x_t, t, train),
+        };
+        drop(casting);
+        out.to_kind(Kind::Float)
     }
 
     /// Parameters in creation order.
     pub fn params(&self) -> Vec<Param> {
-        match self {
-            Model::Unet(net) => net.params(),
-            Model::UnetAttention(net) => net.params(),
-            Model::Lucidrains(net) => net.params(),
-            Model::UnetConcat(net) => net.params(),
-            Model::Gau(net) => net.params(),
+        match &self.network {
+            Network::Unet(net) => net.params(),
+            Network::UnetAttention(net) => net.params(),
+            Network::Lucidrains(net) => net.params(),
+            Network::UnetConcat(net) => net.params(),
+            Network::Gau(net) => net.params(),
         }
     }
 
@@ -97,23 +129,90 @@ impl Model {
     /// # Errors
     /// Out of memory there.
     pub fn move_to(&mut self, device: Device) -> Result<()> {
-        match self {
-            Model::Unet(net) => net.move_to(device),
-            Model::UnetAttention(net) => net.move_to(device),
-            Model::Lucidrains(net) => net.move_to(device),
-            Model::UnetConcat(net) => net.move_to(device),
-            Model::Gau(net) => net.move_to(device),
+        match &mut self.network {
+            Network::Unet(net) => net.move_to(device),
+            Network::UnetAttention(net) => net.move_to(device),
+            Network::Lucidrains(net) => net.move_to(device),
+            Network::UnetConcat(net) => net.move_to(device),
+            Network::Gau(net) => net.move_to(device),
         }
     }
 
     /// Cost of one `height` × `width` picture.
     pub fn cost(&self, height: i64, width: i64) -> Cost {
-        match self {
-            Model::Unet(net) => net.cost(height, width),
-            Model::UnetAttention(net) => net.cost(height, width),
-            Model::Lucidrains(net) => net.cost(height, width),
-            Model::UnetConcat(net) => net.cost(height, width),
-            Model::Gau(net) => net.cost(height, width),
+        match &self.network {
+            Network::Unet(net) => net.cost(height, width, self.bf16),
+            Network::UnetAttention(net) => net.cost(height, width),
+            Network::Lucidrains(net) => net.cost(height, width),
+            Network::UnetConcat(net) => net.cost(height, width),
+            Network::Gau(net) => net.cost(height, width),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ModelKind;
+
+    fn small(kind: ModelKind) -> ModelConfig {
+        let mut model = kind.config([3, 32, 32]);
+        match &mut model {
+            ModelConfig::Unet(m) => (m.base_width, m.norm_groups) = (16, 4),
+            ModelConfig::UnetAttention(m) => {
+                (m.base_width, m.norm_groups, m.widths) = (16, 4, vec![16, 16, 32, 32]);
+                (m.time_channels, m.time_width) = (16, 32);
+            }
+            ModelConfig::Lucidrains(m) => (m.base_width, m.init_width) = (8, 8),
+            ModelConfig::UnetConcat(m) => (m.base_width, m.norm_groups) = (8, 4),
+            ModelConfig::Gau(m) => {
+                (m.base_width, m.units, m.key_width, m.layers) = (64, 128, 32, 4);
+            }
+        }
+        model
+    }
+
+    fn error(a: &Tensor, b: &Tensor) -> f64 {
+        f64::try_from((a - b).norm() / b.norm()).unwrap()
+    }
+
+    /// The output, and all gradients in one row.
+    fn outcome(net: &Model) -> (Tensor, Tensor) {
+        let (x, t) = crate::rng::seeded(3, || {
+            let x = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+            (x, Tensor::from_slice(&[3i64, 70]))
+        });
+        let params: Vec<Tensor> = net.params().into_iter().map(|p| p.tensor).collect();
+        let out = net.forward(&x, &t, None, false);
+        assert_eq!(out.kind(), Kind::Float);
+        let loss = (&out - x).square().sum(Kind::Float);
+        let grads = Tensor::run_backward(&[loss], &params, false, false);
+        let rows: Vec<Tensor> = grads.iter().map(|g| g.reshape([-1])).collect();
+        (out.detach(), Tensor::cat(&rows, 0))
+    }
+
+    #[test]
+    fn bf16_is_f32_with_fewer_digits_in_every_network() {
+        for kind in [
+            ModelKind::Unet,
+            ModelKind::UnetAttention,
+            ModelKind::Lucidrains,
+            ModelKind::UnetConcat,
+            ModelKind::Gau,
+        ] {
+            let mut net = Model::new(&small(kind), 100, 0);
+            let exact = outcome(&net);
+            net.set_precision(Precision::Bf16);
+            let rounded = outcome(&net);
+            let (out, grads) = (error(&rounded.0, &exact.0), error(&rounded.1, &exact.1));
+            println!("{kind:?}: {out:.4} {grads:.4}");
+            // Eight bits make an error of 2^-9 at each rounding; a network has some tens of them in a row.
+            assert!(out > 1e-4 && out < 0.03, "{kind:?}: {out}");
+            assert!(grads < 0.05, "{kind:?}: {grads}");
+            assert_eq!(rounded.1.kind(), Kind::Float);
+            net.set_precision(Precision::F32);
+            let again = outcome(&net);
+            assert_eq!((again.0, again.1), exact, "{kind:?}: the mode is left");
         }
     }
 }

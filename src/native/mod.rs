@@ -41,7 +41,14 @@ unsafe extern "C" {
     fn ddpm_tally_begin() -> c_int;
     fn ddpm_tally_read(now: *mut i64, peak: *mut i64);
     fn ddpm_tally_end();
-    fn ddpm_cuda_name(device: c_int, name: *mut c_char, capacity: c_int) -> c_int;
+    fn ddpm_cuda_device(
+        device: c_int,
+        name: *mut c_char,
+        capacity: c_int,
+        major: *mut c_int,
+    ) -> c_int;
+    fn ddpm_autocast_begin(cuda: c_int) -> c_int;
+    fn ddpm_autocast_end(cuda: c_int);
     fn ddpm_residual_block(
         x: *const c_void,
         t: *const c_void,
@@ -400,15 +407,65 @@ impl Drop for CpuTally {
     }
 }
 
-/// Name of CUDA device `index` as the driver gives it; the error says why there is none.
-pub fn cuda_name(index: usize) -> Result<String> {
+/// A CUDA device as the driver describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CudaDevice {
+    /// For people.
+    pub name: String,
+    /// First part of its compute capability: 7 for Volta and Turing, 8 for Ampere and Ada, 9 for Hopper.
+    pub capability_major: i32,
+}
+
+/// CUDA device `index`; the error says why there is none.
+pub fn cuda_device(index: usize) -> Result<CudaDevice> {
     let mut name = [0 as c_char; 256];
+    let mut capability_major = 0;
     // SAFETY: the buffer is as long as the capacity says, and stays NUL-terminated.
-    check(unsafe { ddpm_cuda_name(index as c_int, name.as_mut_ptr(), 255) })?;
+    check(unsafe {
+        ddpm_cuda_device(
+            index as c_int,
+            name.as_mut_ptr(),
+            255,
+            &mut capability_major,
+        )
+    })?;
     // SAFETY: the last byte is never written, so there is a NUL.
-    Ok(unsafe { CStr::from_ptr(name.as_ptr()) }
-        .to_string_lossy()
-        .into_owned())
+    let name = unsafe { CStr::from_ptr(name.as_ptr()) };
+    Ok(CudaDevice {
+        name: name.to_string_lossy().into_owned(),
+        capability_major,
+    })
+}
+
+/// Until it is dropped, this thread computes convolutions and matrix products in bf16 from and to f32 weights, by the
+/// rules of PyTorch's autocast.
+#[derive(Debug)]
+pub struct Bf16 {
+    device: Device,
+    /// The mode is the thread's own.
+    here: std::marker::PhantomData<*const ()>,
+}
+
+impl Bf16 {
+    /// For operations on `device`, CPU or CUDA.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn begin(device: Device) -> Result<Bf16> {
+        // SAFETY: changes state of this thread alone, which `drop` takes back on the same thread.
+        check(unsafe { ddpm_autocast_begin(c_int::from(device.is_cuda())) })?;
+        Ok(Bf16 {
+            device,
+            here: std::marker::PhantomData,
+        })
+    }
+}
+
+impl Drop for Bf16 {
+    fn drop(&mut self) {
+        // SAFETY: as in `begin`.
+        unsafe { ddpm_autocast_end(c_int::from(self.device.is_cuda())) }
+    }
 }
 
 #[cfg(test)]

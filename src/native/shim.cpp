@@ -5,6 +5,7 @@
 // a build.
 
 #include <ATen/Context.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -192,6 +193,26 @@ int ddpm_set_tf32(int allow) {
   });
 }
 
+// From here on this thread computes convolutions and matrix products on CPU or CUDA in bf16, by libtorch's own rules
+// of autocast; `ddpm_autocast_end` with the same device ends it. Not nested.
+int ddpm_autocast_begin(int cuda) {
+  return guarded([&] {
+    const auto device = cuda ? at::kCUDA : at::kCPU;
+    at::autocast::set_autocast_dtype(device, at::kBFloat16);
+    at::autocast::set_autocast_cache_enabled(true);
+    at::autocast::increment_nesting();
+    at::autocast::set_autocast_enabled(device, true);
+  });
+}
+
+void ddpm_autocast_end(int cuda) {
+  guarded([&] {
+    at::autocast::set_autocast_enabled(cuda ? at::kCUDA : at::kCPU, false);
+    // Copies of weights in bf16 are of the weights as they are now.
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  });
+}
+
 // Lets glibc keep freed blocks of any size for the next step. By default every tensor above some
 // megabytes is mapped and unmapped each time, and the kernel zeroes its pages again and again.
 // And gives CPU tensors memory that fits into what was freed.
@@ -248,15 +269,16 @@ void ddpm_tally_end() {
 }
 
 // Asks the NVIDIA driver itself, through dlopen, so that a missing or failing driver has a reason.
-// `name` receives the device's name, NUL-terminated.
-int ddpm_cuda_name(int device, char* name, int capacity) {
+// `name` receives the device's name, NUL-terminated; `major` the first part of its compute capability.
+int ddpm_cuda_device(int device, char* name, int capacity, int* major) {
   return guarded([&] {
     void* driver = dlopen("libcuda.so.1", RTLD_NOW);
     TORCH_CHECK(driver, "no NVIDIA driver: libcuda.so.1 cannot be loaded");
     auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
     auto get_device = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
     auto get_name = reinterpret_cast<int (*)(char*, int, int)>(dlsym(driver, "cuDeviceGetName"));
-    TORCH_CHECK(init && get_device && get_name, "libcuda.so.1 is not an NVIDIA driver");
+    auto get_attribute = reinterpret_cast<int (*)(int*, int, int)>(dlsym(driver, "cuDeviceGetAttribute"));
+    TORCH_CHECK(init && get_device && get_name && get_attribute, "libcuda.so.1 is not an NVIDIA driver");
     int status = init(0);
     TORCH_CHECK(status == 0, "the NVIDIA driver does not start: cuInit returned ", status);
     int handle = 0;
@@ -264,6 +286,9 @@ int ddpm_cuda_name(int device, char* name, int capacity) {
     TORCH_CHECK(status == 0, "no CUDA device ", device, ": cuDeviceGet returned ", status);
     status = get_name(name, capacity, handle);
     TORCH_CHECK(status == 0, "cuDeviceGetName returned ", status);
+    constexpr int compute_capability_major = 75;
+    status = get_attribute(major, compute_capability_major, handle);
+    TORCH_CHECK(status == 0, "cuDeviceGetAttribute returned ", status);
   });
 }
 

@@ -53,7 +53,7 @@ impl Needs {
         let flat = F32_BYTES * trainer.arena.params.numel() as u64;
         let picture = F32_BYTES * (channels * height * width) as u64;
         let batch = BATCH_TENSORS * picture * config.train.batch as u64;
-        let kept = (F32_BYTES * (cost.activations + cost.backward)) as f64;
+        let kept = trainer.net.bytes_kept_a_value() * (cost.activations + cost.backward) as f64;
         let on_cpu = !device.is_cuda();
         let held = if on_cpu {
             resident_bytes()

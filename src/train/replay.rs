@@ -40,6 +40,7 @@ pub fn replay(
     let config = &folder.config()?;
     let data = load_data(config, cache.as_deref(), chosen)?;
     let mut trainer = Trainer::new(config, data.store.len(), chosen.device)?;
+    trainer.net.set_precision(chosen.precision);
     state::restore(&mut trainer, &checkpoint)?;
     let from_step = trainer.step;
     let mut progress = TrainProgress::new(from_step, step - 1);

@@ -55,6 +55,7 @@ impl Run {
         );
         let data = load_data(&config, start.cache.as_deref(), &chosen)?;
         let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
+        trainer.net.set_precision(chosen.precision);
         let given = start.init.is_some();
         if let Some(weights) = start.init {
             load_state_dict(&trainer.arena.as_params(&trainer.arena.params), &weights)

@@ -1,7 +1,7 @@
 //! Layers with PyTorch's own initial weights, and the norm over channels.
 
 use tch::nn::Path;
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 /// A trained tensor with values uniform in ±1 / sqrt(`fan_in`).
 ///
@@ -91,8 +91,9 @@ impl RmsNorm {
         }
     }
 
-    /// `[N, C, H, W]` to the same.
+    /// `[N, C, H, W]` to the same in f32.
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
+        let x = x.to_kind(Kind::Float);
         let length = x.norm_scalaropt_dim(2, [1i64].as_slice(), true);
         x / length.clamp_min(SMALLEST_LENGTH) * (&self.g * self.scale)
     }
