@@ -399,16 +399,18 @@ int ddpm_residual_block(at::Tensor* x, at::Tensor* t, at::Tensor* w1, at::Tensor
                         at::Tensor** out) {
   return ddpm::guarded([&] {
     using Maybe = std::optional<at::Tensor>;
+    // The loops take what has no gaps.
     const at::Tensor map = ddpm::dense(*x), time = t->contiguous();
+    const at::Tensor scale = gamma->contiguous(), shift = beta->contiguous();
     const Maybe w_shortcut = shortcut ? Maybe(*shortcut) : std::nullopt;
     const Maybe more = skip ? Maybe(ddpm::dense(*skip)) : std::nullopt;
     if (at::GradMode::is_enabled()) {
-      *out = new at::Tensor(ddpm::ResidualBlock::apply(map, time, *w1, *w2, w_shortcut, *gamma, *beta, more, groups,
+      *out = new at::Tensor(ddpm::ResidualBlock::apply(map, time, *w1, *w2, w_shortcut, scale, shift, more, groups,
                                                        eps));
     } else {
       const at::Tensor none;
-      const ddpm::Block block{*w1,   *w2,  w_shortcut.value_or(none), *gamma, *beta, more.value_or(none),
-                              groups, eps};
+      const ddpm::Block block{*w1,    *w2,   w_shortcut.value_or(none), scale, shift,
+                              more.value_or(none), groups, eps};
       *out = new at::Tensor(ddpm::forward(map, time, block, nullptr));
     }
   });
