@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times ddpm against the PyTorch reference (eager, fused Adam) and prints a Markdown table.
+"""Times ddpm against the PyTorch reference (eager or compiled, fused Adam) and prints a Markdown table.
 
     scripts/bench.sh [flags]        # builds ddpm first; DDPM_BIN names a built one, PYTHON a Python
 
@@ -186,6 +186,7 @@ def measure(row: dict, args: argparse.Namespace, ddpm: Path, python: str, folder
     flags = [word for pair in shared.items() for word in pair]
     row["flags"], row["precision"] = shlex.join(map(str, flags)), precision
     theirs = ["--bf16", "--channels-last"] if precision == "bf16" else ["--precision", precision]
+    theirs += ["--compile"] if args.against == "compile" else []
     row["ours"], row["pytorch"] = [], []
     for index in range(args.rounds):
         print(f"{name_of(row)}: round {index + 1} of {args.rounds}", file=sys.stderr, flush=True)
@@ -262,6 +263,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--precision", choices=["bf16", "tf32", "f32"], help="of both sides (default: tf32 on CUDA, f32 on CPU)"
     )
+    parser.add_argument(
+        "--against", choices=["eager", "compile"], default="eager", help="PyTorch as it is, or by torch.compile's max-autotune"
+    )
     parser.add_argument("--no-start", action="store_true", help='leave out "start to first step"')
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all numbers")
     args = parser.parse_args()
@@ -281,7 +285,7 @@ def run(args: argparse.Namespace) -> bool:
     if args.json and not args.json.absolute().parent.is_dir():
         raise Failure(f"--json {args.json}: there is no such folder")
     about = {"cpu": cpu_name(), "gpu": gpu if "cuda" in devices else None, "threads": args.threads}
-    about["torch"] = torch_version(python)
+    about["torch"] = torch_version(python) + ("" if args.against == "eager" else ", compiled")
     about["date"] = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     about["command"] = shlex.join(["scripts/bench.sh", *sys.argv[1:]])
 

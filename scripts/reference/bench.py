@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["f32", "tf32"], help="of products on CUDA; default: PyTorch's own")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--bf16", action="store_true", help="autocast the network to bfloat16")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network, mode max-autotune")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -101,7 +101,7 @@ def main() -> None:
     model.to(device=device, memory_format=memory_format)
     model.forward = torch.autocast(args.device, torch.bfloat16, enabled=args.bf16)(model.forward)
     if args.compile:
-        model.compile()
+        model.compile(mode="max-autotune")
     step = (train_step if args.what == "train" else sample_step)(config, model, memory_format)
 
     times_ms = []
