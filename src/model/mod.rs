@@ -72,11 +72,6 @@ impl Model {
         self.bf16 = precision == Precision::Bf16;
     }
 
-    /// Whether it computes in bf16.
-    pub fn is_bf16(&self) -> bool {
-        self.bf16
-    }
-
     /// Bytes of a value that is kept for the backward pass, on average.
     pub fn bytes_kept_a_value(&self) -> f64 {
         if self.bf16 { BYTES_KEPT_IN_BF16 } else { 4.0 }
