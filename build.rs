@@ -1,5 +1,6 @@
 //! Finds libtorch, checks its version, compiles the C++ shim in `src/native/` and links the
-//! binary so that it starts bare (rpath) and uses CUDA exactly when this libtorch has it.
+//! binary so that it starts bare (rpath). libtorch's CUDA half is not linked but loaded where there is a driver
+//! (`native::load_cuda`): it takes a fifth of a second and 350 MiB, used or not.
 //!
 //! `LIBTORCH` comes from `.cargo/config.toml` (the `.venv` that `scripts/setup.sh` makes) or,
 //! with priority, from the shell.
@@ -102,9 +103,4 @@ fn link(lib: &Path) {
     // Beside libtorch, so that there is one OpenMP in the process.
     println!("cargo:rustc-link-arg=-l:libgomp.so.1");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
-    // libtorch.so itself needs libtorch_cuda in a CUDA build and does not in a CPU build, so the
-    // same binary serves both; nothing of ours references it, hence --no-as-needed.
-    println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
-    println!("cargo:rustc-link-arg=-ltorch");
-    println!("cargo:rustc-link-arg=-Wl,--as-needed");
 }

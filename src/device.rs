@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use tch::{Cuda, Device};
 
@@ -159,10 +159,14 @@ fn cpu_model() -> String {
 
 /// Why CUDA device `index` cannot be used; `None` if it can.
 pub fn cuda_unusable(index: usize) -> Option<String> {
-    if !tch::utils::has_cudart() {
-        return Some("this libtorch is built without CUDA".into());
-    }
-    if let Err(reason) = native::cuda_device(index) {
+    let ready = native::load_cuda().and_then(|()| {
+        ensure!(
+            tch::utils::has_cudart(),
+            "libtorch was used before its CUDA half was loaded, which is a bug"
+        );
+        native::cuda_device(index)
+    });
+    if let Err(reason) = ready {
         return Some(reason.to_string());
     }
     let devices = Cuda::device_count();

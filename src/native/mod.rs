@@ -8,8 +8,9 @@
 mod fused;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::OnceLock;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Error, Result, anyhow, ensure};
 use tch::{Device, Kind, Tensor};
 
 pub use fused::{BlockWeights, GroupNorm, residual_block};
@@ -40,6 +41,7 @@ unsafe extern "C" {
     fn ddpm_set_tf32(allow: c_int) -> c_int;
     fn ddpm_keep_freed_memory();
     fn ddpm_return_freed_memory();
+    fn ddpm_load_cuda() -> c_int;
     fn ddpm_cuda_memory(device: c_int, free_bytes: *mut u64, total_bytes: *mut u64) -> c_int;
     fn ddpm_cuda_peak_bytes(device: c_int, bytes: *mut u64) -> c_int;
     fn ddpm_tally_begin() -> c_int;
@@ -240,6 +242,18 @@ pub fn keep_freed_memory() {
 pub fn return_freed_memory() {
     // SAFETY: one call of malloc_trim.
     unsafe { ddpm_return_freed_memory() }
+}
+
+/// Loads libtorch's CUDA half if there is an NVIDIA driver: once, and before any other use of libtorch, which
+/// remembers whether there is CUDA when it first asks.
+///
+/// # Errors
+/// No driver, a libtorch without CUDA, or a library of it that is missing; the same at every call.
+pub fn load_cuda() -> Result<()> {
+    static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
+    // SAFETY: the libraries are libtorch's own, from the folder of the one that is loaded.
+    let load = || check(unsafe { ddpm_load_cuda() }).map_err(|error| error.to_string());
+    LOADED.get_or_init(load).clone().map_err(Error::msg)
 }
 
 /// Memory of one CUDA device, in bytes.

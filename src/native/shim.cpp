@@ -26,6 +26,7 @@
 #include <dlfcn.h>
 #include <malloc.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -266,6 +267,22 @@ void ddpm_tally_end() {
     if (tally) c10::ThreadLocalDebugInfo::_pop(c10::DebugInfoKind::PROFILER_STATE);
   });
   tally.reset();
+}
+
+// Loads libtorch's CUDA half, which lies beside the half that this program is linked to.
+//
+// Must come before libtorch first asks whether there is CUDA: it remembers the answer.
+int ddpm_load_cuda() {
+  return guarded([] {
+    TORCH_CHECK(dlopen("libcuda.so.1", RTLD_NOW), "no NVIDIA driver: libcuda.so.1 cannot be loaded");
+    Dl_info here;
+    TORCH_CHECK(dladdr(reinterpret_cast<void*>(&at::globalContext), &here), "libtorch_cpu.so is nowhere");
+    std::string path(here.dli_fname);
+    path = path.substr(0, path.rfind('/') + 1) + "libtorch_cuda.so";
+    TORCH_CHECK(access(path.c_str(), F_OK) == 0, "this libtorch is built without CUDA");
+    // Global, as if it had been linked: its libraries look for one another's symbols.
+    TORCH_CHECK(dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL), "libtorch's CUDA half cannot be loaded: ", dlerror());
+  });
 }
 
 // Asks the NVIDIA driver itself, through dlopen, so that a missing or failing driver has a reason.
