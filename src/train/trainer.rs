@@ -73,7 +73,10 @@ impl Trainer {
     /// Out of memory.
     pub fn new(config: &RunConfig, pictures: u64, device: Device) -> Result<Trainer> {
         let mut net = Model::new(&config.model, config.diffusion.timesteps, config.train.seed);
-        net.move_to(device)?;
+        // On a CPU it is there already, and the arena lays it out as convolutions like it.
+        if device != Device::Cpu {
+            net.move_to(device)?;
+        }
         let arena = Arena::new(&net.params())?;
         let schedule = Schedule::new(&config.diffusion);
         Ok(Trainer {
