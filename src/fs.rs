@@ -72,7 +72,8 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
     Some(stat.f_bavail * stat.f_frsize)
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that `path` lies in.
+pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),

@@ -165,9 +165,9 @@ fn analytic_variances_measured_and_used() {
     // The three pictures whose noised forms are stored: x_t as pictures without any noise.
     let measured = with_process(&net, &all, |process| {
         let mut noised =
-            |t: u64| golden.get("inputs").get(t as i64) / all.signal_and_noise(t as usize).0;
+            |t: u64| Ok(golden.get("inputs").get(t as i64) / all.signal_and_noise(t as usize).0);
         let mut none = |_| Tensor::zeros([3, 3, 32, 32], (Kind::Float, tch::Device::Cpu));
-        measure(process, 1, &mut noised, &mut none, &mut || ())
+        measure(process, 1, &mut noised, &mut none, &mut || ()).unwrap()
     });
     let per_picture = golden.get("mean_sq_per_picture");
     let of_three: Vec<f64> = Vec::try_from(per_picture.narrow(1, 0, 3).mean_dim(

@@ -47,7 +47,7 @@ impl CalibrateCommand {
 
         let batch = self.batch.min(self.number);
         let batches = self.number.div_ceil(batch);
-        let mean_sq_eps = self.measure(&network, &loaded, batch, batches, chosen.device);
+        let mean_sq_eps = self.measure(&network, &loaded, batch, batches, chosen.device)?;
         let measured = Calibration {
             data: loaded.origin,
             images: batch * batches,
@@ -93,7 +93,7 @@ impl CalibrateCommand {
         batch: u64,
         batches: u64,
         device: Device,
-    ) -> Vec<f64> {
+    ) -> Result<Vec<f64>> {
         let config = &network.meta.config;
         let [c, h, w] = config.model.chw();
         let shape = [batch as i64, c, h, w];

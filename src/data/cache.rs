@@ -3,20 +3,24 @@
 //! A safetensors file with, in its metadata, the fingerprint of the folder and settings it was made
 //! from, and three u8 tensors: `pixels` `[N, C, H, W]`; `manifest`, the text of the list of these
 //! pictures; and `skipped`, a line for each file that could not be read: path below the folder,
-//! tab, reason, escaped as in the list. The pixels are mapped, not read: training pages them in as
-//! it goes.
+//! tab, reason, escaped as in the list. The pixels are mapped, not read: training reads them as it goes, so
+//! that they may be more than fit in memory.
 //!
 //! Version 1 had the pixels only; such a file is made again.
 
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tch::{Kind, Tensor};
 
+use super::folder::{Folder, Take};
 use super::manifest::{escape, unescape};
 use super::{Manifest, PictureSpec};
 use crate::checkpoint::safetensors;
+use crate::fs::write_atomic;
 use crate::native;
 
 /// Version of the layout.
@@ -32,6 +36,9 @@ pub(super) struct CacheKey {
 }
 
 const METADATA_KEY: &str = "ddpm-cache";
+
+/// Where the pixels begin: whole pages, written last.
+const HEADER_BYTES: usize = 4096;
 
 /// What a cache file keeps.
 #[derive(Debug)]
@@ -127,23 +134,70 @@ fn skipped_file(line: &str, dir: &Path) -> Option<(PathBuf, String)> {
     Some((dir.join(path), String::from_utf8(unescape(reason)?).ok()?))
 }
 
-/// Writes `cached`, made from the folder `dir`, for a later [`read`] with the same key.
-pub(super) fn write(path: &Path, key: &CacheKey, dir: &Path, cached: &Cached) -> Result<()> {
-    let metadata = (METADATA_KEY.to_owned(), serde_json::to_string(key)?);
-    let skipped: String = (cached.skipped.iter())
-        .map(|(path, reason)| {
-            let path = path.strip_prefix(dir).unwrap_or(path);
-            let path = escape(path.as_os_str().as_encoded_bytes());
-            format!("{path}\t{}\n", escape(reason.as_bytes()))
-        })
-        .collect();
-    let text = |text: String| Tensor::f_from_slice(text.as_bytes());
-    let tensors = [
-        ("pixels".to_owned(), cached.pixels.shallow_clone()),
-        ("manifest".to_owned(), text(cached.manifest.to_text())?),
-        ("skipped".to_owned(), text(skipped)?),
-    ];
-    safetensors::write(path, metadata, &tensors)
+/// Writes what `decode` hands on, from the folder `dir`, for a later [`read`] with the same key.
+///
+/// The pixels go to the disk as they come, so that they may be more than fit in memory. That is why the file is
+/// put together here: the safetensors crate wants all of a tensor at once.
+///
+/// # Errors
+/// What `decode` says; a full disk. An older file stays as it was.
+pub(super) fn write(
+    path: &Path,
+    key: &CacheKey,
+    dir: &Path,
+    spec: &PictureSpec,
+    decode: impl FnOnce(&mut Take) -> Result<Folder>,
+) -> Result<()> {
+    write_atomic(path, |file| {
+        let mut out = BufWriter::new(file.as_file_mut());
+        out.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
+        let folder = decode(&mut |pixels| out.write_all(pixels))?;
+        let texts = [folder.manifest.to_text(), skipped_text(&folder, dir)];
+        for text in &texts {
+            out.write_all(text.as_bytes())?;
+        }
+        out.rewind()?;
+        out.write_all(&header(
+            key,
+            spec,
+            folder.manifest.len(),
+            texts.each_ref().map(String::len),
+        )?)?;
+        Ok(out.flush()?)
+    })
+}
+
+/// Tensor `skipped`.
+fn skipped_text(folder: &Folder, dir: &Path) -> String {
+    let line = |(path, reason): &(PathBuf, String)| {
+        let path = path.strip_prefix(dir).unwrap_or(path);
+        let path = escape(path.as_os_str().as_encoded_bytes());
+        format!("{path}\t{}\n", escape(reason.as_bytes()))
+    };
+    folder.skipped.iter().map(line).collect()
+}
+
+/// Length, JSON and spaces up to the first pixel.
+fn header(key: &CacheKey, spec: &PictureSpec, count: usize, texts: [usize; 2]) -> Result<Vec<u8>> {
+    let mut end = 0;
+    let mut tensor = |shape: &[usize]| {
+        let start = end;
+        end += shape.iter().product::<usize>();
+        json!({"dtype": "U8", "shape": shape, "data_offsets": [start, end]})
+    };
+    let json = json!({
+        "__metadata__": {METADATA_KEY: serde_json::to_string(key)?},
+        "pixels": tensor(&[count, spec.channels, spec.height, spec.width]),
+        "manifest": tensor(&[texts[0]]),
+        "skipped": tensor(&[texts[1]]),
+    });
+    let json = json.to_string();
+    let length = HEADER_BYTES - size_of::<u64>();
+    ensure!(json.len() <= length, "a header of {} bytes", json.len());
+    let mut bytes = (length as u64).to_le_bytes().to_vec();
+    bytes.extend(json.as_bytes());
+    bytes.resize(HEADER_BYTES, b' ');
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::report::bytes;
+
 /// A data set that cannot be used, or one picture of it that cannot be read.
 ///
 /// A few bad pictures do not spoil a data set: loading a folder leaves them out and
@@ -97,13 +99,17 @@ pub enum DataError {
 
     /// The whole data set does not fit in memory.
     #[error(
-        "{count} pictures of {picture_bytes} bytes each do not fit in memory: use fewer pictures or a smaller size"
+        "{count} pictures of {picture_bytes} bytes each do not fit into the {} of memory that are free: give \
+         --cache FILE to keep them in a file, from which training then reads, or use fewer or smaller pictures",
+        bytes(*free_bytes)
     )]
     OutOfMemory {
         /// How many pictures there are.
         count: usize,
         /// Bytes of one picture after resizing.
         picture_bytes: usize,
+        /// Memory that could be had, bytes.
+        free_bytes: u64,
     },
 
     /// The wanted form of the pictures makes no sense.

@@ -1,7 +1,8 @@
-//! A folder of picture files as one buffer in memory.
+//! A folder of picture files, decoded part by part.
 
 use std::collections::HashSet;
 use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,12 @@ const FINGERPRINT_VERSION: &str = "pictures 1";
 /// How many failures an error quotes.
 const QUOTED_REASONS: usize = 3;
 
+/// Decoded pictures that are held before they are handed on.
+const PART_BYTES: usize = 64 << 20;
+
+/// Pictures in a part for each thread at least, so that none waits long for the last one.
+const PART_PER_THREAD: usize = 16;
+
 /// What lies in a folder.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
@@ -34,13 +41,12 @@ pub(crate) struct Listing {
     pub(crate) unreadable: Vec<(PathBuf, String)>,
 }
 
-/// The pictures of a folder, decoded.
+/// Takes decoded pictures, some at a time: `[some, C, H, W]` u8.
+pub(crate) type Take<'a> = dyn FnMut(&[u8]) -> io::Result<()> + 'a;
+
+/// What became of the files of a folder.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    /// `[count, channels, height, width]` u8: the layout of the training tensor.
-    pub(crate) pixels: Vec<u8>,
-    /// How many pictures there are.
-    pub(crate) count: usize,
     /// The path below the folder of each picture, in order, and its hash.
     pub(crate) manifest: Manifest,
     /// Files and folders that could not be read, and why.
@@ -153,61 +159,81 @@ fn path_bytes<'a>(dir: &Path, path: &'a Path) -> &'a [u8] {
         .as_encoded_bytes()
 }
 
-/// Decodes every picture of a listing of `dir`, on all threads of the current rayon pool.
+/// Decodes every picture of a listing of `dir`, on all threads of the current rayon pool, and hands the pixels
+/// to `take`, some pictures at a time and in the order of [`list`].
 ///
 /// Order and bytes do not depend on the number of threads. Files that cannot be read any more, or
 /// never could, and files that make a decoder panic, are left out and listed. `progress` is called
 /// once for each file with the number of files done so far, from any thread, and now and then out
 /// of order.
 ///
-/// Memory: the buffer for all files, and what [`decode`] takes on all threads together.
+/// Memory: 64 MiB of decoded pictures or 16 of them for each thread, and what [`decode`] takes on all threads
+/// together.
 ///
 /// # Shapes
-/// [`Folder::pixels`] is `[count, channels, height, width]` u8 in the order of [`list`].
+/// `take` gets `[some, channels, height, width]` u8.
 ///
 /// # Errors
-/// [`DataError::NoneReadable`], [`DataError::OutOfMemory`] and [`DataError::Spec`].
+/// [`DataError::NoneReadable`], [`DataError::Spec`], and whatever `take` says.
 pub(crate) fn load(
     dir: &Path,
     listing: Listing,
     spec: &PictureSpec,
     progress: &(dyn Fn(usize) + Sync),
+    take: &mut Take,
 ) -> Result<Folder, DataError> {
     spec.check()?;
     let Listing { files, unreadable } = listing;
-    let mut pixels = zeros(files.len(), spec.bytes())?;
+    let part = (PART_BYTES / spec.bytes()).max(PART_PER_THREAD * rayon::current_num_threads());
+    let mut pixels = vec![0; part.min(files.len()) * spec.bytes()];
     let done = AtomicUsize::new(0);
-    let outcomes: Vec<Result<u64, String>> = pixels
-        .par_chunks_exact_mut(spec.bytes())
-        .zip(&files)
+    let (mut pictures, mut skipped) = (Vec::with_capacity(files.len()), Vec::new());
+    for files in files.chunks(part) {
+        let hashes = decode_all(files, spec, &mut pixels, &|| {
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+        });
+        let before = pictures.len();
+        for (i, (path, outcome)) in files.iter().zip(hashes).enumerate() {
+            match outcome {
+                Ok(hash) => {
+                    // Readable pictures move together.
+                    let slot = |n: usize| n * spec.bytes();
+                    pixels.copy_within(slot(i)..slot(i + 1), slot(pictures.len() - before));
+                    pictures.push((escape(path_bytes(dir, path)), hash));
+                }
+                Err(reason) => skipped.push((path.clone(), reason)),
+            }
+        }
+        take(&pixels[..(pictures.len() - before) * spec.bytes()])?;
+    }
+    if pictures.is_empty() {
+        return Err(none_readable(dir, &skipped));
+    }
+    skipped.extend(unreadable);
+    Ok(Folder {
+        manifest: Manifest::new(pictures),
+        skipped,
+    })
+}
+
+/// Decodes each file into its place in `pixels`; the hash of what is there then, or why it cannot be read.
+fn decode_all(
+    files: &[PathBuf],
+    spec: &PictureSpec,
+    pixels: &mut [u8],
+    done: &(dyn Fn() + Sync),
+) -> Vec<Result<u64, String>> {
+    (pixels.par_chunks_exact_mut(spec.bytes()))
+        .zip(files)
         .map(|(slot, path)| {
             let outcome = guarded(|| {
                 to_planes(&decode(path, spec)?, slot, spec.channels);
                 Ok(hash(slot))
             });
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+            done();
             outcome
         })
-        .collect();
-    let mut folder = compact(dir, pixels, spec.bytes(), files, outcomes);
-    if folder.count == 0 {
-        return Err(none_readable(dir, &folder.skipped));
-    }
-    folder.skipped.extend(unreadable);
-    Ok(folder)
-}
-
-/// A zeroed buffer, or an error where `vec!` would end the program.
-fn zeros(count: usize, picture_bytes: usize) -> Result<Vec<u8>, DataError> {
-    let too_much = || DataError::OutOfMemory {
-        count,
-        picture_bytes,
-    };
-    let length = count.checked_mul(picture_bytes).ok_or_else(too_much)?;
-    let mut buffer = Vec::new();
-    buffer.try_reserve_exact(length).map_err(|_| too_much())?;
-    buffer.resize(length, 0);
-    Ok(buffer)
+        .collect()
 }
 
 /// Runs a decoder on untrusted bytes: a panic in it is one unreadable file, not the end of the run.
@@ -256,35 +282,6 @@ fn to_planes(picture: &[u8], planes: &mut [u8], channels: usize) {
             .iter_mut()
             .zip(samples)
             .for_each(|(to, from)| *to = *from);
-    }
-}
-
-/// Moves the readable pictures together and drops the gaps.
-fn compact(
-    dir: &Path,
-    mut pixels: Vec<u8>,
-    picture_bytes: usize,
-    files: Vec<PathBuf>,
-    outcomes: Vec<Result<u64, String>>,
-) -> Folder {
-    let (mut pictures, mut skipped) = (Vec::with_capacity(files.len()), Vec::new());
-    for (i, (path, outcome)) in files.into_iter().zip(outcomes).enumerate() {
-        match outcome {
-            Ok(hash) => {
-                let from = i * picture_bytes;
-                pixels.copy_within(from..from + picture_bytes, pictures.len() * picture_bytes);
-                pictures.push((escape(path_bytes(dir, &path)), hash));
-            }
-            Err(reason) => skipped.push((path, reason)),
-        }
-    }
-    let count = pictures.len();
-    pixels.truncate(count * picture_bytes);
-    Folder {
-        pixels,
-        count,
-        manifest: Manifest::new(pictures),
-        skipped,
     }
 }
 

@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::cache::{self, CacheKey, Cached};
-use super::{Manifest, PictureSpec, Store, faces, folder, manifest};
+use super::folder::{self, Listing, Take};
+use super::{DataError, Manifest, PictureSpec, Store, faces, manifest};
 use crate::config::{DataConfig, ModelConfig};
+use crate::memory::available_bytes;
+use crate::native;
+use crate::report::bytes;
 
 /// A data set ready for training, and what is worth telling about it.
 #[derive(Debug)]
@@ -54,14 +58,14 @@ pub fn load(
 }
 
 fn builtin(count: u64, seed: u64, spec: &PictureSpec, device: Device) -> Result<Loaded> {
-    let bytes = faces::dataset(seed, count, spec.height, spec.width, spec.channels);
-    let hashes: Vec<u64> = bytes
+    let pixels = faces::dataset(seed, count, spec.height, spec.width, spec.channels);
+    let hashes: Vec<u64> = pixels
         .par_chunks_exact(spec.bytes())
         .map(manifest::hash)
         .collect();
     let names = (0..count).map(|index| format!("face-{index:06}"));
     let manifest = Manifest::new(names.zip(hashes));
-    let pixels = to_tensor(bytes, count as usize, spec)?;
+    let pixels = to_tensor(pixels, count as usize, spec)?;
     Ok(Loaded {
         store: Store::new(pixels, device)?,
         skipped: vec![],
@@ -84,41 +88,128 @@ fn from_folder(
         version: cache::VERSION,
         fingerprint: folder::fingerprint(dir, &listing.files, spec),
     };
-    if let Some(path) = cache
-        && let Some(found) = cache::read(path, &key, dir, spec)?
-    {
+    let total = listing.files.len();
+    let progress = |done| progress(done, total);
+    let Some(path) = cache else {
+        let read = in_memory(dir, listing, spec, &progress)?;
+        let origin = format!("{} pictures from {}", read.manifest.len(), dir.display());
+        return loaded(read, origin, |pixels| Store::new(pixels, device));
+    };
+    let mapped = |pixels| Store::mapped(pixels, device);
+    if let Some(found) = cache::read(path, &key, dir, spec)? {
         let count = found.manifest.len();
         let origin = format!("{count} pictures cached in {}", path.display());
-        return loaded(found, origin, device);
+        return loaded(found, origin, mapped);
     }
-    if let Some(path) = cache {
-        crate::fs::check_writable(path)?;
-    }
-    let total = listing.files.len();
-    let read = folder::load(dir, listing, spec, &|done| progress(done, total))?;
-    let made = Cached {
-        pixels: to_tensor(read.pixels, read.count, spec)?,
-        manifest: read.manifest,
-        skipped: read.skipped,
-    };
-    if let Some(path) = cache {
-        cache::write(path, &key, dir, &made).context("cannot keep the decoded pictures")?;
-    }
-    let origin = format!("{} pictures from {}", read.count, dir.display());
-    loaded(made, origin, device)
+    check_room(path, total, spec)?;
+    let decode = |take: &mut Take| Ok(folder::load(dir, listing, spec, &progress, take)?);
+    cache::write(path, &key, dir, spec, decode).context("cannot keep the decoded pictures")?;
+    let made = cache::read(path, &key, dir, spec)?.context("the cache was replaced meanwhile")?;
+    let origin = format!("{} pictures from {}", made.manifest.len(), dir.display());
+    loaded(made, origin, mapped)
 }
 
-fn loaded(from: Cached, origin: String, device: Device) -> Result<Loaded> {
+fn loaded(
+    from: Cached,
+    origin: String,
+    store: impl FnOnce(Tensor) -> Result<Store>,
+) -> Result<Loaded> {
     Ok(Loaded {
-        store: Store::new(from.pixels, device)?,
+        store: store(from.pixels)?,
         skipped: from.skipped,
         origin,
         manifest: from.manifest,
     })
 }
 
+/// Decodes a folder into one tensor.
+fn in_memory(
+    dir: &Path,
+    listing: Listing,
+    spec: &PictureSpec,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Cached> {
+    let count = listing.files.len();
+    let mut pixels = allocate(count, spec, available_bytes(Device::Cpu))?;
+    let (room, mut filled) = (native::host_bytes_mut(&mut pixels)?, 0);
+    let mut take = |part: &[u8]| {
+        room[filled..][..part.len()].copy_from_slice(part);
+        filled += part.len();
+        Ok(())
+    };
+    let read = folder::load(dir, listing, spec, progress, &mut take)?;
+    Ok(Cached {
+        pixels: pixels.f_narrow(0, 0, read.manifest.len() as i64)?,
+        manifest: read.manifest,
+        skipped: read.skipped,
+    })
+}
+
+/// `[count, C, H, W]` u8, if that many fit into the memory that is free.
+fn allocate(count: usize, spec: &PictureSpec, free: Option<u64>) -> Result<Tensor, DataError> {
+    let free_bytes = free.unwrap_or(u64::MAX);
+    let too_much = || DataError::OutOfMemory {
+        count,
+        picture_bytes: spec.bytes(),
+        free_bytes,
+    };
+    let wanted = count.checked_mul(spec.bytes()).ok_or_else(too_much)?;
+    if wanted as u64 > free_bytes {
+        return Err(too_much());
+    }
+    let shape = [count, spec.channels, spec.height, spec.width].map(|n| n as i64);
+    Tensor::f_empty(shape, (Kind::Uint8, Device::Cpu)).map_err(|_| too_much())
+}
+
+/// Refuses before the work what a disk cannot hold after it.
+fn check_room(path: &Path, count: usize, spec: &PictureSpec) -> Result<()> {
+    crate::fs::check_writable(path)?;
+    let wanted = (count as u64).saturating_mul(spec.bytes() as u64);
+    // The folder's file system: the file itself may not be there yet.
+    if let Some(free) = crate::fs::free_bytes(crate::fs::folder_of(path))
+        && free < wanted
+    {
+        bail!(
+            "--cache {}: {count} decoded pictures take {} and {} are free there; name a file on another disk",
+            path.display(),
+            bytes(wanted),
+            bytes(free)
+        );
+    }
+    Ok(())
+}
+
 /// Takes the bytes, so that they are not kept beside the tensor.
 fn to_tensor(bytes: Vec<u8>, count: usize, spec: &PictureSpec) -> Result<Tensor> {
     let shape = [count, spec.channels, spec.height, spec.width].map(|n| n as i64);
     Ok(Tensor::f_from_slice(&bytes)?.f_view(shape)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_pictures_than_memory_is_an_error_that_names_the_cache() {
+        let spec = PictureSpec::rgb(1, 1);
+        for (count, free) in [(usize::MAX / 2, None), (5, Some(14)), (1 << 60, None)] {
+            let error = allocate(count, &spec, free).unwrap_err();
+            assert!(matches!(error, DataError::OutOfMemory { .. }), "{error}");
+            assert!(error.to_string().contains("--cache FILE"), "{error}");
+        }
+        assert_eq!(allocate(5, &spec, Some(15)).unwrap().size(), [5, 3, 1, 1]);
+    }
+
+    #[test]
+    fn more_pictures_than_the_disk_holds_are_refused_before_the_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = check_room(
+            &dir.path().join("cache"),
+            1 << 50,
+            &PictureSpec::rgb(64, 64),
+        );
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("another disk"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }

@@ -2,11 +2,12 @@
 //!
 //! Order: `spec` (the wanted form) → `folder` (which files) → `decode` and `resize` (one file to
 //! bytes) or `faces` (the built-in data set) → `manifest` (names and hashes) → `cache` (decoded tensor
-//! on disk) → `store` (the tensor on its device, batches).
+//! on disk) → `store` (the tensor on its device, batches; `ahead` gathers them from a mapped file).
 //!
 //! A file that cannot be read, for whatever reason and at whatever moment, is left out and listed;
 //! it never ends a run. What decoding may take of the memory is bounded: see `decode`.
 
+mod ahead;
 mod budget;
 mod cache;
 mod decode;

@@ -1,16 +1,23 @@
 //! The data set as one uint8 tensor.
 
+use std::cell::RefCell;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
+use super::ahead::Ahead;
 use crate::native;
 
-/// Decoded pictures, on the training device when they fit there, else in host memory.
+/// Decoded pictures: on the training device when they fit there, else in host memory or in a mapped file, from which
+/// the next batches are gathered while a step is computed.
 #[derive(Debug)]
 pub struct Store {
     /// `[N, C, H, W]` u8.
     pixels: Tensor,
     device: Device,
+    /// Where pictures do not lie ready on the device.
+    ahead: Option<RefCell<Ahead>>,
 }
 
 /// Share of a CUDA device's free memory that pictures may take; the rest is for training.
@@ -25,6 +32,18 @@ impl Store {
     /// # Errors
     /// Another shape or kind.
     pub fn new(pixels: Tensor, device: Device) -> Result<Store> {
+        Store::place(pixels, device, false)
+    }
+
+    /// [`new`](Store::new) for the pictures of a mapped file, of which no more is read than training asks for.
+    ///
+    /// # Errors
+    /// As [`new`](Store::new).
+    pub fn mapped(pixels: Tensor, device: Device) -> Result<Store> {
+        Store::place(pixels, device, true)
+    }
+
+    fn place(pixels: Tensor, device: Device, in_file: bool) -> Result<Store> {
         ensure!(
             pixels.dim() == 4 && pixels.kind() == Kind::Uint8 && pixels.size()[0] > 0,
             "a data set is a uint8 tensor [N, C, H, W] with N > 0, this is {:?} {:?}",
@@ -36,14 +55,22 @@ impl Store {
                 let free = native::cuda_memory(index)?.free_bytes as f64;
                 (pixels.numel() as f64) < free * DEVICE_SHARE
             }
-            _ => true,
+            _ => !in_file,
+        };
+        let ahead = match fits {
+            true => None,
+            false => Some(RefCell::new(Ahead::start(&pixels, device)?)),
         };
         let pixels = if fits {
             pixels.to_device(device)
         } else {
             pixels
         };
-        Ok(Store { pixels, device })
+        Ok(Store {
+            pixels,
+            device,
+            ahead,
+        })
     }
 
     /// Number of pictures.
@@ -61,19 +88,53 @@ impl Store {
         &self.pixels
     }
 
+    /// Whether steps should tell early what they will ask for: see [`foresee`](Store::foresee).
+    pub fn reads_ahead(&self) -> bool {
+        self.ahead.is_some()
+    }
+
+    /// Begins to gather the pictures of a later [`batch`](Store::batch), beside what goes on.
+    ///
+    /// # Errors
+    /// Those of gathering them earlier.
+    pub fn foresee(&self, indices: Vec<i64>) -> Result<()> {
+        match &self.ahead {
+            Some(ahead) => ahead.borrow_mut().ask(indices),
+            None => Ok(()),
+        }
+    }
+
+    /// How long batches waited for their pictures to be gathered, in all: nothing where they lie on the device.
+    pub fn waited(&self) -> Duration {
+        let waited = |ahead: &RefCell<Ahead>| ahead.borrow().waited;
+        self.ahead.as_ref().map_or(Duration::ZERO, waited)
+    }
+
     /// Pictures `indices` scaled to [-1, 1], those marked in `mirrored` flipped left to right.
     ///
     /// # Shapes
     /// - `mirrored`: `[indices.len()]` bool on CPU
     /// - returns `[indices.len(), C, H, W]` f32 on the training device
-    pub fn batch(&self, indices: &[i64], mirrored: Option<&Tensor>) -> Tensor {
-        let indices = Tensor::from_slice(indices).to_device(self.pixels.device());
-        let mut pixels = self.pixels.index_select(0, &indices).to_device(self.device);
+    ///
+    /// # Errors
+    /// An index that is not there, or out of memory.
+    pub fn batch(&self, indices: &[i64], mirrored: Option<&Tensor>) -> Result<Tensor> {
+        let mut pixels = match &self.ahead {
+            // From pinned memory, the copy is one more thing in the device's queue.
+            Some(ahead) => {
+                let gathered = ahead.borrow_mut().take(indices)?;
+                gathered.f_to_device_(self.device, Kind::Uint8, true, false)?
+            }
+            None => {
+                let indices = Tensor::from_slice(indices).to_device(self.device);
+                self.pixels.f_index_select(0, &indices)?
+            }
+        };
         if let Some(mask) = mirrored {
             let mask = mask.to_device(self.device).view([-1, 1, 1, 1]);
             pixels = pixels.flip([3]).where_self(&mask, &pixels);
         }
-        pixels.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0
+        Ok(pixels.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0)
     }
 }
 
@@ -84,12 +145,14 @@ mod tests {
     #[test]
     fn batches_are_scaled_and_flipped() {
         let pixels = Tensor::from_slice(&[0u8, 51, 102, 255]).view([2, 1, 1, 2]);
-        let store = Store::new(pixels, Device::Cpu).unwrap();
         let mirrored = Tensor::from_slice(&[true, false]);
-        let batch = store.batch(&[1, 0], Some(&mirrored)).view([-1]);
-        let values = Vec::<f32>::try_from(batch).unwrap();
-        for (got, want) in values.iter().zip([1.0, -0.2, -1.0, -0.6]) {
-            assert!((got - want).abs() < 1e-6, "{values:?}");
+        for place in [Store::new, Store::mapped] {
+            let store = place(pixels.shallow_clone(), Device::Cpu).unwrap();
+            let batch = store.batch(&[1, 0], Some(&mirrored)).unwrap().view([-1]);
+            let values = Vec::<f32>::try_from(batch).unwrap();
+            for (got, want) in values.iter().zip([1.0, -0.2, -1.0, -0.6]) {
+                assert!((got - want).abs() < 1e-6, "{values:?}");
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 use anyhow::{Error, Result, anyhow, ensure};
+use rustix::mm::Advice;
 use tch::{Device, Kind, Tensor};
 
 pub use fused::{BlockWeights, GroupNorm, residual_block};
@@ -56,6 +57,9 @@ unsafe extern "C" {
     fn ddpm_autocast_begin(cuda: c_int) -> c_int;
     fn ddpm_autocast_end(cuda: c_int);
 }
+
+/// Pages may be larger; advice that begins within one is then refused, and nothing is lost.
+const PAGE_BYTES: usize = 4096;
 
 fn check(status: c_int) -> Result<()> {
     if status == 0 {
@@ -121,6 +125,26 @@ pub(crate) fn host_bytes(tensor: &Tensor) -> Result<&[u8]> {
     // SAFETY: a contiguous tensor of this many bytes starts at data_ptr and lives as long as the
     // borrow; the caller does not write to it.
     Ok(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), length) })
+}
+
+/// The memory of a contiguous CPU tensor that nobody else holds, to write to.
+///
+/// # Errors
+/// A tensor elsewhere or with gaps.
+pub(crate) fn host_bytes_mut(tensor: &mut Tensor) -> Result<&mut [u8]> {
+    let bytes = host_bytes(tensor)?;
+    let (start, length) = (bytes.as_ptr().cast_mut(), bytes.len());
+    // SAFETY: the bytes of a tensor can be written to, and the caller borrows the one name it has.
+    Ok(unsafe { std::slice::from_raw_parts_mut(start, length) })
+}
+
+/// Has the system begin to read these bytes of a mapped file.
+pub(crate) fn will_need(bytes: &[u8]) {
+    // Advice is for whole pages; elsewhere than in a mapped file it does nothing.
+    let start = bytes.as_ptr() as usize & !(PAGE_BYTES - 1);
+    let length = bytes.as_ptr() as usize + bytes.len() - start;
+    // SAFETY: these pages are mapped, and WILLNEED changes nothing that can be seen.
+    let _ = unsafe { rustix::mm::madvise(start as *mut c_void, length, Advice::WillNeed) };
 }
 
 /// One step of libtorch's fused Adam on flat tensors, in place.

@@ -42,14 +42,17 @@ pub fn analytic(
 ///   `batches` of them are used a visited step
 /// - returns one number a visited step, the closest to the picture first
 ///
+/// # Errors
+/// Those of `pictures`.
+///
 /// Source: Bao et al. 2022, eq. 8; their Gamma_n is this over 1 - alpha_bar
 pub fn measure(
     process: &Process,
     batches: u64,
-    pictures: &mut dyn FnMut(u64) -> Tensor,
+    pictures: &mut dyn FnMut(u64) -> Result<Tensor>,
     noise: &mut dyn FnMut(u64) -> Tensor,
     on_batch: &mut dyn FnMut(),
-) -> Vec<f64> {
+) -> Result<Vec<f64>> {
     let _guard = tch::no_grad_guard();
     let levels = process.levels;
     let mut sums = Vec::with_capacity(levels.len());
@@ -57,14 +60,15 @@ pub fn measure(
         let (signal, noise_share) = levels.signal_and_noise(i);
         let first = i as u64 * batches;
         let mut mean_sq = |k| {
-            let x_t = pictures(k) * signal + noise(k) * noise_share;
+            let x_t = pictures(k)? * signal + noise(k) * noise_share;
             on_batch();
             let eps_hat = process.estimate(&x_t, i).eps_hat();
-            eps_hat.square().mean(Kind::Double)
+            Ok(eps_hat.square().mean(Kind::Double))
         };
-        sums.push((first..first + batches).map(&mut mean_sq).sum::<Tensor>());
+        let means = (first..first + batches).map(&mut mean_sq);
+        sums.push(means.sum::<Result<Tensor>>()?);
     }
     // Read at the end: the device does not wait for the host in between.
     let mean = |sum: &Tensor| sum.double_value(&[]) / batches as f64;
-    sums.iter().map(mean).collect()
+    Ok(sums.iter().map(mean).collect())
 }

@@ -77,7 +77,7 @@ fn secs_per_step(config: &RunConfig, trainer: &Trainer, data: &Store) -> Result<
     }
     let indices: Vec<i64> = (0..pictures).map(|i| i % data.len() as i64).collect();
     let x_0 = data
-        .batch(&indices, None)
+        .batch(&indices, None)?
         .narrow(2, 0, height)
         .narrow(3, 0, width);
     let t = Tensor::zeros([pictures], (Kind::Int64, tch::Device::Cpu));

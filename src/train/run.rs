@@ -196,6 +196,10 @@ impl Run {
             }
         }
         self.readback.finish();
+        eprintln!(
+            "steps waited {:.1} s for pictures",
+            self.data.store.waited().as_secs_f64()
+        );
         let stall = self.saver.longest_stall;
         if stall >= WORTH_TELLING {
             eprintln!(

@@ -12,6 +12,9 @@ use crate::model::Model;
 use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
 use crate::rng::{Stream, key, normal, seeded};
 
+/// Batches that are gathered before their step, where gathering takes time: one could be late now and then.
+const STEPS_FORESEEN: u64 = 2;
+
 /// Everything that training changes, and what it needs to go on.
 #[derive(Debug)]
 pub struct Trainer {
@@ -144,12 +147,24 @@ impl Trainer {
     /// As [`train_step`](Trainer::train_step).
     pub fn gradients(&mut self, data: &Store) -> Result<Gradients> {
         let draw = self.draw(self.step);
-        let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref());
+        let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref())?;
+        self.foresee(data)?;
         let loss = self.backward(&x_0, &draw.t, self.step)?;
         let grad_norm = self.arena.grads.norm();
         Ok(Gradients {
             loss_and_grad_norm: Tensor::stack(&[loss, grad_norm], 0),
         })
+    }
+
+    /// Has the pictures of the next steps gathered while this one is computed.
+    fn foresee(&mut self, data: &Store) -> Result<()> {
+        if data.reads_ahead() {
+            let batch = self.config.train.batch;
+            for step in self.step + 1..=self.step + STEPS_FORESEEN {
+                data.foresee(self.order.batch(step, batch))?;
+            }
+        }
+        Ok(())
     }
 
     /// Clips, takes the optimizer's step and averages; nothing changes but the step number if the gradients are
@@ -281,7 +296,7 @@ mod tests {
         let grads = |config: &RunConfig| {
             let mut trainer = Trainer::new(config, data.len(), Device::Cpu).unwrap();
             let draw = trainer.draw(0);
-            let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref());
+            let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref()).unwrap();
             let loss = trainer.backward(&x_0, &draw.t, 0).unwrap();
             (trainer.arena.grads.copy(), f64::try_from(loss).unwrap())
         };
@@ -305,6 +320,18 @@ mod tests {
         assert_eq!(once, weights_after(&config, &data, 3));
         config.train.seed = 1;
         assert_ne!(once, weights_after(&config, &data, 3));
+    }
+
+    #[test]
+    fn pictures_of_a_mapped_file_train_the_same_weights() {
+        let (mut config, data) = tiny();
+        // Seven steps of four go through six pictures more than four times.
+        config.train.batch = 4;
+        let mapped = Store::mapped(data.pixels().shallow_clone(), Device::Cpu).unwrap();
+        assert!(mapped.reads_ahead() && !data.reads_ahead());
+        let steps = |data: &Store| weights_after(&config, data, 7);
+        assert_eq!(steps(&data), steps(&mapped));
+        assert!(data.waited().is_zero());
     }
 
     #[test]

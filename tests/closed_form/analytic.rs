@@ -70,7 +70,7 @@ fn what_is_measured_is_the_mean_square_of_eps_hat() {
     let stds = Tensor::from_slice(&data.spreads.map(f64::sqrt));
     let mut pictures = |k| {
         let x_0 = (draw(Stream::Data, k) * &stds).matmul(&data.basis.tr()) + &data.mean;
-        x_0.view([-1, 1, 2, 2])
+        Ok(x_0.view([-1, 1, 2, 2]))
     };
     let mut noise = |k| draw(Stream::Noise, k).view([-1, 1, 2, 2]);
     let denoiser = |x_t: &Tensor, t: &Tensor| {
@@ -87,6 +87,7 @@ fn what_is_measured_is_the_mean_square_of_eps_hat() {
     let found = measure(&process, batches, &mut pictures, &mut noise, &mut || {
         asked += 1
     });
+    let found = found.unwrap();
     assert_eq!(asked, batches as usize * levels.len());
     let known = data.mean_sq_eps(&schedule);
     for (found, t) in found.iter().zip(&levels.times) {

@@ -10,6 +10,21 @@ fn key() -> CacheKey {
     }
 }
 
+fn write_cached(path: &Path, cached: &Cached) {
+    let folder = Folder {
+        manifest: cached.manifest.clone(),
+        skipped: cached.skipped.clone(),
+    };
+    let decode = |take: &mut Take| {
+        // In two parts, as they come from many files.
+        for part in native::host_bytes(&cached.pixels)?.chunks(2) {
+            take(part)?;
+        }
+        Ok(folder)
+    };
+    write(path, &key(), Path::new("/data"), &spec(), decode).unwrap();
+}
+
 /// Two grey pictures of 1x2, and a skipped file with an awkward name.
 fn cached() -> Cached {
     use std::os::unix::ffi::OsStrExt;
@@ -43,7 +58,7 @@ fn everything_comes_back() {
     assert!(read_back(&path).unwrap().is_none());
     let mut wanted = cached();
     for _ in 0..2 {
-        write(&path, &key(), Path::new("/data"), &wanted).unwrap();
+        write_cached(&path, &wanted);
         let found = read_back(&path).unwrap().unwrap();
         assert_eq!(found.pixels, wanted.pixels);
         assert_eq!(found.manifest, wanted.manifest);
@@ -54,6 +69,31 @@ fn everything_comes_back() {
         assert!(moved.iter().all(|(path, _)| path.starts_with("/moved")));
         wanted.skipped.clear(); // an empty tensor
     }
+}
+
+#[test]
+fn a_cache_that_cannot_be_filled_leaves_the_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    write_cached(&path, &cached());
+    let decode = |take: &mut Take| {
+        take(&[9; 2])?;
+        bail!("the disk is full")
+    };
+    let error = write(&path, &key(), Path::new("/data"), &spec(), decode).unwrap_err();
+    assert!(format!("{error:#}").contains("the disk is full"));
+    assert_eq!(read_back(&path).unwrap().unwrap().pixels, cached().pixels);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn others_can_read_a_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    write_cached(&path, &cached());
+    let bytes = std::fs::read(&path).unwrap();
+    let file = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.tensor("pixels").unwrap().data(), [1, 2, 3, 4]);
 }
 
 /// Writes a cache with the key of another version or with other tensors.

@@ -31,16 +31,33 @@ fn dot() -> PictureSpec {
     }
 }
 
-fn load_quietly(dir: &Path, spec: &PictureSpec) -> Result<Folder, DataError> {
-    load(dir, list(dir)?, spec, &|_| {})
+/// A folder and its pixels.
+#[derive(Debug)]
+struct Loaded {
+    folder: Folder,
+    pixels: Vec<u8>,
+}
+
+fn load_listed(dir: &Path, listing: Listing, spec: &PictureSpec) -> Result<Loaded, DataError> {
+    let mut pixels = Vec::new();
+    let mut take = |part: &[u8]| {
+        pixels.extend(part);
+        Ok(())
+    };
+    let folder = load(dir, listing, spec, &|_| {}, &mut take)?;
+    Ok(Loaded { folder, pixels })
+}
+
+fn load_quietly(dir: &Path, spec: &PictureSpec) -> Result<Loaded, DataError> {
+    load_listed(dir, list(dir)?, spec)
 }
 
 fn listed(dir: &Path) -> Vec<PathBuf> {
     list(dir).unwrap().files
 }
 
-fn loaded_names(folder: &Folder) -> Vec<&str> {
-    (0..folder.count)
+fn loaded_names(Loaded { folder, .. }: &Loaded) -> Vec<&str> {
+    (0..folder.manifest.len())
         .map(|i| folder.manifest.name(i).unwrap())
         .collect()
 }
@@ -75,9 +92,8 @@ fn loads_planes_in_list_order() {
     }
     let folder = load_quietly(dir.path(), &PictureSpec::rgb(1, 2)).unwrap();
     assert_eq!(folder.pixels, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]);
-    assert_eq!(folder.count, 2);
     assert_eq!(loaded_names(&folder), ["a.png", "b.png"]);
-    assert!(folder.skipped.is_empty());
+    assert!(folder.folder.skipped.is_empty());
 }
 
 #[test]
@@ -96,12 +112,19 @@ fn leaves_out_damaged_files_and_lists_them() {
     assert_eq!(folder.pixels, [10, 30, 40]);
     assert_eq!(loaded_names(&folder), ["a.png", "c.png", "d.png"]);
     let skipped: Vec<_> = folder
+        .folder
         .skipped
         .iter()
         .map(|(path, _)| path.clone())
         .collect();
     assert_eq!(names_of(dir.path(), &skipped), ["b.png", "e.jpg"]);
-    assert!(folder.skipped.iter().all(|(_, reason)| !reason.is_empty()));
+    assert!(
+        folder
+            .folder
+            .skipped
+            .iter()
+            .all(|(_, reason)| !reason.is_empty())
+    );
 }
 
 #[test]
@@ -176,8 +199,11 @@ fn the_number_of_threads_changes_nothing() {
             .unwrap();
         pool.install(|| load_quietly(dir.path(), &dot())).unwrap()
     });
-    assert_eq!(one.count, 59);
-    assert_eq!((one.pixels, one.manifest), (eight.pixels, eight.manifest));
+    assert_eq!(one.folder.manifest.len(), 59);
+    assert_eq!(
+        (one.pixels, one.folder.manifest),
+        (eight.pixels, eight.folder.manifest)
+    );
 }
 
 #[test]
@@ -187,26 +213,48 @@ fn progress_counts_every_file_once() {
     let seen = Mutex::new(Vec::new());
     let listing = list(dir.path()).unwrap();
     let progress = |done| seen.lock().unwrap().push(done);
-    load(dir.path(), listing, &dot(), &progress).unwrap();
+    load(dir.path(), listing, &dot(), &progress, &mut |_| Ok(())).unwrap();
     let mut seen = seen.into_inner().unwrap();
     seen.sort_unstable();
     assert_eq!(seen, [1, 2, 3]);
 }
 
 #[test]
-fn more_pictures_than_memory_is_an_error() {
-    let error = zeros(usize::MAX / 2, 3).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            DataError::OutOfMemory {
-                picture_bytes: 3,
-                ..
-            }
-        ),
-        "{error}"
-    );
-    assert!(zeros(1 << 40, 1 << 20).is_err());
+fn pictures_come_in_parts_without_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    // Two parts and a half for a thread's 16 pictures, of 2 MiB each.
+    let spec = PictureSpec::rgb(836, 836);
+    for i in 0..80 {
+        let path = dir.path().join(format!("{i:02}.png"));
+        match i % 16 {
+            3 => fs_err::write(path, "not a picture").unwrap(),
+            _ => write_grey(&path, i),
+        }
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2);
+    let mut parts = Vec::new();
+    let mut take = |part: &[u8]| {
+        let pictures = part.chunks_exact(spec.bytes());
+        assert!(pictures.remainder().is_empty());
+        parts.push(pictures.map(|picture| picture[0]).collect::<Vec<_>>());
+        Ok(())
+    };
+    let listing = list(dir.path()).unwrap();
+    let load = || load(dir.path(), listing, &spec, &|_| {}, &mut take);
+    let folder = pool.build().unwrap().install(load).unwrap();
+    assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [30, 30, 15]);
+    let greys: Vec<u8> = (0..80).filter(|i| i % 16 != 3).collect();
+    assert_eq!(parts.concat(), greys);
+    assert_eq!((folder.manifest.len(), folder.skipped.len()), (75, 5));
+}
+
+#[test]
+fn what_cannot_be_kept_ends_the_work() {
+    let dir = folder(&[("a.png", 1)]);
+    let listing = list(dir.path()).unwrap();
+    let mut full = |_: &[u8]| Err(io::Error::other("no space left"));
+    let error = load(dir.path(), listing, &dot(), &|_| {}, &mut full).unwrap_err();
+    assert!(matches!(error, DataError::Io(_)), "{error}");
 }
 
 #[cfg(unix)]
@@ -225,6 +273,7 @@ fn survives_links_that_go_round_in_circles() {
         ["a.png", "below/b.png", "linked/c.png"]
     );
     let skipped: Vec<_> = folder
+        .folder
         .skipped
         .iter()
         .map(|(path, _)| path.clone())
@@ -243,7 +292,7 @@ fn file_names_need_not_be_text() {
     write_grey(&path, 9);
     let folder = load_quietly(dir.path(), &dot()).unwrap();
     assert_eq!(folder.pixels, [9]);
-    assert_eq!(folder.manifest.name(0), Some(r"\xff\xfe.png"));
+    assert_eq!(folder.folder.manifest.name(0), Some(r"\xff\xfe.png"));
     assert_eq!(fingerprint(dir.path(), &[path], &dot()).len(), 64);
 }
 
@@ -311,7 +360,7 @@ fn the_manifest_names_and_hashes_what_was_decoded() {
     let folder = load_quietly(dir.path(), &PictureSpec::rgb(2, 3)).unwrap();
     assert_eq!(loaded_names(&folder), [r"a b/c\td.png", "b.png"]);
     let digits = |grey: u8| blake3::hash(&[grey; 18]).to_hex()[..16].to_owned();
-    let hashes = [0, 1].map(|i| format!("{:016x}", folder.manifest.hash(i).unwrap()));
+    let hashes = [0, 1].map(|i| format!("{:016x}", folder.folder.manifest.hash(i).unwrap()));
     assert_eq!(hashes, [digits(7), digits(2)]);
 }
 
@@ -339,16 +388,21 @@ fn files_may_change_after_they_were_listed() {
 
     let changed = fingerprint(dir.path(), &listing.files, &dot());
     assert_ne!(before, changed);
-    let folder = load(dir.path(), listing, &dot(), &|_| {}).unwrap();
+    let folder = load_listed(dir.path(), listing, &dot()).unwrap();
     assert_eq!(folder.pixels, [5, 6]);
     assert_eq!(loaded_names(&folder), ["a.png", "edited.png"]);
-    assert_eq!(folder.manifest.hash(1), Some(hash(&[6])));
-    let skipped: Vec<_> = folder.skipped.iter().map(|(p, _)| p.clone()).collect();
+    assert_eq!(folder.folder.manifest.hash(1), Some(hash(&[6])));
+    let skipped: Vec<_> = folder
+        .folder
+        .skipped
+        .iter()
+        .map(|(p, _)| p.clone())
+        .collect();
     assert_eq!(
         names_of(dir.path(), &skipped),
         ["cut.png", "dir.png", "gone.png", "pipe.png", "rubbish.png"]
     );
-    let reason = |i: usize| folder.skipped[i].1.as_str();
+    let reason = |i: usize| folder.folder.skipped[i].1.as_str();
     assert_eq!((reason(1), reason(3)), ("not a file", "not a file"));
     assert!(reason(2).contains("No such file"), "{}", reason(2));
     // What is gone is not listed the next time, and the digest is another again.
@@ -387,7 +441,12 @@ fn reasons_do_not_repeat_the_path() {
     png.extend(b"\0\0\0\0IDAT\x35\xaf\x06\x1e");
     fs_err::write(dir.path().join("wide.png"), png).unwrap();
     let folder = load_quietly(dir.path(), &dot()).unwrap();
-    let reasons: Vec<_> = folder.skipped.iter().map(|(_, r)| r.as_str()).collect();
+    let reasons: Vec<_> = folder
+        .folder
+        .skipped
+        .iter()
+        .map(|(_, r)| r.as_str())
+        .collect();
     assert_eq!(
         reasons,
         [
