@@ -10,7 +10,8 @@ and run by turns, ours, PyTorch, ours, PyTorch, each in a process of its own, --
 How to read a row:
 
 - ms: median over the timed steps of all rounds. A training step is everything a real one does (batch,
-  forward, backward, optimizer, weight average, reading the loss); a sampling step is one reverse step.
+  forward, backward, optimizer, weight average, reading the loss); a sampling step is one reverse step; the rows of
+  optimizers are what a training step does with its gradients: their norm, the optimizer, the average.
 - ratio: PyTorch / ours of these medians; above 1, ours is faster.
 - spread: smallest and largest ratio among the rounds. A row whose spread includes 1 shows no winner.
 - peak memory: on a CPU the whole process at its largest, Python and libraries included; on CUDA the
@@ -69,11 +70,15 @@ MODELS = {
     "64": MODEL_128 | {"height": 64, "width": 64, "base_width": 64, "multipliers": [1, 2, 2, 4], "norm_groups": 16},
     "128": MODEL_128,
 }
+# That of keras-ddpm2, 92 M parameters; for updates, which no picture takes part in.
+MODEL_92M = {key: MODEL_128[key] for key in ("height", "width", "channels", "base_width", "multipliers", "norm_groups")}
+MODEL_92M |= {"kind": "unet-concat", "blocks": 2, "norm_eps": 1e-6, "dropout": 0.0}
+UPDATES = {"25 M": MODEL_128, "92 M": MODEL_92M}
 BATCHES = {"cpu": {"demo": 32, "64": 16, "128": 2}, "cuda": {"demo": 32, "64": 16, "128": 64}}
 # Timed steps a round: usual, --quick.
 ITERS = {
-    "cpu": {"demo": (10, 3), "64": (3, 2), "128": (2, 1)},
-    "cuda": {"demo": (50, 10), "64": (50, 10), "128": (20, 5)},
+    "cpu": {"demo": (10, 3), "64": (3, 2), "128": (2, 1), "25 M": (10, 3), "92 M": (5, 2)},
+    "cuda": {"demo": (50, 10), "64": (50, 10), "128": (20, 5), "25 M": (50, 10), "92 M": (50, 10)},
 }
 WARMUP = {"cpu": (2, 1), "cuda": (5, 3)}
 
@@ -83,6 +88,8 @@ BASE = {
     "train": {"accumulate": 1, "seed": 0},
     "data": {"flip": False},
 }
+
+SIZES = [*MODELS, "optimizer"]
 
 START = [
     ("32 px, demo", ["--preset", "demo"]),
@@ -158,17 +165,26 @@ def rows(devices: list[str], sizes: list[str]) -> list[dict]:
     found = []
     for device in devices:
         for size in sizes:
-            cases = [("train", ADAM), ("sample", ADAM)] + ([("train", LAMB)] if size == "demo" else [])
-            for what, optim in cases:
-                config = copy.deepcopy(BASE | {"model": MODELS[size], "optim": optim})
-                config["train"]["batch"] = BATCHES[device][size]
-                found.append({"device": device, "size": size, "what": what, "config": config})
+            if size == "optimizer":
+                forms = [ADAM, ADAM | {"foreach": True}, LAMB]
+                cases = [("optimizer", name, UPDATES[name], form) for name in UPDATES for form in forms]
+            else:
+                kinds = [("train", ADAM), ("sample", ADAM)] + ([("train", LAMB)] if size == "demo" else [])
+                cases = [(what, size, MODELS[size], optim) for what, optim in kinds]
+            for what, name, model, optim in cases:
+                config = copy.deepcopy(BASE | {"model": model, "optim": optim})
+                config["train"]["batch"] = BATCHES[device].get(name, 1)
+                found.append({"device": device, "size": name, "what": what, "config": config})
     return found
 
 
 def name_of(row: dict) -> str:
     config = row["config"]
-    optimizer = {"adam": ", Adam", "lamb": ", LAMB"}[config["optim"]["optimizer"]] if row["what"] == "train" else ""
+    optimizer = {"adam": "Adam", "lamb": "LAMB"}[config["optim"]["optimizer"]]
+    if row["what"] == "optimizer":
+        form = "fused" if optimizer == "Adam" and not config["optim"].get("foreach") else "foreach"
+        return f"{row['device'].upper()}: {optimizer} and average, {row['size']} parameters, against {form}"
+    optimizer = f", {optimizer}" if row["what"] == "train" else ""
     side, batch = config["model"]["height"], config["train"]["batch"]
     return f"{row['device'].upper()}: {row['what']} step, {side} px, batch {batch}{optimizer}"
 
@@ -176,7 +192,9 @@ def name_of(row: dict) -> str:
 def measure(row: dict, args: argparse.Namespace, ddpm: Path, python: str, folder: Path) -> None:
     """Runs both sides by turns; adds the lists "ours" and "pytorch" of what each run reported."""
     toml, run_json = folder / "config.toml", folder / "run.json"
-    toml.write_text(to_toml(row["config"]))
+    ours = copy.deepcopy(row["config"])
+    ours["optim"].pop("foreach", None)
+    toml.write_text(to_toml(ours))
     run_json.write_text(json.dumps(row["config"]))
     device = row["device"]
     iters = args.iters or ITERS[device][row["size"]][args.quick]
@@ -258,7 +276,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, help="turns of each side per row (default 5)")
     parser.add_argument("--iters", type=positive, help="timed steps a round (default: by size and device)")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cpu, and cuda if it can be used")
-    parser.add_argument("--sizes", type=comma_list(list(MODELS)), default=list(MODELS), help="of demo,64,128")
+    parser.add_argument("--sizes", type=comma_list(SIZES), default=SIZES, help="of demo,64,128,optimizer")
     parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: all cores")
     parser.add_argument(
         "--precision", choices=["bf16", "tf32", "f32"], help="of both sides (default: tf32 on CUDA, f32 on CPU)"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Speed and memory of the celebahq128 network on a GPU against PyTorch, in one table: in each precision against eager (with
-# bf16: autocast, channels last), and in bf16 against torch.compile's max-autotune.
+# bf16: autocast, channels last), and in bf16 against torch.compile's max-autotune; then the optimizers.
 #
 #   scripts/gpu_bench.sh            DDPM_BIN and PYTHON as in scripts/bench.sh
 #
@@ -13,7 +13,7 @@ table() {
     local label=$1
     shift
     # Only the first table keeps its head.
-    timeout $((deadline - SECONDS)) "$python" scripts/bench.py --device "${DEVICE:-cuda}" --sizes 128 --no-start "$@" |
+    timeout $((deadline - SECONDS)) "$python" scripts/bench.py --device "${DEVICE:-cuda}" --no-start "$@" |
         awk -v label="$label" -v head="$head" '
             /^\| (step|---)/ { if (head) print; next }
             /^\| C/ { sub(/^\| [^|]*[^ |]/, "&, " label); print; fflush() }'
@@ -21,8 +21,9 @@ table() {
 }
 head=1
 failed=0
-table "bf16, against eager" --precision bf16 --rounds 2 || failed=1
-table "bf16, against compile" --precision bf16 --against compile --rounds 1 || failed=1
-table "tf32, against eager" --precision tf32 --rounds 1 || failed=1
-table "f32, against eager" --precision f32 --rounds 1 || failed=1
+table "bf16, against eager" --sizes 128 --precision bf16 --rounds 2 || failed=1
+table "bf16, against compile" --sizes 128 --precision bf16 --against compile --rounds 1 || failed=1
+table "tf32, against eager" --sizes 128 --precision tf32 --rounds 1 || failed=1
+table "f32, against eager" --sizes 128 --precision f32 --rounds 1 || failed=1
+table "f32" --sizes optimizer --precision f32 --rounds 1 || failed=1
 exit $failed

@@ -511,3 +511,36 @@ fn the_cuda_half_is_loaded_where_there_is_a_driver() {
     };
     doctor.assert().success().stdout(contains(said));
 }
+
+#[test]
+fn bench_tells_the_share_of_each_part() {
+    let bench = |what: &str| {
+        let mut command = ddpm();
+        let network =
+            "--preset demo --size 8 --base-width 8 --norm-groups 2 --multipliers 1,2 --batch 2";
+        command.args([
+            "bench", "--json", "--phases", "--iters", "2", "--device", "cpu", "--what", what,
+        ]);
+        let said = command.args(network.split_whitespace()).assert().success();
+        serde_json::from_slice::<serde_json::Value>(&said.get_output().stdout).unwrap()
+    };
+    let parts = |said: &serde_json::Value| -> Vec<String> {
+        let ms = said["phases"]["ms"].as_array().unwrap();
+        ms.iter()
+            .map(|part| part[0].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let update = ["optimizer", "average"];
+    let step = ["pictures", "noise", "forward", "backward"];
+    let train = bench("train");
+    let train_parts = [&step[..], &update, &["waiting for pictures"]].concat();
+    assert_eq!(parts(&train), train_parts);
+    assert_eq!(train["phases"]["ms"][6][1], 0.0, "pictures in memory");
+    assert!(train["phases"]["gflops"].as_f64() > Some(0.0));
+    let optimizer = bench("optimizer");
+    assert_eq!(parts(&optimizer), update);
+    assert!(optimizer["phases"]["gb_per_sec"].as_f64() > Some(0.0));
+    assert!(optimizer["phases"].get("gflops").is_none());
+    let sample = bench("sample");
+    assert_eq!(parts(&sample), ["forward", "noise and sampler"]);
+}

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Times one training step or one sampling step of the reference; prints one line of JSON.
+"""Times one training step, one sampling step or one update of the reference; prints one line of JSON.
 
 A training step is everything a real one does: gather a batch from u8 pixels, normalise, draw t and eps,
 noise, forward, backward, optimizer, EMA, and reading the loss back. A sampling step is one reverse step
-for `train.batch` pictures, its noise included.
+for `train.batch` pictures, its noise included. An update is what a training step does with its gradients: their
+norm, optimizer and EMA.
 
 "peak_bytes" is the process's peak resident memory on a CPU (interpreter and libraries included) and
 the peak of allocated device memory on CUDA.
@@ -48,6 +49,21 @@ def train_step(config: dict, model: torch.nn.Module, memory_format: torch.memory
     return step
 
 
+def update_step(config: dict, model: torch.nn.Module, memory_format: torch.memory_format) -> Callable[[int], float]:
+    """A function of the step index that updates the weights from random gradients and returns their norm."""
+    diffusion = Diffusion(config["diffusion"])
+    trainer = Trainer(model, diffusion, config["optim"])
+    for p in trainer.params:
+        p.grad = torch.randn_like(p)
+
+    def step(index: int) -> float:
+        norm = trainer.grad_norm()
+        trainer.update(index, norm)
+        return norm.item()
+
+    return step
+
+
 def sample_step(config: dict, model: torch.nn.Module, memory_format: torch.memory_format) -> Callable[[int], float]:
     """A function of the step index that takes one reverse step and waits for one pixel of it."""
     device = next(model.parameters()).device
@@ -67,6 +83,9 @@ def sample_step(config: dict, model: torch.nn.Module, memory_format: torch.memor
     return step
 
 
+STEPS = {"train": train_step, "sample": sample_step, "optimizer": update_step}
+
+
 def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -77,7 +96,7 @@ def peak_bytes(device: torch.device) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="run.json")
-    parser.add_argument("--what", choices=["train", "sample"], required=True)
+    parser.add_argument("--what", choices=list(STEPS), required=True)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--iters", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads within an operation")
@@ -102,7 +121,7 @@ def main() -> None:
     model.forward = torch.autocast(args.device, torch.bfloat16, enabled=args.bf16)(model.forward)
     if args.compile:
         model.compile(mode="max-autotune")
-    step = (train_step if args.what == "train" else sample_step)(config, model, memory_format)
+    step = STEPS[args.what](config, model, memory_format)
 
     times_ms = []
     for index in range(args.warmup + args.iters):

@@ -37,7 +37,9 @@ class Trainer:
             excluded = not_adapted(model, config["adapt_norms"])
             self.optimizer = Lamb(params, lr, *betas, eps, decay, excluded)
         elif kind == "adam":
-            self.optimizer = torch.optim.Adam(self.params, lr, betas, eps, decay, fused=True)
+            # One kernel over all parameters unless the caller asks for the older form, a kernel an operation.
+            form = {"foreach": True} if config.get("foreach") else {"fused": True}
+            self.optimizer = torch.optim.Adam(self.params, lr, betas, eps, decay, **form)
         elif kind == "adamw":
             self.optimizer = torch.optim.AdamW(self.params, lr, betas, eps, decay, fused=True)
         else:

@@ -1,23 +1,22 @@
 //! `ddpm bench`.
 
+mod phases;
+mod steps;
+
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use tch::{Device, Kind, Tensor};
 
+use self::phases::{Ceilings, Phases};
+use self::steps::Bench;
 use super::compute::ComputeArgs;
 use super::settings::{BaseArgs, NetworkArgs};
 use crate::config::{Preset, RunConfig};
-use crate::data::Store;
 use crate::device::{Chosen, peak_bytes, synchronize};
-use crate::diffusion::Schedule;
 use crate::model::Model;
 use crate::report::{bytes, count};
-use crate::rng::{Stream, normal};
-use crate::sample::{Ddpm, Process, Respaced};
-use crate::train::Trainer;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,10 +25,17 @@ enum What {
     Train,
     /// One reverse step of a batch.
     Sample,
+    /// What a training step does with its gradients: clipping, the guard, the optimizer, the average.
+    Optimizer,
 }
 
 /// Time training or sampling steps of a model on made-up pictures.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ddpm bench --preset celebahq128 --batch 2           a training step
+  ddpm bench --phases                                 where its time goes, and what this machine reaches at best
+  ddpm bench --what sample --preset celebahq128 --batch 16
+  ddpm bench --what optimizer --preset keras-ddpm2    the optimizer and the average over 92 M parameters")]
 pub(super) struct BenchCommand {
     /// What to time
     #[arg(long, value_enum, default_value = "train")]
@@ -40,6 +46,9 @@ pub(super) struct BenchCommand {
     /// Steps timed
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     iters: u32,
+    /// Then as many steps again for the share of each part, beside the fastest matrix product and copy of this device
+    #[arg(long)]
+    phases: bool,
     /// For programs
     #[arg(long)]
     json: bool,
@@ -62,12 +71,12 @@ struct Outcome {
     parameters: i64,
     ms_median: f64,
     ms_all: Vec<f64>,
+    /// Of the convolutions, 1e9 a second; 0 where there are none.
     gflops: f64,
     peak_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phases: Option<Phases>,
 }
-
-/// Pictures in the made-up data set.
-const PICTURES: i64 = 256;
 
 impl BenchCommand {
     pub(super) fn run(&self) -> Result<()> {
@@ -80,91 +89,100 @@ impl BenchCommand {
         if self.json {
             println!("{}", serde_json::to_string(&outcome)?);
         } else {
-            println!(
-                "{:?} step of {} parameters, batch {}, {}: median {:.1} ms ({:.1} img/s), {:.0} GFLOP/s, peak {}",
-                outcome.what,
-                count(outcome.parameters as u64),
-                outcome.batch,
-                outcome.device,
-                outcome.ms_median,
-                outcome.batch as f64 / outcome.ms_median * 1e3,
-                outcome.gflops,
-                bytes(outcome.peak_bytes)
-            );
+            outcome.print();
         }
         Ok(())
     }
 
     fn measure(&self, config: &RunConfig, chosen: &Chosen) -> Result<Outcome> {
-        let (ms_all, passes) = match self.what {
-            What::Train => (self.train(config, chosen)?, 3),
-            What::Sample => (self.sample(config, chosen)?, 1),
+        let mut bench: Box<dyn Bench> = match self.what {
+            What::Train => Box::new(steps::Train::new(config, chosen)?),
+            What::Sample => Box::new(steps::Sample::new(config, chosen)?),
+            What::Optimizer => Box::new(steps::Update::new(config, chosen)?),
+        };
+        let ms_all = self.time(chosen, &mut *bench)?;
+        let peak_bytes = peak_bytes(chosen.device).unwrap_or(0);
+        let phases = match self.phases {
+            true => Some(self.shares(config, chosen, &mut *bench)?),
+            false => None,
         };
         let net = Model::new(&config.model, config.diffusion.timesteps, 0);
-        let [_, height, width] = config.model.chw();
-        let cost = net.cost(height, width);
-        let batch = config.train.batch;
         let ms_median = median(&ms_all);
         Ok(Outcome {
             what: self.what,
             device: chosen.description.clone(),
-            batch,
+            batch: config.train.batch,
             parameters: net.params().iter().map(|p| p.tensor.numel() as i64).sum(),
-            gflops: (passes * cost.forward_flops * batch as u64) as f64 / ms_median / 1e6,
+            gflops: (flops(self.what, config, &net)) as f64 / ms_median / 1e6,
             ms_median,
             ms_all,
-            peak_bytes: peak_bytes(chosen.device).unwrap_or(0),
+            peak_bytes,
+            phases,
         })
     }
 
-    fn train(&self, config: &RunConfig, chosen: &Chosen) -> Result<Vec<f64>> {
-        let [c, h, w] = config.model.chw();
-        let pixels = Tensor::randint(256, [PICTURES, c, h, w], (Kind::Uint8, Device::Cpu));
-        let data = Store::new(pixels, chosen.device)?;
-        let mut trainer = Trainer::new(config, data.len(), chosen.device)?;
-        trainer.net.set_precision(chosen.precision);
-        // Reading the loss is part of a step.
-        self.time(chosen, || {
-            let output = trainer.train_step(&data)?;
-            let _loss = output.numbers.double_value(&[0]);
-            Ok(())
-        })
-    }
-
-    fn sample(&self, config: &RunConfig, chosen: &Chosen) -> Result<Vec<f64>> {
-        let _guard = tch::no_grad_guard();
-        let mut net = Model::new(&config.model, config.diffusion.timesteps, 0);
-        net.move_to(chosen.device)?;
-        net.set_precision(chosen.precision);
-        let levels = Respaced::all(&Schedule::new(&config.diffusion));
-        let options = Ddpm::new(&config.sample);
-        let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, None, false);
-        let process = Process::new(&denoiser, &levels, &config.diffusion, config.sample.clip_x0);
-        let last = levels.len() - 1;
-        let [c, h, w] = config.model.chw();
-        let shape = [config.train.batch, c, h, w];
-        let mut x = normal(0, Stream::Sample, 0, &shape, chosen.device);
-        self.time(chosen, || {
-            let z = normal(0, Stream::Sample, 1, &shape, chosen.device);
-            let estimate = process.estimate(&x, last);
-            x = options.step(&levels, &estimate, last, || z);
-            Ok(())
-        })
-    }
-
-    fn time(&self, chosen: &Chosen, mut step: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+    fn time(&self, chosen: &Chosen, bench: &mut dyn Bench) -> Result<Vec<f64>> {
         for _ in 0..self.warmup {
-            step()?;
+            bench.step()?;
         }
         synchronize(chosen.device);
         let mut all = Vec::new();
         for _ in 0..self.iters {
             let start = Instant::now();
-            step()?;
+            bench.step()?;
             synchronize(chosen.device);
             all.push(start.elapsed().as_secs_f64() * 1e3);
         }
         Ok(all)
+    }
+
+    fn shares(&self, config: &RunConfig, chosen: &Chosen, bench: &mut dyn Bench) -> Result<Phases> {
+        let ms = bench.phases(self.iters)?;
+        if ms.iter().all(|(_, ms)| *ms == 0.0) {
+            bail!("no part of a step took any time");
+        }
+        let net = Model::new(&config.model, config.diffusion.timesteps, 0);
+        let work = phases::Work {
+            flops: flops(self.what, config, &net),
+            bytes: steps::bytes_of_update(&config.optim, &net),
+        };
+        Ok(Phases::new(ms, work, Ceilings::measure(chosen)?))
+    }
+}
+
+/// Arithmetic of the convolutions in a step; backward takes twice that of forward.
+fn flops(what: What, config: &RunConfig, net: &Model) -> u64 {
+    let passes = match what {
+        What::Train => 3,
+        What::Sample => 1,
+        What::Optimizer => 0,
+    };
+    let [_, height, width] = config.model.chw();
+    passes * net.cost(height, width).forward_flops * config.train.batch as u64
+}
+
+impl Outcome {
+    fn print(&self) {
+        let rate = match self.what {
+            What::Optimizer => String::new(),
+            _ => format!(
+                " ({:.1} img/s), {:.0} GFLOP/s",
+                self.batch as f64 / self.ms_median * 1e3,
+                self.gflops
+            ),
+        };
+        println!(
+            "{:?} step of {} parameters, batch {}, {}: median {:.1} ms{rate}, peak {}",
+            self.what,
+            count(self.parameters as u64),
+            self.batch,
+            self.device,
+            self.ms_median,
+            bytes(self.peak_bytes)
+        );
+        if let Some(phases) = &self.phases {
+            println!("{phases}");
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Training: the loop, read top to bottom.
 
+mod clock;
 mod grids;
 mod guard;
 mod incident;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tch::Tensor;
 
+pub use clock::{Clock, Phase};
 pub use guard::Guard;
 pub use record::{Number, ParameterGradient, PictureOfBatch, StepRecord};
 pub use replay::{Replay, replay};

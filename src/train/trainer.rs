@@ -3,12 +3,13 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use super::Guard;
+use super::{Clock, Guard, Phase};
 use crate::checkpoint::History;
 use crate::config::RunConfig;
 use crate::data::{Order, Store};
 use crate::diffusion::{Noised, Objective, Schedule};
 use crate::model::Model;
+use crate::native;
 use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
 use crate::rng::{Stream, key, normal, seeded};
 
@@ -30,6 +31,8 @@ pub struct Trainer {
     pub ema: Ema,
     /// Stops bad steps.
     pub guard: Guard,
+    /// Where the time of steps goes, while somebody measures.
+    pub clock: Clock,
     /// What went wrong so far; its running means are the guard's.
     pub history: History,
     /// Noise schedule.
@@ -81,12 +84,15 @@ impl Trainer {
             net.move_to(device)?;
         }
         let arena = Arena::new(&net.params())?;
+        // The weights as drawn left holes that moments and average, being one tensor each, do not fit into.
+        native::return_freed_memory();
         let schedule = Schedule::new(&config.diffusion);
         Ok(Trainer {
             step: 0,
             optimizer: Optimizer::new(&config.optim, &arena),
             ema: Ema::new(&arena, config.optim.ema),
             guard: Guard::new(config.train.explosion_factor, device),
+            clock: Clock::new(device),
             history: History::default(),
             objective: Objective::new(
                 &config.diffusion,
@@ -149,6 +155,7 @@ impl Trainer {
         let draw = self.draw(self.step);
         let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref())?;
         self.foresee(data)?;
+        self.clock.end_of(Phase::Pictures);
         let loss = self.backward(&x_0, &draw.t, self.step)?;
         let grad_norm = self.arena.grads.norm();
         Ok(Gradients {
@@ -184,7 +191,9 @@ impl Trainer {
             lr_multiplier: multiplier,
         };
         self.optimizer.step(&self.arena, inputs)?;
+        self.clock.end_of(Phase::Optimizer);
         self.ema.update(&self.arena);
+        self.clock.end_of(Phase::Average);
         self.step += 1;
         Ok(StepOutput {
             step: self.step,
@@ -226,6 +235,7 @@ impl Trainer {
         let eps = normal(seed, Stream::Noise, step, &x_0.size(), device);
         let noised = self.objective.noise(x_0, t, eps);
         self.arena.zero_grad();
+        self.clock.end_of(Phase::Noise);
         seeded(key(seed, Stream::Dropout, step), || {
             self.accumulate(&noised)
         })
@@ -239,7 +249,9 @@ impl Trainer {
             let part = noised.part(start, micro.min(batch - start));
             let out = self.net.forward(&part.x_t, &part.t, None, true);
             let loss = self.objective.loss(&out, &part, batch);
+            self.clock.end_of(Phase::Forward);
             loss.f_backward()?;
+            self.clock.end_of(Phase::Backward);
             total += loss.detach();
         }
         Ok(total)

@@ -1,0 +1,148 @@
+//! The share of each part of a step, and how near it comes to what the device can do.
+
+use std::fmt;
+use std::time::Instant;
+
+use anyhow::Result;
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::device::{Chosen, Precision, synchronize};
+
+/// Arithmetic and memory traffic of a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Work {
+    /// Of forward and backward.
+    pub(super) flops: u64,
+    /// Of the optimizer and the average, at least.
+    pub(super) bytes: u64,
+}
+
+/// What the device reached at best.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Ceilings {
+    /// In a matrix product, 1e9 operations a second.
+    gflops: f64,
+    /// In copying a tensor, 1e9 bytes read or written a second.
+    gb_per_sec: f64,
+}
+
+/// Times a ceiling is tried.
+const TRIES: usize = 5;
+
+impl Ceilings {
+    /// Multiplies matrices in the precision of the steps, and copies.
+    pub(super) fn measure(chosen: &Chosen) -> Result<Ceilings> {
+        let device = chosen.device;
+        let side: i64 = if device.is_cuda() { 8192 } else { 2048 };
+        let kind = match chosen.precision {
+            Precision::Bf16 => Kind::BFloat16,
+            _ => Kind::Float,
+        };
+        let a = Tensor::f_ones([side, side], (kind, device))?;
+        let product = best_secs(device, || Ok(drop(a.f_matmul(&a)?)))?;
+        drop(a);
+        let values: i64 = 1 << if device.is_cuda() { 28 } else { 26 };
+        let from = Tensor::f_ones([values], (Kind::Float, device))?;
+        let mut to = from.f_zeros_like()?;
+        let copy = best_secs(device, || Ok(to.copy_(&from)))?;
+        Ok(Ceilings {
+            gflops: 2.0 * (side as f64).powi(3) / product / 1e9,
+            gb_per_sec: 2.0 * 4.0 * values as f64 / copy / 1e9,
+        })
+    }
+}
+
+fn best_secs(device: Device, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut best = f64::INFINITY;
+    for _ in 0..TRIES {
+        synchronize(device);
+        let start = Instant::now();
+        work()?;
+        synchronize(device);
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+/// Where the time of a step goes.
+#[derive(Debug, Serialize)]
+pub(super) struct Phases {
+    /// Part and milliseconds a step.
+    ms: Vec<(&'static str, f64)>,
+    /// Convolutions in forward and backward, 1e9 operations a second; none without them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gflops: Option<f64>,
+    /// Optimizer and average, 1e9 bytes a second; none without them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gb_per_sec: Option<f64>,
+    ceilings: Ceilings,
+}
+
+impl Phases {
+    pub(super) fn new(ms: Vec<(&'static str, f64)>, work: Work, ceilings: Ceilings) -> Phases {
+        let of = |parts: [&str; 2]| -> f64 {
+            let ours = ms.iter().filter(|(part, _)| parts.contains(part));
+            ours.map(|(_, ms)| ms).sum()
+        };
+        let rate = |amount: u64, ms: f64| (ms > 0.0).then(|| amount as f64 / ms / 1e6);
+        Phases {
+            gflops: rate(work.flops, of(["forward", "backward"])),
+            gb_per_sec: rate(work.bytes, of(["optimizer", "average"])),
+            ms,
+            ceilings,
+        }
+    }
+}
+
+impl fmt::Display for Phases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: f64 = self.ms.iter().map(|(_, ms)| ms).sum();
+        for (part, ms) in &self.ms {
+            writeln!(f, "  {part:<20} {ms:>9.2} ms {:>5.1} %", 100.0 * ms / all)?;
+        }
+        let best = &self.ceilings;
+        write!(
+            f,
+            "at best: {:.0} GFLOP/s (matrix product), {:.1} GB/s (copy)",
+            best.gflops, best.gb_per_sec
+        )?;
+        if let Some(gflops) = self.gflops {
+            let share = 100.0 * gflops / best.gflops;
+            write!(
+                f,
+                "\nconvolutions: {gflops:.0} GFLOP/s, {share:.0} % of that"
+            )?;
+        }
+        if let Some(gb) = self.gb_per_sec {
+            let share = 100.0 * gb / best.gb_per_sec;
+            write!(
+                f,
+                "\noptimizer and average: {gb:.1} GB/s, {share:.0} % of that"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_those_of_their_phases() {
+        let ms = vec![("forward", 2.0), ("backward", 3.0), ("optimizer", 4.0)];
+        let work = Work {
+            flops: 10_000_000,
+            bytes: 8_000_000,
+        };
+        let ceilings = Ceilings {
+            gflops: 4.0,
+            gb_per_sec: 8.0,
+        };
+        let said = Phases::new(ms, work, ceilings).to_string();
+        for wanted in ["forward", "22.2 %", "2 GFLOP/s, 50 %", "2.0 GB/s, 25 %"] {
+            assert!(said.contains(wanted), "{wanted} is not in: {said}");
+        }
+    }
+}

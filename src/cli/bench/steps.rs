@@ -1,0 +1,200 @@
+//! The steps that are timed, on made-up pictures.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor};
+
+use crate::config::{OptimConfig, OptimizerKind, RunConfig};
+use crate::data::Store;
+use crate::device::{Chosen, synchronize};
+use crate::diffusion::Schedule;
+use crate::model::Model;
+use crate::rng::{Stream, normal};
+use crate::sample::{Ddpm, Process, Respaced};
+use crate::train::{Gradients, Phase, Trainer};
+
+/// Something that is done again and again.
+pub(super) trait Bench {
+    /// Does it once, to its end.
+    fn step(&mut self) -> Result<()>;
+
+    /// Does it `steps` times; milliseconds a step of each of its parts.
+    fn phases(&mut self, steps: u32) -> Result<Vec<(&'static str, f64)>>;
+}
+
+/// Pictures in the made-up data set.
+const PICTURES: i64 = 256;
+
+/// Milliseconds each, of `steps` that took this long together.
+fn ms(all: Duration, steps: u32) -> f64 {
+    all.as_secs_f64() * 1e3 / f64::from(steps)
+}
+
+fn trainer(config: &RunConfig, chosen: &Chosen, pictures: u64) -> Result<Trainer> {
+    let mut trainer = Trainer::new(config, pictures, chosen.device)?;
+    trainer.net.set_precision(chosen.precision);
+    Ok(trainer)
+}
+
+/// Milliseconds a step of each phase that took any, from a trainer's clock.
+fn phases_of(trainer: &Trainer, steps: u32) -> Vec<(&'static str, f64)> {
+    let spent = Phase::ALL.into_iter().zip(trainer.clock.stop());
+    spent
+        .filter(|(_, spent)| !spent.is_zero())
+        .map(|(phase, spent)| (phase.name(), ms(spent, steps)))
+        .collect()
+}
+
+/// A training step.
+pub(super) struct Train {
+    trainer: Trainer,
+    data: Store,
+}
+
+impl Train {
+    pub(super) fn new(config: &RunConfig, chosen: &Chosen) -> Result<Train> {
+        let [c, h, w] = config.model.chw();
+        let pixels = Tensor::randint(256, [PICTURES, c, h, w], (Kind::Uint8, Device::Cpu));
+        let data = Store::new(pixels, chosen.device)?;
+        let trainer = trainer(config, chosen, data.len())?;
+        Ok(Train { trainer, data })
+    }
+}
+
+impl Bench for Train {
+    fn step(&mut self) -> Result<()> {
+        let output = self.trainer.train_step(&self.data)?;
+        // Reading the loss is part of a step.
+        let _loss = output.numbers.double_value(&[0]);
+        Ok(())
+    }
+
+    fn phases(&mut self, steps: u32) -> Result<Vec<(&'static str, f64)>> {
+        for _ in 0..steps {
+            self.trainer.clock.start();
+            self.step()?;
+        }
+        let mut phases = phases_of(&self.trainer, steps);
+        phases.push(("waiting for pictures", ms(self.data.waited(), steps)));
+        Ok(phases)
+    }
+}
+
+/// What a training step does with its gradients.
+pub(super) struct Update {
+    trainer: Trainer,
+}
+
+impl Update {
+    pub(super) fn new(config: &RunConfig, chosen: &Chosen) -> Result<Update> {
+        let trainer = trainer(config, chosen, PICTURES as u64)?;
+        let mut grads = trainer.arena.grads.shallow_clone();
+        grads.copy_(&normal(0, Stream::Noise, 0, &grads.size(), chosen.device));
+        Ok(Update { trainer })
+    }
+}
+
+impl Bench for Update {
+    fn step(&mut self) -> Result<()> {
+        let grad_norm = self.trainer.arena.grads.norm();
+        let gradients = Gradients {
+            loss_and_grad_norm: Tensor::stack(&[grad_norm.ones_like(), grad_norm], 0),
+        };
+        self.trainer.update(gradients).map(drop)
+    }
+
+    fn phases(&mut self, steps: u32) -> Result<Vec<(&'static str, f64)>> {
+        for _ in 0..steps {
+            self.trainer.clock.start();
+            self.step()?;
+        }
+        Ok(phases_of(&self.trainer, steps))
+    }
+}
+
+/// Bytes that the norm of the gradients, the optimizer and the average read and write at least.
+pub(super) fn bytes_of_update(config: &OptimConfig, net: &Model) -> u64 {
+    let parameters: usize = net.params().iter().map(|p| p.tensor.numel()).sum();
+    // Adam reads parameters, gradients and two moments, and writes all but the gradients. LAMB has it write an
+    // update, which it zeroes before, measures with the parameters, scales and adds to them.
+    let optimizer = match config.optimizer {
+        OptimizerKind::Lamb => 7 + 1 + 2 + 2 + 3,
+        OptimizerKind::Adam | OptimizerKind::Adamw => 7,
+    };
+    let (norm, average) = (1, 3);
+    (norm + optimizer + average) * 4 * parameters as u64
+}
+
+/// One reverse step of a batch.
+pub(super) struct Sample {
+    net: Model,
+    levels: Respaced,
+    config: RunConfig,
+    device: Device,
+    x: Tensor,
+    /// Time in the network, while somebody measures.
+    in_network: Cell<Option<Duration>>,
+}
+
+impl Sample {
+    pub(super) fn new(config: &RunConfig, chosen: &Chosen) -> Result<Sample> {
+        let mut net = Model::new(&config.model, config.diffusion.timesteps, 0);
+        net.move_to(chosen.device)?;
+        net.set_precision(chosen.precision);
+        let [c, h, w] = config.model.chw();
+        let shape = [config.train.batch, c, h, w];
+        Ok(Sample {
+            net,
+            levels: Respaced::all(&Schedule::new(&config.diffusion)),
+            config: config.clone(),
+            device: chosen.device,
+            x: normal(0, Stream::Sample, 0, &shape, chosen.device),
+            in_network: Cell::new(None),
+        })
+    }
+
+    fn forward(&self, x: &Tensor, t: &Tensor) -> Tensor {
+        let Some(spent) = self.in_network.get() else {
+            return self.net.forward(x, t, None, false);
+        };
+        synchronize(self.device);
+        let start = Instant::now();
+        let out = self.net.forward(x, t, None, false);
+        synchronize(self.device);
+        self.in_network.set(Some(spent + start.elapsed()));
+        out
+    }
+}
+
+impl Bench for Sample {
+    fn step(&mut self) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        let sample = &self.config.sample;
+        let options = Ddpm::new(sample);
+        let denoiser = |x: &Tensor, t: &Tensor| self.forward(x, t);
+        let diffusion = &self.config.diffusion;
+        let process = Process::new(&denoiser, &self.levels, diffusion, sample.clip_x0);
+        let last = self.levels.len() - 1;
+        let z = normal(0, Stream::Sample, 1, &self.x.size(), self.device);
+        let estimate = process.estimate(&self.x, last);
+        self.x = options.step(&self.levels, &estimate, last, || z);
+        Ok(())
+    }
+
+    fn phases(&mut self, steps: u32) -> Result<Vec<(&'static str, f64)>> {
+        self.in_network.set(Some(Duration::ZERO));
+        let start = Instant::now();
+        for _ in 0..steps {
+            self.step()?;
+        }
+        synchronize(self.device);
+        let all = start.elapsed();
+        let network = self.in_network.take().unwrap_or_default();
+        Ok(vec![
+            ("forward", ms(network, steps)),
+            ("noise and sampler", ms(all - network, steps)),
+        ])
+    }
+}

@@ -1,0 +1,118 @@
+//! Where the time of a training step goes.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use tch::Device;
+
+use crate::device::synchronize;
+
+/// A part of a training step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Choosing pictures, gathering and scaling them.
+    Pictures,
+    /// Drawing noise and adding it; zeroing the gradients.
+    Noise,
+    /// The network and the loss.
+    Forward,
+    /// Gradients.
+    Backward,
+    /// Norm of the gradients, clipping, the guard, the optimizer.
+    Optimizer,
+    /// Averaging the weights.
+    Average,
+}
+
+impl Phase {
+    /// All of them, in the order of a step.
+    pub const ALL: [Phase; 6] = [
+        Phase::Pictures,
+        Phase::Noise,
+        Phase::Forward,
+        Phase::Backward,
+        Phase::Optimizer,
+        Phase::Average,
+    ];
+
+    /// For people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Pictures => "pictures",
+            Phase::Noise => "noise",
+            Phase::Forward => "forward",
+            Phase::Backward => "backward",
+            Phase::Optimizer => "optimizer",
+            Phase::Average => "average",
+        }
+    }
+}
+
+/// Adds up the time of each phase while somebody measures; does nothing otherwise.
+///
+/// A running clock waits for the device at the end of each phase, which makes steps on CUDA slower than they are.
+#[derive(Debug)]
+pub struct Clock {
+    device: Device,
+    /// When the present phase began; none if nobody measures.
+    since: Cell<Option<Instant>>,
+    spent: Cell<[Duration; Phase::ALL.len()]>,
+}
+
+impl Clock {
+    pub(super) fn new(device: Device) -> Clock {
+        Clock {
+            device,
+            since: Cell::new(None),
+            spent: Cell::default(),
+        }
+    }
+
+    /// Begins to measure; the first phase begins now.
+    pub fn start(&self) {
+        synchronize(self.device);
+        self.since.set(Some(Instant::now()));
+    }
+
+    /// The end of a phase, and the beginning of the next.
+    pub(super) fn end_of(&self, phase: Phase) {
+        if let Some(since) = self.since.get() {
+            synchronize(self.device);
+            let now = Instant::now();
+            let mut spent = self.spent.get();
+            spent[phase as usize] += now - since;
+            self.spent.set(spent);
+            self.since.set(Some(now));
+        }
+    }
+
+    /// Ends measuring; what each phase took since the last stop, in the order of [`Phase::ALL`].
+    pub fn stop(&self) -> [Duration; Phase::ALL.len()] {
+        self.since.set(None);
+        self.spent.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_add_up_while_somebody_measures() {
+        let clock = Clock::new(Device::Cpu);
+        clock.end_of(Phase::Forward);
+        assert_eq!(clock.stop(), [Duration::ZERO; 6]);
+        let whole = Instant::now();
+        clock.start();
+        for phase in [Phase::Forward, Phase::Average, Phase::Forward] {
+            std::thread::sleep(Duration::from_millis(2));
+            clock.end_of(phase);
+        }
+        let spent = clock.stop();
+        let whole = whole.elapsed();
+        assert!(spent[Phase::Forward as usize] >= Duration::from_millis(4));
+        assert!(spent[Phase::Average as usize] >= Duration::from_millis(2));
+        assert_eq!(spent[Phase::Pictures as usize], Duration::ZERO);
+        assert!(spent.iter().sum::<Duration>() <= whole);
+    }
+}
