@@ -52,8 +52,8 @@ pub fn cv2_bilinear(src: &[u8], sh: usize, sw: usize, c: usize, dh: usize, dw: u
 /// - `src`: `[sh, sw, c]` u8, row by row; returns `[dh, dw, c]` u8
 ///
 /// # Panics
-/// If `src` is not `sh * sw * c` bytes, a size is zero, `sh` is 2^24 or more, or a side of
-/// the result is 2^16 or more.
+/// If `src` is not `sh * sw * c` bytes, a size is zero, `c` is neither 1 nor 3, `sh` is 2^24 or
+/// more, or a side of the result is 2^16 or more.
 pub(crate) fn area(src: &[u8], sh: usize, sw: usize, c: usize, dh: usize, dw: usize) -> Vec<u8> {
     check(src, sh, sw, c, dh, dw);
     if (sh, sw) == (dh, dw) {
@@ -62,32 +62,168 @@ pub(crate) fn area(src: &[u8], sh: usize, sw: usize, c: usize, dh: usize, dw: us
     if dh > sh || dw > sw {
         return cv2_bilinear(src, sh, sw, c, dh, dw);
     }
-    assert!(sh < 1 << 24, "{sh} rows would overflow the 32-bit sums");
-    assert!(
-        dh.max(dw) < 1 << 16,
-        "weights for {dh}x{dw} pixels would overflow 16 bits"
-    );
-    let columns: Vec<Vec<_>> = (0..dw).map(|x| overlaps(x, sw, dw).collect()).collect();
-    let total = (sh * sw) as u64;
-    let mut out = Vec::with_capacity(dh * dw * c);
-    let mut sums = vec![0; sw * c];
-    for y in 0..dh {
+    area_of(src, c, Span::whole(sh, dh), Span::whole(sw, dw))
+}
+
+/// What one axis of a picture is made into: a stretch of it into equal results.
+///
+/// All lengths are in units of which a source pixel has `pixel`, so that a picture that was shrunk
+/// before can be cut at places between its pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// Length of a source pixel.
+    pub(crate) pixel: usize,
+    /// Where the stretch begins.
+    pub(crate) from: usize,
+    /// How long it is.
+    pub(crate) length: usize,
+    /// How many results it has.
+    pub(crate) results: usize,
+}
+
+impl Span {
+    /// `src` pixels into `dst` results.
+    fn whole(src: usize, dst: usize) -> Self {
+        Self {
+            pixel: 1,
+            from: 0,
+            length: src,
+            results: dst,
+        }
+    }
+
+    /// How many source pixels there have to be.
+    pub(crate) fn pixels(&self) -> usize {
+        (self.from + self.length).div_ceil(self.pixel)
+    }
+
+    /// The source pixels under result `i`, and how much of each, in units of which the stretch has
+    /// `length` times `results`: they sum to `length`.
+    fn overlaps(&self, i: usize) -> impl Iterator<Item = (usize, u16)> {
+        let pixel = self.pixel * self.results;
+        let from = self.from * self.results + i * self.length;
+        let to = from + self.length;
+        (from / pixel..to.div_ceil(pixel)).map(move |k| {
+            let overlap = to.min((k + 1) * pixel) - from.max(k * pixel);
+            (k, overlap as u16)
+        })
+    }
+
+    fn check(&self) {
+        assert!(
+            self.pixel * self.results < 1 << 16,
+            "weights for {} pixels would overflow 16 bits",
+            self.results
+        );
+    }
+}
+
+/// As [`area`], for a part of the picture, which may begin and end between pixels.
+///
+/// # Shapes
+/// - `src`: the pixels that the spans lie on, from the first, `c` bytes each; returns
+///   `[rows.results, columns.results, c]` u8
+///
+/// # Panics
+/// If `src` has another length, `c` is neither 1 nor 3, `rows` are 2^24 long or longer, or `pixel` times
+/// `results` is 2^16 or more.
+pub(crate) fn area_of(src: &[u8], c: usize, rows: Span, columns: Span) -> Vec<u8> {
+    match c {
+        1 => area_of_channels::<1>(src, rows, columns),
+        3 => area_of_channels::<3>(src, rows, columns),
+        _ => panic!("{c} channels"),
+    }
+}
+
+fn area_of_channels<const C: usize>(src: &[u8], rows: Span, columns: Span) -> Vec<u8> {
+    rows.check();
+    columns.check();
+    let down = rows.length;
+    assert!(down < 1 << 24, "{down} rows would overflow 32-bit sums");
+    let width = columns.pixels() * C;
+    assert_eq!(src.len(), rows.pixels() * width, "not {rows:?} {columns:?}");
+    let taps = Taps::of(&columns);
+    let mean = Mean::over(rows.length as u64 * columns.length as u64);
+    let mut out = Vec::with_capacity(rows.results * columns.results * C);
+    let mut sums = vec![0; width];
+    for y in 0..rows.results {
         // Down the rows first, as this is where every source byte is read.
         sums.fill(0);
-        for (k, weight) in overlaps(y, sh, dh) {
-            add_row(&mut sums, &src[k * sw * c..][..sw * c], weight);
+        for (k, weight) in rows.overlaps(y) {
+            add_row(&mut sums, &src[k * width..][..width], weight);
         }
-        for column in &columns {
-            for channel in 0..c {
-                let term = |&(k, weight): &(usize, u16)| {
-                    u64::from(sums[k * c + channel]) * u64::from(weight)
-                };
-                let sum: u64 = column.iter().map(term).sum();
-                out.push(((sum + total / 2) / total) as u8);
+        let (pixels, _) = sums.as_chunks::<C>();
+        for (first, weights) in taps.iter() {
+            let mut totals = [0; C];
+            for (pixel, &weight) in pixels[first..].iter().zip(weights) {
+                for (total, &sum) in totals.iter_mut().zip(pixel) {
+                    *total += u64::from(sum) * u64::from(weight);
+                }
             }
+            out.extend(totals.map(|total| mean.of(total)));
         }
     }
     out
+}
+
+/// The overlaps of all results of a [`Span`], one after another.
+struct Taps {
+    /// For each result its first pixel, and how many it has.
+    pixels: Vec<(usize, usize)>,
+    weights: Vec<u16>,
+}
+
+impl Taps {
+    fn of(span: &Span) -> Self {
+        let (mut pixels, mut weights) = (Vec::with_capacity(span.results), Vec::new());
+        for i in 0..span.results {
+            let before = weights.len();
+            let first = span.overlaps(i).next().map_or(0, |(k, _)| k);
+            weights.extend(span.overlaps(i).map(|(_, weight)| weight));
+            pixels.push((first, weights.len() - before));
+        }
+        Self { pixels, weights }
+    }
+
+    /// First pixel and weights of each result.
+    fn iter(&self) -> impl Iterator<Item = (usize, &[u16])> {
+        let mut rest = &self.weights[..];
+        self.pixels.iter().map(move |&(first, count)| {
+            let weights;
+            (weights, rest) = rest.split_at(count);
+            (first, weights)
+        })
+    }
+}
+
+/// Division of weighted sums of bytes by the sum of their weights, rounded half up.
+///
+/// By multiplication, as dividing takes as long as all the rest of a small result. With a multiplier
+/// of (2^64 + e) / d, 0 < e <= d, the quotient of n is too large by less than n / 2^64; that can not
+/// reach the next integer, which is 1 / d away at least, if n d < 2^64. Since n <= 256 d, this holds
+/// for d < 2^28.
+struct Mean {
+    total: u64,
+    /// 0 if `total` is too large for it.
+    multiplier: u64,
+}
+
+impl Mean {
+    fn over(total: u64) -> Self {
+        // A multiplier of 2^64, for a total of 1, is one too large; such a sum is its own mean.
+        let fits = (2..1 << 28).contains(&total);
+        let multiplier = if fits { u64::MAX / total + 1 } else { 0 };
+        Self { total, multiplier }
+    }
+
+    #[inline]
+    fn of(&self, sum: u64) -> u8 {
+        let sum = sum + self.total / 2;
+        if self.multiplier == 0 {
+            return (sum / self.total) as u8;
+        }
+        ((u128::from(sum) * u128::from(self.multiplier)) >> 64) as u8
+    }
 }
 
 /// Neighbouring bytes and 16-bit factors: the compiler does eight at a time.
@@ -107,16 +243,6 @@ fn check(src: &[u8], sh: usize, sw: usize, c: usize, dh: usize, dw: usize) {
         sh * sw * c,
         "a [{sh}, {sw}, {c}] picture has another number of bytes"
     );
-}
-
-/// The source pixels under result `i`, and how much of each, in units of 1/`dst` of a pixel: they
-/// sum to `src`.
-fn overlaps(i: usize, src: usize, dst: usize) -> impl Iterator<Item = (usize, u16)> {
-    let (from, to) = (i * src, (i + 1) * src);
-    (from / dst..to.div_ceil(dst)).map(move |k| {
-        let overlap = to.min((k + 1) * dst) - from.max(k * dst);
-        (k, overlap as u16)
-    })
 }
 
 /// What happens to a result that falls beyond the outermost pixel centres.
@@ -186,6 +312,8 @@ fn halve(src: &[u8], sw: usize, c: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -233,6 +361,59 @@ mod tests {
         let src: Vec<u8> = (0..=255).collect();
         assert_eq!(area(&src, 8, 32, 1, 8, 32), src);
         assert_eq!(cv2_bilinear(&src, 8, 32, 1, 8, 32), src);
+    }
+
+    /// The definition: each result is the rounded mean of what lies under it, in fractions.
+    fn plain(src: &[u8], sw: usize, c: usize, rows: Span, columns: Span) -> Vec<u8> {
+        let under = |span: Span, i: usize, k: usize| {
+            let (from, to) = (i * span.length, (i + 1) * span.length);
+            let begin = (k * span.pixel).saturating_sub(span.from) * span.results;
+            let end = ((k + 1) * span.pixel).saturating_sub(span.from) * span.results;
+            (to.min(end).saturating_sub(from.max(begin))) as u64
+        };
+        let total = (rows.length * columns.length) as u64;
+        let mut out = Vec::new();
+        for (y, x, channel) in (0..rows.results)
+            .flat_map(|y| (0..columns.results).map(move |x| (y, x)))
+            .flat_map(|(y, x)| (0..c).map(move |channel| (y, x, channel)))
+        {
+            let mut sum = 0;
+            for (k, pixel) in src.chunks_exact(c).enumerate() {
+                let weight = under(rows, y, k / sw) * under(columns, x, k % sw);
+                sum += weight * u64::from(pixel[channel]);
+            }
+            out.push(((sum + total / 2) / total) as u8);
+        }
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn area_is_what_its_definition_says(
+            c in prop::sample::select(vec![1usize, 3]),
+            axes in prop::array::uniform2((1usize..9, 0usize..9, 1usize..40, 1usize..12)),
+            bytes in prop::collection::vec(any::<u8>(), 64),
+        ) {
+            let span = |(pixel, from, length, results)| Span { pixel, from, length, results };
+            let [rows, columns] = axes.map(span);
+            let length = rows.pixels() * columns.pixels() * c;
+            let src: Vec<u8> = (0..length).map(|i| bytes[(i * 31 + i / 64) % 64]).collect();
+            let got = area_of(&src, c, rows, columns);
+            prop_assert_eq!(got, plain(&src, columns.pixels(), c, rows, columns));
+        }
+
+        #[test]
+        fn means_are_exact(total in 1u64..1 << 40, byte in 0u64..256, around in -2i64..3) {
+            for total in [total, total >> 20, total >> 30].map(|total| total.max(1)) {
+                // Near the sums where the result steps.
+                let step = (byte * total + total / 2).saturating_add_signed(around);
+                let sum = step.min(255 * total);
+                let wanted = (sum + total / 2) / total;
+                prop_assert_eq!(u64::from(Mean::over(total).of(sum)), wanted);
+            }
+        }
     }
 
     #[test]
