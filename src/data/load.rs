@@ -57,6 +57,18 @@ pub fn load(
     }
 }
 
+/// The size of all picture files in `dir` and below, bytes.
+///
+/// # Errors
+/// No such folder, or no picture in it.
+pub fn file_bytes(dir: &Path) -> Result<u64> {
+    let files = folder::list(dir)?.files;
+    let sizes = files
+        .iter()
+        .filter_map(|file| Some(std::fs::metadata(file).ok()?.len()));
+    Ok(sizes.sum())
+}
+
 fn builtin(count: u64, seed: u64, spec: &PictureSpec, device: Device) -> Result<Loaded> {
     let pixels = faces::dataset(seed, count, spec.height, spec.width, spec.channels);
     let hashes: Vec<u64> = pixels

@@ -1,6 +1,6 @@
 //! Pictures: found, decoded and resized once, then one u8 tensor that training reads.
 //!
-//! Order: `spec` (the wanted form) → `folder` (which files) → `decode` and `resize` (one file to
+//! Order: `spec` (the wanted form) → `folder` (which files) → `decode`, `jpeg` and `resize` (one file to
 //! bytes) or `faces` (the built-in data set) → `manifest` (names and hashes) → `cache` (decoded tensor
 //! on disk) → `store` (the tensor on its device, batches; `ahead` gathers them from a mapped file).
 //!
@@ -14,6 +14,7 @@ mod decode;
 mod error;
 mod faces;
 mod folder;
+mod jpeg;
 mod load;
 mod manifest;
 mod order;
@@ -23,7 +24,7 @@ mod store;
 
 pub use decode::{decode, upright_size};
 pub use error::DataError;
-pub use load::{Loaded, load};
+pub use load::{Loaded, file_bytes, load};
 pub use manifest::Manifest;
 pub use order::Order;
 pub use resize::cv2_bilinear;

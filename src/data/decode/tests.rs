@@ -229,6 +229,11 @@ fn jpeg_with_orientation(orientation: u8) -> Vec<u8> {
     image::codecs::jpeg::JpegEncoder::new(&mut jpeg)
         .encode(picture.as_raw(), 16, 32, ExtendedColorType::L8)
         .unwrap();
+    turned(&jpeg, orientation)
+}
+
+/// The same JPEG with an EXIF orientation.
+fn turned(jpeg: &[u8], orientation: u8) -> Vec<u8> {
     // An APP1 segment of 34 bytes after the start marker: a TIFF header and one tag, 0x0112.
     let mut out = vec![0xff, 0xd8, 0xff, 0xe1, 0, 34];
     out.extend(b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01");
@@ -348,4 +353,105 @@ fn a_picture_keeps_its_kind_of_file_in_the_error() {
         .unwrap();
     fs_err::write(&path, &webp[..20]).unwrap();
     assert!(decode(&path, &PictureSpec::rgb(8, 8)).is_err());
+}
+
+/// A file of `scripts/make_jpegs.py`: 93x75 pixels, soft shapes.
+fn made(name: &str) -> Vec<u8> {
+    fs_err::read(golden_folder().join("jpeg").join(name)).unwrap()
+}
+
+/// What a file decodes to, and what it would without shrinking.
+fn both_ways(jpeg: &[u8], spec: &PictureSpec) -> (Vec<u8>, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.jpg");
+    fs_err::write(&path, jpeg).unwrap();
+    let (Picture::Whole(full), _) = open(&path, None).unwrap() else {
+        panic!("shrunk without a wanted size");
+    };
+    (decode(&path, spec).unwrap(), fit(full, spec))
+}
+
+#[test]
+fn a_jpeg_is_shrunk_while_it_stays_twice_as_large_as_wanted() {
+    let factor = |height, width, spec: &PictureSpec| {
+        shrink_factor(Crop::centred(height, width, spec.height, spec.width), spec)
+    };
+    let square = |side| PictureSpec::rgb(side, side);
+    assert_eq!(factor(512, 512, &square(32)), Some(4));
+    assert_eq!(factor(512, 512, &square(64)), Some(4));
+    assert_eq!(factor(511, 512, &square(64)), Some(2));
+    assert_eq!(factor(218, 178, &square(64)), None);
+    assert_eq!(factor(218, 178, &square(32)), Some(2));
+    assert_eq!(factor(1024, 1024, &square(128)), Some(4));
+    // 96x128 of 1000x1000 is a crop of 750x1000.
+    assert_eq!(factor(1000, 1000, &PictureSpec::rgb(96, 128)), Some(2));
+    assert_eq!(factor(512, 512, &cv2(32)), None);
+}
+
+/// The border between two results can cut through a square, which then counts on both sides: in this picture of
+/// waves that is what differs most. Then comes subsampled colour, which is blended over more pixels.
+#[test]
+fn shrunk_pictures_are_those_of_the_full_decoder_within_a_few_levels() {
+    for name in ["444.jpg", "grey.jpg", "422.jpg", "420.jpg"] {
+        for (height, width) in [(4, 4), (8, 8), (16, 16), (5, 9), (9, 5)] {
+            for channels in [1, 3] {
+                let size = PictureSpec::rgb(height, width);
+                let (shrunk, full) = both_ways(&made(name), &PictureSpec { channels, ..size });
+                let (worst, mean) = (
+                    largest_difference(&shrunk, &full),
+                    mean_difference(&shrunk, &full),
+                );
+                assert!(
+                    worst <= 16 && mean <= 3.0,
+                    "{name}, {height}x{width}: {worst}, {mean}"
+                );
+            }
+        }
+    }
+}
+
+fn mean_difference(a: &[u8], b: &[u8]) -> f64 {
+    let sum: u32 = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| u32::from(a.abs_diff(*b)))
+        .sum();
+    f64::from(sum) / a.len() as f64
+}
+
+/// Nothing is turned in between two pixels: no side of the file is a whole number of squares, so each way
+/// of turning begins at another place of the first one.
+#[test]
+fn a_turned_file_gives_the_turned_picture() {
+    for side in [4, 8, 16] {
+        let spec = PictureSpec::rgb(side, side);
+        let (plain, _) = both_ways(&made("420.jpg"), &spec);
+        for orientation in 1..=8 {
+            let (got, _) = both_ways(&turned(&made("420.jpg"), orientation), &spec);
+            let picture = RgbImage::from_raw(side as u32, side as u32, plain.clone()).unwrap();
+            let mut wanted = DynamicImage::from(picture);
+            wanted.apply_orientation(Orientation::from_exif(orientation).unwrap());
+            assert_eq!(
+                got,
+                wanted.as_bytes(),
+                "orientation {orientation}, {side} px"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_that_cannot_be_shrunk_is_decoded_in_full() {
+    let whole = made("420.jpg");
+    let cut = &whole[..whole.len() * 2 / 3];
+    let kinds = [made("cmyk.jpg"), cut.to_vec()];
+    for (number, jpeg) in kinds.iter().enumerate() {
+        let (got, full) = both_ways(jpeg, &PictureSpec::rgb(4, 4));
+        assert_eq!(got, full, "number {number}");
+    }
+    // Two sizes: only the first is shrunk.
+    let (shrunk, full) = both_ways(&whole, &PictureSpec::rgb(4, 4));
+    assert_ne!(shrunk, full);
+    let (same, full) = both_ways(&whole, &PictureSpec::rgb(32, 32));
+    assert_eq!(same, full);
 }

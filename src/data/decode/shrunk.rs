@@ -1,0 +1,115 @@
+//! JPEG pictures that are decoded at a fraction of their size.
+
+use std::io::{self, BufReader};
+
+use image::metadata::Orientation;
+use image::{DynamicImage, GrayImage, RgbImage};
+
+use super::{Crop, flatten, upright};
+use crate::data::budget::Capped;
+use crate::data::jpeg::{self, Shrunk};
+use crate::data::resize::{self, Span};
+use crate::data::spec::{PictureSpec, Resize};
+
+/// A picture of which only means over squares of pixels were decoded.
+pub(super) struct ShrunkPicture {
+    means: DynamicImage,
+    /// The side of the squares, pixels.
+    factor: usize,
+    /// Height and width of the full picture.
+    pub(super) full: (usize, usize),
+    /// How far the first mean reaches beyond the full picture, down and across, in pixels: it was the
+    /// last one before the picture was turned.
+    overhang: (usize, usize),
+}
+
+impl ShrunkPicture {
+    /// Turns means upright that come from a picture of `height` x `width` pixels.
+    fn new(
+        means: Shrunk,
+        (height, width): (usize, usize),
+        factor: usize,
+        orientation: Orientation,
+    ) -> Option<Self> {
+        use Orientation::{FlipHorizontal, FlipVertical, Rotate90, Rotate90FlipH};
+        use Orientation::{NoTransforms, Rotate180, Rotate270, Rotate270FlipH};
+        let (down, across) = (means.height as u32, means.width as u32);
+        let below = means.height * factor - height;
+        let right = means.width * factor - width;
+        let mut means = match means.channels {
+            1 => GrayImage::from_raw(across, down, means.pixels)?.into(),
+            _ => DynamicImage::from(RgbImage::from_raw(across, down, means.pixels)?),
+        };
+        means.apply_orientation(orientation);
+        let overhang = match orientation {
+            NoTransforms | Rotate90FlipH => (0, 0),
+            FlipHorizontal => (0, right),
+            FlipVertical => (below, 0),
+            Rotate180 => (below, right),
+            // Turned clockwise, the bottom comes to the left.
+            Rotate90 => (0, below),
+            Rotate270 => (right, 0),
+            Rotate270FlipH => (right, below),
+        };
+        Some(Self {
+            means,
+            factor,
+            full: upright((height, width), orientation),
+            overhang,
+        })
+    }
+
+    /// Crops where the full picture would be cropped, which can be between two means, and resizes.
+    pub(super) fn fit(&self, spec: &PictureSpec) -> Vec<u8> {
+        let crop = Crop::centred(self.full.0, self.full.1, spec.height, spec.width);
+        // Which means, and the span on these of the crop.
+        let part = |from: usize, length: usize, results| {
+            let first = from / self.factor;
+            let span = Span {
+                pixel: self.factor,
+                from: from - first * self.factor,
+                length,
+                results,
+            };
+            (first, span)
+        };
+        let (top, rows) = part(self.overhang.0 + crop.top, crop.height, spec.height);
+        let (left, columns) = part(self.overhang.1 + crop.left, crop.width, spec.width);
+        let means = Crop {
+            top,
+            left,
+            height: rows.pixels(),
+            width: columns.pixels(),
+        };
+        let pixels = flatten(&self.means, means, spec);
+        resize::area_of(&pixels, spec.channels, rows, columns)
+    }
+}
+
+/// By what a picture can be shrunk while it is decoded: 2, 4, or not at all. An eighth takes as long as a quarter.
+///
+/// The crop is still twice as large as wanted on both sides then, so that what is cut between two
+/// means, and means where an exact decoder has pixels, weighs little. OpenCV's resize would see the
+/// difference.
+pub(super) fn shrink_factor(crop: Crop, spec: &PictureSpec) -> Option<usize> {
+    let fits = |factor: &usize| {
+        crop.height >= 2 * factor * spec.height && crop.width >= 2 * factor * spec.width
+    };
+    let wanted = spec.resize == Resize::Area;
+    [4, 2].into_iter().find(fits).filter(|_| wanted)
+}
+
+/// A JPEG of which `file_bytes` are read, `size` high and wide, at 1/`factor` of its size; none if it
+/// has to be decoded in full.
+pub(super) fn shrink(
+    file: &fs_err::File,
+    file_bytes: u64,
+    size: (usize, usize),
+    factor: usize,
+    orientation: Orientation,
+) -> Option<ShrunkPicture> {
+    let mut source = Capped::new(file, file_bytes);
+    io::Seek::rewind(&mut source).ok()?;
+    let means = jpeg::shrink(BufReader::new(source), (size.1, size.0), factor)?;
+    ShrunkPicture::new(means, size, factor, orientation)
+}
