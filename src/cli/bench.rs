@@ -1,18 +1,20 @@
 //! `ddpm bench`.
 
+mod decode;
 mod phases;
 mod steps;
 
+use std::fmt::{self, Display};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use self::phases::{Ceilings, Phases};
+use self::phases::{Ceilings, Phases, Work};
 use self::steps::Bench;
 use super::compute::ComputeArgs;
-use super::settings::{BaseArgs, NetworkArgs};
+use super::settings::{BaseArgs, DataArgs, NetworkArgs};
 use crate::config::{Preset, RunConfig};
 use crate::device::{Chosen, peak_bytes, synchronize};
 use crate::model::Model;
@@ -27,15 +29,18 @@ enum What {
     Sample,
     /// What a training step does with its gradients: clipping, the guard, the optimizer, the average.
     Optimizer,
+    /// Reading all pictures of --data, as `train` does without --cache; a step is the whole folder.
+    Decode,
 }
 
-/// Time training or sampling steps of a model on made-up pictures.
+/// Time training or sampling steps of a model on made-up pictures, or the reading of pictures.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   ddpm bench --preset celebahq128 --batch 2           a training step
   ddpm bench --phases                                 where its time goes, and what this machine reaches at best
   ddpm bench --what sample --preset celebahq128 --batch 16
-  ddpm bench --what optimizer --preset keras-ddpm2    the optimizer and the average over 92 M parameters")]
+  ddpm bench --what optimizer --preset keras-ddpm2    the optimizer and the average over 92 M parameters
+  ddpm bench --what decode --data photos --size 128   reading a folder of pictures")]
 pub(super) struct BenchCommand {
     /// What to time
     #[arg(long, value_enum, default_value = "train")]
@@ -57,6 +62,8 @@ pub(super) struct BenchCommand {
     /// Pictures a step
     #[arg(long, value_name = "N")]
     batch: Option<i64>,
+    #[command(flatten)]
+    data: DataArgs,
     #[command(flatten)]
     network: NetworkArgs,
     #[command(flatten)]
@@ -81,39 +88,59 @@ struct Outcome {
 impl BenchCommand {
     pub(super) fn run(&self) -> Result<()> {
         let mut config = self.base.resolve(Preset::Demo)?;
+        self.data.apply(&mut config)?;
         self.network.apply(&mut config)?;
         config.train.batch = self.batch.unwrap_or(config.train.batch);
         config.validate()?;
         let chosen = self.compute.choose()?;
-        let outcome = self.measure(&config, &chosen)?;
-        if self.json {
-            println!("{}", serde_json::to_string(&outcome)?);
-        } else {
-            outcome.print();
+        // Backward takes twice the arithmetic of forward.
+        let (mut bench, passes): (Box<dyn Bench>, u64) = match self.what {
+            What::Train => (Box::new(steps::Train::new(&config, &chosen)?), 3),
+            What::Sample => (Box::new(steps::Sample::new(&config, &chosen)?), 1),
+            What::Optimizer => (Box::new(steps::Update::new(&config, &chosen)?), 0),
+            What::Decode => return self.tell(&decode::measure(&config, self.warmup, self.iters)?),
+        };
+        self.tell(&self.measure(&config, &chosen, &mut *bench, passes)?)
+    }
+
+    fn tell(&self, outcome: &(impl Serialize + Display)) -> Result<()> {
+        match self.json {
+            true => println!("{}", serde_json::to_string(outcome)?),
+            false => println!("{outcome}"),
         }
         Ok(())
     }
 
-    fn measure(&self, config: &RunConfig, chosen: &Chosen) -> Result<Outcome> {
-        let mut bench: Box<dyn Bench> = match self.what {
-            What::Train => Box::new(steps::Train::new(config, chosen)?),
-            What::Sample => Box::new(steps::Sample::new(config, chosen)?),
-            What::Optimizer => Box::new(steps::Update::new(config, chosen)?),
-        };
-        let ms_all = self.time(chosen, &mut *bench)?;
+    fn measure(
+        &self,
+        config: &RunConfig,
+        chosen: &Chosen,
+        bench: &mut dyn Bench,
+        passes: u64,
+    ) -> Result<Outcome> {
+        let ms_all = self.time(chosen, bench)?;
         let peak_bytes = peak_bytes(chosen.device).unwrap_or(0);
+        let net = Model::new(&config.model, config.diffusion.timesteps, 0);
+        let [_, height, width] = config.model.chw();
+        let work = Work {
+            flops: passes * net.cost(height, width).forward_flops * config.train.batch as u64,
+            bytes: steps::bytes_of_update(&config.optim, &net),
+        };
         let phases = match self.phases {
-            true => Some(self.shares(config, chosen, &mut *bench)?),
+            true => Some(Phases::new(
+                bench.phases(self.iters)?,
+                work,
+                Ceilings::measure(chosen)?,
+            )),
             false => None,
         };
-        let net = Model::new(&config.model, config.diffusion.timesteps, 0);
         let ms_median = median(&ms_all);
         Ok(Outcome {
             what: self.what,
             device: chosen.description.clone(),
             batch: config.train.batch,
             parameters: net.params().iter().map(|p| p.tensor.numel() as i64).sum(),
-            gflops: (flops(self.what, config, &net)) as f64 / ms_median / 1e6,
+            gflops: work.flops as f64 / ms_median / 1e6,
             ms_median,
             ms_all,
             peak_bytes,
@@ -135,34 +162,10 @@ impl BenchCommand {
         }
         Ok(all)
     }
-
-    fn shares(&self, config: &RunConfig, chosen: &Chosen, bench: &mut dyn Bench) -> Result<Phases> {
-        let ms = bench.phases(self.iters)?;
-        if ms.iter().all(|(_, ms)| *ms == 0.0) {
-            bail!("no part of a step took any time");
-        }
-        let net = Model::new(&config.model, config.diffusion.timesteps, 0);
-        let work = phases::Work {
-            flops: flops(self.what, config, &net),
-            bytes: steps::bytes_of_update(&config.optim, &net),
-        };
-        Ok(Phases::new(ms, work, Ceilings::measure(chosen)?))
-    }
 }
 
-/// Arithmetic of the convolutions in a step; backward takes twice that of forward.
-fn flops(what: What, config: &RunConfig, net: &Model) -> u64 {
-    let passes = match what {
-        What::Train => 3,
-        What::Sample => 1,
-        What::Optimizer => 0,
-    };
-    let [_, height, width] = config.model.chw();
-    passes * net.cost(height, width).forward_flops * config.train.batch as u64
-}
-
-impl Outcome {
-    fn print(&self) {
+impl Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rate = match self.what {
             What::Optimizer => String::new(),
             _ => format!(
@@ -171,7 +174,8 @@ impl Outcome {
                 self.gflops
             ),
         };
-        println!(
+        write!(
+            f,
             "{:?} step of {} parameters, batch {}, {}: median {:.1} ms{rate}, peak {}",
             self.what,
             count(self.parameters as u64),
@@ -179,9 +183,10 @@ impl Outcome {
             self.device,
             self.ms_median,
             bytes(self.peak_bytes)
-        );
-        if let Some(phases) = &self.phases {
-            println!("{phases}");
+        )?;
+        match &self.phases {
+            Some(phases) => write!(f, "\n{phases}"),
+            None => Ok(()),
         }
     }
 }

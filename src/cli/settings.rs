@@ -127,9 +127,10 @@ impl NetworkArgs {
     }
 }
 
+/// Settings of the pictures.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Pictures")]
-struct DataArgs {
+pub(super) struct DataArgs {
     /// Folder of PNG, JPEG, WebP, BMP and GIF pictures, at any depth [default: built-in faces]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -288,7 +289,11 @@ impl SettingArgs {
 }
 
 impl DataArgs {
-    fn apply(&self, config: &mut RunConfig) -> Result<()> {
+    /// Replaces what flags name.
+    ///
+    /// # Errors
+    /// No current folder to make the data folder's path absolute from.
+    pub(super) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         let d = &mut config.data;
         if let Some(dir) = self.data.as_ref().or(d.folder.as_ref()) {
             d.folder = Some(
