@@ -133,6 +133,7 @@ def special_files() -> dict:
         "large/grey 18000.png": (png(18000, 18000, 5, colour=0), None),
         "large/progressive 9000.jpg": (jpeg(9000, progressive=True, subsampling=0), None),
         "large/cmyk 9000.jpg": (jpeg(9000, progressive=True, mode="CMYK"), None),
+        "large/shrunk 12000.jpg": (jpeg(12000), None),
         "large/20000.png": (png(20000, 20000), "1200000000 bytes to decode, above the limit"),
         "bombs/claim.png": (png_header(100_000, 100_000) + chunk(b"IDAT", b"x\x9c\x03\0"), "above the limit"),
         "bombs/stream.png": (png_stream_bomb(), None),

@@ -134,7 +134,7 @@ pub(super) struct DataArgs {
     /// Folder of PNG, JPEG, WebP, BMP and GIF pictures, at any depth [default: built-in faces]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// How pictures are scaled: area (antialiased) or cv2 (the original's bilinear)
+    /// How pictures are scaled
     #[arg(long, value_enum)]
     resize: Option<Resize>,
     /// Behind transparent pixels: white, black, #rrggbb, or ignore (drop transparency)

@@ -61,7 +61,7 @@ static WORKING: Budget = Budget::new(WORKING_BYTES);
 /// largest centred one of the wanted shape.
 ///
 /// A JPEG whose crop is at least four times as large as wanted on both sides is decoded at 1/2 or 1/4 with
-/// [`Resize::Area`], so that at least a factor of two is left to the resize. The result differs from that of the
+/// [`Resize::Fast`], so that at least a factor of two is left to the resize. The result differs from that of the
 /// full picture by about a level in the mean, and most at sharp edges of colour (docs/pictures.md).
 ///
 /// Grey is `(2126 R + 7152 G + 722 B) / 10000`, rounded down: the weights of the `image` crate
@@ -94,7 +94,7 @@ fn fit(picture: DynamicImage, spec: &PictureSpec) -> Vec<u8> {
     // The full picture can be a hundred times the crop's result; it is not needed any more.
     drop(picture);
     let resize = match spec.resize {
-        Resize::Area => resize::area,
+        Resize::Fast | Resize::Area => resize::area,
         Resize::Cv2 => resize::cv2_bilinear,
     };
     resize(

@@ -73,6 +73,8 @@ impl PictureSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Resize {
+    /// As area, but a JPEG much larger than wanted is decoded at a half or a quarter of its size first.
+    Fast,
     /// The mean over the area of each pixel: no aliasing.
     #[default]
     Area,
@@ -83,6 +85,7 @@ pub enum Resize {
 impl fmt::Display for Resize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Fast => "fast",
             Self::Area => "area",
             Self::Cv2 => "cv2",
         })

@@ -89,13 +89,12 @@ impl ShrunkPicture {
 /// By what a picture can be shrunk while it is decoded: 2, 4, or not at all. An eighth takes as long as a quarter.
 ///
 /// The crop is still twice as large as wanted on both sides then, so that what is cut between two
-/// means, and means where an exact decoder has pixels, weighs little. OpenCV's resize would see the
-/// difference.
+/// means, and means where an exact decoder has pixels, weighs little.
 pub(super) fn shrink_factor(crop: Crop, spec: &PictureSpec) -> Option<usize> {
     let fits = |factor: &usize| {
         crop.height >= 2 * factor * spec.height && crop.width >= 2 * factor * spec.width
     };
-    let wanted = spec.resize == Resize::Area;
+    let wanted = spec.resize == Resize::Fast;
     [4, 2].into_iter().find(fits).filter(|_| wanted)
 }
 

@@ -360,6 +360,14 @@ fn made(name: &str) -> Vec<u8> {
     fs_err::read(golden_folder().join("jpeg").join(name)).unwrap()
 }
 
+/// Colours, and large JPEGs at a fraction of their size.
+fn fast(height: usize, width: usize) -> PictureSpec {
+    PictureSpec {
+        resize: Resize::Fast,
+        ..PictureSpec::rgb(height, width)
+    }
+}
+
 /// What a file decodes to, and what it would without shrinking.
 fn both_ways(jpeg: &[u8], spec: &PictureSpec) -> (Vec<u8>, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
@@ -376,7 +384,7 @@ fn a_jpeg_is_shrunk_while_it_stays_twice_as_large_as_wanted() {
     let factor = |height, width, spec: &PictureSpec| {
         shrink_factor(Crop::centred(height, width, spec.height, spec.width), spec)
     };
-    let square = |side| PictureSpec::rgb(side, side);
+    let square = |side| fast(side, side);
     assert_eq!(factor(512, 512, &square(32)), Some(4));
     assert_eq!(factor(512, 512, &square(64)), Some(4));
     assert_eq!(factor(511, 512, &square(64)), Some(2));
@@ -384,8 +392,10 @@ fn a_jpeg_is_shrunk_while_it_stays_twice_as_large_as_wanted() {
     assert_eq!(factor(218, 178, &square(32)), Some(2));
     assert_eq!(factor(1024, 1024, &square(128)), Some(4));
     // 96x128 of 1000x1000 is a crop of 750x1000.
-    assert_eq!(factor(1000, 1000, &PictureSpec::rgb(96, 128)), Some(2));
+    assert_eq!(factor(1000, 1000, &fast(96, 128)), Some(2));
     assert_eq!(factor(512, 512, &cv2(32)), None);
+    assert_eq!(factor(512, 512, &PictureSpec::rgb(32, 32)), None);
+    assert_eq!(factor(512, 512, &PictureSpec::rgb(32, 32)), None);
 }
 
 /// The border between two results can cut through a square, which then counts on both sides: in this picture of
@@ -395,7 +405,7 @@ fn shrunk_pictures_are_those_of_the_full_decoder_within_a_few_levels() {
     for name in ["444.jpg", "grey.jpg", "422.jpg", "420.jpg"] {
         for (height, width) in [(4, 4), (8, 8), (16, 16), (5, 9), (9, 5)] {
             for channels in [1, 3] {
-                let size = PictureSpec::rgb(height, width);
+                let size = fast(height, width);
                 let (shrunk, full) = both_ways(&made(name), &PictureSpec { channels, ..size });
                 let (worst, mean) = (
                     largest_difference(&shrunk, &full),
@@ -424,7 +434,7 @@ fn mean_difference(a: &[u8], b: &[u8]) -> f64 {
 #[test]
 fn a_turned_file_gives_the_turned_picture() {
     for side in [4, 8, 16] {
-        let spec = PictureSpec::rgb(side, side);
+        let spec = fast(side, side);
         let (plain, _) = both_ways(&made("420.jpg"), &spec);
         for orientation in 1..=8 {
             let (got, _) = both_ways(&turned(&made("420.jpg"), orientation), &spec);
@@ -446,12 +456,12 @@ fn a_jpeg_that_cannot_be_shrunk_is_decoded_in_full() {
     let cut = &whole[..whole.len() * 2 / 3];
     let kinds = [made("cmyk.jpg"), cut.to_vec()];
     for (number, jpeg) in kinds.iter().enumerate() {
-        let (got, full) = both_ways(jpeg, &PictureSpec::rgb(4, 4));
+        let (got, full) = both_ways(jpeg, &fast(4, 4));
         assert_eq!(got, full, "number {number}");
     }
     // Two sizes: only the first is shrunk.
-    let (shrunk, full) = both_ways(&whole, &PictureSpec::rgb(4, 4));
+    let (shrunk, full) = both_ways(&whole, &fast(4, 4));
     assert_ne!(shrunk, full);
-    let (same, full) = both_ways(&whole, &PictureSpec::rgb(32, 32));
+    let (same, full) = both_ways(&whole, &fast(32, 32));
     assert_eq!(same, full);
 }
