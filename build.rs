@@ -84,6 +84,7 @@ fn compile_shim(libtorch: &Path) {
         .flag("-fopenmp")
         .file("src/native/shim.cpp")
         .file("src/native/fused/block.cpp")
+        .file("src/native/fused/checkpointed.cpp")
         .compile("ddpm_native");
     cc::Build::new()
         .cpp(true)

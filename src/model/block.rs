@@ -25,6 +25,7 @@ pub(super) struct ResidualBlock {
     conv2: Tensor,
     norm: Norm,
     dropout: f64,
+    checkpointed: bool,
 }
 
 impl ResidualBlock {
@@ -38,6 +39,7 @@ impl ResidualBlock {
             conv2: conv_weight(&(path / "conv2"), c_out, c_out, 3, scale),
             norm: Norm::new(&(path / "norm"), c_out, config),
             dropout: config.dropout,
+            checkpointed: false,
         }
     }
 
@@ -55,6 +57,16 @@ impl ResidualBlock {
     /// Whether training drops some of its values.
     pub(super) fn drops(&self) -> bool {
         self.dropout > 0.0
+    }
+
+    /// Keeps only its input in training, and computes itself again for the backward pass; or not.
+    pub(super) fn set_checkpointed(&mut self, on: bool) {
+        self.checkpointed = on;
+    }
+
+    /// Whether only its input is kept in training.
+    pub(super) fn checkpointed(&self) -> bool {
+        self.checkpointed
     }
 
     /// Whether f32 is computed as one operation: so far on CPU alone.
@@ -78,7 +90,11 @@ impl ResidualBlock {
         if self.fuses(train) && t.kind() == Kind::Float {
             return self.fused(x, &t, skip);
         }
-        let out = self.plain(x, &t, train);
+        let out = if self.checkpointed && train {
+            self.computed_twice(x, &t)
+        } else {
+            self.plain(x, &t, train)
+        };
         match skip {
             Some(skip) => out + skip,
             None => out,
@@ -101,15 +117,25 @@ impl ResidualBlock {
         self.norm.forward(&h)
     }
 
+    /// The same in training, of which only x is kept.
+    fn computed_twice(&self, x: &Tensor, t: &Tensor) -> Tensor {
+        native::checkpointed_block(x, t, self.weights(), self.dropout)
+            .expect("shapes are those of the block")
+    }
+
     /// The same with fewer passes over memory.
     fn fused(&self, x: &Tensor, t: &Tensor, skip: Option<&Tensor>) -> Tensor {
-        let weights = BlockWeights {
+        native::residual_block(x, t, self.weights(), skip, self.checkpointed)
+            .expect("shapes are those of the block")
+    }
+
+    fn weights(&self) -> BlockWeights<'_> {
+        BlockWeights {
             conv1: &self.conv1,
             conv2: &self.conv2,
             shortcut: self.shortcut.as_ref(),
             norm: self.norm.parts(),
-        };
-        native::residual_block(x, t, weights, skip).expect("shapes are those of the block")
+        }
     }
 }
 
@@ -117,6 +143,7 @@ impl ResidualBlock {
 mod tests {
     use super::*;
     use crate::config::Preset;
+    use crate::native::Bf16;
     use crate::rng::seeded;
     use tch::nn::VarStore;
 
@@ -165,33 +192,48 @@ mod tests {
         })
     }
 
+    /// The ways to compute a block in training.
+    #[derive(Debug, Clone, Copy)]
+    enum Way {
+        Plain,
+        PlainTwice,
+        Fused,
+    }
+
     impl Case {
         /// The output and all gradients.
-        fn outcome(&self, fused: bool) -> Vec<Tensor> {
-            let [x, t, skip] = [0, 1, 2].map(|i| &self.inputs[i]);
-            let out = match fused {
-                true => self.block.fused(x, t, Some(skip)),
-                false => self.block.plain(x, t, true) + skip,
-            };
+        fn outcome(&self, way: Way) -> Vec<Tensor> {
+            let out = self.forward(way);
             let loss = (&out * &self.d).sum(Kind::Float);
             let mut outcome = Tensor::run_backward(&[loss], &self.inputs, false, false);
             outcome.push(out.detach());
             outcome
         }
+
+        fn forward(&self, way: Way) -> Tensor {
+            let [x, t, skip] = [0, 1, 2].map(|i| &self.inputs[i]);
+            match way {
+                Way::Plain => self.block.plain(x, t, true) + skip,
+                Way::PlainTwice => self.block.computed_twice(x, t) + skip,
+                Way::Fused => self.block.fused(x, t, Some(skip)),
+            }
+        }
     }
+
+    /// n, c_in, c_out, groups, height, width
+    const SHAPES: [[i64; 6]; 5] = [
+        [2, 32, 32, 8, 16, 16],
+        [1, 16, 32, 4, 5, 7],
+        [3, 48, 24, 24, 9, 4],
+        [2, 8, 8, 1, 40, 60],
+        [5, 6, 6, 2, 3, 1],
+    ];
 
     #[test]
     fn fused_gives_the_values_and_gradients_of_the_parts() {
-        for shape in [
-            // n, c_in, c_out, groups, height, width
-            [2, 32, 32, 8, 16, 16],
-            [1, 16, 32, 4, 5, 7],
-            [3, 48, 24, 24, 9, 4],
-            [2, 8, 8, 1, 40, 60],
-            [5, 6, 6, 2, 3, 1],
-        ] {
+        for shape in SHAPES {
             let case = case(shape);
-            let (fused, plain) = (case.outcome(true), case.outcome(false));
+            let (fused, plain) = (case.outcome(Way::Fused), case.outcome(Way::Plain));
             assert_eq!(fused.len(), plain.len());
             for (i, (a, b)) in fused.iter().zip(&plain).enumerate() {
                 assert_eq!(a.size(), b.size());
@@ -205,6 +247,52 @@ mod tests {
             let sampled =
                 tch::no_grad(|| case.block.fused(x, t, None) - case.block.plain(x, t, false));
             assert!(f64::try_from(sampled.abs().max()).unwrap() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn a_checkpointed_block_gives_the_same_bits() {
+        for shape in SHAPES {
+            let mut case = case(shape);
+            let (fused, plain) = (case.outcome(Way::Fused), case.outcome(Way::Plain));
+            case.block.set_checkpointed(true);
+            assert_eq!(case.outcome(Way::Fused), fused, "{shape:?}");
+            assert_eq!(case.outcome(Way::PlainTwice), plain, "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn a_block_computed_again_casts_and_drops_what_it_did_at_first() {
+        for shape in SHAPES {
+            let mut case = case(shape);
+            case.block.dropout = 0.3;
+            // As the first block of a network has it, whose input comes from a convolution in bf16.
+            for kind in [Kind::Float, Kind::BFloat16] {
+                case.inputs[0] = case.inputs[0]
+                    .detach()
+                    .to_kind(kind)
+                    .set_requires_grad(true);
+                let in_bf16 = |case: &Case, way| {
+                    let _casting = Bf16::begin(Device::Cpu).unwrap();
+                    case.forward(way)
+                };
+                let outcome = |way| {
+                    seeded(11, || {
+                        let out = in_bf16(&case, way);
+                        let loss = (&out * &case.d).sum(Kind::Float);
+                        let mut outcome = Tensor::run_backward(&[loss], &case.inputs, false, false);
+                        // Whoever draws next draws the same, too.
+                        outcome.push(Tensor::rand([4], (Kind::Float, Device::Cpu)));
+                        outcome.push(out.detach());
+                        outcome
+                    })
+                };
+                let (plain, twice) = (outcome(Way::Plain), outcome(Way::PlainTwice));
+                assert_eq!(twice[0].kind(), kind);
+                assert_eq!(twice, plain, "{shape:?} {kind:?}");
+                let other = seeded(12, || in_bf16(&case, Way::PlainTwice));
+                assert_ne!(&other, plain.last().unwrap(), "another mask");
+            }
         }
     }
 

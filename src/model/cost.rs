@@ -18,8 +18,11 @@ pub struct Cost {
 }
 
 /// Maps that the backward pass of a fused block holds at once: gradients on the way in, of the sum, of both
-/// convolutions, and a swish computed again.
+/// convolutions, and a swish computed again. Of a checkpointed block the first convolution is there too.
 const MAPS_OF_FUSED_BACKWARD: i64 = 5;
+
+/// Maps of a block that is not fused, computed again with what its backward pass needs and makes.
+const MAPS_OF_PLAIN_BLOCK: i64 = 7;
 
 impl Cost {
     pub(super) fn add_conv(&mut self, weight: &tch::Tensor, pixels: i64) {
@@ -46,6 +49,16 @@ impl Cost {
         let (c_in, c_out) = block.widths();
         for weight in block.convs() {
             self.add_conv(weight, pixels);
+        }
+        if block.checkpointed() {
+            self.keep(pixels * c_in);
+            let maps = match (block.fuses(true) && !bf16, block.drops()) {
+                (true, _) => MAPS_OF_FUSED_BACKWARD + 1,
+                (false, drops) => MAPS_OF_PLAIN_BLOCK + i64::from(drops),
+            };
+            let backward = maps * pixels * c_out.max(c_in);
+            self.backward = self.backward.max(backward as u64);
+            return;
         }
         if block.fuses(true) && !bf16 {
             // The input, what both convolutions gave, and the shortcut.

@@ -39,6 +39,7 @@ const BYTES_KEPT_IN_BF16: f64 = 3.1;
 pub struct Model {
     network: Network,
     bf16: bool,
+    checkpoints: bool,
 }
 
 #[derive(Debug)]
@@ -63,6 +64,7 @@ impl Model {
         Model {
             network,
             bf16: false,
+            checkpoints: false,
         }
     }
 
@@ -72,9 +74,20 @@ impl Model {
         self.bf16 = precision == Precision::Bf16;
     }
 
+    /// Keeps less for the backward pass from here on, which computes it again: the input of each residual block is all
+    /// that is kept of it. Of the simplified U-Net alone; other networks keep what they did.
+    pub fn set_checkpoint_blocks(&mut self, on: bool) {
+        if let Network::Unet(net) = &mut self.network {
+            net.set_checkpoint_blocks(on);
+            self.checkpoints = on;
+        }
+    }
+
     /// Bytes of a value that is kept for the backward pass, on average.
     pub fn bytes_kept_a_value(&self) -> f64 {
-        if self.bf16 { BYTES_KEPT_IN_BF16 } else { 4.0 }
+        // Inputs of blocks come from norms, in f32.
+        let in_bf16 = self.bf16 && !self.checkpoints;
+        if in_bf16 { BYTES_KEPT_IN_BF16 } else { 4.0 }
     }
 
     /// The bare network's output for noised pictures.

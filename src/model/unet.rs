@@ -154,6 +154,16 @@ impl UNet {
         conv3x3(&self.norm_out.forward(&x), &self.conv_out)
     }
 
+    /// Has every residual block keep only its input in training, and compute itself again for the backward pass; or
+    /// not, as at first.
+    pub fn set_checkpoint_blocks(&mut self, on: bool) {
+        let ways = self.down.iter_mut().chain(&mut self.up);
+        let blocks = ways.flat_map(|stage| &mut stage.blocks);
+        for block in blocks.chain([&mut self.mid]) {
+            block.set_checkpointed(on);
+        }
+    }
+
     /// Parameters in creation order, which is the order of the reference's `state_dict`.
     pub fn params(&self) -> Vec<Param> {
         params_of(&self.store)

@@ -14,7 +14,7 @@ use anyhow::{Error, Result, anyhow, ensure};
 use rustix::mm::Advice;
 use tch::{Device, Kind, Tensor};
 
-pub use fused::{BlockWeights, GroupNorm, residual_block};
+pub use fused::{BlockWeights, GroupNorm, checkpointed_block, residual_block};
 
 unsafe extern "C" {
     fn ddpm_last_error() -> *const c_char;

@@ -5,7 +5,8 @@
 //
 // The convolutions are libtorch's. What is between them is memory traffic, and here each map is read and
 // written as few times as can be (rows.h). Kept for the backward pass are x and what the two convolutions gave;
-// x + t, both silu and the normed map are computed again.
+// x + t, both silu and the normed map are computed again. A checkpointed block keeps x alone, and computes the
+// convolutions again too: the same operations on the same values, so the same bits.
 //
 // All maps are f32, channels last in memory. Sums over a map are taken over parts of a fixed size, in f64
 // between them, so that they do not depend on the number of threads.
@@ -329,48 +330,57 @@ struct Block {
   double eps;
 };
 
-struct Kept {
-  Tensor c1, c2, r, mean, rstd;
+// What the convolutions of a block give; `r` is x itself where there is no shortcut.
+struct Convolved {
+  Tensor c1, c2, r;
 };
 
-Tensor forward(const Tensor& x, const Tensor& t, const Block& b, Kept* kept) {
+Convolved convolve(const Tensor& x, const Tensor& t, const Tensor& w1, const Tensor& w2, const Tensor& shortcut) {
+  Tensor r = shortcut.defined() ? conv(x, shortcut) : x;
+  Tensor c1 = conv(add_time(x, t), w1);
+  Tensor c2 = conv(swish(c1), w2);
+  return {c1, c2, r};
+}
+
+// The block where nothing is kept for a backward pass.
+Tensor sampled(const Tensor& x, const Tensor& t, const Block& b) {
   Tensor r = b.shortcut.defined() ? conv(x, b.shortcut) : x;
-  if (!kept) {
-    Tensor h = conv_silu(conv_silu(add_time(x, t), b.w1), b.w2);
-    return silu_add_norm(h, true, r, b.gamma, b.beta, b.skip, b.groups, b.eps).out;
-  }
-  Tensor c1 = conv(add_time(x, t), b.w1);
-  Tensor c2 = conv(swish(c1), b.w2);
-  Normed normed = silu_add_norm(c2, false, r, b.gamma, b.beta, b.skip, b.groups, b.eps);
-  *kept = {c1, c2, r, normed.mean, normed.rstd};
-  return normed.out;
+  Tensor h = conv_silu(conv_silu(add_time(x, t), b.w1), b.w2);
+  return silu_add_norm(h, true, r, b.gamma, b.beta, b.skip, b.groups, b.eps).out;
 }
 
 class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& t, const Tensor& w1, const Tensor& w2,
                         const std::optional<Tensor>& shortcut, const Tensor& gamma, const Tensor& beta,
-                        const std::optional<Tensor>& skip, int64_t groups, double eps) {
-    Kept kept;
+                        const std::optional<Tensor>& skip, int64_t groups, double eps, bool checkpointed) {
     const Tensor w_shortcut = shortcut.value_or(Tensor());
-    Tensor out = ddpm::forward(x, t, {w1, w2, w_shortcut, gamma, beta, skip.value_or(Tensor()), groups, eps}, &kept);
-    Tensor r = shortcut ? kept.r : Tensor();
-    ctx->save_for_backward({x, t, w1, w2, w_shortcut, gamma, kept.c1, kept.c2, r, kept.mean, kept.rstd});
+    Convolved maps = convolve(x, t, w1, w2, w_shortcut);
+    Normed normed = silu_add_norm(maps.c2, false, maps.r, gamma, beta, skip.value_or(Tensor()), groups, eps);
+    if (checkpointed) maps = {};
+    if (!shortcut) maps.r = Tensor();
+    ctx->save_for_backward({x, t, w1, w2, w_shortcut, gamma, normed.mean, normed.rstd, maps.c1, maps.c2, maps.r});
     ctx->saved_data["groups"] = groups;
     ctx->saved_data["skips"] = skip.has_value();
-    return out;
+    return normed.out;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list given) {
     const auto kept = ctx->get_saved_variables();
     const Tensor &x = kept[0], &t = kept[1], &w1 = kept[2], &w2 = kept[3], &shortcut = kept[4], &gamma = kept[5];
-    const Tensor &c1 = kept[6], &c2 = kept[7], &mean = kept[9], &rstd = kept[10];
-    const Tensor& r = shortcut.defined() ? kept[8] : x;
+    const Tensor &mean = kept[6], &rstd = kept[7];
+    Convolved maps{kept[8], kept[9], shortcut.defined() ? kept[10] : x};
+    if (!maps.c1.defined()) maps = convolve(x, t, w1, w2, shortcut);
     const Tensor d = dense(given[0]);
 
-    NormGrads norm = silu_add_norm_backward(d, c2, r, mean, rstd, gamma, ctx->saved_data["groups"].toInt());
-    Tensor d1 = conv_backward(norm.h, c1, w2, true);
-    Tensor a1 = silu_backward_(d1, c1);
+    NormGrads norm =
+        silu_add_norm_backward(d, maps.c2, maps.r, mean, rstd, gamma, ctx->saved_data["groups"].toInt());
+    // What was computed again goes as soon as it is used: it stands on top of all that is kept.
+    maps.c2.reset();
+    maps.r.reset();
+    Tensor d1 = conv_backward(norm.h, maps.c1, w2, true);
+    Tensor a1 = silu_backward_(d1, maps.c1);
+    maps.c1.reset();
     Tensor dw2 = conv_backward(norm.h, a1, w2, false);
     a1.reset();
     norm.h.reset();
@@ -384,7 +394,7 @@ class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
     }
     Tensor dt = accumulate_(dx, dxt);
     Tensor dskip = ctx->saved_data["skips"].toBool() ? given[0] : Tensor();
-    return {dx, dt, dw1, dw2, dw_shortcut, norm.gamma, norm.beta, dskip, Tensor(), Tensor()};
+    return {dx, dt, dw1, dw2, dw_shortcut, norm.gamma, norm.beta, dskip, Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -393,10 +403,10 @@ class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
 
 extern "C" {
 
-// One residual block; `shortcut` and `skip` may be null. See src/model/block.rs for shapes.
+// One residual block; `shortcut` and `skip` may be null. See src/native/fused.rs.
 int ddpm_residual_block(at::Tensor* x, at::Tensor* t, at::Tensor* w1, at::Tensor* w2, at::Tensor* shortcut,
                         at::Tensor* gamma, at::Tensor* beta, at::Tensor* skip, int64_t groups, double eps,
-                        at::Tensor** out) {
+                        int checkpointed, at::Tensor** out) {
   return ddpm::guarded([&] {
     using Maybe = std::optional<at::Tensor>;
     // The loops take what has no gaps.
@@ -406,12 +416,12 @@ int ddpm_residual_block(at::Tensor* x, at::Tensor* t, at::Tensor* w1, at::Tensor
     const Maybe more = skip ? Maybe(ddpm::dense(*skip)) : std::nullopt;
     if (at::GradMode::is_enabled()) {
       *out = new at::Tensor(ddpm::ResidualBlock::apply(map, time, *w1, *w2, w_shortcut, scale, shift, more, groups,
-                                                       eps));
+                                                       eps, checkpointed != 0));
     } else {
       const at::Tensor none;
       const ddpm::Block block{*w1,    *w2,   w_shortcut.value_or(none), scale, shift,
                               more.value_or(none), groups, eps};
-      *out = new at::Tensor(ddpm::forward(map, time, block, nullptr));
+      *out = new at::Tensor(ddpm::sampled(map, time, block));
     }
   });
 }
