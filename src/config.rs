@@ -197,6 +197,10 @@ pub struct TrainConfig {
     pub batch: i64,
     /// Microbatches a batch is split into; same maths, less memory.
     pub accumulate: i64,
+    /// Residual blocks keep only their input for the backward pass, which computes the rest again: less memory, more
+    /// time. Of the simplified U-Net alone.
+    #[serde(default)]
+    pub checkpoint_blocks: bool,
     /// Seed of everything.
     pub seed: u64,
     /// Steps between checkpoints.

@@ -419,6 +419,10 @@ fn nonsense_flags() {
         ("train --size 30", "model.height = 30: want a multiple of 8"),
         ("train --size big", "is no size"),
         ("train --batch 32 --accumulate 5", "train.accumulate = 5"),
+        (
+            "train --preset keras-gau --checkpoint-blocks",
+            "train.checkpoint_blocks = true: of the networks, only unet",
+        ),
         ("train --steps 0", "train.steps = 0"),
         ("train --seed 18446744073709551615", "train.seed"),
         (

@@ -188,6 +188,26 @@ fn another_network_data_set_or_seed_is_refused_with_the_difference() {
 
 /// Ctrl-C: finish the step, save, exit 130.
 #[test]
+fn blocks_may_be_checkpointed_from_any_step_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kept, again) = (dir.path().join("kept"), dir.path().join("again"));
+    let flags = "--preset demo --size 8 --base-width 8 --norm-groups 2 --multipliers 1,2 --timesteps 4 \
+                 --builtin-images 10 --batch 4 --sample-every 0";
+    let flags: Vec<_> = flags.split_whitespace().collect();
+    go_on(&kept, "4", &flags);
+    go_on(&again, "2", &flags);
+    go_on(&again, "4", &["--checkpoint-blocks"]);
+    let config = std::fs::read_to_string(again.join("config.toml")).unwrap();
+    assert!(config.contains("checkpoint_blocks = true"), "{config}");
+    let tensors = |run: &Path| {
+        let mut all: Vec<(String, Tensor)> = checkpoint(run, 4).section("");
+        all.sort_by(|x, y| x.0.cmp(&y.0));
+        all
+    };
+    assert!(tensors(&kept) == tensors(&again));
+}
+
+#[test]
 fn a_signal_saves_and_exits_with_its_number() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let dir = tempfile::tempdir().unwrap();

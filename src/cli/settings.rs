@@ -99,6 +99,10 @@ pub(super) struct SettingArgs {
 /// Settings of what is trained and how, without where from and how long.
 #[derive(Debug, Clone, Args)]
 pub(super) struct NetworkArgs {
+    /// Keep only the input of each residual block for the backward pass, and compute the block again there: less
+    /// memory, more time (unet only)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Training")]
+    checkpoint_blocks: Option<bool>,
     #[command(flatten)]
     optim: OptimArgs,
     #[command(flatten)]
@@ -113,6 +117,7 @@ impl NetworkArgs {
     /// # Errors
     /// A flag of another kind of network.
     pub(super) fn apply(&self, config: &mut RunConfig) -> Result<()> {
+        set(&mut config.train.checkpoint_blocks, &self.checkpoint_blocks);
         self.optim.apply(config);
         self.model.apply(config)?;
         let d = &mut config.diffusion;

@@ -58,11 +58,12 @@ pub(super) struct TrainCommand {
 }
 
 /// Settings that a resumed run may change without becoming another run.
-const MAY_CHANGE: [&str; 12] = [
+const MAY_CHANGE: [&str; 13] = [
     "train.steps",
     "train.save_every_steps",
     "train.keep",
     "train.accumulate",
+    "train.checkpoint_blocks",
     "train.on_bad_step",
     "train.explosion_factor",
     "train.sample_steps",

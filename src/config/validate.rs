@@ -1,6 +1,6 @@
 //! Refuses settings that cannot work, saying what was seen, what is wanted and what to do.
 
-use super::{RunConfig, ScheduleKind, Sigma};
+use super::{ModelKind, RunConfig, ScheduleKind, Sigma};
 
 /// A setting that cannot work.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -75,6 +75,12 @@ impl RunConfig {
                 "must divide the batch of {} into equal microbatches",
                 t.batch
             ),
+        )?;
+        require(
+            !t.checkpoint_blocks || self.model.kind() == ModelKind::Unet,
+            "train.checkpoint_blocks",
+            t.checkpoint_blocks,
+            "of the networks, only unet has blocks that can be computed again; to take less memory, split the batch (--accumulate)",
         )?;
         require(
             t.explosion_factor == 0.0
@@ -215,6 +221,22 @@ mod tests {
         config.model.unet_mut().norm = Norm::Batch;
         let error = config.validate().unwrap_err().to_string();
         assert!(error.contains("noise levels"), "{error}");
+    }
+
+    #[test]
+    fn blocks_are_checkpointed_in_the_simplified_u_net_alone() {
+        for preset in Preset::value_variants() {
+            let mut config = preset.config();
+            config.train.checkpoint_blocks = true;
+            match config.validate() {
+                Ok(_) => assert_eq!(config.model.kind(), ModelKind::Unet),
+                Err(error) => {
+                    assert_ne!(config.model.kind(), ModelKind::Unet);
+                    assert_eq!(error.setting, "train.checkpoint_blocks");
+                    assert!(error.wanted.contains("only unet"), "{error}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl Trainer {
     /// Out of memory.
     pub fn new(config: &RunConfig, pictures: u64, device: Device) -> Result<Trainer> {
         let mut net = Model::new(&config.model, config.diffusion.timesteps, config.train.seed);
+        net.set_checkpoint_blocks(config.train.checkpoint_blocks);
         // On a CPU it is there already, and the arena lays it out as convolutions like it.
         if device != Device::Cpu {
             net.move_to(device)?;
@@ -275,6 +276,7 @@ mod tests {
     use super::*;
     use crate::config::Preset;
     use crate::data::Store;
+    use crate::device::Precision;
 
     fn tiny() -> (RunConfig, Store) {
         let mut config = Preset::Demo.config();
@@ -332,6 +334,39 @@ mod tests {
         assert_eq!(once, weights_after(&config, &data, 3));
         config.train.seed = 1;
         assert_ne!(once, weights_after(&config, &data, 3));
+    }
+
+    #[test]
+    fn checkpointed_blocks_train_the_same_weights() {
+        let (mut config, data) = tiny();
+        config.model.set_dropout(0.0);
+        config.train.accumulate = 2;
+        let kept = weights_after(&config, &data, 5);
+        config.train.checkpoint_blocks = true;
+        assert_eq!(kept, weights_after(&config, &data, 5));
+    }
+
+    #[test]
+    fn checkpointed_blocks_that_are_not_fused_give_the_same_gradients() {
+        let (mut config, data) = tiny();
+        for (dropout, precision) in [(0.1, Precision::F32), (0.1, Precision::Bf16)] {
+            config.model.set_dropout(dropout);
+            let [kept, again] = [false, true].map(|checkpointed| {
+                config.train.checkpoint_blocks = checkpointed;
+                let mut trainer = Trainer::new(&config, data.len(), Device::Cpu).unwrap();
+                trainer.net.set_precision(precision);
+                trainer.gradients(&data).unwrap();
+                trainer.arena.grads.copy()
+            });
+            let error = f64::try_from((&kept - again).norm() / kept.norm()).unwrap();
+            // What several operations add to one gradient is added in another order.
+            let most = if precision == Precision::Bf16 {
+                1e-2
+            } else {
+                1e-5
+            };
+            assert!(error < most, "{dropout} {precision}: {error}");
+        }
     }
 
     #[test]
