@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde::Serialize;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::device::{Chosen, Precision, synchronize};
 
@@ -40,12 +40,12 @@ impl Ceilings {
             _ => Kind::Float,
         };
         let a = Tensor::f_ones([side, side], (kind, device))?;
-        let product = best_secs(device, || Ok(drop(a.f_matmul(&a)?)))?;
+        let product = best_secs(device, || a.f_matmul(&a).map(drop))?;
         drop(a);
         let values: i64 = 1 << if device.is_cuda() { 28 } else { 26 };
         let from = Tensor::f_ones([values], (Kind::Float, device))?;
         let mut to = from.f_zeros_like()?;
-        let copy = best_secs(device, || Ok(to.copy_(&from)))?;
+        let copy = best_secs(device, || to.f_copy_(&from))?;
         Ok(Ceilings {
             gflops: 2.0 * (side as f64).powi(3) / product / 1e9,
             gb_per_sec: 2.0 * 4.0 * values as f64 / copy / 1e9,
@@ -53,7 +53,7 @@ impl Ceilings {
     }
 }
 
-fn best_secs(device: Device, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+fn best_secs(device: Device, mut work: impl FnMut() -> Result<(), TchError>) -> Result<f64> {
     let mut best = f64::INFINITY;
     for _ in 0..TRIES {
         synchronize(device);
