@@ -60,7 +60,7 @@ static WORKING: Budget = Budget::new(WORKING_BYTES);
 /// profiles are not. Of 16-bit values the high byte is kept, as OpenCV does. The crop is the
 /// largest centred one of the wanted shape.
 ///
-/// A JPEG whose crop is at least four times as large as wanted on both sides is decoded at 1/2 or 1/4 with
+/// A JPEG whose crop is at least eight times as large as wanted on both sides is decoded at 1/4 with
 /// [`Resize::Fast`], so that at least a factor of two is left to the resize. The result differs from that of the
 /// full picture by about a level in the mean, and most at sharp edges of colour (docs/pictures.md).
 ///

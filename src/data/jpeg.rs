@@ -1,6 +1,6 @@
-//! JPEG at a half or a quarter of its size, without making the full picture first.
+//! JPEG at a fraction of its size, without making the full picture first.
 //!
-//! A block of 8x8 pixels is 64 frequencies; the lowest of them alone give it as 4x4 or 2x2 pixels. By the
+//! A block of 8x8 pixels is 64 frequencies; the lowest of them alone give it as 4x4, 2x2 or one pixel. By the
 //! `jpeg-decoder` crate in plain Rust, whose bytes are the same on every processor. The decoder of the `image` crate is
 //! the faster one in full, and cannot do this.
 //!

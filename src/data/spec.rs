@@ -73,7 +73,7 @@ impl PictureSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Resize {
-    /// As area, but a JPEG much larger than wanted is decoded at a half or a quarter of its size first.
+    /// As area, but a JPEG much larger than wanted is decoded at a quarter of its size first.
     Fast,
     /// The mean over the area of each pixel: no aliasing.
     #[default]

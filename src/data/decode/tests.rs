@@ -387,12 +387,13 @@ fn a_jpeg_is_shrunk_while_it_stays_twice_as_large_as_wanted() {
     let square = |side| fast(side, side);
     assert_eq!(factor(512, 512, &square(32)), Some(4));
     assert_eq!(factor(512, 512, &square(64)), Some(4));
-    assert_eq!(factor(511, 512, &square(64)), Some(2));
+    assert_eq!(factor(511, 512, &square(64)), None);
     assert_eq!(factor(218, 178, &square(64)), None);
-    assert_eq!(factor(218, 178, &square(32)), Some(2));
+    assert_eq!(factor(218, 178, &square(16)), Some(4));
     assert_eq!(factor(1024, 1024, &square(128)), Some(4));
-    // 96x128 of 1000x1000 is a crop of 750x1000.
-    assert_eq!(factor(1000, 1000, &fast(96, 128)), Some(2));
+    // 90x120 of 1000x1000 is a crop of 750x1000.
+    assert_eq!(factor(1000, 1000, &fast(90, 120)), Some(4));
+    assert_eq!(factor(1000, 1000, &fast(96, 128)), None);
     assert_eq!(factor(512, 512, &cv2(32)), None);
     assert_eq!(factor(512, 512, &PictureSpec::rgb(32, 32)), None);
     assert_eq!(factor(512, 512, &PictureSpec::rgb(32, 32)), None);
