@@ -85,6 +85,7 @@ fn compile_shim(libtorch: &Path) {
         .file("src/native/shim.cpp")
         .file("src/native/fused/block.cpp")
         .file("src/native/fused/checkpointed.cpp")
+        .file("src/native/fused/norm.cpp")
         .compile("ddpm_native");
     cc::Build::new()
         .cpp(true)
@@ -93,6 +94,7 @@ fn compile_shim(libtorch: &Path) {
         // Nothing here asks for errno or traps, which keep loops from becoming vectors.
         .flag("-fno-math-errno")
         .flag("-fno-trapping-math")
+        .flag("-fopenmp-simd")
         .file("src/native/fused/rows.cpp")
         .compile("ddpm_rows");
 }

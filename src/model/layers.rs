@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::params::channels_last;
 use crate::config::UNetConfig;
-use crate::native::GroupNorm;
+use crate::native::{self, GroupNorm};
 
 /// Variance scaling of the layers that end a branch: each starts as almost nothing, so that the whole
 /// starts as almost the identity.
@@ -185,6 +185,68 @@ impl Norm {
             eps: self.norm_eps,
         }
     }
+
+    /// Whether [`silu`](Norm::silu) is one operation, which keeps nothing but its input: so far on CPU alone.
+    pub(super) fn fuses(&self) -> bool {
+        self.weight.device() == Device::Cpu
+    }
+
+    /// The norm as `t` changes it, then swish; in f32, whatever comes in.
+    pub(super) fn silu(&self, x: &Tensor, t: Modulation<'_>) -> Tensor {
+        if self.fuses() {
+            self.fused_silu(x, t)
+        } else {
+            self.plain_silu(x, t)
+        }
+    }
+
+    fn plain_silu(&self, x: &Tensor, t: Modulation<'_>) -> Tensor {
+        let a_pixel = |t: &Tensor| t.unsqueeze(-1).unsqueeze(-1);
+        let normed = match t {
+            Modulation::Nothing => self.forward(x),
+            Modulation::Add(t) => self.forward(&(x + a_pixel(t))),
+            Modulation::ScaleShift(s, b) => self.forward(x) * (a_pixel(s) + 1.0) + a_pixel(b),
+        };
+        normed.silu()
+    }
+
+    fn fused_silu(&self, x: &Tensor, t: Modulation<'_>) -> Tensor {
+        let x = x.to_kind(Kind::Float);
+        let mut added = None;
+        let (mut weight, mut bias) = (self.weight.shallow_clone(), self.bias.shallow_clone());
+        match t {
+            Modulation::Nothing => {}
+            Modulation::Add(t) => added = Some(t.to_kind(Kind::Float)),
+            Modulation::ScaleShift(s, b) => (weight, bias) = scale_shift(&weight, &bias, s, b),
+        }
+        let norm = GroupNorm {
+            weight: &weight,
+            bias: &bias,
+            ..self.parts()
+        };
+        native::group_norm_silu(&x, added.as_ref(), norm).expect("shapes are those of the norm")
+    }
+}
+
+/// What the embedding of t does at a norm. All tensors are `[N, C]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Modulation<'a> {
+    Nothing,
+    /// t is added to the norm's input.
+    Add(&'a Tensor),
+    /// (s, b): the norm's result is multiplied by 1 + s, and b added.
+    ScaleShift(&'a Tensor, &'a Tensor),
+}
+
+/// Weight and bias of a norm whose result is multiplied by 1 + s and has b added: `[N, C]` in f32.
+pub(super) fn scale_shift(
+    weight: &Tensor,
+    bias: &Tensor,
+    s: &Tensor,
+    b: &Tensor,
+) -> (Tensor, Tensor) {
+    let s = s.to_kind(Kind::Float) + 1.0;
+    (weight * &s, bias * s + b.to_kind(Kind::Float))
 }
 
 /// Divides by the root of the mean square over the last axis, then scales; nothing is subtracted.
@@ -261,6 +323,7 @@ impl TimeTable {
 mod tests {
     use super::*;
     use crate::checkpoint::safetensors;
+    use crate::rng::seeded;
 
     #[test]
     fn sinusoidal_rows_are_the_originals() {
@@ -275,5 +338,69 @@ mod tests {
             .unwrap();
         let error = (TimeTable::sinusoidal(1000, 128).table - want).abs().max();
         assert!(f64::try_from(error).unwrap() < 1e-6);
+    }
+    /// Norms of C channels with weights that are not ones, x, t, s, b and what outputs are multiplied with.
+    fn drawn([n, c, height, width]: [i64; 4], groups: i64) -> (Norm, [Tensor; 5]) {
+        seeded(5, || {
+            let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+            let norm = Norm {
+                weight: (random(&[c]) + 1.0).set_requires_grad(true),
+                bias: random(&[c]).set_requires_grad(true),
+                groups,
+                norm_eps: 1e-5,
+            };
+            // Groups that lie away from zero, where a careless variance loses digits.
+            let x = random(&[n, c, height, width]) * 2.0 + 5.0;
+            let d = random(&[n, c, height, width]);
+            let rows = [(); 3].map(|()| random(&[n, c]));
+            let [t, s, b] = rows.map(|r| r.set_requires_grad(true));
+            (norm, [x.set_requires_grad(true), t, s, b, d])
+        })
+    }
+
+    #[test]
+    fn a_fused_norm_and_swish_gives_the_values_and_gradients_of_the_parts() {
+        // n, c, height, width, groups
+        for [n, c, height, width, groups] in [
+            [2, 32, 16, 16, 8],
+            [3, 24, 5, 7, 4],
+            [2, 8, 40, 60, 1],
+            [5, 6, 3, 1, 2],
+            [1, 40, 1, 1, 4],
+        ] {
+            let (norm, [x, t, s, b, d]) = drawn([n, c, height, width], groups);
+            let (w, bias) = (&norm.weight, &norm.bias);
+            let cases = [
+                (Modulation::Nothing, vec![&x, w, bias]),
+                (Modulation::Add(&t), vec![&x, w, bias, &t]),
+                (Modulation::ScaleShift(&s, &b), vec![&x, w, bias, &s, &b]),
+            ];
+            for (t, inputs) in cases {
+                let outcome = |y: Tensor| {
+                    let loss = (&y * &d).sum(Kind::Float);
+                    let mut outcome = Tensor::run_backward(&[loss], &inputs, false, false);
+                    outcome.push(y.detach());
+                    outcome
+                };
+                let fused = outcome(norm.fused_silu(&x, t));
+                let plain = outcome(norm.plain_silu(&x, t));
+                for (i, (a, b)) in fused.iter().zip(&plain).enumerate() {
+                    assert_eq!(a.size(), b.size());
+                    let error = f64::try_from((a - b).norm() / b.norm()).unwrap();
+                    // Sums of f32 in another order.
+                    assert!(error < 5e-6, "{c} {groups} {t:?}, tensor {i}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_none_stays_none_in_its_group() {
+        let (norm, [x, ..]) = drawn([1, 8, 4, 4], 2);
+        let x = x.detach();
+        let _ = x.get(0).get(3).get(1).get(2).fill_(f64::NAN);
+        let y = norm.fused_silu(&x, Modulation::Nothing).isnan();
+        let all = |from| bool::try_from(y.narrow(1, from, 4).all()).unwrap();
+        assert!(all(0) && !all(4));
     }
 }

@@ -20,7 +20,7 @@ use self::attention::Attention;
 use self::resample::{Downsample, Upsample};
 use self::resnet::{ResnetBlock, Within};
 use self::time::TimeEmbedding;
-use super::layers::{ALMOST_ZERO, Conv, Norm, preferred_layout};
+use super::layers::{ALMOST_ZERO, Conv, Modulation, Norm, preferred_layout};
 use super::params::{Param, move_params, params_of};
 use crate::config::AttentionUNetConfig;
 use crate::rng::{Stream, key, seeded};
@@ -173,7 +173,8 @@ impl AttentionUNet {
                 x = upsample.forward(&x, &t_emb, train);
             }
         }
-        self.conv_out.forward(&self.norm_out.forward(&x).silu())
+        let h = self.norm_out.silu(&x, Modulation::Nothing);
+        self.conv_out.forward(&h)
     }
 
     /// Parameters in creation order.

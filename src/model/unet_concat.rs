@@ -11,7 +11,9 @@ use tch::nn::{Path, VarStore};
 use tch::{Device, Tensor};
 
 use self::block::ResidualBlock;
-use super::layers::{Norm, TimeTable, conv_weight, conv3x3, linear_weight, preferred_layout};
+use super::layers::{
+    Modulation, Norm, TimeTable, conv_weight, conv3x3, linear_weight, preferred_layout,
+};
 use super::params::{Param, move_params, params_of};
 use crate::config::{BlockWidths, ConcatUNetConfig};
 use crate::rng::{Stream, key, seeded};
@@ -164,7 +166,8 @@ impl ConcatUNet {
                 x = x.upsample_nearest2d([2 * size[2], 2 * size[3]], None, None);
             }
         }
-        conv3x3(&self.norm_out.forward(&x).silu(), &self.conv_out)
+        let h = self.norm_out.silu(&x, Modulation::Nothing);
+        conv3x3(&h, &self.conv_out)
     }
 
     /// Parameters in creation order. The table of sines and cosines is none.

@@ -35,6 +35,23 @@ unsafe extern "C" {
         dropout: f64,
         out: *mut *mut c_void,
     ) -> c_int;
+    fn ddpm_group_norm_silu(
+        x: *const c_void,
+        t: *const c_void,
+        weight: *const c_void,
+        bias: *const c_void,
+        groups: i64,
+        eps: f64,
+        out: *mut *mut c_void,
+    ) -> c_int;
+    fn ddpm_rms_norm(
+        x: *const c_void,
+        weight: *const c_void,
+        bias: *const c_void,
+        smallest: f64,
+        silu: c_int,
+        out: *mut *mut c_void,
+    ) -> c_int;
 }
 
 /// The weights of a residual block of Keras-DDPM's U-Net.
@@ -50,12 +67,12 @@ pub struct BlockWeights<'a> {
     pub norm: GroupNorm<'a>,
 }
 
-/// A group norm.
+/// A group norm and what its result is scaled and shifted by.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupNorm<'a> {
-    /// `[C]`
+    /// `[C]` unless said otherwise.
     pub weight: &'a Tensor,
-    /// `[C]`
+    /// As `weight`.
     pub bias: &'a Tensor,
     /// Divides C.
     pub groups: i64,
@@ -85,15 +102,10 @@ pub fn residual_block(
     let (n, c_in, height, width) = x.size4()?;
     let c_out = weights.conv1.size()[0];
     let norm = weights.norm;
-    // The loops trust what is checked here, and libtorch checks the convolutions.
+    // libtorch checks the convolutions.
     let given = [x, t, weights.conv1, weights.conv2, norm.weight, norm.bias];
     for tensor in given.into_iter().chain(weights.shortcut).chain(skip) {
-        ensure!(
-            tensor.kind() == Kind::Float && tensor.device() == Device::Cpu,
-            "a fused block wants f32 on the CPU, not {:?} on {:?}",
-            tensor.kind(),
-            tensor.device()
-        );
+        check_f32_on_cpu(tensor)?;
     }
     let out_shape = [n, c_out, height, width];
     ensure!(
@@ -166,6 +178,103 @@ pub fn checkpointed_block(
     })?;
     // SAFETY: the shim made a tensor for us to own.
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
+}
+
+/// `silu(group_norm(x + t))` on a CPU as one operation of autograd. Of maps, x alone is kept for the backward pass.
+///
+/// # Shapes
+/// All f32 on CPU.
+/// - `x`: `[N, C, H, W]`; `t`: `[N, C]`; returns `x`'s shape, channels last in memory
+/// - the norm's `weight` and `bias`: `[N, C]`, or `[C]` for all pictures
+///
+/// # Errors
+/// Other shapes or kinds.
+pub fn group_norm_silu(x: &Tensor, t: Option<&Tensor>, norm: GroupNorm<'_>) -> Result<Tensor> {
+    let (n, c, _, _) = x.size4()?;
+    let [weight, bias] = a_picture([norm.weight, norm.bias], n, c)?;
+    for tensor in [x].into_iter().chain(t) {
+        check_f32_on_cpu(tensor)?;
+    }
+    ensure!(
+        t.is_none_or(|t| t.size() == [n, c]) && norm.groups > 0 && c % norm.groups == 0,
+        "a fused norm of {c} channels in {} groups with other shapes",
+        norm.groups
+    );
+    let mut out = std::ptr::null_mut();
+    // SAFETY: all pointers are live tensors of the shapes that the shim expects, or null where it allows that.
+    check(unsafe {
+        ddpm_group_norm_silu(
+            ptr(x),
+            or_none(t),
+            ptr(&weight),
+            ptr(&bias),
+            norm.groups,
+            norm.eps,
+            &mut out,
+        )
+    })?;
+    // SAFETY: the shim made a tensor for us to own.
+    Ok(unsafe { Tensor::from_ptr(out.cast()) })
+}
+
+/// `x / max(|x|, smallest) * weight + bias` on a CPU, with |x| the length of each pixel's channels, and `silu` of that
+/// if asked for, as one operation of autograd. Of maps, x alone is kept for the backward pass.
+///
+/// # Shapes
+/// All f32 on CPU.
+/// - `x`: `[N, C, H, W]`; returns the same, channels last in memory
+/// - `weight`, `bias`: `[N, C]`, or `[C]` for all pictures
+///
+/// # Errors
+/// Other shapes or kinds.
+pub fn rms_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    smallest: f64,
+    silu: bool,
+) -> Result<Tensor> {
+    let (n, c, _, _) = x.size4()?;
+    let [weight, bias] = a_picture([weight, bias], n, c)?;
+    check_f32_on_cpu(x)?;
+    let mut out = std::ptr::null_mut();
+    // SAFETY: all pointers are live tensors of the shapes that the shim expects.
+    check(unsafe {
+        ddpm_rms_norm(
+            ptr(x),
+            ptr(&weight),
+            ptr(&bias),
+            smallest,
+            c_int::from(silu),
+            &mut out,
+        )
+    })?;
+    // SAFETY: the shim made a tensor for us to own.
+    Ok(unsafe { Tensor::from_ptr(out.cast()) })
+}
+
+/// Numbers of each channel for each picture.
+fn a_picture(numbers: [&Tensor; 2], n: i64, c: i64) -> Result<[Tensor; 2]> {
+    for tensor in numbers {
+        check_f32_on_cpu(tensor)?;
+        ensure!(
+            tensor.size() == [c] || tensor.size() == [n, c],
+            "a fused norm of {c} channels with weights of shape {:?}",
+            tensor.size()
+        );
+    }
+    Ok(numbers.map(|tensor| tensor.expand([n, c], false)))
+}
+
+/// The loops trust that.
+fn check_f32_on_cpu(tensor: &Tensor) -> Result<()> {
+    ensure!(
+        tensor.kind() == Kind::Float && tensor.device() == Device::Cpu,
+        "a fused operation wants f32 on the CPU, not {:?} on {:?}",
+        tensor.kind(),
+        tensor.device()
+    );
+    Ok(())
 }
 
 fn or_none(tensor: Option<&Tensor>) -> *const c_void {

@@ -14,7 +14,9 @@ use anyhow::{Error, Result, anyhow, ensure};
 use rustix::mm::Advice;
 use tch::{Device, Kind, Tensor};
 
-pub use fused::{BlockWeights, GroupNorm, checkpointed_block, residual_block};
+pub use fused::{
+    BlockWeights, GroupNorm, checkpointed_block, group_norm_silu, residual_block, rms_norm,
+};
 
 unsafe extern "C" {
     fn ddpm_last_error() -> *const c_char;

@@ -98,6 +98,11 @@ impl Attention {
         self.heads
     }
 
+    /// Whether its norms are one operation each.
+    pub(super) fn fuses(&self) -> bool {
+        self.norm.fuses()
+    }
+
     /// Its two convolutions.
     pub(super) fn convs(&self) -> [&Conv; 2] {
         [&self.to_qkv, &self.to_out]

@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::layers::{Conv, Linear, RmsNorm};
 use crate::config::{LucidrainsConfig, LucidrainsNorm};
-use crate::model::layers::Norm;
+use crate::model::layers::{Modulation, Norm};
 
 /// Groups of the group norms; the package does not store another choice.
 const NORM_GROUPS: i64 = 8;
@@ -60,7 +60,7 @@ enum BlockNorm {
     Rms(RmsNorm),
 }
 
-/// Convolution and norm.
+/// Convolution, norm and swish.
 #[derive(Debug)]
 struct Block {
     proj: Conv,
@@ -82,11 +82,13 @@ impl Block {
         }
     }
 
-    fn forward(&self, x: &Tensor) -> Tensor {
+    /// `t`: what the norm's result is scaled by, less 1, and shifted by; both `[N, C]`.
+    fn forward(&self, x: &Tensor, t: Option<(&Tensor, &Tensor)>) -> Tensor {
         let h = self.proj.forward(x);
-        match &self.norm {
-            BlockNorm::Group(norm) => norm.forward(&h),
-            BlockNorm::Rms(norm) => norm.forward(&h),
+        match (&self.norm, t) {
+            (BlockNorm::Group(norm), None) => norm.silu(&h, Modulation::Nothing),
+            (BlockNorm::Group(norm), Some((s, b))) => norm.silu(&h, Modulation::ScaleShift(s, b)),
+            (BlockNorm::Rms(norm), t) => norm.silu(&h, t),
         }
     }
 }
@@ -140,26 +142,28 @@ impl ResidualBlock {
         self.dropout > 0.0
     }
 
-    /// Whether its norms are group norms.
-    pub(super) fn groups(&self) -> bool {
-        matches!(self.block1.norm, BlockNorm::Group(_))
+    /// Maps that the norms and swishes keep for themselves, of Cout channels, and numbers a pixel.
+    pub(super) fn maps_of_norms(&self) -> (i64, i64) {
+        match &self.block1.norm {
+            BlockNorm::Group(norm) if norm.fuses() => (2, 0),
+            BlockNorm::Rms(norm) if norm.fuses() => (2, 0),
+            // Each half: the norm's input and the swish's; of the first half the norm's result, too.
+            BlockNorm::Group(_) => (5, 0),
+            // Also the normalised, and each pixel's length before and after its lower bound.
+            BlockNorm::Rms(_) => (7, 4),
+        }
     }
 
     /// # Shapes
     /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, 4 base_width]`; returns `[N, Cout, H, W]`
     pub(super) fn forward(&self, x: &Tensor, t_emb: &Tensor, train: bool) -> Tensor {
-        let t = self
-            .mlp
-            .forward(t_emb)
-            .unsqueeze(-1)
-            .unsqueeze(-1)
-            .chunk(2, 1);
-        let mut h = (self.block1.forward(x) * (&t[0] + 1.0) + &t[1]).silu();
+        let t = self.mlp.forward(t_emb).chunk(2, 1);
+        let mut h = self.block1.forward(x, Some((&t[0], &t[1])));
         if self.dropout > 0.0 {
             h = h.dropout(self.dropout, train);
         }
-        h = self.block2.forward(&h).silu();
-        // In place: the backward pass of swish uses its input, not its output.
+        h = self.block2.forward(&h, None);
+        // In place: the backward pass of swish, alone or with the norm, uses its input, not its output.
         match &self.res_conv {
             Some(conv) => h += conv.forward(x),
             None => h += x,

@@ -15,14 +15,10 @@ fn block(cost: &mut Cost, block: &ResidualBlock, pixels: i64) {
     }
     cost.add_conv(&block.mlp().weight, 1);
     cost.keep(pixels * widths.0);
-    // Each half: the norm's input; of the root-mean-square norm also the normalised, and each pixel's length
-    // before and after its lower bound. Of the first half the norm's result, the input of the swish, the
-    // second convolution's input, the mask; of the second the input of the swish.
-    let norms = if block.groups() { 2 } else { 4 };
-    cost.keep_maps(norms + if block.drops() { 5 } else { 4 }, pixels * widths.1);
-    if !block.groups() {
-        cost.keep_maps(4, pixels);
-    }
+    let (maps, lengths) = block.maps_of_norms();
+    // Also the second convolution's input, and the mask.
+    cost.keep_maps(maps + 1 + i64::from(block.drops()), pixels * widths.1);
+    cost.activations += (lengths * pixels) as u64;
 }
 
 fn attention(cost: &mut Cost, attention: &Attention, pixels: i64) {
@@ -39,9 +35,11 @@ fn attention(cost: &mut Cost, attention: &Attention, pixels: i64) {
     // Two products of [D, pixels], with D for each of the others' columns.
     let columns = if full { pixels } else { channels };
     cost.forward_flops += (4 * hidden * columns * pixels) as u64;
-    // The norm's input, the normalised and the scaled, and two lengths a pixel.
-    cost.keep_maps(3, pixels * width);
-    cost.keep_maps(2, pixels);
+    // Of a norm that is one operation its input, else the normalised and two lengths a pixel, too.
+    let (norm, lengths) = if attention.fuses() { (1, 0) } else { (2, 2) };
+    // And its output, the convolution's input.
+    cost.keep_maps(norm + 1, pixels * width);
+    cost.activations += (lengths * pixels) as u64;
     if full {
         // Queries, as a view of what holds all three; keys and values with the trained ones; the result. The
         // kernel keeps no scores.
@@ -49,8 +47,8 @@ fn attention(cost: &mut Cost, attention: &Attention, pixels: i64) {
     } else {
         // Both softmaxes, scaled queries, values, the result; the second norm.
         cost.keep_maps(5, pixels * hidden);
-        cost.keep_maps(2, pixels * width);
-        cost.keep_maps(2, pixels);
+        cost.keep_maps(norm, pixels * width);
+        cost.activations += (lengths * pixels) as u64;
     }
 }
 

@@ -1,7 +1,10 @@
 //! Layers with PyTorch's own initial weights, and the norm over channels.
 
 use tch::nn::Path;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::model::layers::scale_shift;
+use crate::native;
 
 /// A trained tensor with values uniform in ±1 / sqrt(`fan_in`).
 ///
@@ -91,10 +94,102 @@ impl RmsNorm {
         }
     }
 
+    /// Whether it is one operation, which keeps nothing but its input: so far on CPU alone.
+    pub(super) fn fuses(&self) -> bool {
+        self.g.device() == Device::Cpu
+    }
+
     /// `[N, C, H, W]` to the same in f32.
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
+        if self.fuses() {
+            self.fused(x, None, false)
+        } else {
+            self.plain(x)
+        }
+    }
+
+    /// The norm, times 1 + s and plus b where there is (s, b) of `[N, C]`, then swish; in f32, whatever comes in.
+    pub(super) fn silu(&self, x: &Tensor, t: Option<(&Tensor, &Tensor)>) -> Tensor {
+        if self.fuses() {
+            self.fused(x, t, true)
+        } else {
+            self.plain_silu(x, t)
+        }
+    }
+
+    fn plain_silu(&self, x: &Tensor, t: Option<(&Tensor, &Tensor)>) -> Tensor {
+        let a_pixel = |t: &Tensor| t.unsqueeze(-1).unsqueeze(-1);
+        let normed = self.plain(x);
+        match t {
+            Some((s, b)) => (normed * (a_pixel(s) + 1.0) + a_pixel(b)).silu(),
+            None => normed.silu(),
+        }
+    }
+
+    fn plain(&self, x: &Tensor) -> Tensor {
         let x = x.to_kind(Kind::Float);
         let length = x.norm_scalaropt_dim(2, [1i64].as_slice(), true);
         x / length.clamp_min(SMALLEST_LENGTH) * (&self.g * self.scale)
+    }
+
+    fn fused(&self, x: &Tensor, t: Option<(&Tensor, &Tensor)>, silu: bool) -> Tensor {
+        let weight = self.g.flatten(0, -1) * self.scale;
+        let bias = weight.detach().zeros_like();
+        let (weight, bias) = match t {
+            Some((s, b)) => scale_shift(&weight, &bias, s, b),
+            None => (weight, bias),
+        };
+        let x = x.to_kind(Kind::Float);
+        native::rms_norm(&x, &weight, &bias, SMALLEST_LENGTH, silu)
+            .expect("shapes are those of the norm")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::seeded;
+
+    #[test]
+    fn a_fused_norm_gives_the_values_and_gradients_of_the_parts() {
+        let shapes = [[2, 32, 16, 16], [3, 24, 5, 7], [1, 7, 30, 20], [1, 5, 1, 2]];
+        for [n, c, height, width] in shapes {
+            let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+            seeded(5, || {
+                let norm = RmsNorm {
+                    g: (random(&[1, c, 1, 1]) + 1.0).set_requires_grad(true),
+                    scale: (c as f64).sqrt(),
+                };
+                // The last shape's pixels are too short to be divided by their length.
+                let size = if height == 1 { 1e-14 } else { 1.0 };
+                let x = (random(&[n, c, height, width]) * 2.0 + 1.0) * size;
+                let x = x.set_requires_grad(true);
+                let d = random(&[n, c, height, width]);
+                let rows = [(); 2].map(|()| random(&[n, c]));
+                let [s, b] = rows.map(|r| r.set_requires_grad(true));
+                let outcome = |y: Tensor, inputs: &[&Tensor]| {
+                    let loss = (&y * &d).sum(Kind::Float);
+                    let mut outcome = Tensor::run_backward(&[loss], inputs, false, false);
+                    outcome.push(y.detach());
+                    outcome
+                };
+                let (bare, t) = ([&x, &norm.g], Some((&s, &b)));
+                let told = [&x, &norm.g, &s, &b];
+                let pairs = [
+                    [norm.fused(&x, None, false), norm.plain(&x)].map(|y| outcome(y, &bare)),
+                    [norm.fused(&x, None, true), norm.plain_silu(&x, None)]
+                        .map(|y| outcome(y, &bare)),
+                    [norm.fused(&x, t, true), norm.plain_silu(&x, t)].map(|y| outcome(y, &told)),
+                ];
+                for [fused, plain] in pairs {
+                    for (i, (a, b)) in fused.iter().zip(&plain).enumerate() {
+                        assert_eq!(a.size(), b.size());
+                        let error = f64::try_from((a - b).norm() / b.norm()).unwrap();
+                        // Sums of f32 in another order.
+                        assert!(error < 2e-6, "{c} channels, tensor {i}: {error}");
+                    }
+                }
+            });
+        }
     }
 }

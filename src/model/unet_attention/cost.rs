@@ -22,13 +22,15 @@ impl Cost {
             Within::Halve => 4 * pixels,
             Within::Double => pixels / 4,
         };
-        // Inputs of the norm and the swish, of the convolution, and of the pooling if there is one.
-        self.keep_maps(2, before * widths.0);
+        let [first, second] = block.maps_of_norms();
+        // What the norm keeps, inputs of the convolution and of the pooling if there is one.
+        self.keep_maps(first, before * widths.0);
         self.keep(pixels * widths.0);
         if block.resampling() == Within::Halve {
             self.keep(before * widths.0);
         }
-        self.keep_maps(3 + block.extra_maps(), pixels * widths.1);
+        // The second convolution's input; dropout's mask.
+        self.keep_maps(second + 1 + i64::from(block.drops()), pixels * widths.1);
     }
 
     fn add_attention(&mut self, attention: &Attention, pixels: i64) {
@@ -96,7 +98,8 @@ impl AttentionUNet {
         }
         cost.add_conv(&self.conv_out.weight, pixels);
         // Inputs of the last norm, swish and convolution.
-        cost.keep_maps(3, pixels * self.conv_out.weight.size()[1]);
+        let maps = if self.norm_out.fuses() { 2 } else { 3 };
+        cost.keep_maps(maps, pixels * self.conv_out.weight.size()[1]);
         cost
     }
 }

@@ -3,7 +3,7 @@
 use tch::Tensor;
 use tch::nn::Path;
 
-use super::super::layers::{ALMOST_ZERO, Conv, Linear, Norm};
+use super::super::layers::{ALMOST_ZERO, Conv, Linear, Modulation, Norm};
 use crate::config::AttentionUNetConfig;
 
 /// What a block does to the size of its picture between its first swish and its first convolution.
@@ -91,10 +91,19 @@ impl ResnetBlock {
         (convs.map(|c| &c.weight), &self.time_emb_proj.weight)
     }
 
-    /// What it keeps besides the inputs of norms, swishes and convolutions: the second norm's output where
-    /// it is scaled, and dropout's mask.
-    pub(super) fn extra_maps(&self) -> i64 {
-        i64::from(self.scale_shift) + i64::from(self.dropout > 0.0)
+    /// Maps that each norm keeps for itself, the first one's and the second one's: its input and, where it is not one
+    /// operation with the swish, the swish's, and its own output if that is scaled.
+    pub(super) fn maps_of_norms(&self) -> [i64; 2] {
+        if self.norm1.fuses() {
+            [1, 1]
+        } else {
+            [2, 2 + i64::from(self.scale_shift)]
+        }
+    }
+
+    /// Whether training drops some of its values.
+    pub(super) fn drops(&self) -> bool {
+        self.dropout > 0.0
     }
 
     /// What it does to the size of its picture.
@@ -106,20 +115,16 @@ impl ResnetBlock {
     /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, time_width]`, after its swish
     /// - returns `[N, Cout, H', W']`
     pub(super) fn forward(&self, x: &Tensor, t_emb: &Tensor, train: bool) -> Tensor {
-        let h = self.within.apply(&self.norm1.forward(x).silu());
-        let mut h = self.conv1.forward(&h);
-        let t = self
-            .time_emb_proj
-            .forward(t_emb)
-            .unsqueeze(-1)
-            .unsqueeze(-1);
-        if self.scale_shift {
+        let h = self.norm1.silu(x, Modulation::Nothing);
+        let h = self.conv1.forward(&self.within.apply(&h));
+        let t = self.time_emb_proj.forward(t_emb);
+        let mut h = if self.scale_shift {
             let parts = t.chunk(2, 1);
-            h = self.norm2.forward(&h) * (&parts[0] + 1.0) + &parts[1];
+            let t = Modulation::ScaleShift(&parts[0], &parts[1]);
+            self.norm2.silu(&h, t)
         } else {
-            h = self.norm2.forward(&(h + t));
-        }
-        h = h.silu();
+            self.norm2.silu(&h, Modulation::Add(&t))
+        };
         if self.dropout > 0.0 {
             h = h.dropout(self.dropout, train);
         }

@@ -3,7 +3,7 @@
 use tch::Tensor;
 use tch::nn::Path;
 
-use super::super::layers::{ALMOST_ZERO, Norm, conv_weight, conv3x3, linear_weight};
+use super::super::layers::{ALMOST_ZERO, Modulation, Norm, conv_weight, conv3x3, linear_weight};
 use crate::config::ConcatUNetConfig;
 
 /// Pre-norm residual block, without biases but the norms':
@@ -65,6 +65,11 @@ impl ResidualBlock {
         &self.time_proj
     }
 
+    /// Whether a norm and the swish after it are one operation.
+    pub(super) fn fuses(&self) -> bool {
+        self.norm1.fuses()
+    }
+
     /// Whether training drops some of its values.
     pub(super) fn drops(&self) -> bool {
         self.dropout > 0.0
@@ -74,18 +79,14 @@ impl ResidualBlock {
     /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, time_width]`, after its swish
     /// - returns `[N, Cout, H, W]`
     pub(super) fn forward(&self, x: &Tensor, t_emb: &Tensor, train: bool) -> Tensor {
-        let t = t_emb
-            .linear(&self.time_proj, None::<&Tensor>)
-            .unsqueeze(-1)
-            .unsqueeze(-1);
-        // In place, here and below: the backward pass of a convolution does not use its output.
-        let mut h = conv3x3(&self.norm1.forward(x).silu(), &self.conv1);
-        h += t;
-        h = self.norm2.forward(&h).silu();
+        let t = t_emb.linear(&self.time_proj, None::<&Tensor>);
+        let h = conv3x3(&self.norm1.silu(x, Modulation::Nothing), &self.conv1);
+        let mut h = self.norm2.silu(&h, Modulation::Add(&t));
         if self.dropout > 0.0 {
             h = h.dropout(self.dropout, train);
         }
         h = conv3x3(&h, &self.conv2);
+        // In place: the backward pass of a convolution does not use its output.
         match &self.shortcut {
             Some(weight) => h += x.conv2d(weight, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1),
             None => h += x,

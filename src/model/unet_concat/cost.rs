@@ -10,10 +10,11 @@ fn block(cost: &mut Cost, block: &ResidualBlock, pixels: i64) {
         cost.add_conv(weight, pixels);
     }
     cost.add_linear(block.time_proj(), 1);
-    // Inputs of norm, swish and convolution, twice; the first is the sum of the block before or, on the
-    // way up, what was joined. The mask.
-    cost.keep_maps(3, pixels * c_in);
-    cost.keep_maps(if block.drops() { 4 } else { 3 }, pixels * c_out);
+    // Inputs of norm, swish (if it is apart) and convolution, twice; the first is the sum of the block before or, on
+    // the way up, what was joined. The mask.
+    let maps = if block.fuses() { 2 } else { 3 };
+    cost.keep_maps(maps, pixels * c_in);
+    cost.keep_maps(maps + i64::from(block.drops()), pixels * c_out);
 }
 
 impl ConcatUNet {
@@ -50,7 +51,8 @@ impl ConcatUNet {
         }
         cost.add_conv(&self.conv_out, pixels);
         // Inputs of the last norm, swish and convolution.
-        cost.keep_maps(3, pixels * self.conv_out.size()[1]);
+        let maps = if self.norm_out.fuses() { 2 } else { 3 };
+        cost.keep_maps(maps, pixels * self.conv_out.size()[1]);
         cost
     }
 }

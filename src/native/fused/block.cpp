@@ -8,10 +8,8 @@
 // x + t, both silu and the normed map are computed again. A checkpointed block keeps x alone, and computes the
 // convolutions again too: the same operations on the same values, so the same bits.
 //
-// All maps are f32, channels last in memory. Sums over a map are taken over parts of a fixed size, in f64
-// between them, so that they do not depend on the number of threads.
+// All maps are f32, channels last in memory.
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
@@ -21,14 +19,11 @@
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <algorithm>
-#include <array>
-#include <cmath>
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include "../guard.h"
+#include "maps.h"
 #include "rows.h"
 
 namespace ddpm {
@@ -37,92 +32,6 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-constexpr auto kLast = at::MemoryFormat::ChannelsLast;
-
-// Floats of a part: its maps fit into the second-level cache of a core.
-constexpr int64_t kPart = 16 * 1024;
-
-Tensor dense(const Tensor& map) { return map.contiguous(kLast); }
-
-// A map as rows: [pictures][pixels][channels].
-struct Rows {
-  int64_t pictures, pixels, channels;
-  int64_t rows_of_part, parts;
-
-  explicit Rows(const Tensor& map)
-      : pictures(map.size(0)), pixels(map.size(2) * map.size(3)), channels(map.size(1)) {
-    rows_of_part = std::max<int64_t>(1, kPart / channels);
-    parts = (pixels + rows_of_part - 1) / rows_of_part;
-  }
-
-  // Where a part starts, in floats from the start of the map, and its rows.
-  std::pair<int64_t, int64_t> part(int64_t picture, int64_t index) const {
-    const int64_t first = index * rows_of_part;
-    return {(picture * pixels + first) * channels, std::min(rows_of_part, pixels - first)};
-  }
-
-  // Calls f(picture, part) for all parts, on all threads.
-  template <typename F>
-  void each(F&& f) const {
-    at::parallel_for(0, pictures * parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) f(i / parts, i % parts);
-    });
-  }
-
-  // Calls first(picture, part) for all parts of a picture, then between(picture), then second(picture, part): picture
-  // by picture, as what the first pass read is then still in the cache for the second.
-  template <typename F, typename G, typename H>
-  void each_twice(F&& first, G&& between, H&& second) const {
-    if (pictures >= at::get_num_threads()) {
-      at::parallel_for(0, pictures, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t n = begin; n < end; ++n) {
-          for (int64_t i = 0; i < parts; ++i) first(n, i);
-          between(n);
-          for (int64_t i = 0; i < parts; ++i) second(n, i);
-        }
-      });
-      return;
-    }
-    for (int64_t n = 0; n < pictures; ++n) {
-      const auto over_parts = [&](auto& f) {
-        at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) f(n, i);
-        });
-      };
-      over_parts(first);
-      between(n);
-      over_parts(second);
-    }
-  }
-};
-
-// Two f32 sums a channel, of every part of every picture.
-class Sums {
- public:
-  explicit Sums(const Rows& rows)
-      : rows_(rows), values_(static_cast<size_t>(rows.pictures * rows.parts * 2 * rows.channels), 0.0f) {}
-
-  float* first(int64_t picture, int64_t part) {
-    return values_.data() + (picture * rows_.parts + part) * 2 * rows_.channels;
-  }
-  float* second(int64_t picture, int64_t part) { return first(picture, part) + rows_.channels; }
-
-  // Both sums of a channel over a picture.
-  std::array<double, 2> of(int64_t picture, int64_t channel) const {
-    std::array<double, 2> sums{0, 0};
-    const float* at = values_.data() + picture * rows_.parts * 2 * rows_.channels + channel;
-    for (int64_t i = 0; i < rows_.parts; ++i, at += 2 * rows_.channels) {
-      sums[0] += at[0];
-      sums[1] += at[rows_.channels];
-    }
-    return sums;
-  }
-
- private:
-  const Rows& rows_;
-  std::vector<float> values_;
-};
 
 Tensor conv(const Tensor& x, const Tensor& weight) {
   const int64_t padding = weight.size(2) / 2;
@@ -207,11 +116,7 @@ Normed silu_add_norm(const Tensor& h, bool activated, const Tensor& r, const Ten
             sum += one;
             squares += two;
           }
-          const double count = static_cast<double>(width * rows.pixels);
-          const double m = sum / count;
-          // Not max(…, 0): a variance that is not a number must stay one.
-          const double variance = squares / count - m * m;
-          const double inverse = 1.0 / std::sqrt((variance < 0 ? 0 : variance) + eps);
+          const auto [m, inverse] = mean_and_rstd(sum, squares, static_cast<double>(width * rows.pixels), eps);
           for (int64_t c = group * width; c < (group + 1) * width; ++c) {
             mean[n * channels + c] = static_cast<float>(m);
             rstd[n * channels + c] = static_cast<float>(inverse);

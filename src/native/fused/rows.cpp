@@ -1,5 +1,6 @@
 #include "rows.h"
 
+#include <cmath>
 #include <cstring>
 
 // One copy of each loop for AVX-512, one for AVX2 and one for any processor.
@@ -135,6 +136,103 @@ void rows_accumulate(float* __restrict to, const float* __restrict d, float* __r
       to[c] += d[c];
       sum[c] += d[c];
     }
+  }
+}
+
+FOR_EACH_PROCESSOR
+void rows_moments(const float* __restrict x, float* __restrict sum, float* __restrict squares, int64_t rows,
+                  int64_t channels) {
+  for (int64_t i = 0; i < rows; ++i, x += channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+      sum[c] += x[c];
+      squares[c] += x[c] * x[c];
+    }
+  }
+}
+
+FOR_EACH_PROCESSOR
+void rows_scale_silu(const float* __restrict x, const float* __restrict scale, const float* __restrict shift,
+                     float* __restrict y, int64_t rows, int64_t channels) {
+  for (int64_t i = 0; i < rows; ++i, x += channels, y += channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const float z = x[c] * scale[c] + shift[c];
+      y[c] = z * sigmoid(z);
+    }
+  }
+}
+
+FOR_EACH_PROCESSOR
+void rows_scale_silu_backward_sums(const float* __restrict d, const float* __restrict x,
+                                   const float* __restrict scale, const float* __restrict shift,
+                                   const float* __restrict rstd, const float* __restrict centre,
+                                   float* __restrict sum, float* __restrict dot, int64_t rows, int64_t channels) {
+  for (int64_t i = 0; i < rows; ++i, d += channels, x += channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const float z = x[c] * scale[c] + shift[c];
+      const float dz = d[c] * silu_slope(z, sigmoid(z));
+      sum[c] += dz;
+      dot[c] += dz * (x[c] * rstd[c] + centre[c]);
+    }
+  }
+}
+
+FOR_EACH_PROCESSOR
+void rows_scale_silu_backward(const float* __restrict d, const float* __restrict x, const float* __restrict scale,
+                              const float* __restrict shift, const float* __restrict slope,
+                              const float* __restrict offset, float* __restrict dx, int64_t rows, int64_t channels) {
+  for (int64_t i = 0; i < rows; ++i, d += channels, x += channels, dx += channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const float z = x[c] * scale[c] + shift[c];
+      dx[c] = d[c] * silu_slope(z, sigmoid(z)) * scale[c] - (x[c] * slope[c] + offset[c]);
+    }
+  }
+}
+
+FOR_EACH_PROCESSOR
+void rows_rms(const float* __restrict x, const float* __restrict weight, const float* __restrict bias, float smallest,
+              bool silu, float* __restrict y, int64_t rows, int64_t channels) {
+  for (int64_t i = 0; i < rows; ++i, x += channels, y += channels) {
+    float squares = 0;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t c = 0; c < channels; ++c) squares += x[c] * x[c];
+    const float length = std::sqrt(squares);
+    // A length that is not a number stays one.
+    const float inverse = 1.0f / (length < smallest ? smallest : length);
+    if (silu) {
+      for (int64_t c = 0; c < channels; ++c) {
+        const float z = x[c] * inverse * weight[c] + bias[c];
+        y[c] = z * sigmoid(z);
+      }
+    } else {
+      for (int64_t c = 0; c < channels; ++c) y[c] = x[c] * inverse * weight[c] + bias[c];
+    }
+  }
+}
+
+FOR_EACH_PROCESSOR
+void rows_rms_backward(const float* __restrict d, const float* __restrict x, const float* __restrict weight,
+                       const float* __restrict bias, float smallest, bool silu, float* __restrict dx,
+                       float* __restrict sum, float* __restrict dot, int64_t rows, int64_t channels) {
+  for (int64_t i = 0; i < rows; ++i, d += channels, x += channels, dx += channels) {
+    float squares = 0;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t c = 0; c < channels; ++c) squares += x[c] * x[c];
+    const float length = std::sqrt(squares);
+    const float inverse = 1.0f / (length < smallest ? smallest : length);
+    // The gradient of the normalised row, and what of it points along the row, which the norm takes away.
+    float along = 0;
+#pragma omp simd reduction(+ : along)
+    for (int64_t c = 0; c < channels; ++c) {
+      const float unit = x[c] * inverse;
+      const float z = unit * weight[c] + bias[c];
+      const float dz = silu ? d[c] * silu_slope(z, sigmoid(z)) : d[c];
+      sum[c] += dz;
+      dot[c] += dz * unit;
+      dx[c] = dz * weight[c];
+      along += dx[c] * unit;
+    }
+    if (length < smallest) along = 0;
+    for (int64_t c = 0; c < channels; ++c) dx[c] = (dx[c] - x[c] * inverse * along) * inverse;
   }
 }
 

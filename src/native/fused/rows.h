@@ -39,4 +39,28 @@ void rows_silu_backward(float* d, const float* h, float* a, int64_t rows, int64_
 // to += d; sum[c] += d
 void rows_accumulate(float* to, const float* d, float* sum, int64_t rows, int64_t channels);
 
+// sum[c] += x, squares[c] += x * x
+void rows_moments(const float* x, float* sum, float* squares, int64_t rows, int64_t channels);
+
+// y = silu(x * scale[c] + shift[c])
+void rows_scale_silu(const float* x, const float* scale, const float* shift, float* y, int64_t rows,
+                     int64_t channels);
+
+// With dz the gradient of silu's argument there: sum[c] += dz, dot[c] += dz * (x * rstd[c] + centre[c])
+void rows_scale_silu_backward_sums(const float* d, const float* x, const float* scale, const float* shift,
+                                   const float* rstd, const float* centre, float* sum, float* dot, int64_t rows,
+                                   int64_t channels);
+
+// dx = dz * scale[c] - (x * slope[c] + offset[c])
+void rows_scale_silu_backward(const float* d, const float* x, const float* scale, const float* shift,
+                              const float* slope, const float* offset, float* dx, int64_t rows, int64_t channels);
+
+// y = x / max(|x|, smallest) * weight[c] + bias[c], |x| the length of the row; or silu of it
+void rows_rms(const float* x, const float* weight, const float* bias, float smallest, bool silu, float* y,
+              int64_t rows, int64_t channels);
+
+// dx; sum[c] += dz, dot[c] += dz * x / max(|x|, smallest)
+void rows_rms_backward(const float* d, const float* x, const float* weight, const float* bias, float smallest,
+                       bool silu, float* dx, float* sum, float* dot, int64_t rows, int64_t channels);
+
 }  // namespace ddpm
