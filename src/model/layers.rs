@@ -339,6 +339,7 @@ mod tests {
         let error = (TimeTable::sinusoidal(1000, 128).table - want).abs().max();
         assert!(f64::try_from(error).unwrap() < 1e-6);
     }
+
     /// Norms of C channels with weights that are not ones, x, t, s, b and what outputs are multiplied with.
     fn drawn([n, c, height, width]: [i64; 4], groups: i64) -> (Norm, [Tensor; 5]) {
         seeded(5, || {

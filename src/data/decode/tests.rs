@@ -396,7 +396,6 @@ fn a_jpeg_is_shrunk_while_it_stays_twice_as_large_as_wanted() {
     assert_eq!(factor(1000, 1000, &fast(96, 128)), None);
     assert_eq!(factor(512, 512, &cv2(32)), None);
     assert_eq!(factor(512, 512, &PictureSpec::rgb(32, 32)), None);
-    assert_eq!(factor(512, 512, &PictureSpec::rgb(32, 32)), None);
 }
 
 /// The border between two results can cut through a square, which then counts on both sides: in this picture of

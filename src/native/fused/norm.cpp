@@ -3,8 +3,9 @@
 //   group_norm_silu   silu(group_norm(x + t) * weight + bias)
 //   rms_norm          x / |x| * weight + bias, |x| the length of a pixel's channels; with or without silu
 //
-// weight and bias are of a picture and a channel, so that the time embedding may scale and shift too. x is read twice
-// and once; kept for the backward pass are x and numbers a channel: what PyTorch keeps of a norm alone.
+// weight and bias are of a picture and a channel, so that the time embedding may scale and shift too. A group
+// norm reads x twice and writes once, the other reads once; kept for the backward pass are x and numbers a channel, which
+// is what PyTorch keeps of a norm alone.
 //
 // All maps are f32, channels last in memory.
 
