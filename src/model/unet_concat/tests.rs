@@ -111,16 +111,16 @@ fn initial_weights_follow_the_original_s_limits() {
     for (name, limit) in [
         ("time_embedding.linear_1.weight", 0.096_824),
         ("time_embedding.linear_2.weight", 0.076_546),
-        ("conv_in.weight", 0.071_33),
+        ("conv_in.weight", 0.071_338),
         ("down.0.0.conv1.weight", 0.051_031),
-        ("down.0.0.time_proj.weight", 0.096_82),
+        ("down.0.0.time_proj.weight", 0.096_825),
         ("down.0.0.conv2.weight", 5.103_1e-7),
         ("down.2.0.shortcut.weight", 0.125),
         ("up.0.0.shortcut.weight", 0.062_5),
         ("up.0.0.conv1.weight", 0.020_833_4),
         ("up.0.0.conv2.weight", 2.551_6e-7),
         ("up.5.2.conv1.weight", 0.041_667),
-        ("conv_out.weight", 0.071_33),
+        ("conv_out.weight", 0.071_338),
     ] {
         let tensor = &params.iter().find(|p| p.name == name).unwrap().tensor;
         let largest = f64::try_from(tensor.abs().max()).unwrap();
