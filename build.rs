@@ -85,7 +85,9 @@ fn compile_shim(libtorch: &Path) {
         .file("src/native/shim.cpp")
         .file("src/native/fused/block.cpp")
         .file("src/native/fused/checkpointed.cpp")
+        .file("src/native/fused/conv.cpp")
         .file("src/native/fused/norm.cpp")
+        .file("src/native/fused/winograd_conv.cpp")
         .compile("ddpm_native");
     cc::Build::new()
         .cpp(true)
@@ -96,7 +98,8 @@ fn compile_shim(libtorch: &Path) {
         .flag("-fno-trapping-math")
         .flag("-fopenmp-simd")
         .file("src/native/fused/rows.cpp")
-        .compile("ddpm_rows");
+        .file("src/native/fused/winograd.cpp")
+        .compile("ddpm_loops");
 }
 
 fn link(lib: &Path) {

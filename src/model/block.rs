@@ -221,12 +221,15 @@ mod tests {
     }
 
     /// n, c_in, c_out, groups, height, width
-    const SHAPES: [[i64; 6]; 5] = [
+    const SHAPES: [[i64; 6]; 7] = [
         [2, 32, 32, 8, 16, 16],
         [1, 16, 32, 4, 5, 7],
         [3, 48, 24, 24, 9, 4],
         [2, 8, 8, 1, 40, 60],
         [5, 6, 6, 2, 3, 1],
+        // Convolutions by tiles, with and without the gradients of weights.
+        [2, 128, 128, 8, 23, 24],
+        [3, 64, 96, 8, 19, 20],
     ];
 
     #[test]

@@ -3,18 +3,15 @@
 //   h   = silu(conv(silu(conv(x + t, w1)), w2))
 //   out = group_norm(h + r) [+ skip],  r = x or conv(x, w_shortcut)
 //
-// The convolutions are libtorch's. What is between them is memory traffic, and here each map is read and
-// written as few times as can be (rows.h). Kept for the backward pass are x and what the two convolutions gave;
-// x + t, both silu and the normed map are computed again. A checkpointed block keeps x alone, and computes the
-// convolutions again too: the same operations on the same values, so the same bits.
+// What is between the convolutions (conv.h) is memory traffic, and here each map is read and written as few times as
+// can be (rows.h). Kept for the backward pass are x and what the two convolutions gave; x + t, both silu and the
+// normed map are computed again. A checkpointed block keeps x alone, and computes the convolutions again too: the same
+// operations on the same values, so the same bits.
 //
 // All maps are f32, channels last in memory.
 
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/convolution.h>
-#include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -23,6 +20,7 @@
 #include <utility>
 
 #include "../guard.h"
+#include "conv.h"
 #include "maps.h"
 #include "rows.h"
 
@@ -32,32 +30,6 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-Tensor conv(const Tensor& x, const Tensor& weight) {
-  const int64_t padding = weight.size(2) / 2;
-  return dense(at::convolution(x, weight, {}, {1, 1}, {padding, padding}, {1, 1}, false, {0, 0}, 1));
-}
-
-// The gradient of the input or of the weight of `conv`.
-Tensor conv_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, bool of_input) {
-  const int64_t padding = weight.size(2) / 2;
-  auto grads = at::convolution_backward(grad, x, weight, at::OptionalIntArrayRef(), {1, 1}, {padding, padding},
-                                        {1, 1}, false, {0, 0}, 1, {of_input, !of_input, false});
-  return of_input ? dense(std::get<0>(grads)) : std::get<1>(grads);
-}
-
-// silu(conv(x, weight)) where nobody needs what the convolution gave: oneDNN applies it to what it has just computed.
-Tensor conv_silu(const Tensor& x, const Tensor& weight) {
-  using Call = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, at::IntArrayRef, at::IntArrayRef,
-                      at::IntArrayRef, int64_t, std::string_view, c10::List<std::optional<at::Scalar>>,
-                      std::optional<std::string_view>);
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("mkldnn::_convolution_pointwise", "")
-                             .typed<Call>();
-  const int64_t padding = weight.size(2) / 2;
-  const c10::List<std::optional<at::Scalar>> no_numbers;
-  return dense(op.call(x, weight, std::nullopt, {padding, padding}, {1, 1}, {1, 1}, 1, "swish", no_numbers, ""));
-}
 
 Tensor add_time(const Tensor& x, const Tensor& t) {
   const Rows rows(x);
@@ -283,19 +255,19 @@ class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
     // What was computed again goes as soon as it is used: it stands on top of all that is kept.
     maps.c2.reset();
     maps.r.reset();
-    Tensor d1 = conv_backward(norm.h, maps.c1, w2, true);
+    Tensor d1 = conv_of_input(norm.h, maps.c1, w2);
     Tensor a1 = silu_backward_(d1, maps.c1);
     maps.c1.reset();
-    Tensor dw2 = conv_backward(norm.h, a1, w2, false);
+    Tensor dw2 = conv_of_weight(norm.h, a1, w2);
     a1.reset();
     norm.h.reset();
-    Tensor dw1 = conv_backward(d1, add_time(x, t), w1, false);
-    Tensor dxt = conv_backward(d1, x, w1, true);
+    Tensor dw1 = conv_of_weight(d1, add_time(x, t), w1);
+    Tensor dxt = conv_of_input(d1, x, w1);
     d1.reset();
     Tensor dx = norm.sum, dw_shortcut;
     if (shortcut.defined()) {
-      dw_shortcut = conv_backward(norm.sum, x, shortcut, false);
-      dx = conv_backward(norm.sum, x, shortcut, true);
+      dw_shortcut = conv_of_weight(norm.sum, x, shortcut);
+      dx = conv_of_input(norm.sum, x, shortcut);
     }
     Tensor dt = accumulate_(dx, dxt);
     Tensor dskip = ctx->saved_data["skips"].toBool() ? given[0] : Tensor();

@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "../guard.h"
+#include "conv.h"
 
 namespace ddpm {
 namespace {
@@ -89,12 +90,9 @@ struct Rest {
 // changes, the weight of the shortcut.
 Tensor plain(at::TensorList in, const Rest& rest) {
   const Tensor &x = in[0], &t = in[1], &w1 = in[2], &w2 = in[3], &gamma = in[4], &beta = in[5];
-  const auto conv3x3 = [](const Tensor& map, const Tensor& weight) {
-    return at::conv2d(map, weight, {}, {1, 1}, at::IntArrayRef({1, 1}));
-  };
-  Tensor h = at::silu(conv3x3(x + t.unsqueeze(-1).unsqueeze(-1), w1));
+  Tensor h = at::silu(conv3x3(x + t.unsqueeze(-1).unsqueeze(-1), w1, {}));
   if (rest.dropout > 0) h = at::dropout(h, rest.dropout, true);
-  h = at::silu(conv3x3(h, w2)).to(x.scalar_type());
+  h = at::silu(conv3x3(h, w2, {})).to(x.scalar_type());
   h += in.size() > 6 ? at::conv2d(x, in[6]) : x;
   return at::group_norm(h.to(at::kFloat), rest.groups, gamma, beta, rest.eps, true);
 }
