@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the demo in f32 and in bf16 and prints both loss curves side by side, and the loss on faces that neither saw.
 
-    .venv/bin/python scripts/precision.py [--steps 2000] [--device cpu] [--threads N] [ddpm]
+    .venv/bin/python scripts/precision.py [--steps 2000] [--seed N] [--device cpu] [--threads N] [ddpm]
 
 Both runs have the same pictures, order, time steps and noise. The held-out loss is the mean of 100 steps in f32 at
 no learning rate, from the averaged weights, on faces drawn with another seed: the same for both.
@@ -27,6 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ddpm", type=Path, nargs="?", default=ROOT / "target" / "release" / "ddpm")
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seed", default="0", help="of both runs; each gives a pair of its own; default: %(default)s")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", default="2")
     args = parser.parse_args()
@@ -44,10 +45,11 @@ def main() -> int:
         for precision in ("f32", "bf16"):
             run = Path(folder) / precision
             print(f"training in {precision}", file=sys.stderr, flush=True)
-            curves[precision] = train(run, "--steps", str(args.steps), "--precision", precision)
+            flags = ["--steps", str(args.steps), "--seed", args.seed, "--precision", precision]
+            curves[precision] = train(run, *flags)
             held_out[precision] = statistics.mean(train(Path(folder) / f"on-{precision}", *HELD_OUT, "--init-from", run))
 
-    print(f"| demo, {args.device} | f32 | bf16 | bf16 / f32 |\n| --- | ---: | ---: | ---: |")
+    print(f"| demo, {args.device}, seed {args.seed} | f32 | bf16 | bf16 / f32 |\n| --- | ---: | ---: | ---: |")
     part = max(1, args.steps // 10)
     rows = [(f"loss, steps {i + 1} to {i + part}", slice(i, i + part)) for i in range(0, args.steps, part)]
     for name, where_ in rows:
