@@ -12,7 +12,7 @@ How to read a row:
 - ms: median over the timed steps of all rounds. A training step is everything a real one does (batch,
   forward, backward, optimizer, weight average, reading the loss); a sampling step is one reverse step; the rows of
   optimizers are what a training step does with its gradients: their norm, the optimizer, the average.
-- ratio: PyTorch / ours of these medians; above 1, ours is faster.
+- ratio: PyTorch / ours, median of the ratios of each round; above 1, ours is faster.
 - spread: smallest and largest ratio among the rounds. A row whose spread includes 1 shows no winner.
 - peak memory: on a CPU the whole process at its largest, Python and libraries included; on CUDA the
   tensors. Its ratio is PyTorch / ours too; above 1, ours takes less.
@@ -224,12 +224,12 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def table_row(row: dict) -> str:
+def table_row(name: str, row: dict) -> str:
     s = summary(row)
     ms, peak, ratios = s["ms"], s["peak_bytes"], s["ratios"]
     memory_ratio = f"{peak['pytorch'] / peak['ours']:.2f}" if peak["ours"] else "–"
-    cells = [name_of(row), number(ms["ours"]), number(ms["pytorch"]), f"{ms['pytorch'] / ms['ours']:.2f}"]
-    cells += [f"{min(ratios):.2f}–{max(ratios):.2f}"]
+    cells = [name, number(ms["ours"]), number(ms["pytorch"])]
+    cells += [f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f}–{max(ratios):.2f}"]
     cells += [f"{peak[side] / 2**20:.0f} MiB" for side in ("ours", "pytorch")] + [memory_ratio]
     return f"| {' | '.join(cells)} |"
 
@@ -317,7 +317,7 @@ def run(args: argparse.Namespace) -> bool:
         for row in rows(devices, args.sizes):
             try:
                 measure(row, args, ddpm, python, Path(folder))
-                print(table_row(row), flush=True)
+                print(table_row(name_of(row), row), flush=True)
                 measured.append(row | {"name": name_of(row), "summary": summary(row)})
             except Failure as failure:
                 complete = False

@@ -20,7 +20,7 @@ import sys
 import time
 from datetime import datetime
 
-from bench import Failure, call, cpu_name, cuda_name, find_ddpm, find_python, number, positive, summary
+from bench import Failure, call, cpu_name, cuda_name, find_ddpm, find_python, positive, table_row
 
 PICTURES = 256
 PEERS = {"diffusers": "ddpm-cifar10", "lucidrains": "lucidrains"}
@@ -205,13 +205,7 @@ def compare(args: argparse.Namespace) -> None:
                 layout = ["--channels-last"] if args.channels_last else []
                 row["pytorch"].append(json.loads(call([python, __file__, "--peer", peer, *layout, *shared])))
                 check_parameters(peer, row["ours"][-1], row["pytorch"][-1])
-            s = summary(row)
-            ms, peak, ratios = s["ms"], s["peak_bytes"], s["ratios"]
-            cells = [name, number(ms["ours"]), number(ms["pytorch"]), f"{ms['pytorch'] / ms['ours']:.2f}"]
-            cells += [f"{min(ratios):.2f}–{max(ratios):.2f}"]
-            cells += [f"{peak[side] / 2**20:.0f} MiB" for side in ("ours", "pytorch")]
-            cells += [f"{peak['pytorch'] / peak['ours']:.2f}"]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            print(table_row(name, row), flush=True)
 
 
 def arguments() -> argparse.Namespace:
