@@ -143,6 +143,21 @@ mod tests {
     }
 
     #[test]
+    fn panics_of_our_own_operations_are_told_as_tchs() {
+        let like = (tch::Kind::Float, tch::Device::Cpu);
+        let weight = tch::Tensor::zeros([1, 1, 3, 3], like);
+        // More bytes than there are addresses.
+        let x =
+            tch::Tensor::zeros([1, 1, 1, 1], like).expand([1 << 30, 1, 1 << 12, 1 << 12], false);
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            crate::native::conv3x3(&x, &weight, None).expect("shapes are right")
+        }));
+        let payload = panic.unwrap_err();
+        let message = libtorch_message(payload.downcast_ref::<String>().unwrap()).unwrap();
+        assert!(message.ends_with("--accumulate (training)"), "{message}");
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }

@@ -103,12 +103,12 @@ impl ResidualBlock {
 
     /// Operation by operation.
     fn plain(&self, x: &Tensor, t: &Tensor, train: bool) -> Tensor {
-        let mut h = conv3x3(&(x + t.unsqueeze(-1).unsqueeze(-1)), &self.conv1).silu();
+        let mut h = conv3x3(&(x + t.unsqueeze(-1).unsqueeze(-1)), &self.conv1, None).silu();
         if self.dropout > 0.0 {
             h = h.dropout(self.dropout, train);
         }
         // In bf16, the sum is in the kind of what it goes on from.
-        h = conv3x3(&h, &self.conv2).silu().to_kind(x.kind());
+        h = conv3x3(&h, &self.conv2, None).silu().to_kind(x.kind());
         // In place: the backward passes of swish and the norms use their inputs, not their outputs.
         match &self.shortcut {
             Some(weight) => h += x.conv2d(weight, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1),

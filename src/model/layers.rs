@@ -53,9 +53,9 @@ pub(super) fn linear_weight(path: &Path, c_in: i64, c_out: i64) -> Tensor {
     )
 }
 
-/// 3×3 convolution, stride 1, zero padding 1, no bias.
-pub(super) fn conv3x3(x: &Tensor, weight: &Tensor) -> Tensor {
-    native::conv3x3(x, weight, None).expect("the weight is one of 3×3 taps for these channels")
+/// 3×3 convolution, stride 1, zero padding 1.
+pub(super) fn conv3x3(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    native::conv3x3(x, weight, bias).expect("the weight is one of 3×3 taps for these channels")
 }
 
 /// A convolution with bias, zero padding on all sides.
@@ -90,8 +90,7 @@ impl Conv {
     /// `[N, Cin, H, W]` to `[N, Cout, H', W']`.
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
         if (self.weight.size()[2], self.stride, self.padding) == (3, 1, 1) {
-            return native::conv3x3(x, &self.weight, Some(&self.bias))
-                .expect("the weight is one of 3×3 taps for these channels");
+            return conv3x3(x, &self.weight, Some(&self.bias));
         }
         x.conv2d(
             &self.weight,

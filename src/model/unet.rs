@@ -119,7 +119,7 @@ impl UNet {
     /// Source: Keras-DDPM, `ddpm.py`.
     pub fn forward(&self, x_t: &Tensor, t: &Tensor, train: bool) -> Tensor {
         let t_emb = self.time_embedding.forward(t);
-        let mut x = conv3x3(&preferred_layout(x_t), &self.conv_in);
+        let mut x = conv3x3(&preferred_layout(x_t), &self.conv_in, None);
         let mut skips = vec![x.shallow_clone()];
 
         for stage in &self.down {
@@ -151,7 +151,7 @@ impl UNet {
                 x = block.forward(&x, &t_emb, Some(&pop()), train);
             }
         }
-        conv3x3(&self.norm_out.forward(&x), &self.conv_out)
+        conv3x3(&self.norm_out.forward(&x), &self.conv_out, None)
     }
 
     /// Has every residual block keep only its input in training, and compute itself again for the backward pass; or

@@ -136,7 +136,7 @@ impl ConcatUNet {
     /// Source: Keras-DDPM, `ddpm2.py`; Ho et al. 2020, appendix B <https://arxiv.org/abs/2006.11239>
     pub fn forward(&self, x_t: &Tensor, t: &Tensor, train: bool) -> Tensor {
         let t_emb = self.time_embedding.forward(t);
-        let mut x = conv3x3(&preferred_layout(x_t), &self.conv_in);
+        let mut x = conv3x3(&preferred_layout(x_t), &self.conv_in, None);
         let mut skips = vec![x.shallow_clone()];
 
         for stage in &self.down {
@@ -167,7 +167,7 @@ impl ConcatUNet {
             }
         }
         let h = self.norm_out.silu(&x, Modulation::Nothing);
-        conv3x3(&h, &self.conv_out)
+        conv3x3(&h, &self.conv_out, None)
     }
 
     /// Parameters in creation order. The table of sines and cosines is none.

@@ -1,11 +1,14 @@
 //! The safe face of `fused/`: operations that take less memory and time than their parts.
+//!
+//! Their errors are tch's, so that a program which tells panics of tch's operations (out of memory, for one) tells theirs.
 
 use std::ffi::{c_int, c_void};
 
-use anyhow::{Result, ensure};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
-use super::{check, ptr};
+use super::{outcome, ptr};
+
+type Result<T> = std::result::Result<T, TchError>;
 
 unsafe extern "C" {
     fn ddpm_residual_block(
@@ -114,7 +117,7 @@ pub fn residual_block(
         check_f32_on_cpu(tensor)?;
     }
     let out_shape = [n, c_out, height, width];
-    ensure!(
+    ensure(
         t.size() == [n, c_in]
             && weights.conv1.size() == [c_out, c_in, 3, 3]
             && weights.conv2.size() == [c_out, c_out, 3, 3]
@@ -126,8 +129,8 @@ pub fn residual_block(
             && skip.is_none_or(|s| s.size() == out_shape)
             && norm.groups > 0
             && c_out % norm.groups == 0,
-        "a fused block of {c_in} to {c_out} channels with other shapes"
-    );
+        || format!("a fused block of {c_in} to {c_out} channels with other shapes"),
+    )?;
     let mut out = std::ptr::null_mut();
     // SAFETY: all pointers are live tensors of the shapes that the shim expects, or null where it allows that.
     check(unsafe {
@@ -193,14 +196,14 @@ pub fn checkpointed_block(
 /// - `x`: `[N, Cin, H, W]`; `weight`: `[Cout, Cin, 3, 3]`; `bias`: `[Cout]`; returns `[N, Cout, H, W]`
 ///
 /// # Errors
-/// What libtorch refuses.
+/// Other shapes, and what libtorch refuses.
 pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (_, c_in, _, _) = x.size4()?;
     let c_out = weight.size()[0];
-    ensure!(
+    ensure(
         weight.size() == [c_out, c_in, 3, 3] && bias.is_none_or(|b| b.size() == [c_out]),
-        "a 3x3 convolution of {c_in} channels with other shapes"
-    );
+        || format!("a 3x3 convolution of {c_in} channels with other shapes"),
+    )?;
     if x.device() == Device::Cpu && x.kind() == Kind::Float {
         for tensor in [weight].into_iter().chain(bias) {
             check_f32_on_cpu(tensor)?;
@@ -228,11 +231,15 @@ pub fn group_norm_silu(x: &Tensor, t: Option<&Tensor>, norm: GroupNorm<'_>) -> R
     for tensor in [x].into_iter().chain(t) {
         check_f32_on_cpu(tensor)?;
     }
-    ensure!(
+    ensure(
         t.is_none_or(|t| t.size() == [n, c]) && norm.groups > 0 && c % norm.groups == 0,
-        "a fused norm of {c} channels in {} groups with other shapes",
-        norm.groups
-    );
+        || {
+            format!(
+                "a fused norm of {c} channels in {} groups with other shapes",
+                norm.groups
+            )
+        },
+    )?;
     let mut out = std::ptr::null_mut();
     // SAFETY: all pointers are live tensors of the shapes that the shim expects, or null where it allows that.
     check(unsafe {
@@ -290,24 +297,37 @@ pub fn rms_norm(
 fn a_picture(numbers: [&Tensor; 2], n: i64, c: i64) -> Result<[Tensor; 2]> {
     for tensor in numbers {
         check_f32_on_cpu(tensor)?;
-        ensure!(
-            tensor.size() == [c] || tensor.size() == [n, c],
-            "a fused norm of {c} channels with weights of shape {:?}",
-            tensor.size()
-        );
+        ensure(tensor.size() == [c] || tensor.size() == [n, c], || {
+            format!(
+                "a fused norm of {c} channels with weights of shape {:?}",
+                tensor.size()
+            )
+        })?;
     }
     Ok(numbers.map(|tensor| tensor.expand([n, c], false)))
 }
 
 /// The loops trust that.
 fn check_f32_on_cpu(tensor: &Tensor) -> Result<()> {
-    ensure!(
+    ensure(
         tensor.kind() == Kind::Float && tensor.device() == Device::Cpu,
-        "a fused operation wants f32 on the CPU, not {:?} on {:?}",
-        tensor.kind(),
-        tensor.device()
-    );
-    Ok(())
+        || {
+            let (kind, device) = (tensor.kind(), tensor.device());
+            format!("a fused operation wants f32 on the CPU, not {kind:?} on {device:?}")
+        },
+    )
+}
+
+fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
+    if holds {
+        Ok(())
+    } else {
+        Err(TchError::Shape(otherwise()))
+    }
+}
+
+fn check(status: c_int) -> Result<()> {
+    outcome(status).map_err(TchError::Torch)
 }
 
 fn or_none(tensor: Option<&Tensor>) -> *const c_void {

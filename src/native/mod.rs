@@ -2,7 +2,7 @@
 //! take less memory and time than their parts.
 //!
 //! All `unsafe` of the crate is here. Tensors are passed as tch's own pointers and stay owned by
-//! the caller; a C++ exception comes back as an [`anyhow::Error`] with libtorch's message.
+//! the caller; a C++ exception comes back as an error with libtorch's message.
 #![expect(unsafe_code, reason = "the one room that talks to C++")]
 
 mod fused;
@@ -63,21 +63,24 @@ unsafe extern "C" {
 /// Pages may be larger; advice that begins within one is then refused, and nothing is lost.
 const PAGE_BYTES: usize = 4096;
 
-fn check(status: c_int) -> Result<()> {
+/// The message of a failure.
+fn outcome(status: c_int) -> Result<(), String> {
     if status == 0 {
         return Ok(());
     }
     // SAFETY: the shim returns a NUL-terminated string that lives until its next error on this
     // thread; it is copied here.
     let message = unsafe { CStr::from_ptr(ddpm_last_error()) };
-    Err(anyhow!(
-        "{}",
-        message
-            .to_string_lossy()
-            .lines()
-            .next()
-            .unwrap_or("libtorch failed")
-    ))
+    let message = message.to_string_lossy();
+    Err(message
+        .lines()
+        .next()
+        .unwrap_or("libtorch failed")
+        .to_owned())
+}
+
+fn check(status: c_int) -> Result<()> {
+    outcome(status).map_err(Error::msg)
 }
 
 fn ptr(tensor: &Tensor) -> *const c_void {

@@ -24,7 +24,8 @@ const SAMPLING_COPIES: u64 = 2;
 /// A batch as whole numbers scaled, its noise, and the noised pictures; a fourth while they are made.
 const BATCH_TENSORS: u64 = 4;
 /// What libtorch loads and sets up on CPU when it first computes: code of its kernels, threads, buffers of
-/// matrix products. Measured: 30 MiB with the demo; networks of half a GiB and more hide it.
+/// matrix products. Measured: 30 MiB with the demo, rounded up; networks of half a GiB and more hide it. Where there is
+/// an NVIDIA driver, libtorch's CUDA half is loaded for a CPU too, and held before this is.
 const KERNELS_BYTES: u64 = 40 << 20;
 /// Bytes that the heap takes for one byte of tensors in it, measured over the presets.
 const HEAP_PER_BYTE: f64 = 1.05;

@@ -80,12 +80,12 @@ impl ResidualBlock {
     /// - returns `[N, Cout, H, W]`
     pub(super) fn forward(&self, x: &Tensor, t_emb: &Tensor, train: bool) -> Tensor {
         let t = t_emb.linear(&self.time_proj, None::<&Tensor>);
-        let h = conv3x3(&self.norm1.silu(x, Modulation::Nothing), &self.conv1);
+        let h = conv3x3(&self.norm1.silu(x, Modulation::Nothing), &self.conv1, None);
         let mut h = self.norm2.silu(&h, Modulation::Add(&t));
         if self.dropout > 0.0 {
             h = h.dropout(self.dropout, train);
         }
-        h = conv3x3(&h, &self.conv2);
+        h = conv3x3(&h, &self.conv2, None);
         // In place: the backward pass of a convolution does not use its output.
         match &self.shortcut {
             Some(weight) => h += x.conv2d(weight, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1),

@@ -102,7 +102,7 @@ fn the_preset_has_the_original_s_size() {
     assert!(config.model.least_parameters() <= i128::from(trained));
 }
 
-/// Largest |w| of each kind of weight in the original's own initialisation at this size: 92 M
+/// Limit of |w| for each kind of weight in the original's own initialisation at this size: 92 M
 /// parameters, `ddpm2.py` as shipped.
 #[test]
 fn initial_weights_follow_the_original_s_limits() {

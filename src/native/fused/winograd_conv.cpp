@@ -1,5 +1,5 @@
 // Convolutions by tiles. oneDNN, and so libtorch, has had no such kernel for x86 since its version 3: its direct sum is
-// all there is, and takes most of a training step. The products of matrices are MKL's.
+// all there is, and took most of a training step. The products of matrices are MKL's.
 //
 // Tiles are taken some at a time, so that what they become stays in a cache between the transform, the 16 products and
 // the transform back.
