@@ -9,11 +9,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::network::Network;
 use crate::device::{peak_bytes, synchronize};
+use crate::memory::{available_bytes, resident_bytes};
 use crate::native::cuda_memory;
 
 /// A doubled batch must be this much faster a picture to be worth its memory.
 const WORTHWHILE: f64 = 1.03;
-/// Share of a CUDA device's memory that is left alone.
+/// Share of the memory that is left alone.
 const SPARE_MEMORY: f64 = 0.1;
 
 /// `--batch`.
@@ -46,7 +47,12 @@ impl BatchSize {
         let BatchSize::Auto = self else {
             return Ok(self.at_most(pictures));
         };
-        let found = fastest(pictures, |batch| secs(network, device, batch));
+        let room = Room::before_any(device);
+        let found = fastest(pictures, |batch| {
+            (batch == 1 || room.has_twice().unwrap_or(true))
+                .then(|| secs(network, device, batch))
+                .flatten()
+        });
         if found == 0 {
             bail!("not even one picture fits into memory");
         }
@@ -83,9 +89,6 @@ fn fastest(most: u64, secs: impl Fn(u64) -> Option<f64>) -> u64 {
 
 /// Time of one evaluation, the faster of two after a first that warms up; none if it does not fit.
 fn secs(network: &Network, device: Device, batch: u64) -> Option<f64> {
-    if !likely_fits(device, batch) {
-        return None;
-    }
     let [c, h, w] = network.meta.config.model.chw();
     let n = batch as i64;
     let zeros = |kind| Tensor::zeros([n], (kind, device));
@@ -106,16 +109,35 @@ fn secs(network: &Network, device: Device, batch: u64) -> Option<f64> {
     times.ok()
 }
 
-/// Whether twice of what the last batch took is there; unknown counts as yes.
-fn likely_fits(device: Device, batch: u64) -> bool {
-    let Device::Cuda(index) = device else {
-        return true;
-    };
-    let (Ok(memory), Some(peak)) = (cuda_memory(index), peak_bytes(device)) else {
-        return true;
-    };
-    let usable = memory.total_bytes as f64 * (1.0 - SPARE_MEMORY);
-    batch == 1 || 2.0 * peak as f64 <= usable
+/// Memory, as batches of pictures are tried.
+struct Room {
+    device: Device,
+    /// What the process had before the first; CPU only.
+    held: Option<u64>,
+}
+
+impl Room {
+    fn before_any(device: Device) -> Room {
+        Room {
+            device,
+            held: resident_bytes(),
+        }
+    }
+
+    /// Whether twice of what the last batch took is there, if the system tells.
+    fn has_twice(&self) -> Option<bool> {
+        let peak = peak_bytes(self.device)?;
+        let (taken, room) = match self.device {
+            Device::Cuda(index) => (peak, cuda_memory(index).ok()?.total_bytes),
+            _ => {
+                // What earlier batches took is kept for the next.
+                let kept = resident_bytes()?.saturating_sub(self.held?);
+                let free = available_bytes(self.device)?;
+                (peak.saturating_sub(self.held?), free + kept)
+            }
+        };
+        Some(2.0 * taken as f64 <= room as f64 * (1.0 - SPARE_MEMORY))
+    }
 }
 
 #[cfg(test)]
