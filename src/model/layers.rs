@@ -194,7 +194,8 @@ impl Norm {
         self.weight.device() == Device::Cpu
     }
 
-    /// The norm as `t` changes it, then swish; in f32, whatever comes in.
+    /// The norm as `t` changes it, then swish; computed in f32, whatever comes in. With bf16 in, a fused one gives bf16, to
+    /// which a convolution would round it anyway.
     pub(super) fn silu(&self, x: &Tensor, t: Modulation<'_>) -> Tensor {
         if self.fuses() {
             self.fused_silu(x, t)
@@ -214,7 +215,6 @@ impl Norm {
     }
 
     fn fused_silu(&self, x: &Tensor, t: Modulation<'_>) -> Tensor {
-        let x = x.to_kind(Kind::Float);
         let mut added = None;
         let (mut weight, mut bias) = (self.weight.shallow_clone(), self.bias.shallow_clone());
         match t {
@@ -227,7 +227,7 @@ impl Norm {
             bias: &bias,
             ..self.parts()
         };
-        native::group_norm_silu(&x, added.as_ref(), norm).expect("shapes are those of the norm")
+        native::group_norm_silu(x, added.as_ref(), norm).expect("shapes are those of the norm")
     }
 }
 
@@ -399,12 +399,34 @@ mod tests {
     }
 
     #[test]
+    fn a_fused_norm_of_bf16_is_that_of_f32_rounded() {
+        let (norm, [x, t, .., d]) = drawn([3, 24, 25, 31], 4);
+        let outcome = |kind| {
+            // Both sides have what bf16 can say.
+            let of_kind = |map: &Tensor| map.detach().to_kind(Kind::BFloat16).to_kind(kind);
+            let (x, d) = (of_kind(&x).set_requires_grad(true), of_kind(&d));
+            let y = norm.fused_silu(&x, Modulation::Add(&t));
+            assert_eq!(y.kind(), kind);
+            let inputs = [&norm.weight, &norm.bias, &t, &x];
+            let mut all = Tensor::run_backward(&[(&y * d).sum(kind)], &inputs, false, false);
+            all.push(y.detach());
+            all
+        };
+        let in_f32 = outcome(Kind::Float);
+        for (i, rounded) in outcome(Kind::BFloat16).iter().enumerate() {
+            assert_eq!(rounded, &in_f32[i].to_kind(rounded.kind()), "tensor {i}");
+        }
+    }
+
+    #[test]
     fn a_number_that_is_none_stays_none_in_its_group() {
         let (norm, [x, ..]) = drawn([1, 8, 4, 4], 2);
-        let x = x.detach();
-        let _ = x.get(0).get(3).get(1).get(2).fill_(f64::NAN);
-        let y = norm.fused_silu(&x, Modulation::Nothing).isnan();
-        let all = |from| bool::try_from(y.narrow(1, from, 4).all()).unwrap();
-        assert!(all(0) && !all(4));
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let x = x.detach().to_kind(kind).copy();
+            let _ = x.get(0).get(3).get(1).get(2).fill_(f64::NAN);
+            let y = norm.fused_silu(&x, Modulation::Nothing).isnan();
+            let all = |from| bool::try_from(y.narrow(1, from, 4).all()).unwrap();
+            assert!(all(0) && !all(4));
+        }
     }
 }

@@ -37,6 +37,13 @@ const BYTES_KEPT_IN_BF16: f64 = 3.1;
 /// The same where most values are queries, keys and values.
 const BYTES_KEPT_IN_BF16_BY_ATTENTION: f64 = 2.6;
 
+/// The same where norms, fused with their swish, keep their inputs in bf16.
+const BYTES_KEPT_IN_BF16_BY_FUSED_NORMS: f64 = 2.4;
+
+/// The same where inputs of blocks alone are kept, which come from norms in f32; what the backward pass takes to compute
+/// a block again is in bf16 for the greater part.
+const BYTES_KEPT_IN_BF16_BY_CHECKPOINTS: f64 = 3.8;
+
 /// A denoiser.
 #[derive(Debug)]
 pub struct Model {
@@ -88,12 +95,12 @@ impl Model {
 
     /// Bytes of a value that is kept for the backward pass, on average.
     pub fn bytes_kept_a_value(&self) -> f64 {
-        // Inputs of blocks come from norms, in f32.
-        if !self.bf16 || self.checkpoints {
-            return 4.0;
-        }
-        match self.network {
+        match &self.network {
+            _ if !self.bf16 => 4.0,
+            _ if self.checkpoints => BYTES_KEPT_IN_BF16_BY_CHECKPOINTS,
             Network::Lucidrains(_) => BYTES_KEPT_IN_BF16_BY_ATTENTION,
+            Network::UnetAttention(net) if net.fuses() => BYTES_KEPT_IN_BF16_BY_FUSED_NORMS,
+            Network::UnetConcat(net) if net.fuses() => BYTES_KEPT_IN_BF16_BY_FUSED_NORMS,
             _ => BYTES_KEPT_IN_BF16,
         }
     }
@@ -157,7 +164,7 @@ impl Model {
     /// Cost of one `height` × `width` picture.
     pub fn cost(&self, height: i64, width: i64) -> Cost {
         match &self.network {
-            Network::Unet(net) => net.cost(height, width, self.bf16),
+            Network::Unet(net) => net.cost(height, width),
             Network::UnetAttention(net) => net.cost(height, width),
             Network::Lucidrains(net) => net.cost(height, width),
             Network::UnetConcat(net) => net.cost(height, width),

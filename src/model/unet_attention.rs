@@ -177,6 +177,11 @@ impl AttentionUNet {
         self.conv_out.forward(&h)
     }
 
+    /// Whether a norm and the swish after it are one operation.
+    pub(super) fn fuses(&self) -> bool {
+        self.norm_out.fuses()
+    }
+
     /// Parameters in creation order.
     pub fn params(&self) -> Vec<Param> {
         params_of(&self.store)

@@ -170,6 +170,11 @@ impl ConcatUNet {
         conv3x3(&h, &self.conv_out, None)
     }
 
+    /// Whether a norm and the swish after it are one operation.
+    pub(super) fn fuses(&self) -> bool {
+        self.norm_out.fuses()
+    }
+
     /// Parameters in creation order. The table of sines and cosines is none.
     pub fn params(&self) -> Vec<Param> {
         params_of(&self.store)

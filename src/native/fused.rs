@@ -93,7 +93,8 @@ pub struct GroupNorm<'a> {
 /// its parts: `group_norm(silu(conv2(silu(conv1(x + t)))) + shortcut(x)) + skip`.
 ///
 /// Kept for the backward pass are x and what the convolutions gave; of a `checkpointed` block x alone, from which the
-/// backward pass computes the rest again. The bits are the same.
+/// backward pass computes the rest again. The bits are the same. Under [`Bf16`](super::Bf16) the convolutions take and give
+/// bf16; sums and the norm are computed in f32.
 ///
 /// # Shapes
 /// All f32 on CPU.
@@ -219,8 +220,8 @@ pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
 /// `silu(group_norm(x + t))` on a CPU as one operation of autograd. Of maps, x alone is kept for the backward pass.
 ///
 /// # Shapes
-/// All f32 on CPU.
-/// - `x`: `[N, C, H, W]`; `t`: `[N, C]`; returns `x`'s shape, channels last in memory
+/// All f32 on CPU, but for x, which may be bf16: that is computed with in f32, and the result rounded to bf16.
+/// - `x`: `[N, C, H, W]`; `t`: `[N, C]`; returns `x`'s shape and kind, channels last in memory
 /// - the norm's `weight` and `bias`: `[N, C]`, or `[C]` for all pictures
 ///
 /// # Errors
@@ -228,9 +229,10 @@ pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
 pub fn group_norm_silu(x: &Tensor, t: Option<&Tensor>, norm: GroupNorm<'_>) -> Result<Tensor> {
     let (n, c, _, _) = x.size4()?;
     let [weight, bias] = a_picture([norm.weight, norm.bias], n, c)?;
-    for tensor in [x].into_iter().chain(t) {
-        check_f32_on_cpu(tensor)?;
+    if x.kind() != Kind::BFloat16 || x.device() != Device::Cpu {
+        check_f32_on_cpu(x)?;
     }
+    t.map_or(Ok(()), check_f32_on_cpu)?;
     ensure(
         t.is_none_or(|t| t.size() == [n, c]) && norm.groups > 0 && c % norm.groups == 0,
         || {

@@ -86,8 +86,11 @@ impl Block {
     fn forward(&self, x: &Tensor, t: Option<(&Tensor, &Tensor)>) -> Tensor {
         let h = self.proj.forward(x);
         match (&self.norm, t) {
-            (BlockNorm::Group(norm), None) => norm.silu(&h, Modulation::Nothing),
-            (BlockNorm::Group(norm), Some((s, b))) => norm.silu(&h, Modulation::ScaleShift(s, b)),
+            (BlockNorm::Group(norm), t) => {
+                let t = t.map_or(Modulation::Nothing, |(s, b)| Modulation::ScaleShift(s, b));
+                // What a block gives is a sum in f32.
+                norm.silu(&h.to_kind(Kind::Float), t)
+            }
             (BlockNorm::Rms(norm), t) => norm.silu(&h, t),
         }
     }

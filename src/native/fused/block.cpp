@@ -8,8 +8,10 @@
 // normed map are computed again. A checkpointed block keeps x alone, and computes the convolutions again too: the same
 // operations on the same values, so the same bits.
 //
-// All maps are f32, channels last in memory.
+// All maps are channels last in memory. x, out and what is between blocks are f32; under autocast the convolutions take
+// and give bf16, the norm and the sums are computed in f32.
 
+#include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
@@ -31,13 +33,13 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-Tensor add_time(const Tensor& x, const Tensor& t) {
+// x + t in `kind`.
+Tensor add_time(const Tensor& x, const Tensor& t, at::ScalarType kind) {
   const Rows rows(x);
-  Tensor y = at::empty_like(x);
+  Tensor y = at::empty_like(x, x.options().dtype(kind));
   rows.each([&](int64_t n, int64_t i) {
-    const auto [at, count] = rows.part(n, i);
-    rows_add(x.const_data_ptr<float>() + at, t.const_data_ptr<float>() + n * rows.channels,
-             y.mutable_data_ptr<float>() + at, count, rows.channels);
+    rows_add(rows.read(x, n, i), t.const_data_ptr<float>() + n * rows.channels, rows.write(y, n, i), rows.count(i),
+             rows.channels);
   });
   return y;
 }
@@ -46,13 +48,13 @@ Tensor swish(const Tensor& x) {
   const Rows rows(x);
   Tensor a = at::empty_like(x);
   rows.each([&](int64_t n, int64_t i) {
-    const auto [at, count] = rows.part(n, i);
-    rows_silu(x.const_data_ptr<float>() + at, a.mutable_data_ptr<float>() + at, count, rows.channels);
+    rows_silu(rows.read(x, n, i), rows.write(a, n, i), rows.count(i), rows.channels);
   });
   return a;
 }
 
 struct Normed {
+  // f32
   Tensor out;
   // [pictures, channels], equal within a group.
   Tensor mean, rstd;
@@ -63,11 +65,11 @@ Normed silu_add_norm(const Tensor& h, bool activated, const Tensor& r, const Ten
                      const Tensor& skip, int64_t groups, double eps) {
   const Rows rows(h);
   const int64_t channels = rows.channels, width = channels / groups;
-  Normed normed{at::empty_like(h), at::empty({rows.pictures, channels}, h.options().memory_format(c10::nullopt)),
-                at::empty({rows.pictures, channels}, h.options().memory_format(c10::nullopt))};
+  Normed normed{at::empty_like(h, h.options().dtype(at::kFloat)),
+                at::empty({rows.pictures, channels}, gamma.options()),
+                at::empty({rows.pictures, channels}, gamma.options())};
   Tensor scales = at::empty({rows.pictures, channels}, normed.mean.options());
   Sums sums(rows);
-  float* out = normed.out.mutable_data_ptr<float>();
   float* mean = normed.mean.mutable_data_ptr<float>();
   float* rstd = normed.rstd.mutable_data_ptr<float>();
   float* scale = scales.mutable_data_ptr<float>();
@@ -76,9 +78,8 @@ Normed silu_add_norm(const Tensor& h, bool activated, const Tensor& r, const Ten
 
   rows.each_twice(
       [&](int64_t n, int64_t i) {
-        const auto [at, count] = rows.part(n, i);
-        rows_sum_and_moments(h.const_data_ptr<float>() + at, r.const_data_ptr<float>() + at, activated, out + at,
-                             sums.first(n, i), sums.second(n, i), count, channels);
+        rows_sum_and_moments(rows.read(h, n, i), rows.read(r, n, i), activated, rows.write(normed.out, n, i),
+                             sums.first(n, i), sums.second(n, i), rows.count(i), channels);
       },
       [&](int64_t n) {
         for (int64_t group = 0; group < groups; ++group) {
@@ -97,14 +98,14 @@ Normed silu_add_norm(const Tensor& h, bool activated, const Tensor& r, const Ten
         }
       },
       [&](int64_t n, int64_t i) {
-        const auto [at, count] = rows.part(n, i);
-        rows_normalise(out + at, more ? more + at : nullptr, mean + n * channels, scale + n * channels,
-                       beta.const_data_ptr<float>(), count, channels);
+        rows_normalise(rows.change(normed.out, n, i), more ? more + rows.first(n, i) : nullptr, mean + n * channels,
+                       scale + n * channels, beta.const_data_ptr<float>(), rows.count(i), channels);
       });
   return normed;
 }
 
 struct NormGrads {
+  // sum is f32, h as that is.
   Tensor sum, h, gamma, beta;
 };
 
@@ -113,7 +114,7 @@ NormGrads silu_add_norm_backward(const Tensor& d, const Tensor& h, const Tensor&
                                  const Tensor& rstd, const Tensor& gamma, int64_t groups) {
   const Rows rows(h);
   const int64_t channels = rows.channels, width = channels / groups;
-  NormGrads grads{at::empty_like(h), at::empty_like(h), at::empty_like(gamma), at::empty_like(gamma)};
+  NormGrads grads{at::empty_like(d), at::empty_like(h), at::empty_like(gamma), at::empty_like(gamma)};
   // scale, offset and slope of each picture and channel.
   Tensor factors = at::empty({3, rows.pictures, channels}, mean.options());
   float* scale = factors.mutable_data_ptr<float>();
@@ -126,10 +127,8 @@ NormGrads silu_add_norm_backward(const Tensor& d, const Tensor& h, const Tensor&
 
   rows.each_twice(
       [&](int64_t n, int64_t i) {
-        const auto [at, count] = rows.part(n, i);
-        rows_norm_backward_sums(d.const_data_ptr<float>() + at, h.const_data_ptr<float>() + at,
-                                r.const_data_ptr<float>() + at, m + n * channels, s + n * channels, sums.first(n, i),
-                                sums.second(n, i), count, channels);
+        rows_norm_backward_sums(rows.read(d, n, i), rows.read(h, n, i), rows.read(r, n, i), m + n * channels,
+                                s + n * channels, sums.first(n, i), sums.second(n, i), rows.count(i), channels);
       },
       [&](int64_t n) {
         for (int64_t group = 0; group < groups; ++group) {
@@ -149,11 +148,9 @@ NormGrads silu_add_norm_backward(const Tensor& d, const Tensor& h, const Tensor&
         }
       },
       [&](int64_t n, int64_t i) {
-        const auto [at, count] = rows.part(n, i);
-        rows_norm_backward(d.const_data_ptr<float>() + at, h.const_data_ptr<float>() + at,
-                           r.const_data_ptr<float>() + at, m + n * channels, s + n * channels, scale + n * channels,
-                           offset + n * channels, slope + n * channels, grads.sum.mutable_data_ptr<float>() + at,
-                           grads.h.mutable_data_ptr<float>() + at, count, channels);
+        rows_norm_backward(rows.read(d, n, i), rows.read(h, n, i), rows.read(r, n, i), m + n * channels,
+                           s + n * channels, scale + n * channels, offset + n * channels, slope + n * channels,
+                           rows.write(grads.sum, n, i), rows.write(grads.h, n, i), rows.count(i), channels);
       });
 
   for (int64_t c = 0; c < channels; ++c) {
@@ -174,9 +171,7 @@ Tensor silu_backward_(const Tensor& d, const Tensor& h) {
   const Rows rows(h);
   Tensor a = at::empty_like(h);
   rows.each([&](int64_t n, int64_t i) {
-    const auto [at, count] = rows.part(n, i);
-    rows_silu_backward(d.mutable_data_ptr<float>() + at, h.const_data_ptr<float>() + at,
-                       a.mutable_data_ptr<float>() + at, count, rows.channels);
+    rows_silu_backward(rows.change(d, n, i), rows.read(h, n, i), rows.write(a, n, i), rows.count(i), rows.channels);
   });
   return a;
 }
@@ -185,12 +180,10 @@ Tensor silu_backward_(const Tensor& d, const Tensor& h) {
 Tensor accumulate_(const Tensor& to, const Tensor& d) {
   const Rows rows(d);
   Sums sums(rows);
-  Tensor out = at::empty({rows.pictures, rows.channels}, d.options().memory_format(c10::nullopt));
+  Tensor out = at::empty({rows.pictures, rows.channels}, to.options().memory_format(c10::nullopt));
   float* total = out.mutable_data_ptr<float>();
   rows.each([&](int64_t n, int64_t i) {
-    const auto [at, count] = rows.part(n, i);
-    rows_accumulate(to.mutable_data_ptr<float>() + at, d.const_data_ptr<float>() + at, sums.first(n, i), count,
-                    rows.channels);
+    rows_accumulate(rows.change(to, n, i), rows.read(d, n, i), sums.first(n, i), rows.count(i), rows.channels);
   });
   for (int64_t n = 0; n < rows.pictures; ++n) {
     for (int64_t c = 0; c < rows.channels; ++c) {
@@ -200,11 +193,11 @@ Tensor accumulate_(const Tensor& to, const Tensor& d) {
   return out;
 }
 
-// The weights of a block, and what is added to its output (undefined: nothing).
-struct Block {
-  Tensor w1, w2, shortcut, gamma, beta, skip;
-  int64_t groups;
-  double eps;
+// Filters in the kind that their convolution takes.
+struct Filters {
+  Tensor w1, w2, shortcut;
+
+  at::ScalarType kind() const { return w1.scalar_type(); }
 };
 
 // What the convolutions of a block give; `r` is x itself where there is no shortcut.
@@ -212,31 +205,43 @@ struct Convolved {
   Tensor c1, c2, r;
 };
 
-Convolved convolve(const Tensor& x, const Tensor& t, const Tensor& w1, const Tensor& w2, const Tensor& shortcut) {
-  Tensor r = shortcut.defined() ? conv(x, shortcut) : x;
-  Tensor c1 = conv(add_time(x, t), w1);
-  Tensor c2 = conv(swish(c1), w2);
+Tensor shortcut(const Tensor& x, const Filters& w) {
+  return w.shortcut.defined() ? conv(x.to(w.kind()), w.shortcut) : x;
+}
+
+Convolved convolve(const Tensor& x, const Tensor& t, const Filters& w) {
+  Tensor r = shortcut(x, w);
+  Tensor c1 = conv(add_time(x, t, w.kind()), w.w1);
+  Tensor c2 = conv(swish(c1), w.w2);
   return {c1, c2, r};
 }
 
 // The block where nothing is kept for a backward pass.
-Tensor sampled(const Tensor& x, const Tensor& t, const Block& b) {
-  Tensor r = b.shortcut.defined() ? conv(x, b.shortcut) : x;
-  Tensor h = conv_silu(conv_silu(add_time(x, t), b.w1), b.w2);
-  return silu_add_norm(h, true, r, b.gamma, b.beta, b.skip, b.groups, b.eps).out;
+Tensor sampled(const Tensor& x, const Tensor& t, const Filters& w, const Tensor& gamma, const Tensor& beta,
+               const Tensor& skip, int64_t groups, double eps) {
+  Tensor r = shortcut(x, w);
+  Tensor h = conv_silu(conv_silu(add_time(x, t, w.kind()), w.w1), w.w2);
+  return silu_add_norm(h, true, r, gamma, beta, skip, groups, eps).out;
+}
+
+Filters filters(const Tensor& w1, const Tensor& w2, const Tensor& shortcut, bool in_bf16) {
+  const auto cast = [&](const Tensor& w) { return in_bf16 && w.defined() ? w.to(at::kBFloat16) : w; };
+  return {cast(w1), cast(w2), cast(shortcut)};
 }
 
 class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& t, const Tensor& w1, const Tensor& w2,
                         const std::optional<Tensor>& shortcut, const Tensor& gamma, const Tensor& beta,
-                        const std::optional<Tensor>& skip, int64_t groups, double eps, bool checkpointed) {
-    const Tensor w_shortcut = shortcut.value_or(Tensor());
-    Convolved maps = convolve(x, t, w1, w2, w_shortcut);
+                        const std::optional<Tensor>& skip, int64_t groups, double eps, bool checkpointed,
+                        bool in_bf16) {
+    const Filters w = filters(w1, w2, shortcut.value_or(Tensor()), in_bf16);
+    Convolved maps = convolve(x, t, w);
     Normed normed = silu_add_norm(maps.c2, false, maps.r, gamma, beta, skip.value_or(Tensor()), groups, eps);
     if (checkpointed) maps = {};
     if (!shortcut) maps.r = Tensor();
-    ctx->save_for_backward({x, t, w1, w2, w_shortcut, gamma, normed.mean, normed.rstd, maps.c1, maps.c2, maps.r});
+    ctx->save_for_backward(
+        {x, t, w.w1, w.w2, w.shortcut, gamma, normed.mean, normed.rstd, maps.c1, maps.c2, maps.r});
     ctx->saved_data["groups"] = groups;
     ctx->saved_data["skips"] = skip.has_value();
     return normed.out;
@@ -244,10 +249,10 @@ class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
 
   static variable_list backward(AutogradContext* ctx, variable_list given) {
     const auto kept = ctx->get_saved_variables();
-    const Tensor &x = kept[0], &t = kept[1], &w1 = kept[2], &w2 = kept[3], &shortcut = kept[4], &gamma = kept[5];
-    const Tensor &mean = kept[6], &rstd = kept[7];
-    Convolved maps{kept[8], kept[9], shortcut.defined() ? kept[10] : x};
-    if (!maps.c1.defined()) maps = convolve(x, t, w1, w2, shortcut);
+    const Tensor &x = kept[0], &t = kept[1], &gamma = kept[5], &mean = kept[6], &rstd = kept[7];
+    const Filters w{kept[2], kept[3], kept[4]};
+    Convolved maps{kept[8], kept[9], w.shortcut.defined() ? kept[10] : x};
+    if (!maps.c1.defined()) maps = convolve(x, t, w);
     const Tensor d = dense(given[0]);
 
     NormGrads norm =
@@ -255,23 +260,26 @@ class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
     // What was computed again goes as soon as it is used: it stands on top of all that is kept.
     maps.c2.reset();
     maps.r.reset();
-    Tensor d1 = conv_of_input(norm.h, maps.c1, w2);
+    Tensor d1 = conv_of_input(norm.h, maps.c1, w.w2);
     Tensor a1 = silu_backward_(d1, maps.c1);
     maps.c1.reset();
-    Tensor dw2 = conv_of_weight(norm.h, a1, w2);
+    Tensor dw2 = conv_of_weight(norm.h, a1, w.w2);
     a1.reset();
     norm.h.reset();
-    Tensor dw1 = conv_of_weight(d1, add_time(x, t), w1);
-    Tensor dxt = conv_of_input(d1, x, w1);
+    Tensor xt = add_time(x, t, w.kind());
+    Tensor dw1 = conv_of_weight(d1, xt, w.w1);
+    Tensor dxt = conv_of_input(d1, xt, w.w1);
     d1.reset();
+    xt.reset();
     Tensor dx = norm.sum, dw_shortcut;
-    if (shortcut.defined()) {
-      dw_shortcut = conv_of_weight(norm.sum, x, shortcut);
-      dx = conv_of_input(norm.sum, x, shortcut);
+    if (w.shortcut.defined()) {
+      const Tensor dr = norm.sum.to(w.kind()), in = x.to(w.kind());
+      dw_shortcut = conv_of_weight(dr, in, w.shortcut);
+      dx = conv_of_input(dr, in, w.shortcut).to(at::kFloat);
     }
     Tensor dt = accumulate_(dx, dxt);
     Tensor dskip = ctx->saved_data["skips"].toBool() ? given[0] : Tensor();
-    return {dx, dt, dw1, dw2, dw_shortcut, norm.gamma, norm.beta, dskip, Tensor(), Tensor(), Tensor()};
+    return {dx, dt, dw1, dw2, dw_shortcut, norm.gamma, norm.beta, dskip, Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -291,14 +299,15 @@ int ddpm_residual_block(at::Tensor* x, at::Tensor* t, at::Tensor* w1, at::Tensor
     const at::Tensor scale = gamma->contiguous(), shift = beta->contiguous();
     const Maybe w_shortcut = shortcut ? Maybe(*shortcut) : std::nullopt;
     const Maybe more = skip ? Maybe(ddpm::dense(*skip)) : std::nullopt;
+    const bool in_bf16 = at::autocast::is_autocast_enabled(at::kCPU);
     if (at::GradMode::is_enabled()) {
       *out = new at::Tensor(ddpm::ResidualBlock::apply(map, time, *w1, *w2, w_shortcut, scale, shift, more, groups,
-                                                       eps, checkpointed != 0));
+                                                       eps, checkpointed != 0, in_bf16));
     } else {
       const at::Tensor none;
-      const ddpm::Block block{*w1,    *w2,   w_shortcut.value_or(none), scale, shift,
-                              more.value_or(none), groups, eps};
-      *out = new at::Tensor(ddpm::sampled(map, time, block));
+      const ddpm::Filters w = ddpm::filters(*w1, *w2, w_shortcut.value_or(none), in_bf16);
+      *out = new at::Tensor(
+          ddpm::sampled(map, time, w, scale, shift, more.value_or(none), groups, eps));
     }
   });
 }

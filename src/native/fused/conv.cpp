@@ -5,6 +5,7 @@
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/silu.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -28,7 +29,7 @@ struct Least {
 constexpr Least kForward{1024, 32}, kOfInput{256, 32}, kOfWeight{256, 128};
 
 bool by_tiles(const Tensor& map, const Tensor& weight, Least least) {
-  return weight.size(2) == 3 && weight.size(3) == 3 && std::min(weight.size(0), weight.size(1)) >= least.channels &&
+  return map.scalar_type() == at::kFloat && weight.size(2) == 3 && weight.size(3) == 3 && std::min(weight.size(0), weight.size(1)) >= least.channels &&
          map.size(0) * map.size(2) * map.size(3) >= least.pixels;
 }
 
@@ -58,6 +59,15 @@ class Conv3x3 : public torch::autograd::Function<Conv3x3> {
   }
 };
 
+// Whether oneDNN computes in bf16 on this processor; libtorch does, anyway.
+bool onednn_has_bf16() {
+  static const bool has = c10::Dispatcher::singleton()
+                              .findSchemaOrThrow("mkldnn::_is_mkldnn_bf16_supported", "")
+                              .typed<bool()>()
+                              .call();
+  return has;
+}
+
 }  // namespace
 
 Tensor conv(const Tensor& x, const Tensor& weight, const Tensor& bias) {
@@ -69,6 +79,7 @@ Tensor conv(const Tensor& x, const Tensor& weight, const Tensor& bias) {
 
 Tensor conv_silu(const Tensor& x, const Tensor& weight) {
   if (by_tiles(x, weight, kForward)) return winograd_conv(x, weight, {Tensor(), true});
+  if (x.scalar_type() == at::kBFloat16 && !onednn_has_bf16()) return at::silu(conv(x, weight));
   using Call = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, at::IntArrayRef, at::IntArrayRef,
                       at::IntArrayRef, int64_t, std::string_view, c10::List<std::optional<at::Scalar>>,
                       std::optional<std::string_view>);

@@ -9,7 +9,8 @@
 
 namespace ddpm {
 
-// For f32 maps on a CPU, channels last in memory. x: [N, Cin, H, W], weight: [Cout, Cin, k, k], k odd.
+// For maps of f32 or bf16 on a CPU, channels last in memory, and weights of the same kind. x: [N, Cin, H, W],
+// weight: [Cout, Cin, k, k], k odd.
 at::Tensor conv(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
 // silu(conv(x, weight)) where nobody needs what the convolution gave: it is applied to what was just computed.

@@ -1,4 +1,4 @@
-// Feature maps as rows of channels, and the sums over them that norms need.
+// Feature maps as rows of channels, f32 or bf16, and the sums over them that norms need.
 //
 // Sums over a map are taken over parts of a fixed size, in f64 between them, so that they do not depend on the
 // number of threads.
@@ -11,8 +11,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <memory>
 #include <utility>
 #include <vector>
+
+#include "rows.h"
 
 namespace ddpm {
 
@@ -22,6 +25,53 @@ inline constexpr auto kLast = at::MemoryFormat::ChannelsLast;
 inline constexpr int64_t kPart = 16 * 1024;
 
 inline at::Tensor dense(const at::Tensor& map) { return map.contiguous(kLast); }
+
+// Values of a map in a row as f32: where they lie, or a copy of those in bf16.
+class Values {
+ public:
+  Values(const at::Tensor& map, int64_t first, int64_t count) : count_(count) {
+    if (map.scalar_type() == at::kFloat) {
+      values_ = map.mutable_data_ptr<float>() + first;
+    } else {
+      bf16_ = reinterpret_cast<uint16_t*>(map.mutable_data_ptr<at::BFloat16>()) + first;
+      copy_.reset(new float[static_cast<size_t>(count)]);
+      values_ = copy_.get();
+    }
+  }
+  Values(const Values&) = delete;
+  Values& operator=(const Values&) = delete;
+
+ protected:
+  void get() const {
+    if (bf16_) widen(bf16_, values_, count_);
+  }
+  void put() const {
+    if (bf16_) narrow(values_, bf16_, count_);
+  }
+
+  float* values_;
+
+ private:
+  int64_t count_;
+  uint16_t* bf16_ = nullptr;
+  std::unique_ptr<float[]> copy_;
+};
+
+struct Read : Values {
+  Read(const at::Tensor& map, int64_t first, int64_t count) : Values(map, first, count) { get(); }
+  operator const float*() const { return values_; }
+};
+
+// Written to the map at the end of its life.
+struct Written : Values {
+  using Values::Values;
+  ~Written() { put(); }
+  operator float*() const { return values_; }
+};
+
+struct Changed : Written {
+  Changed(const at::Tensor& map, int64_t first, int64_t count) : Written(map, first, count) { get(); }
+};
 
 // A map as rows: [pictures][pixels][channels].
 struct Rows {
@@ -34,10 +84,19 @@ struct Rows {
     parts = (pixels + rows_of_part - 1) / rows_of_part;
   }
 
-  // Where a part starts, in floats from the start of the map, and its rows.
-  std::pair<int64_t, int64_t> part(int64_t picture, int64_t index) const {
-    const int64_t first = index * rows_of_part;
-    return {(picture * pixels + first) * channels, std::min(rows_of_part, pixels - first)};
+  // Where a part starts, in values from the start of the map, and its rows.
+  int64_t first(int64_t picture, int64_t index) const { return (picture * pixels + index * rows_of_part) * channels; }
+  int64_t count(int64_t index) const { return std::min(rows_of_part, pixels - index * rows_of_part); }
+
+  // A part of a map of these sizes.
+  Read read(const at::Tensor& map, int64_t picture, int64_t index) const {
+    return {map, first(picture, index), count(index) * channels};
+  }
+  Written write(const at::Tensor& map, int64_t picture, int64_t index) const {
+    return {map, first(picture, index), count(index) * channels};
+  }
+  Changed change(const at::Tensor& map, int64_t picture, int64_t index) const {
+    return {map, first(picture, index), count(index) * channels};
   }
 
   // Calls f(picture, part) for all parts, on all threads.

@@ -7,7 +7,8 @@
 // norm reads x twice and writes once, the other reads once; kept for the backward pass are x and numbers a channel, which
 // is what PyTorch keeps of a norm alone.
 //
-// All maps are f32, channels last in memory.
+// All maps are channels last in memory; f32, or for a group norm bf16, which is widened to f32 and only the result is
+// rounded.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -29,7 +30,7 @@ using torch::autograd::variable_list;
 
 // Numbers of each picture and channel.
 Tensor a_channel(const Tensor& x, int64_t kinds) {
-  return at::empty({kinds, x.size(0), x.size(1)}, x.options().memory_format(c10::nullopt));
+  return at::empty({kinds, x.size(0), x.size(1)}, x.options().dtype(at::kFloat).memory_format(c10::nullopt));
 }
 
 // x as a group norm sees it, [5, pictures, channels]: silu's argument is x * scale + shift, the normalised x is
@@ -57,16 +58,13 @@ class GroupNormSilu : public torch::autograd::Function<GroupNormSilu> {
     Tensor y = at::empty_like(x);
     const Affine affine(a_channel(x, 5));
     Sums sums(rows);
-    const float* from = x.const_data_ptr<float>();
-    float* to = y.mutable_data_ptr<float>();
     const float* time = t ? t->const_data_ptr<float>() : nullptr;
     const float *w = weight.const_data_ptr<float>(), *b = bias.const_data_ptr<float>();
     const double pixels = static_cast<double>(rows.pixels);
 
     rows.each_twice(
         [&](int64_t n, int64_t i) {
-          const auto [at, count] = rows.part(n, i);
-          rows_moments(from + at, sums.first(n, i), sums.second(n, i), count, channels);
+          rows_moments(rows.read(x, n, i), sums.first(n, i), sums.second(n, i), rows.count(i), channels);
         },
         [&](int64_t n) {
           const auto added = [&](int64_t c) { return time ? static_cast<double>(time[n * channels + c]) : 0.0; };
@@ -92,9 +90,8 @@ class GroupNormSilu : public torch::autograd::Function<GroupNormSilu> {
           }
         },
         [&](int64_t n, int64_t i) {
-          const auto [at, count] = rows.part(n, i);
-          rows_scale_silu(from + at, affine.scale + n * channels, affine.shift + n * channels, to + at, count,
-                          channels);
+          rows_scale_silu(rows.read(x, n, i), affine.scale + n * channels, affine.shift + n * channels,
+                          rows.write(y, n, i), rows.count(i), channels);
         });
     ctx->save_for_backward({x, affine.numbers});
     ctx->saved_data["groups"] = groups;
@@ -119,15 +116,13 @@ class GroupNormSilu : public torch::autograd::Function<GroupNormSilu> {
     float* slope = lines.mutable_data_ptr<float>();
     float* offset = slope + rows.pictures * channels;
     Sums sums(rows);
-    const float *above = d.const_data_ptr<float>(), *from = x.const_data_ptr<float>();
-    float* to = dx.mutable_data_ptr<float>();
 
     rows.each_twice(
         [&](int64_t n, int64_t i) {
-          const auto [at, count] = rows.part(n, i);
           const int64_t c = n * channels;
-          rows_scale_silu_backward_sums(above + at, from + at, affine.scale + c, affine.shift + c, affine.rstd + c,
-                                        affine.centre + c, sums.first(n, i), sums.second(n, i), count, channels);
+          rows_scale_silu_backward_sums(rows.read(d, n, i), rows.read(x, n, i), affine.scale + c, affine.shift + c,
+                                        affine.rstd + c, affine.centre + c, sums.first(n, i), sums.second(n, i),
+                                        rows.count(i), channels);
         },
         [&](int64_t n) {
           for (int64_t group = 0; group < groups; ++group) {
@@ -153,10 +148,9 @@ class GroupNormSilu : public torch::autograd::Function<GroupNormSilu> {
           }
         },
         [&](int64_t n, int64_t i) {
-          const auto [at, count] = rows.part(n, i);
           const int64_t c = n * channels;
-          rows_scale_silu_backward(above + at, from + at, affine.scale + c, affine.shift + c, slope + c, offset + c,
-                                   to + at, count, channels);
+          rows_scale_silu_backward(rows.read(d, n, i), rows.read(x, n, i), affine.scale + c, affine.shift + c,
+                                   slope + c, offset + c, rows.write(dx, n, i), rows.count(i), channels);
         });
     const bool adds = ctx->saved_data["adds"].toBool();
     return {dx, adds ? dt : Tensor(), dweight, dbias, Tensor(), Tensor()};
@@ -169,13 +163,11 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
                         double smallest, bool silu) {
     const Rows rows(x);
     Tensor y = at::empty_like(x);
-    const float* from = x.const_data_ptr<float>();
-    float* to = y.mutable_data_ptr<float>();
     const float *w = weight.const_data_ptr<float>(), *b = bias.const_data_ptr<float>();
     rows.each([&](int64_t n, int64_t i) {
-      const auto [at, count] = rows.part(n, i);
       const int64_t c = n * rows.channels;
-      rows_rms(from + at, w + c, b + c, static_cast<float>(smallest), silu, to + at, count, rows.channels);
+      rows_rms(rows.read(x, n, i), w + c, b + c, static_cast<float>(smallest), silu, rows.write(y, n, i),
+               rows.count(i), rows.channels);
     });
     ctx->save_for_backward({x, weight, bias});
     ctx->saved_data["smallest"] = smallest;
@@ -191,14 +183,11 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     const Rows rows(x);
     Tensor dx = at::empty_like(x);
     Sums sums(rows);
-    const float *above = d.const_data_ptr<float>(), *from = x.const_data_ptr<float>();
-    float* to = dx.mutable_data_ptr<float>();
     const float *w = weight.const_data_ptr<float>(), *b = bias.const_data_ptr<float>();
     rows.each([&](int64_t n, int64_t i) {
-      const auto [at, count] = rows.part(n, i);
       const int64_t c = n * rows.channels;
-      rows_rms_backward(above + at, from + at, w + c, b + c, smallest, silu, to + at, sums.first(n, i),
-                        sums.second(n, i), count, rows.channels);
+      rows_rms_backward(rows.read(d, n, i), rows.read(x, n, i), w + c, b + c, smallest, silu, rows.write(dx, n, i),
+                        sums.first(n, i), sums.second(n, i), rows.count(i), rows.channels);
     });
     const Tensor of_channels = a_channel(x, 2);
     float* of_bias = of_channels.mutable_data_ptr<float>();

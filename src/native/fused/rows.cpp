@@ -1,10 +1,31 @@
 #include "rows.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "vector.h"
 
 namespace ddpm {
+
+FOR_EACH_PROCESSOR
+void widen(const uint16_t* __restrict x, float* __restrict y, int64_t values) {
+  for (int64_t i = 0; i < values; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(x[i]) << 16;
+    std::memcpy(y + i, &bits, 4);
+  }
+}
+
+FOR_EACH_PROCESSOR
+void narrow(const float* __restrict x, uint16_t* __restrict y, int64_t values) {
+  for (int64_t i = 0; i < values; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    // Rounding would turn some that are no numbers into infinities.
+    const bool none = x[i] != x[i];
+    const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+    y[i] = static_cast<uint16_t>((none ? bits | 0x400000 : rounded) >> 16);
+  }
+}
 
 FOR_EACH_PROCESSOR
 void rows_add(const float* __restrict x, const float* __restrict t, float* __restrict y, int64_t rows,

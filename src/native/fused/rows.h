@@ -1,14 +1,18 @@
 // Loops over rows of channels: what a CPU does to feature maps between convolutions.
 //
-// A map is `rows` x `channels` f32 without gaps, one row a pixel (channels last in memory). Every loop reads
-// and writes each value once. Compiled for several kinds of processor; the best one is chosen when the
-// program starts.
+// A map is `rows` x `channels` f32 without gaps, one row a pixel (channels last in memory); one in bf16 is widened part
+// by part (maps.h). Every loop reads and writes each value once. Compiled for several kinds of processor; the best one
+// is chosen when the program starts.
 
 #pragma once
 
 #include <cstdint>
 
 namespace ddpm {
+
+// bf16 to f32, and f32 to the nearest bf16, of two the even one.
+void widen(const uint16_t* x, float* y, int64_t values);
+void narrow(const float* x, uint16_t* y, int64_t values);
 
 // y = x + t[c]
 void rows_add(const float* x, const float* t, float* y, int64_t rows, int64_t channels);
