@@ -9,8 +9,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::network::Network;
 use crate::device::{peak_bytes, synchronize};
-use crate::memory::{available_bytes, resident_bytes};
-use crate::native::cuda_memory;
+use crate::memory::available_bytes;
+use crate::native::{CpuTally, cuda_memory, return_freed_memory};
 
 /// A doubled batch must be this much faster a picture to be worth its memory.
 const WORTHWHILE: f64 = 1.03;
@@ -20,7 +20,7 @@ const SPARE_MEMORY: f64 = 0.1;
 /// `--batch`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BatchSize {
-    /// As many as are fastest on this device; in training, as many at a time as memory allows.
+    /// As many as are fastest on this device and fit into its memory; in training, as many at a time as fit.
     Auto,
     /// This many.
     Fixed(u64),
@@ -47,11 +47,15 @@ impl BatchSize {
         let BatchSize::Auto = self else {
             return Ok(self.at_most(pictures));
         };
-        let room = Room::before_any(device);
+        let mut most_bytes = 0;
         let found = fastest(pictures, |batch| {
-            (batch == 1 || room.has_twice().unwrap_or(true))
-                .then(|| secs(network, device, batch))
-                .flatten()
+            if !has_room(device, 2 * most_bytes) {
+                eprintln!("--batch auto: {batch} pictures at a time may not fit into memory");
+                return None;
+            }
+            let tried = Tried::evaluation(network, device, batch)?;
+            most_bytes = tried.most_bytes;
+            Some(tried.secs)
         });
         if found == 0 {
             bail!("not even one picture fits into memory");
@@ -70,7 +74,7 @@ impl BatchSize {
 
 /// The batch, doubled from 1 up to `most`, after which doubling no longer pays; 0 if not even 1 can be timed.
 /// `secs(batch)` is the time of one, or none if it does not fit.
-fn fastest(most: u64, secs: impl Fn(u64) -> Option<f64>) -> u64 {
+fn fastest(most: u64, mut secs: impl FnMut(u64) -> Option<f64>) -> u64 {
     let (mut best, mut best_rate) = (0, 0.0);
     let mut batch = 1;
     while let Some(secs) = secs(batch) {
@@ -87,57 +91,61 @@ fn fastest(most: u64, secs: impl Fn(u64) -> Option<f64>) -> u64 {
     best
 }
 
-/// Time of one evaluation, the faster of two after a first that warms up; none if it does not fit.
-fn secs(network: &Network, device: Device, batch: u64) -> Option<f64> {
-    let [c, h, w] = network.meta.config.model.chw();
-    let n = batch as i64;
-    let zeros = |kind| Tensor::zeros([n], (kind, device));
-    let evaluate = || {
-        let x = Tensor::zeros([n, c, h, w], (Kind::Float, device));
-        let classes = network.meta.config.model.classes();
-        let classes = classes.map(|_| zeros(Kind::Int64));
-        let start = Instant::now();
-        let _ = network.predict(&x, &zeros(Kind::Int64), classes.as_ref());
-        synchronize(device);
-        start.elapsed().as_secs_f64()
-    };
-    // Running out of memory is a panic of tch; main tells other panics apart.
-    let times = catch_unwind(AssertUnwindSafe(|| {
-        evaluate();
-        evaluate().min(evaluate())
-    }));
-    times.ok()
+/// What one evaluation took.
+struct Tried {
+    /// The faster of two after a first that warms up.
+    secs: f64,
+    /// Tensors at their most: on a CPU those of the evaluation, on CUDA all of them.
+    most_bytes: u64,
 }
 
-/// Memory, as batches of pictures are tried.
-struct Room {
-    device: Device,
-    /// What the process had before the first; CPU only.
-    held: Option<u64>,
-}
-
-impl Room {
-    fn before_any(device: Device) -> Room {
-        Room {
-            device,
-            held: resident_bytes(),
-        }
-    }
-
-    /// Whether twice of what the last batch took is there, if the system tells.
-    fn has_twice(&self) -> Option<bool> {
-        let peak = peak_bytes(self.device)?;
-        let (taken, room) = match self.device {
-            Device::Cuda(index) => (peak, cuda_memory(index).ok()?.total_bytes),
-            _ => {
-                // What earlier batches took is kept for the next.
-                let kept = resident_bytes()?.saturating_sub(self.held?);
-                let free = available_bytes(self.device)?;
-                (peak.saturating_sub(self.held?), free + kept)
-            }
+impl Tried {
+    /// None if it does not fit.
+    fn evaluation(network: &Network, device: Device, batch: u64) -> Option<Tried> {
+        let [c, h, w] = network.meta.config.model.chw();
+        let n = batch as i64;
+        let zeros = |kind| Tensor::zeros([n], (kind, device));
+        let evaluate = || {
+            let x = Tensor::zeros([n, c, h, w], (Kind::Float, device));
+            let classes = network.meta.config.model.classes();
+            let classes = classes.map(|_| zeros(Kind::Int64));
+            let start = Instant::now();
+            let _ = network.predict(&x, &zeros(Kind::Int64), classes.as_ref());
+            synchronize(device);
+            start.elapsed().as_secs_f64()
         };
-        Some(2.0 * taken as f64 <= room as f64 * (1.0 - SPARE_MEMORY))
+        // Running out of memory is a panic of tch; main tells other panics apart.
+        catch_unwind(AssertUnwindSafe(|| {
+            let tally = CpuTally::begin().ok();
+            evaluate();
+            let most_bytes = match device {
+                Device::Cuda(_) => peak_bytes(device),
+                _ => tally.map(|tally| tally.now_and_peak_bytes().1 as u64),
+            };
+            Tried {
+                secs: evaluate().min(evaluate()),
+                most_bytes: most_bytes.unwrap_or(0),
+            }
+        }))
+        .ok()
     }
+}
+
+/// Whether `bytes` more can be taken on a CPU, and all in all on CUDA; unknown counts as yes.
+fn has_room(device: Device, bytes: u64) -> bool {
+    let room = match device {
+        Device::Cuda(index) => cuda_memory(index).ok().map(|memory| memory.total_bytes),
+        _ => {
+            // What earlier batches left counts as free.
+            return_freed_memory();
+            available_bytes(device)
+        }
+    };
+    room.is_none_or(|room| fits(bytes, room))
+}
+
+fn fits(bytes: u64, room: u64) -> bool {
+    bytes as f64 <= room as f64 * (1.0 - SPARE_MEMORY)
 }
 
 #[cfg(test)]
@@ -152,6 +160,12 @@ mod tests {
         assert_eq!(fastest(5, secs), 5);
         assert_eq!(fastest(1000, |batch| (batch <= 2).then_some(1.0)), 2);
         assert_eq!(fastest(1000, |_| None), 0);
+    }
+
+    #[test]
+    fn a_tenth_of_the_memory_is_left_alone() {
+        assert!(fits(0, 0) && fits(90, 100) && !fits(91, 100));
+        assert!(has_room(Device::Cpu, 1 << 20) && !has_room(Device::Cpu, 1 << 60));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) struct SampleCommand {
     /// Picture i depends on (seed, i) only
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Pictures at a time; auto tries which number is fastest here
+    /// Pictures at a time; auto tries which number is fastest here, as far as memory goes
     #[arg(long, default_value = "16", value_name = "N|auto")]
     batch: BatchSize,
     /// For models that are told a class: which one [default: picture i is of class i modulo their number]
