@@ -96,6 +96,7 @@ pub fn ran_out(text: &str) -> bool {
         "can't allocate memory",
         "not enough memory",
         "out of memory",
+        "bad_alloc",
     ]
     .iter()
     .any(|said| text.contains(said))
@@ -152,7 +153,8 @@ mod tests {
     fn both_devices_words_are_understood() {
         let cpu = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)";
         let cuda = "CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of 23.69 GiB of which 1.20 GiB is free.";
-        assert!(ran_out(cpu) && ran_out(cuda) && !ran_out("index out of range"));
+        assert!(ran_out(cpu) && ran_out(cuda) && ran_out("std::bad_alloc"));
+        assert!(!ran_out("index out of range"));
         assert_eq!(asked_for(cpu), Some("8589934592 bytes"));
         assert_eq!(asked_for(cuda), Some("1.50 GiB"));
         assert_eq!(asked_for("std::bad_alloc"), None);

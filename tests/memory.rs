@@ -112,8 +112,12 @@ fn what_checkpointed_blocks_keep_is_counted_and_less() {
         let (kept, peak) = hold(&config, dropout, precision);
         assert!(kept * 3 < all * 2, "{dropout} {precision}: {kept} of {all}");
         // In bf16 what is not kept is half as large.
+        let [part, whole] = match precision {
+            Precision::Bf16 => [4, 5],
+            _ => [3, 4],
+        };
         assert!(
-            peak * 5 < most * 4,
+            peak * whole < most * part,
             "{dropout} {precision}: {peak} of {most}"
         );
     }

@@ -281,10 +281,11 @@ mod tests {
                 // It rounds less often, but a small shape's errors are few and chance decides.
                 let what = format!("{shape:?}, tensor {i}: {ours}, of the parts {theirs}");
                 assert!(ours < theirs * 1.25 + 1e-6 && ours < 0.02, "{what}");
+                assert!(ours > theirs / 10.0 || theirs < 1e-6, "{what}");
             }
             let sampled = tch::no_grad(|| case.forward_in_bf16(Way::Fused));
             let error = distance(&sampled, exact.last().unwrap());
-            assert!(error < 0.02, "{shape:?}: {error}");
+            assert!(error > 1e-5 && error < 0.02, "{shape:?}: {error}");
         }
     }
 

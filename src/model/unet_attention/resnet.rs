@@ -1,7 +1,7 @@
 //! The residual block, which can halve or double its picture on the way.
 
-use tch::Tensor;
 use tch::nn::Path;
+use tch::{Kind, Tensor};
 
 use super::super::layers::{ALMOST_ZERO, Conv, Linear, Modulation, Norm};
 use crate::config::AttentionUNetConfig;
@@ -125,8 +125,9 @@ impl ResnetBlock {
         } else {
             self.norm2.silu(&h, Modulation::Add(&t))
         };
-        if self.dropout > 0.0 {
-            h = h.dropout(self.dropout, train);
+        if self.dropout > 0.0 && train {
+            // bf16 would round the factor that makes up for what is dropped.
+            h = h.to_kind(Kind::Float).dropout(self.dropout, true);
         }
         h = self.conv2.forward(&h);
         let x = self.within.apply(x);

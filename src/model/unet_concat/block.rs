@@ -1,7 +1,7 @@
 //! The residual block of the U-Net with concatenated skips.
 
-use tch::Tensor;
 use tch::nn::Path;
+use tch::{Kind, Tensor};
 
 use super::super::layers::{ALMOST_ZERO, Modulation, Norm, conv_weight, conv3x3, linear_weight};
 use crate::config::ConcatUNetConfig;
@@ -82,8 +82,9 @@ impl ResidualBlock {
         let t = t_emb.linear(&self.time_proj, None::<&Tensor>);
         let h = conv3x3(&self.norm1.silu(x, Modulation::Nothing), &self.conv1, None);
         let mut h = self.norm2.silu(&h, Modulation::Add(&t));
-        if self.dropout > 0.0 {
-            h = h.dropout(self.dropout, train);
+        if self.dropout > 0.0 && train {
+            // bf16 would round the factor that makes up for what is dropped.
+            h = h.to_kind(Kind::Float).dropout(self.dropout, true);
         }
         h = conv3x3(&h, &self.conv2, None);
         // In place: the backward pass of a convolution does not use its output.

@@ -26,7 +26,9 @@ inline constexpr int64_t kPart = 16 * 1024;
 
 inline at::Tensor dense(const at::Tensor& map) { return map.contiguous(kLast); }
 
-// Values of a map in a row as f32: where they lie, or a copy of those in bf16.
+// A stretch of a map, as f32: where it lies, or a copy of what is bf16.
+//
+// For the length of a call: as arguments, what was written to a copy reaches the map when the call is over.
 class Values {
  public:
   Values(const at::Tensor& map, int64_t first, int64_t count) : count_(count) {
@@ -59,14 +61,13 @@ class Values {
 
 struct Read : Values {
   Read(const at::Tensor& map, int64_t first, int64_t count) : Values(map, first, count) { get(); }
-  operator const float*() const { return values_; }
+  operator const float*() && { return values_; }
 };
 
-// Written to the map at the end of its life.
 struct Written : Values {
   using Values::Values;
   ~Written() { put(); }
-  operator float*() const { return values_; }
+  operator float*() && { return values_; }
 };
 
 struct Changed : Written {
