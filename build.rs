@@ -86,6 +86,7 @@ fn compile_shim(libtorch: &Path) {
         .file("src/native/fused/block.cpp")
         .file("src/native/fused/checkpointed.cpp")
         .file("src/native/fused/conv.cpp")
+        .file("src/native/fused/kept_filters.cpp")
         .file("src/native/fused/norm.cpp")
         .file("src/native/fused/winograd_conv.cpp")
         .compile("ddpm_native");

@@ -9,12 +9,14 @@ use crate::checkpoint::import::{Foreign, Report, Request};
 use crate::checkpoint::{Checkpoint, Meta, Which, fingerprint, is_ours, read_checkpoint, resolve};
 use crate::device::Precision;
 use crate::model::{Model, load_state_dict};
+use crate::native::KeptFilters;
 
 /// A network with the weights and settings of a file.
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) meta: Meta,
     net: Model,
+    kept: KeptFilters,
 }
 
 impl Network {
@@ -41,6 +43,7 @@ impl Network {
         Ok(Network {
             meta: checkpoint.meta,
             net,
+            kept: KeptFilters::new(),
         })
     }
 
@@ -50,14 +53,14 @@ impl Network {
         Ok(Network {
             meta: foreign.meta()?,
             net: foreign.network()?,
+            kept: KeptFilters::new(),
         })
     }
 
     /// The bare network's output, without dropout and gradients. `classes` is `[N]` i64, for networks
     /// that are told a class.
     pub(super) fn predict(&self, x_t: &Tensor, t: &Tensor, classes: Option<&Tensor>) -> Tensor {
-        let _guard = tch::no_grad_guard();
-        self.net.forward(x_t, t, classes, false)
+        self.net.predict(x_t, t, classes, &self.kept)
     }
 
     /// Computes in this precision from here on.

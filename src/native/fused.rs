@@ -11,6 +11,9 @@ use super::{outcome, ptr};
 type Result<T> = std::result::Result<T, TchError>;
 
 unsafe extern "C" {
+    fn ddpm_kept_filters_new() -> *mut c_void;
+    fn ddpm_kept_filters_free(kept: *mut c_void);
+    fn ddpm_kept_filters_use(kept: *mut c_void);
     fn ddpm_residual_block(
         x: *const c_void,
         t: *const c_void,
@@ -295,6 +298,50 @@ pub fn rms_norm(
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
+/// What a CPU makes of the weights of 3×3 convolutions and residual blocks to sample in bf16, kept from one evaluation of a
+/// network to the next: half as much memory again as the weights take. Of no use elsewhere.
+///
+/// Weights that it was used with must stay as they are as long as it is used.
+#[derive(Debug)]
+pub struct KeptFilters(*mut c_void);
+
+// SAFETY: what it points to is tensors and numbers, used by one thread at a time: `during` borrows it, and it is not Sync.
+unsafe impl Send for KeptFilters {}
+
+impl KeptFilters {
+    /// None yet.
+    #[expect(
+        clippy::new_without_default,
+        reason = "an empty one is not a usual value"
+    )]
+    pub fn new() -> KeptFilters {
+        // SAFETY: makes an object for us to free.
+        KeptFilters(unsafe { ddpm_kept_filters_new() })
+    }
+
+    /// Runs `body`; operations on this thread that want no gradient take filters from here, and leave them here.
+    pub fn during<T>(&self, body: impl FnOnce() -> T) -> T {
+        struct Leave;
+        impl Drop for Leave {
+            fn drop(&mut self) {
+                // SAFETY: sets a pointer of this thread.
+                unsafe { ddpm_kept_filters_use(std::ptr::null_mut()) }
+            }
+        }
+        let _leave = Leave;
+        // SAFETY: the object lives longer than `_leave`, which takes the pointer back.
+        unsafe { ddpm_kept_filters_use(self.0) };
+        body()
+    }
+}
+
+impl Drop for KeptFilters {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, and freed once.
+        unsafe { ddpm_kept_filters_free(self.0) }
+    }
+}
+
 /// Numbers of each channel for each picture.
 fn a_picture(numbers: [&Tensor; 2], n: i64, c: i64) -> Result<[Tensor; 2]> {
     for tensor in numbers {
@@ -311,13 +358,12 @@ fn a_picture(numbers: [&Tensor; 2], n: i64, c: i64) -> Result<[Tensor; 2]> {
 
 /// The loops trust that.
 fn check_f32_on_cpu(tensor: &Tensor) -> Result<()> {
-    ensure(
-        tensor.kind() == Kind::Float && tensor.device() == Device::Cpu,
-        || {
-            let (kind, device) = (tensor.kind(), tensor.device());
-            format!("a fused operation wants f32 on the CPU, not {kind:?} on {device:?}")
-        },
-    )
+    match (tensor.kind(), tensor.device()) {
+        (Kind::Float, Device::Cpu) => Ok(()),
+        (kind, device) => Err(TchError::Kind(format!(
+            "a fused operation wants f32 on the CPU, not {kind:?} on {device:?}"
+        ))),
+    }
 }
 
 fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<()> {

@@ -15,7 +15,8 @@ use rustix::mm::Advice;
 use tch::{Device, Kind, Tensor};
 
 pub use fused::{
-    BlockWeights, GroupNorm, checkpointed_block, conv3x3, group_norm_silu, residual_block, rms_norm,
+    BlockWeights, GroupNorm, KeptFilters, checkpointed_block, conv3x3, group_norm_silu,
+    residual_block, rms_norm,
 };
 
 unsafe extern "C" {

@@ -9,6 +9,7 @@ use tch::Tensor;
 use super::{Stop, Trainer};
 use crate::checkpoint::{RunFolder, Which};
 use crate::config::RunConfig;
+use crate::native::KeptFilters;
 use crate::report::{SampleProgress, duration, grid, to_pixels, write_png};
 use crate::sample::{
     Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, Spacing, Steps, sample_pictures,
@@ -79,9 +80,10 @@ fn draw(
     );
     let bar = SampleProgress::new(&format!("sampling {which}"), evaluations.into());
     let pictures = trainer.arena.with_weights(&weights, || {
+        let kept = KeptFilters::new();
         let denoiser = |x: &Tensor, t: &Tensor| {
             if patience.lasts() {
-                trainer.predict(x, t)
+                trainer.predict(x, t, &kept)
             } else {
                 // The rest of the way is walked without the network, and thrown away.
                 blank(x, config.model.learned_variance())

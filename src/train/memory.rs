@@ -19,8 +19,9 @@ const FLAT_TENSORS: u64 = 5;
 /// What a checkpoint that is written while training goes on holds in host memory: copies of the parameters,
 /// the average and both moments.
 const CHECKPOINT_COPIES: u64 = 4;
-/// Copies of the parameters while a grid is sampled: the average, and the weights to come back to.
-const SAMPLING_COPIES: u64 = 2;
+/// Copies of the parameters while a grid is sampled: the average, the weights to come back to and, of half the size, what
+/// a CPU makes of the weights in bf16.
+const SAMPLING_COPIES: f64 = 2.5;
 /// A batch as whole numbers scaled, its noise, and the noised pictures; a fourth while they are made.
 const BATCH_TENSORS: u64 = 4;
 /// What libtorch loads and sets up on CPU when it first computes: code of its kernels, threads, buffers of
@@ -72,7 +73,7 @@ impl Needs {
                 batch
             },
             per_picture: if on_cpu { kept * HEAP_PER_BYTE } else { kept } as u64,
-            between_steps: SAMPLING_COPIES * flat,
+            between_steps: (SAMPLING_COPIES * flat as f64) as u64,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::config::RunConfig;
 use crate::data::{Order, Store};
 use crate::diffusion::{Noised, Objective, Schedule};
 use crate::model::Model;
-use crate::native;
+use crate::native::{self, KeptFilters};
 use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
 use crate::rng::{Stream, key, normal, seeded};
 
@@ -265,9 +265,9 @@ impl Trainer {
         }
     }
 
-    /// Output of the network as it is, without dropout.
-    pub fn predict(&self, x_t: &Tensor, t: &Tensor) -> Tensor {
-        self.net.forward(x_t, t, None, false)
+    /// Output of the network as it is, without dropout; see [`Model::predict`].
+    pub fn predict(&self, x_t: &Tensor, t: &Tensor, kept: &KeptFilters) -> Tensor {
+        self.net.predict(x_t, t, None, kept)
     }
 }
 

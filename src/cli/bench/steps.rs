@@ -11,6 +11,7 @@ use crate::data::Store;
 use crate::device::{Chosen, synchronize};
 use crate::diffusion::Schedule;
 use crate::model::Model;
+use crate::native::KeptFilters;
 use crate::rng::{Stream, normal};
 use crate::sample::{Ddpm, Process, Respaced};
 use crate::train::{Gradients, Phase, Trainer};
@@ -130,6 +131,7 @@ pub(super) fn bytes_of_update(config: &OptimConfig, net: &Model) -> u64 {
 /// One reverse step of a batch.
 pub(super) struct Sample {
     net: Model,
+    kept: KeptFilters,
     levels: Respaced,
     config: RunConfig,
     device: Device,
@@ -147,6 +149,7 @@ impl Sample {
         let shape = [config.train.batch, c, h, w];
         Ok(Sample {
             net,
+            kept: KeptFilters::new(),
             levels: Respaced::all(&Schedule::new(&config.diffusion)),
             config: config.clone(),
             device: chosen.device,
@@ -157,11 +160,11 @@ impl Sample {
 
     fn forward(&self, x: &Tensor, t: &Tensor) -> Tensor {
         let Some(spent) = self.in_network.get() else {
-            return self.net.forward(x, t, None, false);
+            return self.net.predict(x, t, None, &self.kept);
         };
         synchronize(self.device);
         let start = Instant::now();
-        let out = self.net.forward(x, t, None, false);
+        let out = self.net.predict(x, t, None, &self.kept);
         synchronize(self.device);
         self.in_network.set(Some(spent + start.elapsed()));
         out

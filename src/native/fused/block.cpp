@@ -193,9 +193,12 @@ Tensor accumulate_(const Tensor& to, const Tensor& d) {
   return out;
 }
 
-// Filters in the kind that their convolution takes.
+// Filters in the kind that their convolutions take.
 struct Filters {
   Tensor w1, w2, shortcut;
+
+  Filters(const Tensor& first, const Tensor& second, const Tensor& of_shortcut, at::ScalarType kind)
+      : w1(first.to(kind)), w2(second.to(kind)), shortcut(of_shortcut.defined() ? of_shortcut.to(kind) : Tensor()) {}
 
   at::ScalarType kind() const { return w1.scalar_type(); }
 };
@@ -205,28 +208,27 @@ struct Convolved {
   Tensor c1, c2, r;
 };
 
-Tensor shortcut(const Tensor& x, const Filters& w) {
-  return w.shortcut.defined() ? conv(x.to(w.kind()), w.shortcut) : x;
-}
-
 Convolved convolve(const Tensor& x, const Tensor& t, const Filters& w) {
-  Tensor r = shortcut(x, w);
+  Tensor r = w.shortcut.defined() ? conv(x.to(w.kind()), w.shortcut) : x;
   Tensor c1 = conv(add_time(x, t, w.kind()), w.w1);
   Tensor c2 = conv(swish(c1), w.w2);
   return {c1, c2, r};
 }
 
-// The block where nothing is kept for a backward pass.
-Tensor sampled(const Tensor& x, const Tensor& t, const Filters& w, const Tensor& gamma, const Tensor& beta,
-               const Tensor& skip, int64_t groups, double eps) {
-  Tensor r = shortcut(x, w);
-  Tensor h = conv_silu(conv_silu(add_time(x, t, w.kind()), w.w1), w.w2);
-  return silu_add_norm(h, true, r, gamma, beta, skip, groups, eps).out;
-}
+// A block's weights in f32, and what is added to its output (undefined: nothing).
+struct Block {
+  Tensor w1, w2, shortcut, gamma, beta, skip;
+  int64_t groups;
+  double eps;
+};
 
-Filters filters(const Tensor& w1, const Tensor& w2, const Tensor& shortcut, bool in_bf16) {
-  const auto cast = [&](const Tensor& w) { return in_bf16 && w.defined() ? w.to(at::kBFloat16) : w; };
-  return {cast(w1), cast(w2), cast(shortcut)};
+// The block where nothing is kept for a backward pass.
+Tensor sampled(const Tensor& x, const Tensor& t, const Block& b, at::ScalarType kind) {
+  const Tensor none;
+  Tensor r = b.shortcut.defined() ? sampled_conv(x.to(kind), b.shortcut, none, false) : x;
+  Tensor h = sampled_conv(add_time(x, t, kind), b.w1, none, true);
+  h = sampled_conv(h, b.w2, none, true);
+  return silu_add_norm(h, true, r, b.gamma, b.beta, b.skip, b.groups, b.eps).out;
 }
 
 class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
@@ -234,8 +236,8 @@ class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& t, const Tensor& w1, const Tensor& w2,
                         const std::optional<Tensor>& shortcut, const Tensor& gamma, const Tensor& beta,
                         const std::optional<Tensor>& skip, int64_t groups, double eps, bool checkpointed,
-                        bool in_bf16) {
-    const Filters w = filters(w1, w2, shortcut.value_or(Tensor()), in_bf16);
+                        at::ScalarType kind) {
+    const Filters w(w1, w2, shortcut.value_or(Tensor()), kind);
     Convolved maps = convolve(x, t, w);
     Normed normed = silu_add_norm(maps.c2, false, maps.r, gamma, beta, skip.value_or(Tensor()), groups, eps);
     if (checkpointed) maps = {};
@@ -250,7 +252,7 @@ class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
   static variable_list backward(AutogradContext* ctx, variable_list given) {
     const auto kept = ctx->get_saved_variables();
     const Tensor &x = kept[0], &t = kept[1], &gamma = kept[5], &mean = kept[6], &rstd = kept[7];
-    const Filters w{kept[2], kept[3], kept[4]};
+    const Filters w(kept[2], kept[3], kept[4], kept[2].scalar_type());
     Convolved maps{kept[8], kept[9], w.shortcut.defined() ? kept[10] : x};
     if (!maps.c1.defined()) maps = convolve(x, t, w);
     const Tensor d = dense(given[0]);
@@ -268,12 +270,14 @@ class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
     norm.h.reset();
     Tensor xt = add_time(x, t, w.kind());
     Tensor dw1 = conv_of_weight(d1, xt, w.w1);
+    // Of what follows only the shape is used, and x is kept anyway.
+    if (x.scalar_type() == w.kind()) xt = x;
     Tensor dxt = conv_of_input(d1, xt, w.w1);
     d1.reset();
     xt.reset();
-    Tensor dx = norm.sum, dw_shortcut;
+    Tensor dx = std::move(norm.sum), dw_shortcut;
     if (w.shortcut.defined()) {
-      const Tensor dr = norm.sum.to(w.kind()), in = x.to(w.kind());
+      const Tensor dr = std::exchange(dx, Tensor()).to(w.kind()), in = x.to(w.kind());
       dw_shortcut = conv_of_weight(dr, in, w.shortcut);
       dx = conv_of_input(dr, in, w.shortcut).to(at::kFloat);
     }
@@ -299,15 +303,15 @@ int ddpm_residual_block(at::Tensor* x, at::Tensor* t, at::Tensor* w1, at::Tensor
     const at::Tensor scale = gamma->contiguous(), shift = beta->contiguous();
     const Maybe w_shortcut = shortcut ? Maybe(*shortcut) : std::nullopt;
     const Maybe more = skip ? Maybe(ddpm::dense(*skip)) : std::nullopt;
-    const bool in_bf16 = at::autocast::is_autocast_enabled(at::kCPU);
+    const auto kind = at::autocast::is_autocast_enabled(at::kCPU) ? at::kBFloat16 : at::kFloat;
     if (at::GradMode::is_enabled()) {
       *out = new at::Tensor(ddpm::ResidualBlock::apply(map, time, *w1, *w2, w_shortcut, scale, shift, more, groups,
-                                                       eps, checkpointed != 0, in_bf16));
+                                                       eps, checkpointed != 0, kind));
     } else {
       const at::Tensor none;
-      const ddpm::Filters w = ddpm::filters(*w1, *w2, w_shortcut.value_or(none), in_bf16);
-      *out = new at::Tensor(
-          ddpm::sampled(map, time, w, scale, shift, more.value_or(none), groups, eps));
+      const ddpm::Block block{*w1,    *w2,   w_shortcut.value_or(none), scale, shift,
+                              more.value_or(none), groups, eps};
+      *out = new at::Tensor(ddpm::sampled(map, time, block, kind));
     }
   });
 }

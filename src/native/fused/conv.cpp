@@ -1,6 +1,7 @@
 #include "conv.h"
 
 #include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/convolution.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 
 #include "../guard.h"
+#include "kept_filters.h"
 #include "maps.h"
 #include "winograd_conv.h"
 
@@ -29,7 +31,8 @@ struct Least {
 constexpr Least kForward{1024, 32}, kOfInput{256, 32}, kOfWeight{256, 128};
 
 bool by_tiles(const Tensor& map, const Tensor& weight, Least least) {
-  return map.scalar_type() == at::kFloat && weight.size(2) == 3 && weight.size(3) == 3 && std::min(weight.size(0), weight.size(1)) >= least.channels &&
+  return map.scalar_type() == at::kFloat && weight.size(2) == 3 && weight.size(3) == 3 &&
+         std::min(weight.size(0), weight.size(1)) >= least.channels &&
          map.size(0) * map.size(2) * map.size(3) >= least.pixels;
 }
 
@@ -59,13 +62,28 @@ class Conv3x3 : public torch::autograd::Function<Conv3x3> {
   }
 };
 
-// Whether oneDNN computes in bf16 on this processor; libtorch does, anyway.
+// Whether oneDNN's own operations take bf16 on this processor; libtorch's convolution takes it on any.
 bool onednn_has_bf16() {
   static const bool has = c10::Dispatcher::singleton()
                               .findSchemaOrThrow("mkldnn::_is_mkldnn_bf16_supported", "")
                               .typed<bool()>()
                               .call();
   return has;
+}
+
+// oneDNN's convolution with silu of what it has just computed; filters may be in an order of its own.
+Tensor pointwise(const Tensor& x, const Tensor& filters, const Tensor& bias, bool silu) {
+  using Call = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, at::IntArrayRef, at::IntArrayRef,
+                      at::IntArrayRef, int64_t, std::string_view, c10::List<std::optional<at::Scalar>>,
+                      std::optional<std::string_view>);
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("mkldnn::_convolution_pointwise", "")
+                             .typed<Call>();
+  const int64_t padding = filters.size(2) / 2;
+  const auto shift = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
+  const c10::List<std::optional<at::Scalar>> no_numbers;
+  return dense(op.call(x, filters, shift, {padding, padding}, {1, 1}, {1, 1}, 1, silu ? "swish" : "none", no_numbers,
+                       ""));
 }
 
 }  // namespace
@@ -77,18 +95,16 @@ Tensor conv(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   return dense(at::convolution(x, weight, shift, {1, 1}, {padding, padding}, {1, 1}, false, {0, 0}, 1));
 }
 
-Tensor conv_silu(const Tensor& x, const Tensor& weight) {
-  if (by_tiles(x, weight, kForward)) return winograd_conv(x, weight, {Tensor(), true});
-  if (x.scalar_type() == at::kBFloat16 && !onednn_has_bf16()) return at::silu(conv(x, weight));
-  using Call = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, at::IntArrayRef, at::IntArrayRef,
-                      at::IntArrayRef, int64_t, std::string_view, c10::List<std::optional<at::Scalar>>,
-                      std::optional<std::string_view>);
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("mkldnn::_convolution_pointwise", "")
-                             .typed<Call>();
-  const int64_t padding = weight.size(2) / 2;
-  const c10::List<std::optional<at::Scalar>> no_numbers;
-  return dense(op.call(x, weight, std::nullopt, {padding, padding}, {1, 1}, {1, 1}, 1, "swish", no_numbers, ""));
+Tensor sampled_conv(const Tensor& x, const Tensor& weight, const Tensor& bias, bool silu) {
+  if (by_tiles(x, weight, kForward)) return winograd_conv(x, weight, {bias, silu});
+  if (x.scalar_type() == at::kFloat) return silu ? pointwise(x, weight, bias, true) : conv(x, weight, bias);
+  const Tensor shift = bias.defined() ? bias.to(at::kBFloat16) : bias;
+  if (!onednn_has_bf16()) {
+    const Tensor y = conv(x, weight.to(at::kBFloat16), shift);
+    return silu ? at::silu(y) : y;
+  }
+  KeptFilters* kept = KeptFilters::in_use;
+  return pointwise(x, kept ? kept->of(weight, x) : weight.to(at::kBFloat16), shift, silu);
 }
 
 Tensor conv_of_input(const Tensor& d, const Tensor& x, const Tensor& weight) {
@@ -100,8 +116,11 @@ Tensor conv_of_weight(const Tensor& d, const Tensor& x, const Tensor& weight) {
 }
 
 Tensor conv3x3(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  const bool f32 = x.scalar_type() == at::kFloat && !at::autocast::is_autocast_enabled(at::kCPU);
-  if (f32 && x.is_cpu()) return Conv3x3::apply(dense(x), weight, bias);
+  const bool in_bf16 = at::autocast::is_autocast_enabled(at::kCPU);
+  if (x.is_cpu() && in_bf16 && KeptFilters::in_use && !at::GradMode::is_enabled()) {
+    return sampled_conv(dense(x).to(at::kBFloat16), weight, bias.value_or(Tensor()), false);
+  }
+  if (x.is_cpu() && x.scalar_type() == at::kFloat && !in_bf16) return Conv3x3::apply(dense(x), weight, bias);
   return at::conv2d(x, weight, bias, {1, 1}, {1, 1});
 }
 

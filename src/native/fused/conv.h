@@ -13,8 +13,9 @@ namespace ddpm {
 // weight: [Cout, Cin, k, k], k odd.
 at::Tensor conv(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
-// silu(conv(x, weight)) where nobody needs what the convolution gave: it is applied to what was just computed.
-at::Tensor conv_silu(const at::Tensor& x, const at::Tensor& weight);
+// conv, or silu of it, where no gradient is wanted: silu is applied to what was just computed, and for maps in bf16 the
+// weight is f32, too, and made what it has to be once for many evaluations (kept_filters.h).
+at::Tensor sampled_conv(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool silu);
 
 // From d, the gradient of the result, that of x and that of the weight.
 at::Tensor conv_of_input(const at::Tensor& d, const at::Tensor& x, const at::Tensor& weight);

@@ -1,0 +1,43 @@
+#include "kept_filters.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+namespace ddpm {
+namespace {
+
+using at::Tensor;
+
+Tensor ordered(const Tensor& filters, const Tensor& x) {
+  using Call = Tensor(const Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t,
+                      at::OptionalIntArrayRef);
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("mkldnn::_reorder_convolution_weight", "")
+                             .typed<Call>();
+  const int64_t padding = filters.size(2) / 2;
+  return op.call(filters, {padding, padding}, {1, 1}, {1, 1}, 1, x.sizes());
+}
+
+}  // namespace
+
+thread_local KeptFilters* KeptFilters::in_use = nullptr;
+
+Tensor KeptFilters::of(const Tensor& weight, const Tensor& x) {
+  Entry& entry = entries_[weight.unsafeGetTensorImpl()];
+  if (!entry.filters.defined() || x.sizes() != entry.maps) {
+    entry = {weight, x.sizes().vec(), ordered(weight.to(at::kBFloat16), x)};
+  }
+  return entry.filters;
+}
+
+}  // namespace ddpm
+
+extern "C" {
+
+ddpm::KeptFilters* ddpm_kept_filters_new() { return new ddpm::KeptFilters; }
+
+void ddpm_kept_filters_free(ddpm::KeptFilters* kept) { delete kept; }
+
+// From here on convolutions on this thread take these; null: none.
+void ddpm_kept_filters_use(ddpm::KeptFilters* kept) { ddpm::KeptFilters::in_use = kept; }
+
+}  // extern "C"
