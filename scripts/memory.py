@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Holds the memory that `ddpm train` says it will take against what it takes, for every preset, on CPU.
 
-    .venv/bin/python scripts/memory.py [--presets NAME ...] [--batches N ...] [--ddpm target/release/ddpm]
+    .venv/bin/python scripts/memory.py [--presets NAME ...] [--batches N ...] [--precision f32]
+                                [--ddpm target/release/ddpm]
 
 Each row is a run of three steps on eight built-in pictures in a folder of its own, with a checkpoint after every
 step, so that what is held for one overlaps with the next step. Columns:
@@ -33,6 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ddpm", type=Path, default=default, help="the program; default: $DDPM, else %(default)s")
     parser.add_argument("--presets", nargs="+", help="default: all")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4], help="default: %(default)s")
+    parser.add_argument("--precision", default="f32", help="f32, bf16 or auto; default: %(default)s")
     parser.add_argument("--limit", type=float, default=8.0, metavar="GIB", help="default: %(default)s")
     return parser.parse_args()
 
@@ -77,7 +79,7 @@ def main() -> None:
         for batch in args.batches:
             with tempfile.TemporaryDirectory(prefix="memory-") as folder:
                 flags = f"--batch {batch} --steps 3 --save-every 1 --keep 1 --sample-every 0 --builtin-images 8"
-                command = [args.ddpm, "train", "--preset", preset, *flags.split(), "--device", "cpu"]
+                command = [args.ddpm, "train", "--preset", preset, *flags.split(), "--device", "cpu", "--precision", args.precision]
                 estimate, truth = peak([*command, "--run", f"{folder}/run"], args.limit)
             if truth is None:
                 print(f"| {preset} | {batch} | {estimate:.0f} | above --limit | | |", flush=True)
