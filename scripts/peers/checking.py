@@ -15,6 +15,7 @@ PICTURE = 1e-3  # max abs in [-1, 1]: an eighth of a grey level. diffusers keeps
 
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # the networks are too small for two
+F32_ON_CPU = ("--precision", "f32", "--device", "cpu")  # on a processor with bf16 that is the default
 
 
 class Refused(Exception):
@@ -102,8 +103,7 @@ class Ddpm:
         given, result = self.file(), self.file()
         tensors = {"x": x, "t": t} | ({} if classes is None else {"classes": classes})
         save_file({k: v.contiguous() for k, v in tensors.items()}, given)
-        where = ("--precision", "f32", "--device", "cpu")
-        self.run("predict", checkpoint, "--input", given, "--output", result, *where, *hints)
+        self.run("predict", checkpoint, "--input", given, "--output", result, *F32_ON_CPU, *hints)
         return load_file(result)["out"]
 
     def imported(self, source: Path, hints: Sequence[object] = ()) -> Path:
@@ -118,8 +118,8 @@ class Ddpm:
         given, result, n = self.file(), self.file(), noise.shape[1]
         save_file({"noise": noise.contiguous()}, given)
         files = ("--noise", given, "--out-tensor", result)
-        shape = ("-n", n, "--seed", 0, "--batch", batch or n, "--device", "cpu")
-        self.run("sample", checkpoint, *shape, *files, *flags)
+        shape = ("-n", n, "--seed", 0, "--batch", batch or n)
+        self.run("sample", checkpoint, *shape, *files, *F32_ON_CPU, *flags)
         return load_file(result)["pictures"]
 
     def export(self, checkpoint: Path, suffix: str, layout: str | None = None) -> Path:
