@@ -79,7 +79,8 @@ def main() -> None:
         for batch in args.batches:
             with tempfile.TemporaryDirectory(prefix="memory-") as folder:
                 flags = f"--batch {batch} --steps 3 --save-every 1 --keep 1 --sample-every 0 --builtin-images 8"
-                command = [args.ddpm, "train", "--preset", preset, *flags.split(), "--device", "cpu", "--precision", args.precision]
+                command = [args.ddpm, "train", "--preset", preset, *flags.split()]
+                command += ["--device", "cpu", "--precision", args.precision]
                 estimate, truth = peak([*command, "--run", f"{folder}/run"], args.limit)
             if truth is None:
                 print(f"| {preset} | {batch} | {estimate:.0f} | above --limit | | |", flush=True)

@@ -35,8 +35,8 @@ def main() -> int:
     parser.add_argument("--threads", default="2")
     args = parser.parse_args()
     where = ["--device", args.device, "--threads", args.threads, "--sample-every", "0"]
-    other = "f32 again" if args.chance else "bf16"
-    sides = {"f32": ["f32"], other: ["f32", "--lr", DEMO_LR * (1 + 1e-6)] if args.chance else ["bf16"]}
+    other = ("f32 again", "f32", DEMO_LR * (1 + 1e-6)) if args.chance else ("bf16", "bf16", DEMO_LR)
+    sides = [("f32", "f32", DEMO_LR), other]
     curves, held_out = {}, {}
     with tempfile.TemporaryDirectory() as folder:
 
@@ -47,13 +47,14 @@ def main() -> int:
                 raise SystemExit(done.stderr)
             return losses(run)
 
-        for index, (side, precision) in enumerate(sides.items()):
+        for index, (side, precision, lr) in enumerate(sides):
             run = Path(folder) / str(index)
             print(f"training in {side}", file=sys.stderr, flush=True)
-            curves[side] = train(run, "--steps", args.steps, "--seed", args.seed, "--precision", *precision)
+            flags = ["--precision", precision, "--lr", lr]
+            curves[side] = train(run, "--steps", args.steps, "--seed", args.seed, *flags)
             held_out[side] = statistics.mean(train(Path(folder) / f"on-{index}", *HELD_OUT, "--init-from", run))
 
-    print(f"| demo, {args.device}, seed {args.seed} | f32 | {other} | {other} / f32 |\n| --- | ---: | ---: | ---: |")
+    print(f"| demo, {args.device}, seed {args.seed} | f32 | {other[0]} | {other[0]} / f32 |\n| --- | ---: | ---: | ---: |")
     part = max(1, args.steps // 10)
     for first in range(0, args.steps, part):
         one, two = (statistics.mean(curve[first : first + part]) for curve in curves.values())
