@@ -47,16 +47,12 @@ impl BatchSize {
         let BatchSize::Auto = self else {
             return Ok(self.at_most(pictures));
         };
-        let mut most_bytes = 0;
-        let found = fastest(pictures, |batch| {
-            if !has_room(device, 2 * most_bytes) {
-                eprintln!("--batch auto: {batch} pictures at a time may not fit into memory");
-                return None;
-            }
-            let tried = Tried::evaluation(network, device, batch)?;
-            most_bytes = tried.most_bytes;
-            Some(tried.secs)
-        });
+        let evaluate = |batch| Tried::evaluation(network, device, batch);
+        let found = fastest(pictures, evaluate, |bytes| has_room(device, bytes));
+        if !device.is_cuda() {
+            // That of a batch twice as large.
+            return_freed_memory();
+        }
         if found == 0 {
             bail!("not even one picture fits into memory");
         }
@@ -72,20 +68,28 @@ impl BatchSize {
     }
 }
 
-/// The batch, doubled from 1 up to `most`, after which doubling no longer pays; 0 if not even 1 can be timed.
-/// `secs(batch)` is the time of one, or none if it does not fit.
-fn fastest(most: u64, mut secs: impl FnMut(u64) -> Option<f64>) -> u64 {
-    let (mut best, mut best_rate) = (0, 0.0);
+/// The batch, doubled from 1 up to `most`, after which doubling no longer pays or memory ends; 0 if not even 1 fits.
+///
+/// `evaluate(batch)` says what one takes, or nothing if it does not fit; `has_room(bytes)` whether it is worth a try.
+fn fastest(
+    most: u64,
+    evaluate: impl Fn(u64) -> Option<Tried>,
+    has_room: impl Fn(u64) -> bool,
+) -> u64 {
+    let (mut best, mut best_rate, mut bytes_a_picture) = (0, 0.0, 0);
     let mut batch = 1;
-    while let Some(secs) = secs(batch) {
-        let rate = batch as f64 / secs;
+    while best < most {
+        let tried = has_room(batch * bytes_a_picture).then(|| evaluate(batch));
+        let Some(tried) = tried.flatten() else {
+            eprintln!("--batch auto: {batch} at a time would not fit into memory");
+            break;
+        };
+        let rate = batch as f64 / tried.secs;
         if rate < best_rate * WORTHWHILE {
             break;
         }
         (best, best_rate) = (batch, rate);
-        if batch == most {
-            break;
-        }
+        bytes_a_picture = tried.most_bytes.div_ceil(batch);
         batch = (batch * 2).min(most);
     }
     best
@@ -116,14 +120,16 @@ impl Tried {
         };
         // Running out of memory is a panic of tch; main tells other panics apart.
         catch_unwind(AssertUnwindSafe(|| {
-            let tally = CpuTally::begin().ok();
+            // Makes what later ones keep, too.
             evaluate();
+            let tally = CpuTally::begin().ok();
+            let secs = evaluate();
             let most_bytes = match device {
                 Device::Cuda(_) => peak_bytes(device),
                 _ => tally.map(|tally| tally.now_and_peak_bytes().1 as u64),
             };
             Tried {
-                secs: evaluate().min(evaluate()),
+                secs: secs.min(evaluate()),
                 most_bytes: most_bytes.unwrap_or(0),
             }
         }))
@@ -136,7 +142,7 @@ fn has_room(device: Device, bytes: u64) -> bool {
     let room = match device {
         Device::Cuda(index) => cuda_memory(index).ok().map(|memory| memory.total_bytes),
         _ => {
-            // What earlier batches left counts as free.
+            // Of earlier batches.
             return_freed_memory();
             available_bytes(device)
         }
@@ -155,11 +161,33 @@ mod tests {
     #[test]
     fn doubling_stops_where_it_no_longer_pays() {
         // 8 units of work side by side: up to 8 pictures take as long as one.
-        let secs = |batch: u64| Some(batch.div_ceil(8) as f64);
-        assert_eq!(fastest(1000, secs), 8);
-        assert_eq!(fastest(5, secs), 5);
-        assert_eq!(fastest(1000, |batch| (batch <= 2).then_some(1.0)), 2);
-        assert_eq!(fastest(1000, |_| None), 0);
+        let found = |most| {
+            let evaluate = |batch: u64| {
+                Some(Tried {
+                    secs: batch.div_ceil(8) as f64,
+                    most_bytes: 0,
+                })
+            };
+            fastest(most, evaluate, |_| true)
+        };
+        assert_eq!((found(1000), found(5), found(1)), (8, 5, 1));
+    }
+
+    #[test]
+    fn doubling_stops_where_memory_ends() {
+        let found = |most, room: u64, fit: u64| {
+            let evaluate = |batch| {
+                (batch <= fit).then_some(Tried {
+                    secs: 1.0,
+                    most_bytes: 10 * batch,
+                })
+            };
+            fastest(most, evaluate, |bytes| bytes <= room)
+        };
+        assert_eq!(found(1000, 100, 1000), 8);
+        assert_eq!(found(10, 100, 1000), 10);
+        assert_eq!(found(1000, 1000, 2), 2);
+        assert_eq!(found(1000, 1000, 0), 0);
     }
 
     #[test]
