@@ -31,8 +31,8 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Operations of tch, and those of ours in a network, panic with libtorch's message, for example when memory runs out; that is an
-/// error like others, not a bug of this program.
+/// Operations of tch, and those of ours in a network, panic with libtorch's message, for example when memory runs out;
+/// that is an error like others, not a bug of this program.
 fn message_of(info: &PanicHookInfo) -> Option<String> {
     libtorch_message(info.payload().downcast_ref::<String>()?)
 }

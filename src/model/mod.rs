@@ -84,6 +84,11 @@ impl Model {
         self.bf16 = precision == Precision::Bf16;
     }
 
+    /// Whether it computes in bf16.
+    pub fn in_bf16(&self) -> bool {
+        self.bf16
+    }
+
     /// Keeps less for the backward pass from here on, which computes it again: the input of each residual block is all
     /// that is kept of it. Of the simplified U-Net alone; other networks keep what they did.
     pub fn set_checkpoint_blocks(&mut self, on: bool) {

@@ -13,7 +13,7 @@ type Result<T> = std::result::Result<T, TchError>;
 unsafe extern "C" {
     fn ddpm_kept_filters_new() -> *mut c_void;
     fn ddpm_kept_filters_free(kept: *mut c_void);
-    fn ddpm_kept_filters_use(kept: *mut c_void);
+    fn ddpm_kept_filters_use(kept: *mut c_void) -> *mut c_void;
     fn ddpm_residual_block(
         x: *const c_void,
         t: *const c_void,
@@ -305,9 +305,6 @@ pub fn rms_norm(
 #[derive(Debug)]
 pub struct KeptFilters(*mut c_void);
 
-// SAFETY: what it points to is tensors and numbers, used by one thread at a time: `during` borrows it, and it is not Sync.
-unsafe impl Send for KeptFilters {}
-
 impl KeptFilters {
     /// None yet.
     #[expect(
@@ -321,16 +318,15 @@ impl KeptFilters {
 
     /// Runs `body`; operations on this thread that want no gradient take filters from here, and leave them here.
     pub fn during<T>(&self, body: impl FnOnce() -> T) -> T {
-        struct Leave;
+        struct Leave(*mut c_void);
         impl Drop for Leave {
             fn drop(&mut self) {
-                // SAFETY: sets a pointer of this thread.
-                unsafe { ddpm_kept_filters_use(std::ptr::null_mut()) }
+                // SAFETY: sets a pointer of this thread, to what was there before and lives longer.
+                unsafe { ddpm_kept_filters_use(self.0) };
             }
         }
-        let _leave = Leave;
         // SAFETY: the object lives longer than `_leave`, which takes the pointer back.
-        unsafe { ddpm_kept_filters_use(self.0) };
+        let _leave = Leave(unsafe { ddpm_kept_filters_use(self.0) });
         body()
     }
 }
@@ -385,6 +381,8 @@ fn or_none(tensor: Option<&Tensor>) -> *const c_void {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::{DeviceChoice, Precision, choose};
+    use crate::native::{Bf16, CpuTally};
     use crate::rng::seeded;
 
     /// Of x, weight and bias: the result and their gradients, given that of the result.
@@ -454,6 +452,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn filters_are_made_once_and_kept() {
+        let drawn = |shape: [i64; 4]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let (x, weight) = seeded(3, || (drawn([2, 32, 8, 8]), drawn([48, 32, 3, 3])));
+        let _no_grad = tch::no_grad_guard();
+        let _casting = Bf16::begin(Device::Cpu).unwrap();
+        let want = conv3x3(&x, &weight, None).unwrap();
+        let kept = KeptFilters::new();
+        let bytes_more = || {
+            let tally = CpuTally::begin().unwrap();
+            let got = kept.during(|| conv3x3(&x, &weight, None)).unwrap();
+            assert_eq!(got, want);
+            drop(got);
+            tally.now_and_peak_bytes().0
+        };
+        // Where oneDNN has no bf16 there is no order to keep.
+        let chosen = choose(DeviceChoice::Cpu, Precision::Auto, false).unwrap();
+        if chosen.precision == Precision::Bf16 {
+            assert!(bytes_more() >= 2 * 48 * 32 * 9);
+        }
+        assert_eq!(bytes_more(), 0);
     }
 
     #[test]

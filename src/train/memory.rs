@@ -19,9 +19,8 @@ const FLAT_TENSORS: u64 = 5;
 /// What a checkpoint that is written while training goes on holds in host memory: copies of the parameters,
 /// the average and both moments.
 const CHECKPOINT_COPIES: u64 = 4;
-/// Copies of the parameters while a grid is sampled: the average, the weights to come back to and, of half the size, what
-/// a CPU makes of the weights in bf16.
-const SAMPLING_COPIES: f64 = 2.5;
+/// Copies of the parameters while a grid is sampled: the average, and the weights to come back to.
+const SAMPLING_COPIES: u64 = 2;
 /// A batch as whole numbers scaled, its noise, and the noised pictures; a fourth while they are made.
 const BATCH_TENSORS: u64 = 4;
 /// What libtorch loads and sets up on CPU when it first computes: code of its kernels, threads, buffers of
@@ -57,6 +56,11 @@ impl Needs {
         let batch = BATCH_TENSORS * picture * config.train.batch as u64;
         let kept = trainer.net.bytes_kept_a_value() * (cost.activations + cost.backward) as f64;
         let on_cpu = !device.is_cuda();
+        let kept_filters = if on_cpu && trainer.net.in_bf16() {
+            flat / 2
+        } else {
+            0
+        };
         let held = if on_cpu {
             resident_bytes()
         } else {
@@ -73,7 +77,7 @@ impl Needs {
                 batch
             },
             per_picture: if on_cpu { kept * HEAP_PER_BYTE } else { kept } as u64,
-            between_steps: (SAMPLING_COPIES * flat as f64) as u64,
+            between_steps: SAMPLING_COPIES * flat + kept_filters,
         }
     }
 

@@ -88,7 +88,7 @@ impl Block {
         match (&self.norm, t) {
             (BlockNorm::Group(norm), t) => {
                 let t = t.map_or(Modulation::Nothing, |(s, b)| Modulation::ScaleShift(s, b));
-                // A residual block adds to what its second half gives, and sums are in f32.
+                // A residual block adds to what its second half gives, and sums are in f32; the first does as it does.
                 norm.silu(&h.to_kind(Kind::Float), t)
             }
             (BlockNorm::Rms(norm), t) => norm.silu(&h, t),

@@ -2,6 +2,8 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <utility>
+
 namespace ddpm {
 namespace {
 
@@ -37,7 +39,9 @@ ddpm::KeptFilters* ddpm_kept_filters_new() { return new ddpm::KeptFilters; }
 
 void ddpm_kept_filters_free(ddpm::KeptFilters* kept) { delete kept; }
 
-// From here on convolutions on this thread take these; null: none.
-void ddpm_kept_filters_use(ddpm::KeptFilters* kept) { ddpm::KeptFilters::in_use = kept; }
+// From here on convolutions on this thread take these; null: none. Returns those before.
+ddpm::KeptFilters* ddpm_kept_filters_use(ddpm::KeptFilters* kept) {
+  return std::exchange(ddpm::KeptFilters::in_use, kept);
+}
 
 }  // extern "C"
