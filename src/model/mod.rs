@@ -199,6 +199,14 @@ mod tests {
     use super::*;
     use crate::config::ModelKind;
 
+    const KINDS: [ModelKind; 5] = [
+        ModelKind::Unet,
+        ModelKind::UnetAttention,
+        ModelKind::Lucidrains,
+        ModelKind::UnetConcat,
+        ModelKind::Gau,
+    ];
+
     fn small(kind: ModelKind) -> ModelConfig {
         let mut model = kind.config([3, 32, 32]);
         match &mut model {
@@ -241,13 +249,7 @@ mod tests {
 
     #[test]
     fn bf16_is_f32_with_fewer_digits_in_every_network() {
-        for kind in [
-            ModelKind::Unet,
-            ModelKind::UnetAttention,
-            ModelKind::Lucidrains,
-            ModelKind::UnetConcat,
-            ModelKind::Gau,
-        ] {
+        for kind in KINDS {
             let mut net = Model::new(&small(kind), 100, 0);
             let exact = outcome(&net);
             net.set_precision(Precision::Bf16);
@@ -266,13 +268,7 @@ mod tests {
 
     #[test]
     fn predictions_are_the_same_with_filters_that_are_kept() {
-        for kind in [
-            ModelKind::Unet,
-            ModelKind::UnetAttention,
-            ModelKind::Lucidrains,
-            ModelKind::UnetConcat,
-            ModelKind::Gau,
-        ] {
+        for kind in KINDS {
             let mut net = Model::new(&small(kind), 100, 0);
             for precision in [Precision::F32, Precision::Bf16] {
                 net.set_precision(precision);
