@@ -15,7 +15,7 @@ PICTURE = 1e-3  # max abs in [-1, 1]: an eighth of a grey level. diffusers keeps
 
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # the networks are too small for two
-F32_ON_CPU = ("--precision", "f32", "--device", "cpu")  # on a processor with bf16 that is the default
+F32_ON_CPU = ("--precision", "f32", "--device", "cpu")  # where a processor has bf16, that is the default
 
 
 class Refused(Exception):
