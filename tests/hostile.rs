@@ -85,6 +85,10 @@ fn files_of_torch_cut_short_anywhere_are_refused() {
     }
 }
 
+/// Longest file that changes make: what a file may make the readers allocate is bounded for small ones, and five
+/// repeats of fifty times would make gigabytes of any.
+const MAX_CHANGED_BYTES: usize = 4 << 20;
+
 /// One change of a file.
 #[derive(Debug, Clone)]
 enum Change {
@@ -145,7 +149,9 @@ impl Change {
             Self::Cut(from, to) => drop(bytes.drain(range(from, to, bytes.len()))),
             Self::Repeat(from, to, times) => {
                 let range = range(from, to, bytes.len());
-                let block = bytes[range.clone()].repeat(*times);
+                let room = MAX_CHANGED_BYTES.saturating_sub(bytes.len());
+                let times = (*times).min(1 + room / range.len().max(1));
+                let block = bytes[range.clone()].repeat(times);
                 drop(bytes.splice(range, block));
             }
             Self::Splice(at, from, to) => {

@@ -326,7 +326,12 @@ fn checkpoints(run: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn is_checkpoint_name(name: &str) -> bool {
-    name.starts_with("step-") && name.ends_with(".safetensors") && !name.contains('/')
+    let step = name.strip_prefix("step-");
+    let step = step.and_then(|rest| rest.strip_suffix(".safetensors"));
+    // As many digits as a step can have.
+    step.is_some_and(|step| {
+        (1..=20).contains(&step.len()) && step.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 /// The checkpoint that `latest` names, which need not be there; `None` without `latest`, or if it says something
@@ -421,6 +426,10 @@ mod tests {
         );
         // A torn or lost pointer, and one to a file that is gone.
         assert_eq!(all("step-0", [good; 3]), (vec![], "step-03".into()));
+        assert_eq!(
+            all("step-0\r2.safetensors", [good; 3]),
+            (vec![], "step-03".into())
+        );
         assert_eq!(
             all("step-09.safetensors", [good; 3]),
             (vec!["step-09".into()], "step-03".into())

@@ -103,9 +103,12 @@ fn name_at(names: &[u8], at: u64) -> Result<String> {
     let len = rest.iter().take(NAME_BYTES + 1).position(|&byte| byte == 0);
     let name = len
         .and_then(|len| std::str::from_utf8(&rest[..len]).ok())
-        .filter(|name| !name.is_empty() && !name.contains('/'));
+        .filter(|name| !name.is_empty() && !name.contains('/') && !name.contains(char::is_control));
     let name = name.with_context(|| {
-        format!("a name that is empty, longer than {NAME_BYTES} bytes, not UTF-8 or has a slash; the file is damaged")
+        format!(
+            "a name that is empty, longer than {NAME_BYTES} bytes, not UTF-8, has a slash or a control character; \
+             the file is damaged"
+        )
     })?;
     Ok(name.to_owned())
 }

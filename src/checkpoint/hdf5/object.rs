@@ -109,6 +109,13 @@ impl Object {
         let size = dtype.u32()? as usize;
         if is_string && size > 0 && name.starts_with(b"layer_names\0") {
             self.layer_names = body.0.chunks_exact(size).map(text).collect();
+            ensure!(
+                !self
+                    .layer_names
+                    .iter()
+                    .any(|name| name.contains(char::is_control)),
+                "a layer's name holds control characters; the file is damaged"
+            );
         }
         Ok(())
     }

@@ -285,6 +285,9 @@ fn structures_that_go_in_circles_are_refused() {
         after: Vec::new(),
     };
     assert!(refusal(&shared.bytes()).contains("structures overlap"));
+    let mut steering = small_file(1, &[0; 8], |at| dataset(2, at));
+    steering.names[0] = 0x1b;
+    assert!(refusal(&steering.bytes()).contains("control character"));
 
     // The node of the B-tree is its own child, a level below itself.
     let mut tree = cycle.bytes();

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 /// Largest settings file that is read, in bytes; real ones are below 100 kB.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
 
+/// Longest name or word in it, in bytes: they are repeated in messages.
+const MAX_WORD_BYTES: usize = 1000;
+
 /// The knobs of one file.
 #[derive(Debug)]
 pub(super) struct Knobs {
@@ -20,7 +23,7 @@ impl Knobs {
     /// Parses `text`, the contents of `file`.
     ///
     /// # Errors
-    /// Too long, no JSON, or no object.
+    /// Too long, no JSON, no object, or words that cannot be shown to a terminal.
     pub(super) fn parse(file: &'static str, text: &str) -> Result<Knobs> {
         ensure!(
             text.len() as u64 <= MAX_BYTES,
@@ -29,6 +32,7 @@ impl Knobs {
         );
         let value: Value = serde_json::from_str(&without_infinities(text))
             .with_context(|| format!("{file} is not JSON"))?;
+        check_words(&value).with_context(|| file.to_owned())?;
         match value {
             Value::Object(map) => Ok(Knobs { file, map }),
             _ => bail!("{file} holds no JSON object, want {{\"name\": value, …}}"),
@@ -162,6 +166,31 @@ impl Knobs {
     }
 }
 
+/// Refuses names and words that no program writes and a message could not repeat.
+fn check_words(value: &Value) -> Result<()> {
+    let check = |word: &str| {
+        ensure!(
+            word.len() <= MAX_WORD_BYTES,
+            "a name or word is {} bytes long, want at most {MAX_WORD_BYTES}",
+            word.len()
+        );
+        ensure!(
+            !word.contains(char::is_control),
+            "{word:?} holds control characters"
+        );
+        Ok(())
+    };
+    match value {
+        Value::String(word) => check(word),
+        Value::Array(values) => values.iter().try_for_each(check_words),
+        Value::Object(map) => map.iter().try_for_each(|(name, value)| {
+            check(name)?;
+            check_words(value)
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// A value for a message, cut where it is long.
 fn shown(value: &Value) -> String {
     let text = value.to_string();
@@ -251,8 +280,27 @@ mod tests {
     }
 
     #[test]
+    fn words_that_no_message_can_repeat_are_refused() {
+        let refused = |text: &str| format!("{:#}", Knobs::parse("f.json", text).unwrap_err());
+        for text in [
+            r#"{"_class_name": "UNet\u001b[2J"}"#,
+            "{\"a\": [{\"b\u{7f}\": 1}]}",
+            "{\"a\u{9b}2J\": 1}",
+        ] {
+            let message = refused(text);
+            assert!(
+                message.contains("f.json: ") && message.contains("holds control characters"),
+                "{message}"
+            );
+            assert!(!message.contains(char::is_control), "{message:?}");
+        }
+        let long = refused(&format!("{{\"a\": [\"{}\"]}}", "k".repeat(1001)));
+        assert!(long.contains("1001 bytes long"), "{long}");
+    }
+
+    #[test]
     fn long_values_are_cut_in_messages() {
-        let k = knobs(&format!("{{\"a\": \"{}\"}}", "ä".repeat(5000)));
+        let k = knobs(&format!("{{\"a\": \"{}\"}}", "ä".repeat(500)));
         let message = k.flag("a", true).unwrap_err().to_string();
         assert!(message.chars().count() < 200, "{message}");
     }
