@@ -98,6 +98,7 @@ fn compile_shim(libtorch: &Path) {
         .flag("-fno-math-errno")
         .flag("-fno-trapping-math")
         .flag("-fopenmp-simd")
+        .file("src/native/area.cpp")
         .file("src/native/fused/rows.cpp")
         .file("src/native/fused/winograd.cpp")
         .compile("ddpm_loops");

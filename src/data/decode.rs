@@ -19,6 +19,7 @@
 //! length can make its decoder set aside, without touching it, up to 4 GiB of addresses. Not bounded
 //! is what a lossless WebP's Huffman tables take, in proportion to the length of the file.
 
+use std::borrow::Cow;
 use std::io::{self, BufReader};
 use std::path::Path;
 
@@ -91,8 +92,6 @@ fn fit(picture: DynamicImage, spec: &PictureSpec) -> Vec<u8> {
     let (height, width) = (picture.height() as usize, picture.width() as usize);
     let crop = Crop::centred(height, width, spec.height, spec.width);
     let pixels = flatten(&picture, crop, spec);
-    // The full picture can be a hundred times the crop's result; it is not needed any more.
-    drop(picture);
     let resize = match spec.resize {
         Resize::Fast | Resize::Area => resize::area,
         Resize::Cv2 => resize::cv2_bilinear,
@@ -343,9 +342,9 @@ impl Crop {
 }
 
 /// The cropped pixels as bytes without alpha: `[crop.height, crop.width, channels]`.
-fn flatten(picture: &DynamicImage, crop: Crop, spec: &PictureSpec) -> Vec<u8> {
-    match picture {
-        DynamicImage::ImageRgb8(p) if spec.channels == 3 => rows(p, crop),
+fn flatten<'a>(picture: &'a DynamicImage, crop: Crop, spec: &PictureSpec) -> Cow<'a, [u8]> {
+    let gathered = match picture {
+        DynamicImage::ImageRgb8(p) if spec.channels == 3 => return rows(p, crop),
         DynamicImage::ImageLuma8(p) => gather(p, crop, spec),
         DynamicImage::ImageLumaA8(p) => gather(p, crop, spec),
         DynamicImage::ImageRgb8(p) => gather(p, crop, spec),
@@ -356,17 +355,22 @@ fn flatten(picture: &DynamicImage, crop: Crop, spec: &PictureSpec) -> Vec<u8> {
         DynamicImage::ImageRgba16(p) => gather(p, crop, spec),
         // Float pictures: none of the formats above gives them.
         other => gather(&other.to_rgba8(), crop, spec),
-    }
+    };
+    gathered.into()
 }
 
-/// The crop of a picture that has the wanted form already.
-fn rows(picture: &RgbImage, crop: Crop) -> Vec<u8> {
+/// The crop of a picture that has the wanted form already: a copy only where it is narrower.
+fn rows(picture: &RgbImage, crop: Crop) -> Cow<'_, [u8]> {
+    let width = picture.width() as usize;
+    let rows = &picture.as_raw()[crop.top * width * 3..][..crop.height * width * 3];
+    if crop.width == width {
+        return rows.into();
+    }
     let mut out = Vec::with_capacity(crop.height * crop.width * 3);
-    let rows = picture.as_raw().chunks_exact(picture.width() as usize * 3);
-    for row in rows.skip(crop.top).take(crop.height) {
+    for row in rows.chunks_exact(width * 3) {
         out.extend_from_slice(&row[crop.left * 3..][..crop.width * 3]);
     }
-    out
+    out.into()
 }
 
 /// A sample of a picture as one byte.

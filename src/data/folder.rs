@@ -273,15 +273,16 @@ fn reason(error: &DataError) -> String {
     }
 }
 
-/// `[H, W, C]` to `[C, H, W]`.
+/// `[H, W, C]` to `[C, H, W]`, C being 1 or 3.
 fn to_planes(picture: &[u8], planes: &mut [u8], channels: usize) {
-    let plane_length = planes.len() / channels;
-    for (channel, plane) in planes.chunks_exact_mut(plane_length).enumerate() {
-        let samples = picture.iter().skip(channel).step_by(channels);
-        plane
-            .iter_mut()
-            .zip(samples)
-            .for_each(|(to, from)| *to = *from);
+    if channels == 1 {
+        return planes.copy_from_slice(picture);
+    }
+    let (red, rest) = planes.split_at_mut(planes.len() / 3);
+    let (green, blue) = rest.split_at_mut(red.len());
+    let (pixels, _) = picture.as_chunks::<3>();
+    for (((&[r, g, b], red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+        (*red, *green, *blue) = (r, g, b);
     }
 }
 

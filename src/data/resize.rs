@@ -4,7 +4,9 @@
 //! [`cv2_bilinear`] is there to train on exactly the pixels that OpenCV's default resize gives,
 //! aliasing included. No library at hand gives these bytes: bilinear resizes elsewhere either
 //! antialias, or differ by one in a fifth to a third of all bytes. Both functions add up integers
-//! and give the same bytes on every machine.
+//! (some of them as f64, which holds them exactly) and give the same bytes on every machine.
+
+use crate::native::{Across, area_across, area_down, area_padded};
 
 /// Resizes as OpenCV's `cv2.resize(..., INTER_LINEAR)` does on bytes, bit for bit.
 ///
@@ -52,8 +54,8 @@ pub fn cv2_bilinear(src: &[u8], sh: usize, sw: usize, c: usize, dh: usize, dw: u
 /// - `src`: `[sh, sw, c]` u8, row by row; returns `[dh, dw, c]` u8
 ///
 /// # Panics
-/// If `src` is not `sh * sw * c` bytes, a size is zero, `c` is neither 1 nor 3, `sh` is 2^24 or
-/// more, or a side of the result is 2^16 or more.
+/// If `src` is not `sh * sw * c` bytes, a size is zero, `c` is neither 1 nor 3, `sh` is 2^23 or
+/// more, `sh * sw` is 2^40 or more, or a side of the result is 2^16 or more.
 pub(crate) fn area(src: &[u8], sh: usize, sw: usize, c: usize, dh: usize, dw: usize) -> Vec<u8> {
     check(src, sh, sw, c, dh, dw);
     if (sh, sw) == (dh, dw) {
@@ -97,16 +99,15 @@ impl Span {
         (self.from + self.length).div_ceil(self.pixel)
     }
 
-    /// The source pixels under result `i`, and how much of each, in units of which the stretch has
-    /// `length` times `results`: they sum to `length`.
-    fn overlaps(&self, i: usize) -> impl Iterator<Item = (usize, u16)> {
+    /// The first of the source pixels under result `i`, and how much of it and those after it, in units of which the
+    /// stretch has `length` times `results`: they sum to `length`.
+    fn under(&self, i: usize) -> (usize, Vec<u16>) {
         let pixel = self.pixel * self.results;
         let from = self.from * self.results + i * self.length;
         let to = from + self.length;
-        (from / pixel..to.div_ceil(pixel)).map(move |k| {
-            let overlap = to.min((k + 1) * pixel) - from.max(k * pixel);
-            (k, overlap as u16)
-        })
+        let first = from / pixel;
+        let overlap = |k| (to.min((k + 1) * pixel) - from.max(k * pixel)) as u16;
+        (first, (first..to.div_ceil(pixel)).map(overlap).collect())
     }
 
     fn check(&self) {
@@ -125,111 +126,61 @@ impl Span {
 ///   `[rows.results, columns.results, c]` u8
 ///
 /// # Panics
-/// If `src` has another length, `c` is neither 1 nor 3, `rows` are 2^24 long or longer, or `pixel` times
-/// `results` is 2^16 or more.
+/// If `src` has another length, `c` is neither 1 nor 3, `rows` are 2^23 long or longer, both lengths multiplied are 2^40 or
+/// more, or `pixel` times `results` is 2^16 or more.
 pub(crate) fn area_of(src: &[u8], c: usize, rows: Span, columns: Span) -> Vec<u8> {
-    match c {
-        1 => area_of_channels::<1>(src, rows, columns),
-        3 => area_of_channels::<3>(src, rows, columns),
-        _ => panic!("{c} channels"),
-    }
-}
-
-fn area_of_channels<const C: usize>(src: &[u8], rows: Span, columns: Span) -> Vec<u8> {
+    assert!(c == 1 || c == 3, "{c} channels");
     rows.check();
     columns.check();
     let down = rows.length;
-    assert!(down < 1 << 24, "{down} rows would overflow 32-bit sums");
-    let width = columns.pixels() * C;
+    assert!(down < 1 << 23, "{down} rows would overflow 31-bit sums");
+    let width = columns.pixels() * c;
     assert_eq!(src.len(), rows.pixels() * width, "not {rows:?} {columns:?}");
     let taps = Taps::of(&columns);
-    let mean = Mean::over(rows.length as u64 * columns.length as u64);
-    let mut out = Vec::with_capacity(rows.results * columns.results * C);
+    let across = Across {
+        channels: c,
+        first: &taps.first,
+        weights: &taps.weights,
+        total: rows.length as u64 * columns.length as u64,
+    };
+    let mut out = vec![0; rows.results * columns.results * c];
     let mut sums = vec![0; width];
-    for y in 0..rows.results {
+    let mut pixels = vec![0.0; area_padded(width, c, taps.each)];
+    for (y, out) in out.chunks_exact_mut(columns.results * c).enumerate() {
         // Down the rows first, as this is where every source byte is read.
-        sums.fill(0);
-        for (k, weight) in rows.overlaps(y) {
-            add_row(&mut sums, &src[k * width..][..width], weight);
-        }
-        let (pixels, _) = sums.as_chunks::<C>();
-        for (first, weights) in taps.iter() {
-            let mut totals = [0; C];
-            for (pixel, &weight) in pixels[first..].iter().zip(weights) {
-                for (total, &sum) in totals.iter_mut().zip(pixel) {
-                    *total += u64::from(sum) * u64::from(weight);
-                }
-            }
-            out.extend(totals.map(|total| mean.of(total)));
-        }
+        let (first, weights) = rows.under(y);
+        let under = &src[first * width..][..weights.len() * width];
+        area_down(under, &weights, &mut sums, &mut pixels);
+        area_across(&pixels, across, out);
     }
     out
 }
 
-/// The overlaps of all results of a [`Span`], one after another.
+/// The source pixels under all results of a [`Span`], the same number for each: those too many have no weight.
 struct Taps {
-    /// For each result its first pixel, and how many it has.
-    pixels: Vec<(usize, usize)>,
-    weights: Vec<u16>,
+    /// For each result its first pixel.
+    first: Vec<u32>,
+    /// How many pixels each has.
+    each: usize,
+    weights: Vec<f64>,
 }
 
 impl Taps {
     fn of(span: &Span) -> Self {
-        let (mut pixels, mut weights) = (Vec::with_capacity(span.results), Vec::new());
-        for i in 0..span.results {
-            let before = weights.len();
-            let first = span.overlaps(i).next().map_or(0, |(k, _)| k);
-            weights.extend(span.overlaps(i).map(|(_, weight)| weight));
-            pixels.push((first, weights.len() - before));
+        let under: Vec<_> = (0..span.results).map(|i| span.under(i)).collect();
+        let each = under.iter().map(|(_, weights)| weights.len()).max();
+        let each = each.unwrap_or(1);
+        let mut taps = vec![0.0; span.results * each];
+        for (taps, (_, weights)) in taps.chunks_exact_mut(each).zip(&under) {
+            for (tap, &weight) in taps.iter_mut().zip(weights) {
+                *tap = f64::from(weight);
+            }
         }
-        Self { pixels, weights }
-    }
-
-    /// First pixel and weights of each result.
-    fn iter(&self) -> impl Iterator<Item = (usize, &[u16])> {
-        let mut rest = &self.weights[..];
-        self.pixels.iter().map(move |&(first, count)| {
-            let weights;
-            (weights, rest) = rest.split_at(count);
-            (first, weights)
-        })
-    }
-}
-
-/// Division of weighted sums of bytes by the sum of their weights, rounded half up.
-///
-/// By multiplication, as dividing takes as long as all the rest of a small result. With a multiplier
-/// of (2^64 + e) / d, 0 < e <= d, the quotient of n is too large by less than n / 2^64; that can not
-/// reach the next integer, which is 1 / d away at least, if n d < 2^64. Since n <= 256 d, this holds
-/// for d < 2^28.
-struct Mean {
-    total: u64,
-    /// 0 if `total` is too large for it.
-    multiplier: u64,
-}
-
-impl Mean {
-    fn over(total: u64) -> Self {
-        // A multiplier of 2^64, for a total of 1, is one too large; such a sum is its own mean.
-        let fits = (2..1 << 28).contains(&total);
-        let multiplier = if fits { u64::MAX / total + 1 } else { 0 };
-        Self { total, multiplier }
-    }
-
-    #[inline]
-    fn of(&self, sum: u64) -> u8 {
-        let sum = sum + self.total / 2;
-        if self.multiplier == 0 {
-            return (sum / self.total) as u8;
+        Self {
+            first: under.iter().map(|&(first, _)| first as u32).collect(),
+            each,
+            weights: taps,
         }
-        ((u128::from(sum) * u128::from(self.multiplier)) >> 64) as u8
-    }
-}
-
-/// Neighbouring bytes and 16-bit factors: the compiler does eight at a time.
-fn add_row(sums: &mut [u32], row: &[u8], weight: u16) {
-    for (sum, &value) in sums.iter_mut().zip(row) {
-        *sum += u32::from(weight) * u32::from(value);
     }
 }
 
@@ -402,17 +353,6 @@ mod tests {
             let src: Vec<u8> = (0..length).map(|i| bytes[(i * 31 + i / 64) % 64]).collect();
             let got = area_of(&src, c, rows, columns);
             prop_assert_eq!(got, plain(&src, columns.pixels(), c, rows, columns));
-        }
-
-        #[test]
-        fn means_are_exact(total in 1u64..1 << 40, byte in 0u64..256, around in -2i64..3) {
-            for total in [total, total >> 20, total >> 30].map(|total| total.max(1)) {
-                // Near the sums where the result steps.
-                let step = (byte * total + total / 2).saturating_add_signed(around);
-                let sum = step.min(255 * total);
-                let wanted = (sum + total / 2) / total;
-                prop_assert_eq!(u64::from(Mean::over(total).of(sum)), wanted);
-            }
         }
     }
 

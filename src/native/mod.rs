@@ -1,10 +1,11 @@
-//! The safe face of `shim.cpp`, the few libtorch functions that `tch` leaves out, and of `fused/`, operations that
-//! take less memory and time than their parts.
+//! The safe face of `shim.cpp`, the few libtorch functions that `tch` leaves out, of `fused/`, operations that
+//! take less memory and time than their parts, and of the loops in `area.cpp`.
 //!
 //! All `unsafe` of the crate is here. Tensors are passed as tch's own pointers and stay owned by
 //! the caller; a C++ exception comes back as an error with libtorch's message.
 #![expect(unsafe_code, reason = "the one room that talks to C++")]
 
+mod area;
 mod fused;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -14,6 +15,7 @@ use anyhow::{Error, Result, anyhow, ensure};
 use rustix::mm::Advice;
 use tch::{Device, Kind, Tensor};
 
+pub use area::{Across, area_across, area_down, area_padded};
 pub use fused::{
     BlockWeights, GroupNorm, KeptFilters, checkpointed_block, conv3x3, group_norm_silu,
     residual_block, rms_norm,
