@@ -263,8 +263,7 @@ pub fn set_tf32(allow: bool) -> Result<()> {
 }
 
 /// Lets the C allocator reuse large blocks instead of returning them to the system at every step:
-/// fewer page faults on CPU. And makes CPU tensors fit into the holes of earlier ones, so that the heap is
-/// hardly larger than what is in it. For the whole process; call it before the first tensor.
+/// fewer page faults on CPU. For the whole process; call it before the first tensor.
 pub fn keep_freed_memory() {
     // SAFETY: two mallopt calls.
     unsafe { ddpm_keep_freed_memory() }

@@ -108,6 +108,14 @@ struct AlignedMalloc final : c10::Allocator {
   }
 };
 
+// From the start of the program on: oneDNN's tensors give their memory back to whichever allocator is set by then, so one
+// that is set while any of them is alive frees what it has not allocated.
+[[maybe_unused]] const bool aligned_malloc_is_set = [] {
+  static AlignedMalloc allocator;
+  c10::SetCPUAllocator(&allocator);
+  return true;
+}();
+
 }  // namespace
 
 extern "C" {
@@ -216,13 +224,10 @@ void ddpm_autocast_end(int cuda) {
 
 // Lets glibc keep freed blocks of any size for the next step. By default every tensor above some
 // megabytes is mapped and unmapped each time, and the kernel zeroes its pages again and again.
-// And gives CPU tensors memory that fits into what was freed.
 void ddpm_keep_freed_memory() {
   // glibc before 2.35 takes no more than 32 MiB.
   if (!mallopt(M_MMAP_THRESHOLD, 1 << 30)) mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  static AlignedMalloc allocator;
-  c10::SetCPUAllocator(&allocator);
 }
 
 // Gives freed memory back that is whole pages, once.
