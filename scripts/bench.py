@@ -240,7 +240,9 @@ def cached_pictures(ddpm: Path, flags: list[str], folder: Path) -> list[str]:
     from photo_like import make
 
     data = ["--data", make(folder, "jpeg-178x218"), "--cache", folder / "pictures.cache"]
-    call([ddpm, "train", *flags, *data, "--steps", 1, "--sample-every", 0, "--run", folder / "run", "--device", "cpu"])
+    with tempfile.TemporaryDirectory(dir=folder) as temp:
+        run = ["--steps", 1, "--sample-every", 0, "--run", Path(temp) / "run", "--device", "cpu"]
+        call([ddpm, "train", *flags, *data, *run])
     return data
 
 

@@ -13,8 +13,8 @@
 //! picture above 1 GiB once decoded and one that would need more than 3 GiB are refused. Metadata
 //! may take 16 MiB, and a PNG or GIF that asks for more than its pixels and that is refused, too.
 //!
-//! Measured for the whole program, libtorch included: 2.2 GiB with one RGB picture of 18,000x18,000,
-//! of which one half of the picture's share is its crop; 2.8 GiB at most with four of them and three
+//! Measured for the whole program, libtorch included: 1.0 GiB with one RGB picture of 18,000x18,000,
+//! whose crop is all of it and so no copy; 2.8 GiB at most with four of them and three
 //! other large ones on 8 threads. The bound is on memory that is used: a WebP file that lies about a
 //! length can make its decoder set aside, without touching it, up to 4 GiB of addresses. Not bounded
 //! is what a lossless WebP's Huffman tables take, in proportion to the length of the file.

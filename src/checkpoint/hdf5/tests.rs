@@ -314,6 +314,13 @@ fn other_dialects_are_refused_by_what_they_are() {
     assert!(changed(60, 10).contains("not IEEE"));
     assert!(changed(2, 4).contains("lacks 1"));
 
+    let mut steering = fs::read(keras_file()).unwrap();
+    let find = |bytes: &[u8], words: &[u8]| bytes.windows(words.len()).position(|w| w == words);
+    let names = find(&steering, b"layer_names\0").unwrap();
+    let name = names + find(&steering[names..], b"conv2d_1\0").unwrap();
+    steering[name] = 0x1b;
+    assert!(refusal(&steering).contains("a layer's name holds control characters"));
+
     let mut newer = fs::read(keras_file()).unwrap();
     newer[8] = 3;
     assert!(refusal(&newer).contains("superblock of version 3"));
