@@ -10,6 +10,8 @@ mod common;
 mod disk;
 #[path = "reliability/files.rs"]
 mod files;
+#[path = "reliability/old_ddcm.rs"]
+mod old_ddcm;
 #[path = "reliability/old_runs.rs"]
 mod old_runs;
 #[path = "reliability/signals.rs"]
