@@ -83,6 +83,9 @@ fn gather(pixels: &Tensor, indices: &[i64], device: Device) -> Result<Tensor> {
         [indices.len() as i64, size[1], size[2], size[3]],
         (Kind::Uint8, Device::Cpu),
     )?;
+    if device.is_cuda() {
+        batch = native::pinned_like(&batch)?;
+    }
     let all = native::host_bytes(pixels)?;
     let picture_bytes = all.len() / size[0] as usize;
     let picture = |index: &i64| {
@@ -97,10 +100,7 @@ fn gather(pixels: &Tensor, indices: &[i64], device: Device) -> Result<Tensor> {
     for (slot, picture) in room.chunks_exact_mut(picture_bytes).zip(pictures) {
         slot.copy_from_slice(picture);
     }
-    match device {
-        Device::Cuda(_) => Ok(batch.f_pin_memory(device)?),
-        _ => Ok(batch),
-    }
+    Ok(batch)
 }
 
 #[cfg(test)]

@@ -126,12 +126,14 @@ impl Store {
                 gathered.f_to_device_(self.device, Kind::Uint8, true, false)?
             }
             None => {
-                let indices = Tensor::from_slice(indices).to_device(self.device);
+                let indices = Tensor::from_slice(indices);
+                let indices = indices.f_to_device_(self.device, Kind::Int64, true, false)?;
                 self.pixels.f_index_select(0, &indices)?
             }
         };
         if let Some(mask) = mirrored {
-            let mask = mask.to_device(self.device).view([-1, 1, 1, 1]);
+            let mask = mask.f_to_device_(self.device, Kind::Bool, true, false)?;
+            let mask = mask.view([-1, 1, 1, 1]);
             pixels = pixels.flip([3]).where_self(&mask, &pixels);
         }
         Ok(pixels.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0)

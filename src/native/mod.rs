@@ -44,6 +44,7 @@ unsafe extern "C" {
     fn ddpm_add_scaled(target: *const c_void, other: *const c_void, alpha: f64) -> c_int;
     fn ddpm_set_deterministic(on: c_int) -> c_int;
     fn ddpm_copy_aside(to: *const *const c_void, from: *const *const c_void, count: i64) -> c_int;
+    fn ddpm_pinned_like(like: *const c_void, out: *mut *mut c_void) -> c_int;
     fn ddpm_set_tf32(allow: c_int) -> c_int;
     fn ddpm_keep_freed_memory();
     fn ddpm_return_freed_memory();
@@ -254,6 +255,19 @@ pub fn copy_aside(to: &[Tensor], from: &[Tensor]) -> Result<()> {
     );
     // SAFETY: both arrays and all tensors live for the length of the call; libtorch checks shapes.
     check(unsafe { ddpm_copy_aside(ptrs(to).as_ptr(), ptrs(from).as_ptr(), to.len() as i64) })
+}
+
+/// A tensor of the shape and kind of `like`, of whatever was there, in host memory that a CUDA device reads and writes
+/// without the host's help.
+///
+/// # Errors
+/// Out of memory, or no CUDA.
+pub fn pinned_like(like: &Tensor) -> Result<Tensor> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: a live tensor, and a valid place for the result.
+    check(unsafe { ddpm_pinned_like(ptr(like), &mut out) })?;
+    // SAFETY: the shim made a tensor for us to own.
+    Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
 /// Allows or forbids TF32 in CUDA matrix products and convolutions.

@@ -14,6 +14,7 @@
 #include <ATen/ops/_fused_adam.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/add.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/unbind.h>
 #include <c10/core/Allocator.h>
@@ -191,6 +192,14 @@ int ddpm_copy_aside(at::Tensor** to, at::Tensor** from, int64_t count) {
     }
     for (int64_t i = 0; i < count; ++i) to[i]->copy_(*from[i]);
     if (aside) aside->current_stream().synchronize();
+  });
+}
+
+// A tensor of the shape and kind of `like`, of whatever was there, in host memory that a CUDA device reaches by itself. tch's
+// pin_memory names a device, of which libtorch 2.11 warns each time.
+int ddpm_pinned_like(at::Tensor* like, at::Tensor** out) {
+  return guarded([&] {
+    *out = new at::Tensor(at::empty(like->sizes(), like->options().device(at::kCPU).pinned_memory(true)));
   });
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::time::Instant;
 
 use anyhow::Result;
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::StepOutput;
 use super::incident::BadStep;
@@ -59,11 +59,16 @@ impl Readback {
     /// Waits for all pending steps and writes them down, up to the first bad one, which it returns: those behind
     /// it changed nothing.
     pub(super) fn read(&mut self) -> Option<BadStep> {
-        let numbers: Vec<[f64; 3]> = self
-            .pending
-            .iter()
-            .map(|o| [0, 1, 2].map(|i| o.numbers.double_value(&[i])))
-            .collect();
+        let rows: Vec<&Tensor> = self.pending.iter().map(|o| &o.numbers).collect();
+        // One read for all of them.
+        let numbers: Vec<[f64; 3]> = match rows.is_empty() {
+            true => Vec::new(),
+            false => {
+                let all = Tensor::stack(&rows, 0).to_device(Device::Cpu);
+                let row = |i: i64| [0, 1, 2].map(|j| all.double_value(&[i, j]));
+                (0..rows.len() as i64).map(row).collect()
+            }
+        };
         let secs_per_step =
             self.last_read.elapsed().as_secs_f64() / self.pending.len().max(1) as f64;
         let images_per_sec = self.batch / secs_per_step;

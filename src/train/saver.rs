@@ -18,7 +18,7 @@ use crate::checkpoint::{Meta, RunFolder};
 use crate::config::RunConfig;
 use crate::device::synchronize;
 use crate::fs::free_bytes;
-use crate::native::{copy_aside, host_bytes};
+use crate::native::{copy_aside, host_bytes, pinned_like};
 use crate::optim::Layout;
 use crate::report::bytes;
 
@@ -215,11 +215,10 @@ fn write_all(
 fn copy(host: &mut Vec<Tensor>, job: &Job) -> Result<()> {
     if host.is_empty() {
         for live in &job.live {
-            let buffer = Tensor::f_zeros(live.size(), (Kind::Float, Device::Cpu))?;
             host.push(if live.device().is_cuda() {
-                buffer.f_pin_memory(live.device())?
+                pinned_like(live)?
             } else {
-                buffer
+                Tensor::f_zeros(live.size(), (Kind::Float, Device::Cpu))?
             });
         }
     }

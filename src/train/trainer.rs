@@ -232,7 +232,7 @@ impl Trainer {
     pub fn backward(&self, x_0: &Tensor, t: &Tensor, step: u64) -> Result<Tensor> {
         let device = self.arena.device();
         let seed = self.config.train.seed;
-        let t = t.to_device(device);
+        let t = t.f_to_device_(device, Kind::Int64, true, false)?;
         let eps = normal(seed, Stream::Noise, step, &x_0.size(), device);
         let noised = self.objective.noise(x_0, t, eps);
         self.arena.zero_grad();
