@@ -2,9 +2,9 @@
 # Speed and memory of the celebahq128 network on a GPU against PyTorch, in one table: in each precision against eager (with
 # bf16: autocast, channels last), and in bf16 against torch.compile's max-autotune; then the optimizers.
 #
-#   scripts/gpu_bench.sh            DDPM_BIN and PYTHON as in scripts/bench.sh
+#   scripts/gpu_bench.sh            DDPM_BIN and PYTHON as in scripts/bench/bench.sh
 #
-# How to read a row: the header of scripts/bench.py. Ends before 9 minutes are over; what was not reached then is missing.
+# How to read a row: the header of scripts/bench/bench.py. Ends before 9 minutes are over; what was not reached then is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -13,7 +13,7 @@ table() {
     local label=$1
     shift
     # Only the first table keeps its head.
-    timeout $((deadline - SECONDS)) "$python" scripts/bench.py --device "${DEVICE:-cuda}" --no-start "$@" |
+    timeout $((deadline - SECONDS)) "$python" scripts/bench/bench.py --device "${DEVICE:-cuda}" --no-start "$@" |
         awk -v label="$label" -v head="$head" '
             /^\| (step|---)/ { if (head) print; next }
             /^\| C/ { sub(/^\| [^|]*[^ |]/, "&, " label); print; fflush() }'

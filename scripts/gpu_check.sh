@@ -8,7 +8,7 @@
 # libtorch ddpm then uses too. Without DDPM_BIN it builds ddpm with cargo.
 #
 # Every part runs, whatever happened to those before it; each ends in "ok" or "FAILED". The exit code is
-# 0 only if all are ok. The table of the last part is explained in scripts/bench.py.
+# 0 only if all are ok. The table of the last part is explained in scripts/bench/bench.py.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
@@ -149,7 +149,7 @@ PYTHON
 }
 
 bench() {
-    limit "$deadline" "$python" "$root/scripts/bench.py" --device cuda --rounds 2 --no-start 2>"$work/bench.log" || {
+    limit "$deadline" "$python" "$root/scripts/bench/bench.py" --device cuda --rounds 2 --no-start 2>"$work/bench.log" || {
         local status=$?
         printf '\n```\n%s\n```\n' "$(tail -n 15 "$work/bench.log")"
         return "$status"

@@ -17,7 +17,7 @@ import torch
 from unet import UNet
 
 COMMON = {"channels": 3, "blocks": 1, "min_pixel": 4, "norm": "group", "norm_eps": 1e-6, "time_embedding": "trainable", "dropout": 0.0}
-# side, batch, base width, multipliers, norm groups: the rows of scripts/bench.py
+# side, batch, base width, multipliers, norm groups: the rows of scripts/bench/bench.py
 SIZES = [(32, 32, 32, [1, 2, 2], 8), (64, 16, 64, [1, 2, 2, 4], 16), (128, 2, 128, [1, 1, 2, 2, 4, 4], 32)]
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

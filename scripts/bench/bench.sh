@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Builds the release binary, then times it against the PyTorch reference; prints a Markdown table.
 #
-#   scripts/bench.sh                    # CPU, and CUDA where it can be used: 5 rounds
-#   scripts/bench.sh --quick            # 1 round, few steps
-#   scripts/bench.sh --device cpu --sizes demo --json raw.json
+#   scripts/bench/bench.sh                    # CPU, and CUDA where it can be used: 5 rounds
+#   scripts/bench/bench.sh --quick            # 1 round, few steps
+#   scripts/bench/bench.sh --device cpu --sizes demo --json raw.json
 #
 # DDPM_BIN names a built binary instead; PYTHON a Python with PyTorch instead of .venv/bin/python.
-# scripts/bench.py says how to read the table and has the flags (--help).
+# scripts/bench/bench.py says how to read the table and has the flags (--help).
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
 fail() {
     printf 'bench: %s\n' "$@" >&2
@@ -24,4 +24,4 @@ if [[ -z ${DDPM_BIN:-} ]]; then
     DDPM_BIN=$(cd "$root" && realpath "${CARGO_TARGET_DIR:-target}/release/ddpm")
 fi
 export DDPM_BIN PYTHON="$python"
-exec "$python" "$root/scripts/bench.py" "$@"
+exec "$python" "$root/scripts/bench/bench.py" "$@"

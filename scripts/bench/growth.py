@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How time and memory grow with the batch, the size of the pictures and their number; prints Markdown tables.
 
-    .venv/bin/python scripts/growth.py [--only batch size pictures] [--device cpu] [--ddpm target/release/ddpm]
+    .venv/bin/python scripts/bench/growth.py [--only batch size pictures] [--device cpu] [--ddpm target/release/ddpm]
 
 The network is that of the demo preset, in f32. Each figure comes from a process of its own; times of steps are medians
 of --rounds rounds that go through all rows by turns, so that a busy minute does not fall on one row alone.
@@ -27,7 +27,7 @@ from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BATCHES = [1, 2, 4, 8, 16, 32, 64]
 SIZES = [16, 32, 64, 128, 256]
 SIZE_BATCH = 2

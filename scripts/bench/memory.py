@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Holds the memory that `ddpm train` says it will take against what it takes, for every preset, on CPU.
 
-    .venv/bin/python scripts/memory.py [--presets NAME ...] [--batches N ...] [--precision f32]
-                                [--ddpm target/release/ddpm]
+    .venv/bin/python scripts/bench/memory.py [--presets NAME ...] [--batches N ...] [--precision f32]
+                                      [--ddpm target/release/ddpm]
 
 Each row is a run of three steps on eight built-in pictures in a folder of its own, with a checkpoint after every
 step, so that what is held for one overlaps with the next step. Columns:
@@ -23,7 +23,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 UNITS = {"B": 1 / 2**20, "KiB": 1 / 2**10, "MiB": 1, "GiB": 2**10, "TiB": 2**20}
 ESTIMATE = re.compile(r"about ([\d.]+) (\w+) of memory")
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times ddpm against the PyTorch reference (eager or compiled, fused Adam) and prints a Markdown table.
 
-    scripts/bench.sh [flags]        # builds ddpm first; DDPM_BIN names a built one, PYTHON a Python
+    scripts/bench/bench.sh [flags]        # builds ddpm first; DDPM_BIN names a built one, PYTHON a Python
 
 Both sides get the same settings, threads and arithmetic (f32 on CPU and tf32 products on CUDA, unless
 --precision says otherwise; with bf16, PyTorch gets autocast and channels last)
@@ -34,7 +34,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "scripts" / "reference" / "bench.py"
 
 ADAM = {
@@ -118,7 +118,7 @@ def call(command: list) -> str:
 def find_ddpm() -> Path:
     path = Path(os.environ.get("DDPM_BIN") or ROOT / "target" / "release" / "ddpm").absolute()
     if not path.exists():
-        raise Failure(f"no ddpm at {path}; run scripts/bench.sh, which builds it, or set DDPM_BIN")
+        raise Failure(f"no ddpm at {path}; run scripts/bench/bench.sh, which builds it, or set DDPM_BIN")
     return path
 
 
@@ -317,7 +317,7 @@ def run(args: argparse.Namespace) -> bool:
     about = {"cpu": cpu_name(), "gpu": gpu if "cuda" in devices else None, "threads": args.threads}
     about["torch"] = torch_version(python) + ("" if args.against == "eager" else ", compiled")
     about["date"] = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    about["command"] = shlex.join(["scripts/bench.sh", *sys.argv[1:]])
+    about["command"] = shlex.join(["scripts/bench/bench.sh", *sys.argv[1:]])
 
     hardware = about["cpu"] + (f"; {gpu}" if "cuda" in devices else "")
     hardware += f"; {args.precision}" if args.precision else ""

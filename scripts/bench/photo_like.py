@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes folders of photo-like pictures, for timing decoders: the same files wherever it runs with the same libraries.
 
-    .venv/bin/python scripts/photo_like.py DIR [--share 1.0]
+    .venv/bin/python scripts/bench/photo_like.py DIR [--share 1.0]
 
 A picture is a sum of what makes photographs cost what they do: large shapes with sharp edges, textures whose power
 falls with frequency as that of natural scenes does, and the noise of a sensor, stronger in some parts than in others.

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Times ddpm against the programs a user would pick instead, each on its own network, and prints a Markdown table.
 
-    python scripts/bench_peers.py [flags]       # DDPM_BIN names a built ddpm, PYTHON a Python with the packages
+    python scripts/bench/bench_peers.py [flags]       # DDPM_BIN names a built ddpm, PYTHON a Python with the packages
 
 diffusers: UNet2DModel of `google/ddpm-cifar10-32` with the loop of its unconditional training example (AdamW, clipping to
 length 1, EMAModel); against --preset ddpm-cifar10. denoising-diffusion-pytorch: Unet and Trainer's loop as its README has
 them (Adam, clipping, its average every tenth step); against --preset lucidrains. Both sides have the same network, batch,
 threads and precision, and run by turns in processes of their own; pictures are in memory on both sides. Saving and logging are
-left out on both. How to read the columns: scripts/bench.py.
+left out on both. How to read the columns: scripts/bench/bench.py.
 """
 
 import argparse
@@ -188,7 +188,7 @@ def compare(args: argparse.Namespace) -> None:
     version = "import importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in"
     packages = call([python, "-c", f"{version} ['diffusers', 'denoising-diffusion-pytorch', 'torch']), sep=', ')"]).strip()
     date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    command = shlex.join(["scripts/bench_peers.py", *sys.argv[1:]])
+    command = shlex.join(["scripts/bench/bench_peers.py", *sys.argv[1:]])
     print(f"{gpu or cpu_name()}; {args.threads} threads; {args.precision}; {packages}; {date}; `{command}`\n")
     print("| step | ours, ms | theirs, ms | ratio | spread | peak memory, ours | theirs | ratio |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times how fast ddpm reads folders of pictures, against torchvision and OpenCV, and prints a Markdown table.
 
-    .venv/bin/python scripts/bench_decode.py [flags]    # ddpm built before; DDPM_BIN names another one
+    .venv/bin/python scripts/bench/bench_decode.py [flags]    # ddpm built before; DDPM_BIN names another one
 
 Who does what, each for all pictures of a folder, from files in the system's memory to bytes of one size:
 
@@ -19,7 +19,7 @@ How to read a row:
 - ratio: ours / theirs, median of the ratios of each round; above 1, ours is faster.
 - spread: smallest and largest ratio among the rounds. A row whose spread includes 1 shows no winner.
 
-The pictures are made by scripts/photo_like.py; --photos keeps them for the next time, and --data times a folder of
+The pictures are made by scripts/bench/photo_like.py; --photos keeps them for the next time, and --data times a folder of
 your own instead. OpenCV: `pip install opencv-python-headless`.
 """
 
@@ -178,7 +178,7 @@ def run(args: argparse.Namespace, work: Path) -> None:
         peers.remove("opencv")
         print("no OpenCV in this Python, so it is left out", file=sys.stderr)
     date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    command = shlex.join(["scripts/bench_decode.py", *sys.argv[1:]])
+    command = shlex.join(["scripts/bench/bench_decode.py", *sys.argv[1:]])
     print(f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores; {date}; `{command}`\n")
     print("| pictures/s | ours | " + " | ".join(f"{name} | ratio | spread" for name in peers) + " |")
     print("| --- | ---: | " + " | ".join(["---: | ---: | ---:"] * len(peers)) + " |", flush=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures how near each solver comes to the pictures of all T steps, and prints a Markdown table.
 
-    .venv/bin/python scripts/compare_samplers.py runs/NAME [flags]
+    .venv/bin/python scripts/bench/compare_samplers.py runs/NAME [flags]
 
 Every picture starts from the same x_T whatever the sampler, so a solver without noise has a right answer: where DDIM with
 all T steps leads. A row is a solver and a spacing, a number the root mean square distance of the pixels from that
@@ -26,7 +26,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SPACINGS = ("leading", "trailing", "linspace", "log-snr", "karras")
 SOLVERS = {
     "ddim": ["--sampler", "ddim"],

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the demo in f32 and in bf16; prints both loss curves side by side, and the loss on faces that neither saw.
 
-    .venv/bin/python scripts/precision.py [--steps 2000] [--seed N] [--chance] [--device cpu] [--threads N] [ddpm]
+    .venv/bin/python scripts/bench/precision.py [--steps 2000] [--seed N] [--chance] [--device cpu] [--threads N] [ddpm]
 
 Both runs have the same pictures, order, time steps and noise. With --chance the second run is in f32 too, and its
 learning rate a millionth larger: how far runs part by chance that begin as good as alike. The held-out loss is the mean
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DEMO_LR = 1e-2  # of the preset
 HELD_OUT = ["--seed", "20261123", "--steps", "100", "--lr", "1e-30", "--precision", "f32"]
 
