@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks that a model gives the same numbers with ddpm on CUDA, ddpm on the CPU and PyTorch on CUDA.
 
-    python scripts/gpu_parity.py DDPM RUN      # the binary, and a run folder or checkpoint
+    python scripts/gpu/parity.py DDPM RUN      # the binary, and a run folder or checkpoint
 
 The network runs on random x and t in full f32 everywhere. Each line is the largest difference between
 two of the outputs, relative to the largest value; more than 1e-4 fails.
@@ -18,9 +18,9 @@ try:
     import torch
     from safetensors.torch import load_file, save_file
 except ImportError as error:
-    sys.exit(f"gpu_parity: {error}; this Python needs torch, numpy, safetensors and packaging")
+    sys.exit(f"gpu/parity: {error}; this Python needs torch, numpy, safetensors and packaging")
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "reference"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
 from unet import UNet  # noqa: E402
 
 WANT = 1e-4
@@ -33,13 +33,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", help="compared with the CPU (default cuda)")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("gpu_parity: this Python's torch cannot use CUDA")
+        sys.exit("gpu/parity: this Python's torch cannot use CUDA")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
     def ddpm(*words) -> str:
         done = subprocess.run([args.ddpm, *map(str, words)], capture_output=True, text=True)
         if done.returncode != 0:
-            sys.exit(f"gpu_parity: ddpm {words[0]} failed: {done.stderr.strip()}")
+            sys.exit(f"gpu/parity: ddpm {words[0]} failed: {done.stderr.strip()}")
         return done.stdout
 
     config = json.loads(ddpm("inspect", "--json", args.run))["config"]

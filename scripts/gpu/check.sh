@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks ddpm on a machine with an NVIDIA GPU, in under 9 minutes; prints one report in Markdown.
 #
-#   scripts/gpu_check.sh >report.md
-#   DDPM_BIN=path/to/ddpm PYTHON=python3.12 scripts/gpu_check.sh
+#   scripts/gpu/check.sh >report.md
+#   DDPM_BIN=path/to/ddpm PYTHON=python3.12 scripts/gpu/check.sh
 #
 # Needs a Python ($PYTHON, else python3) with torch 2.11 for CUDA, numpy, safetensors and packaging, whose
 # libtorch ddpm then uses too. Without DDPM_BIN it builds ddpm with cargo.
@@ -10,12 +10,12 @@
 # Every part runs, whatever happened to those before it; each ends in "ok" or "FAILED". The exit code is
 # 0 only if all are ok. The table of the last part is explained in scripts/bench/bench.py.
 set -uo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${PYTHON:-python3}
 deadline=525 # seconds after which nothing is begun or goes on
 
 fail() {
-    printf 'gpu_check: %s\n' "$@" >&2
+    printf 'gpu/check: %s\n' "$@" >&2
     exit 1
 }
 
@@ -90,7 +90,7 @@ doctor() {
 
 parity() {
     quietly limit 90 "$ddpm" train --preset demo --steps 2 --sample-every 0 --device cpu --run "$work/parity"
-    limit 90 "$python" "$root/scripts/gpu_parity.py" "$ddpm" "$work/parity" 2>&1
+    limit 90 "$python" "$root/scripts/gpu/parity.py" "$ddpm" "$work/parity" 2>&1
 }
 
 train() {

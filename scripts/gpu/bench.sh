@@ -2,11 +2,11 @@
 # Speed and memory of the celebahq128 network on a GPU against PyTorch, in one table: in each precision against eager (with
 # bf16: autocast, channels last), and in bf16 against torch.compile's max-autotune; then the optimizers.
 #
-#   scripts/gpu_bench.sh            DDPM_BIN and PYTHON as in scripts/bench/bench.sh
+#   scripts/gpu/bench.sh            DDPM_BIN and PYTHON as in scripts/bench/bench.sh
 #
 # How to read a row: the header of scripts/bench/bench.py. Ends before 9 minutes are over; what was not reached then is missing.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 deadline=$((SECONDS + 530))
 table() {
