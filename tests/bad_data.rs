@@ -1,6 +1,7 @@
 //! Folders that do their worst: each file is decoded or skipped with a reason, in bounded memory.
 //!
-//! `scripts/bad_data.py` is the same at full length, on 100,000 files and pictures of 18,000x18,000.
+//! `scripts/reliability/bad_data.py` is the same at full length, on 100,000 files and pictures of
+//! 18,000x18,000.
 
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};

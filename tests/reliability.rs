@@ -1,7 +1,8 @@
 //! Runs that are killed, starved of disk, fed bad numbers and told to stop: nothing is lost, and what
 //! comes out is what an undisturbed run gives.
 //!
-//! The long forms are `scripts/chaos.sh` and `scripts/faults.sh`; what they printed is in docs/reliability.md.
+//! The long forms are `chaos.sh` and `faults.sh` in `scripts/reliability/`; what they printed is in
+//! docs/reliability.md.
 
 #[path = "reliability/bad_steps.rs"]
 mod bad_steps;

@@ -3,11 +3,11 @@
 # on, keep its last good checkpoint, and end with the bytes of a run on a good disk. Needs target/release/ddpm, gcc, and
 # the right to mount (root, or user namespaces).
 #
-#   scripts/faults.sh
+#   scripts/reliability/faults.sh
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 if [ -z "${DDPM_FAULTS_INSIDE:-}" ]; then
-  DDPM_FAULTS_INSIDE=1 exec unshare --map-root-user --mount "$0" "$@"
+  DDPM_FAULTS_INSIDE=1 exec unshare --map-root-user --mount "$PWD/scripts/reliability/faults.sh" "$@"
 fi
 ddpm=$PWD/target/release/ddpm
 work=$(mktemp -d)

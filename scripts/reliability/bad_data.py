@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains one step on a folder of 100,000 files full of rubbish, bombs and loops; checks what became of each file.
 
-    .venv/bin/python scripts/bad_data.py [target/release/ddpm] [--files 100000] [--threads 8] [--keep DIR]
+    .venv/bin/python scripts/reliability/bad_data.py [target/release/ddpm] [--files 100000] [--threads 8] [--keep DIR]
 
 Every picture has to be decoded or skipped with a reason, which is read back from the --cache file; the peak of the
 memory, less that of a start that finds only rubbish, has to stay within the 3 GiB that src/data/decode.rs states. Some
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BOUND_BYTES = 3 << 30
 PNG_START = b"\x89PNG\r\n\x1a\n"
 

@@ -2,9 +2,9 @@
 # Trains for an hour or more with frequent saves and grids, and prints the memory of the process as it goes: it must
 # stay flat. Needs target/release/ddpm.
 #
-#   scripts/soak.sh [MINUTES]              default: 60
+#   scripts/reliability/soak.sh [MINUTES]              default: 60
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 minutes=${1:-60}
 work=$(mktemp -d)
 trap 'kill $pid 2>/dev/null || true; rm -rf "$work"' EXIT

@@ -2,9 +2,9 @@
 # Kills a training run with SIGKILL at random moments, many times over, and holds its end against that of
 # a run that nobody disturbed: the same bytes, and every checkpoint that was ever named is readable.
 #
-#   scripts/chaos.sh [KILLS] [SEED]        default: 200 kills; needs target/release/ddpm
+#   scripts/reliability/chaos.sh [KILLS] [SEED]        default: 200 kills; needs target/release/ddpm
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 kills=${1:-200}
 RANDOM=${2:-1}
 ddpm=target/release/ddpm
