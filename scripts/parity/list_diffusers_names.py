@@ -1,21 +1,25 @@
-"""Writes the names and shapes of diffusers' UNet2DModel (0.42.1) with the settings of the other fixtures.
+#!/usr/bin/env python3
+"""Prints the names and shapes of the parameters of a diffusers UNet2DModel (0.42.1), one a line.
 
-`python diffusers_names.py plain|improved|guided|three_levels > diffusers_plain.txt` and so on.
+    .venv/bin/python scripts/parity/list_diffusers_names.py plain >src/interop/testdata/diffusers_plain.txt
+
+It made the files diffusers_*.txt in src/interop/testdata. They say what diffusers calls the tensors of a network with the
+settings of the other lists there, which list_state_dict.py made.
 """
 
-import sys
+import argparse
 
 from diffusers import UNet2DModel
 
-small = dict(block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=16,
+SMALL = dict(block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=16,
              down_block_types=("DownBlock2D", "AttnDownBlock2D"),
              up_block_types=("AttnUpBlock2D", "UpBlock2D"))
-scaled = dict(out_channels=6, resnet_time_scale_shift="scale_shift", attn_norm_num_groups=32)
-settings = {
-    "plain": small,
-    "improved": small | scaled,
+SCALED = dict(out_channels=6, resnet_time_scale_shift="scale_shift", attn_norm_num_groups=32)
+SETTINGS = {
+    "plain": SMALL,
+    "improved": SMALL | SCALED,
     # Only blocks with attention heed downsample_type and upsample_type.
-    "guided": small | scaled | dict(
+    "guided": SMALL | SCALED | dict(
         downsample_type="resnet", upsample_type="resnet",
         down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D")),
@@ -23,5 +27,16 @@ settings = {
                          down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
                          up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")),
 }
-for name, tensor in UNet2DModel(sample_size=32, **settings[sys.argv[1]]).state_dict().items():
-    print(name, *tensor.shape)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", choices=SETTINGS, help="which network")
+    settings = parser.parse_args().settings
+    print(f"# scripts/parity/list_diffusers_names.py {settings}")
+    for name, tensor in UNet2DModel(sample_size=32, **SETTINGS[settings]).state_dict().items():
+        print(name, *tensor.shape)
+
+
+if __name__ == "__main__":
+    main()

@@ -355,7 +355,7 @@ fn a_picture_keeps_its_kind_of_file_in_the_error() {
     assert!(decode(&path, &PictureSpec::rgb(8, 8)).is_err());
 }
 
-/// A file of `scripts/make_jpegs.py`: 93x75 pixels, soft shapes.
+/// A file of `scripts/parity/make_jpegs.py`: 93x75 pixels, soft shapes.
 fn made(name: &str) -> Vec<u8> {
     fs_err::read(golden_folder().join("jpeg").join(name)).unwrap()
 }

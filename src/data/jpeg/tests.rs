@@ -1,4 +1,4 @@
-//! Files: `weights/golden/jpeg`, by `scripts/make_jpegs.py`.
+//! Files: `weights/golden/jpeg`, by `scripts/parity/make_jpegs.py`.
 
 use std::path::PathBuf;
 

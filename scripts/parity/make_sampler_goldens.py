@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the golden files of Keras-DDPM's samplers and picture programs to weights/golden/.
 
-    python scripts/make_sampler_goldens.py ORACLE_DIR OUT_DIR
+    python scripts/parity/make_sampler_goldens.py ORACLE_DIR OUT_DIR
 
 As make_goldens.py, which has the networks: pictures are converted to NCHW and RGB. Values before the final clip
 are kept as f32; what each file holds is in its metadata ("description") and in weights/README.md.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes weights/golden/jpeg: one small picture as JPEG files of every kind that src/data/jpeg.rs takes or leaves.
 
-    .venv/bin/python scripts/make_jpegs.py
+    .venv/bin/python scripts/parity/make_jpegs.py
 
 Soft shapes and stripes in all colours, 93 x 75 pixels, so that no side is a whole number of blocks.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-OUT = Path(__file__).parent.parent / "weights" / "golden" / "jpeg"
+OUT = Path(__file__).resolve().parents[2] / "weights" / "golden" / "jpeg"
 WIDTH, HEIGHT = 93, 75
 
 KINDS = {

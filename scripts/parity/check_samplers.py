@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Compares our samplers with diffusers' schedulers; prints each difference and fails if one is too large.
 
-    .venv/bin/python scripts/check_samplers.py [--ddpm target/release/ddpm] [--only WORD ...]
+    .venv/bin/python scripts/parity/check_samplers.py [--ddpm target/release/ddpm] [--peers DIR]
 
 One small network of weights/peers, told to predict eps or v, the same noise and the same time steps on both sides: DDIM,
 DPM-Solver++(2M) with and without noise, UniPC, Heun and DDPM with fewer steps, clipped and not. Conventions that differ
-are listed in scripts/peers/sampler_cases.py. Nothing is downloaded.
+are listed in scripts/parity/peers/sampler_cases.py. Nothing is downloaded.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import torch
 
 from peers.checking import Ddpm, Table
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def arguments() -> argparse.Namespace:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Writes weights/golden/: numbers of the original Keras-DDPM, in this project's layout.
 
-    python scripts/make_goldens.py ORACLE_DIR OUT_DIR
+    python scripts/parity/make_goldens.py ORACLE_DIR OUT_DIR
 
 ORACLE_DIR holds the .npz files dumped from the original program and its input images. Every network
-tensor is converted to NCHW, RGB and contiguous norm groups (reference/keras_weights.py says how).
+tensor is converted to NCHW, RGB and contiguous norm groups (scripts/reference/keras_weights.py says how).
 What each file holds is in its metadata ("description") and in weights/README.md.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
-sys.path.insert(0, str(Path(__file__).parent / "reference"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
 from keras_weights import gau_to_ours, name_map, pictures_to_ours, regroup, to_ours  # noqa: E402
 from networks import build  # noqa: E402
 
@@ -197,6 +197,7 @@ def write(path: Path, tensors: dict[str, np.ndarray], description: str, **metada
     """Writes a safetensors file with its header sorted, so that the same numbers give the same bytes."""
     versions = {name: version(name) for name in ("numpy", "safetensors", "torch")}
     metadata |= {
+        # As in the stored files, which were made before this program moved to scripts/parity: the same bytes again.
         "script": f"scripts/{Path(__file__).name}",
         "source": SOURCE,
         "versions": json.dumps({"python": platform.python_version()} | versions),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Replays weights/golden/ with the PyTorch reference; prints each difference and fails if one is too large.
 
-    python scripts/check_goldens.py [weights/golden]
+    python scripts/parity/check_goldens.py [weights/golden]
 
 Tolerances: f32 rounding of two libraries that sum in different orders. The original itself differs
 between f32 and f64 by up to 5e-6 in a forward, 1.4e-5 in a gradient (relative L2) and 5e-4 in 12 steps.
@@ -16,14 +16,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent / "reference"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
 from diffusion import Diffusion  # noqa: E402
 from gau import rotary_positions  # noqa: E402
 from networks import build  # noqa: E402
 from optim import Ema, Lamb  # noqa: E402
 from unet import sinusoidal_table  # noqa: E402
 
-GOLDEN = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "weights" / "golden"
+GOLDEN = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[2] / "weights" / "golden"
 LAMB = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7, "weight_decay": 0.0}
 failures = []
 

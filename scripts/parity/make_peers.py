@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes weights/peers: small random checkpoints in the file formats of six families, and what they compute.
 
-    python scripts/make_peers.py weights/peers
-    python scripts/make_peers.py --against DIR    # only compares reference_nets with the families' own code
+    python scripts/parity/make_peers.py weights/peers
+    python scripts/parity/make_peers.py --against DIR    # only compares reference_nets with the families' own code
 
 diffusers' and lucidrains' numbers come from their packages. pesser, w86763777, improved and guided diffusion
 are no packages: theirs come from peers/reference_nets.py. The same versions of torch and the packages give
@@ -56,7 +56,8 @@ class Maker:
         package = {"diffusers": "diffusers", "lucidrains": "denoising-diffusion-pytorch"}.get(layout)
         versions = {p: version(p) for p in ("torch", package) if p}
         numbers = f"{name}.io.safetensors"
-        about = json.dumps({"script": "scripts/make_peers.py", "versions": versions})
+        # As in the stored files, which were made before this program moved to scripts/parity: the same bytes again.
+        about = json.dumps({"script": f"scripts/{Path(__file__).name}", "versions": versions})
         save_file({k: v.contiguous() for k, v in io.items()}, self.folder / numbers, {"made": about})
         self.entries[name] = {"file": file, "io": numbers, "layout": layout, "hints": hints}
         (self.folder / "peers.json").write_text(json.dumps(self.entries, indent=1) + "\n")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares `ddpm` with the programs whose checkpoints it reads; prints each difference and fails if one is too large.
 
-    python scripts/check_peers.py [--ddpm target/release/ddpm] [--only GROUP ...]
+    python scripts/parity/check_peers.py [--ddpm target/release/ddpm] [--only GROUP ...]
 
     shapes      diffusers' UNet2DModel in many shapes and file layouts: predictions, and export back
     pictures    diffusers' schedulers: pictures from the same noise, DDPM and DDIM from our exported folder
@@ -24,7 +24,7 @@ import torch
 
 from peers.checking import Ddpm, Table
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GROUPS = ("shapes", "pictures", "lucidrains", "families", "stored")
 
 
