@@ -7,6 +7,9 @@ use anyhow::Error;
 /// Longest message of a parser that is passed on, in characters.
 const MAX_CHARS: usize = 1500;
 
+/// Longest name from a file that a message repeats, in characters.
+const MAX_SHOWN_CHARS: usize = 200;
+
 /// Text from a file as a terminal may see it: without control characters.
 pub(crate) fn printable(text: &str) -> String {
     let mut printable = String::new();
@@ -24,6 +27,14 @@ pub(crate) fn quoting(message: impl fmt::Display) -> Error {
     let text: String = message.to_string().chars().take(MAX_CHARS).collect();
     let lines: Vec<String> = text.split('\n').map(printable).collect();
     Error::msg(lines.join("\n"))
+}
+
+/// A name from a file, cut for a message: the file chose its length.
+pub(crate) fn shown(name: &str) -> String {
+    match name.char_indices().nth(MAX_SHOWN_CHARS) {
+        Some((end, _)) => format!("{}...", &name[..end]),
+        None => name.to_owned(),
+    }
 }
 
 #[cfg(test)]

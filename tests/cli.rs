@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
 use common::Golden;
-use ddpm::checkpoint::safetensors;
+use ddpm::formats::safetensors;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use tch::{Device, Kind, Tensor};

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
 use common::repo;
-use ddpm::checkpoint::{read_checkpoint, read_state_dict};
+use ddpm::checkpoint::read_checkpoint;
+use ddpm::formats::read_state_dict;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use common::{Golden, max_abs, repo};
-use ddpm::checkpoint::import::{AttentionOrder, Family, Foreign, Hints, Request, in_layout};
-use ddpm::checkpoint::source::{Node, WeightsFile};
-use ddpm::checkpoint::{Contents, Which, read_checkpoint, safetensors, write_checkpoint};
+use ddpm::checkpoint::{AttentionOrder, Family};
+use ddpm::checkpoint::{Contents, Which, read_checkpoint, write_checkpoint};
 use ddpm::config::{ModelKind, Prediction, ScheduleKind, Sigma};
 use ddpm::diffusion::Schedule;
+use ddpm::formats::safetensors;
+use ddpm::formats::weights_file::{Node, WeightsFile};
+use ddpm::interop::{Foreign, Hints, Request, in_layout};
 use ddpm::model::Model;
 use ddpm::sample::{Ddpm, Process, Respaced, ddpm};
 use tch::{Kind, Tensor};

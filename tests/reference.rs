@@ -6,12 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{Golden, max_abs, python, repo, tiny_config};
-use ddpm::checkpoint::{read_state_dict, safetensors, write_state_dict};
 use ddpm::config::{
     LossKind, ModelConfig, ModelKind, Norm, OptimizerKind, RunConfig, ScheduleKind, TimeEmbedding,
 };
 use ddpm::data;
 use ddpm::diffusion::microbatch_loss;
+use ddpm::formats::{read_state_dict, safetensors, write_state_dict};
 use ddpm::model::Model;
 use ddpm::rng::{Stream, normal};
 use ddpm::sample::{Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, sample_pictures};

@@ -6,11 +6,11 @@
 
 use std::path::Path;
 
-use ddpm::checkpoint::import::{Foreign, Request};
-use ddpm::checkpoint::source::{Node, WeightsFile};
-use ddpm::checkpoint::{
-    RunFolder, ddcm, describe, pickle, pt, read_checkpoint, read_state_dict, safetensors,
-};
+use ddpm::checkpoint::{RunFolder, read_checkpoint};
+use ddpm::formats::weights_file::{Node, WeightsFile};
+use ddpm::formats::{ddcm, pickle, pt, read_state_dict, safetensors};
+use ddpm::interop::describe;
+use ddpm::interop::{Foreign, Request};
 use ddpm::report::Metrics;
 use ddpm::train::StepRecord;
 use tch::Tensor;

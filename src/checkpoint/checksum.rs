@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tch::Tensor;
 
-use super::dtypes;
+use crate::formats::dtypes;
 use crate::native::host_bytes;
 
 /// BLAKE3 of the settings and of each tensor's name, type, shape and bytes, in the order of their names: 64

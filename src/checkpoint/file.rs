@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::checksum::checksum;
-use super::import::Origin;
-use super::safetensors;
+use super::origin::Origin;
 use crate::config::RunConfig;
+use crate::formats::safetensors;
 use crate::optim::bias_correction;
 use crate::text::quoting;
 

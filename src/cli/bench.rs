@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use self::phases::{Ceilings, Phases, Work};
 use self::steps::Bench;
-use super::compute::ComputeArgs;
-use super::settings::{BaseArgs, DataArgs, NetworkArgs};
+use super::args::compute::ComputeArgs;
+use super::args::settings::{BaseArgs, DataArgs, NetworkArgs};
 use crate::config::{Preset, RunConfig};
 use crate::device::{Chosen, peak_bytes, synchronize};
 use crate::model::Model;

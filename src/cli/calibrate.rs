@@ -6,13 +6,13 @@ use anyhow::{Context, Result};
 use clap::Args;
 use tch::{Device, Kind, Tensor};
 
-use super::foreign_args::SamplerHints;
-use super::load_args::LoadArgs;
-use super::network::Network;
+use super::args::foreign::SamplerHints;
+use super::args::load::LoadArgs;
 use crate::checkpoint::Calibration;
 use crate::data::{self, Loaded, Order};
 use crate::diffusion::Schedule;
 use crate::fs::check_writable;
+use crate::pretrained::Network;
 use crate::report::{DecodeProgress, SampleProgress};
 use crate::rng::{Stream, normal};
 use crate::sample::{Process, Respaced, measure};

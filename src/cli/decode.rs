@@ -6,16 +6,17 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use tch::Device;
 
-use super::class_arg::ClassArg;
-use super::compute::ComputeArgs;
-use super::ddcm_settings::DecodeSettings;
-use super::foreign_args::{ForeignArgs, SamplerHints};
-use super::network::Network;
-use super::picture_out::OutputArgs;
-use crate::checkpoint::ddcm::{self, Ddcm, DdcmHeader};
+use super::args::class::ClassArg;
+use super::args::compute::ComputeArgs;
+use super::args::ddcm::DecodeSettings;
+use super::args::foreign::{ForeignArgs, SamplerHints};
+use super::args::image_out::OutputArgs;
+use super::findings;
 use crate::checkpoint::is_ours;
 use crate::config::Sigma;
 use crate::diffusion::Schedule;
+use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
+use crate::pretrained::Network;
 use crate::report::SampleProgress;
 use crate::sample::{
     Choice, Codebook, Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, Steps,
@@ -95,7 +96,7 @@ impl DecodeCommand {
             Ok::<_, anyhow::Error>(*network.fingerprint()?.as_bytes() == header.model_hash)
         };
         if let Some(path) = &self.model {
-            let network = Network::load(path, &request, device)?;
+            let network = findings::load(path, &request, device)?;
             ensure!(
                 is_it(&network)?,
                 "{} was made with another model than {} (or with the other of its raw and averaged weights)",

@@ -6,15 +6,15 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use tch::{Device, Tensor};
 
-use super::class_arg::ClassArg;
-use super::ddcm_settings::DecodeSettings;
-use super::load_args::LoadArgs;
-use super::picture_in::read_pictures;
-use super::sampler_args::{ChosenSampler, SamplerArgs};
-use super::sampler_kind::SamplerKind;
-use crate::checkpoint::ddcm::{self, Ddcm, DdcmHeader};
+use super::args::class::ClassArg;
+use super::args::ddcm::DecodeSettings;
+use super::args::image_in::read_pictures;
+use super::args::load::LoadArgs;
+use super::args::sampler::{ChosenSampler, SamplerArgs};
+use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
 use crate::fs::check_writable;
 use crate::report::{SampleProgress, psnr_db, to_pixels};
+use crate::sample::SamplerKind;
 use crate::sample::{Codebook, Ddpm, Process, Sampler, Step, ddcm_encode};
 
 /// Most values of a codebook in memory at a time: 256 MiB.

@@ -6,12 +6,11 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use tch::Device;
 
-use super::foreign_args::{ForeignArgs, SamplerHints};
-use super::network::{Network, which};
-use crate::checkpoint::import::{
-    Family, write_family_pt, write_family_safetensors, write_pipeline,
-};
-use crate::checkpoint::{Contents, Meta, Which, write_checkpoint};
+use super::args::foreign::{ForeignArgs, SamplerHints};
+use super::findings;
+use crate::checkpoint::{Contents, Family, Meta, Which, write_checkpoint};
+use crate::interop::{write_family_pt, write_family_safetensors, write_pipeline};
+use crate::pretrained::which;
 
 /// Write a model's weights for PyTorch or for other programs.
 ///
@@ -42,7 +41,7 @@ pub(super) struct ExportCommand {
 impl ExportCommand {
     pub(super) fn run(&self) -> Result<()> {
         let request = self.foreign.request(self.raw, self.sampler)?;
-        let network = Network::load(&self.checkpoint, &request, Device::Cpu)?;
+        let network = findings::load(&self.checkpoint, &request, Device::Cpu)?;
         let weights = network.state_dict();
         let meta = &network.meta;
         let origin = match meta.origin.as_ref().map(|o| o.family) {

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::foreign_args::{ForeignArgs, SamplerHints};
-use super::network::{ours, tell};
-use crate::checkpoint::import::Foreign;
+use super::args::foreign::{ForeignArgs, SamplerHints};
+use super::findings::tell;
 use crate::checkpoint::write_checkpoint;
 use crate::fs::check_writable;
+use crate::interop::Foreign;
+use crate::pretrained::ours;
 
 /// Turn another program's checkpoint into a model that knows its settings.
 ///

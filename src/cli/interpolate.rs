@@ -7,16 +7,16 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use tch::{Device, Tensor};
 
-use super::class_arg::ClassArg;
-use super::load_args::LoadArgs;
-use super::picture_in::read_pictures;
-use super::picture_out::refuse_other_than_png;
-use super::sampler_args::SamplerArgs;
-use super::sampler_kind::SamplerKind;
+use super::args::class::ClassArg;
+use super::args::image_in::read_pictures;
+use super::args::image_out::refuse_other_than_png;
+use super::args::load::LoadArgs;
+use super::args::sampler::SamplerArgs;
 use crate::config::RunConfig;
 use crate::fs::check_writable;
 use crate::report::{SampleProgress, beside, grid_of_columns, to_pixels, write_png};
 use crate::rng::picture_noise;
+use crate::sample::SamplerKind;
 use crate::sample::{OnStep, Process, Respaced, Step, ddim_invert, mixing};
 
 /// White columns between a row's ends and its mixtures, in pixels, as the original draws them.

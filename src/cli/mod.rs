@@ -1,34 +1,21 @@
 //! The command line: clap structs to validated configs, one file a command.
 
-mod batch;
+mod args;
 mod bench;
 mod calibrate;
-mod class_arg;
-mod compute;
-mod ddcm_settings;
 mod decode;
 mod doctor;
 mod encode;
 mod export;
-mod foreign_args;
+mod findings;
 mod import;
 mod inspect;
 mod interpolate;
 mod invert;
-mod load_args;
-mod model_args;
-mod network;
-mod picture_in;
-mod picture_out;
 mod predict;
 mod replay;
 mod sample;
-mod sampler_args;
-mod sampler_kind;
-mod settings;
-mod start_args;
 mod train;
-mod trajectory;
 
 use std::process::ExitCode;
 

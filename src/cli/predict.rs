@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use tch::{Device, Kind, Tensor};
 
-use super::foreign_args::SamplerHints;
-use super::load_args::LoadArgs;
-use crate::checkpoint::safetensors;
+use super::args::foreign::SamplerHints;
+use super::args::load::LoadArgs;
 use crate::config::RunConfig;
+use crate::formats::safetensors;
 
 /// Run the bare network on given x and t: no scaling, no clipping.
 ///

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use super::compute::ComputeArgs;
+use super::args::compute::ComputeArgs;
 use crate::checkpoint::RunFolder;
 use crate::train::replay;
 

@@ -7,15 +7,15 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use tch::{Device, Kind, Tensor};
 
-use super::batch::BatchSize;
-use super::load_args::LoadArgs;
-use super::picture_out::OutputArgs;
-use super::sampler_args::{ChosenSampler, SamplerArgs};
-use super::sampler_kind::SamplerKind;
-use super::start_args::{Start, StartArgs};
-use super::trajectory::TrajectoryArgs;
-use crate::checkpoint::safetensors;
+use super::args::batch::BatchSize;
+use super::args::image_out::OutputArgs;
+use super::args::load::LoadArgs;
+use super::args::sampler::{ChosenSampler, SamplerArgs};
+use super::args::start::{Start, StartArgs};
+use super::args::trajectory::TrajectoryArgs;
+use crate::formats::safetensors;
 use crate::report::SampleProgress;
+use crate::sample::SamplerKind;
 use crate::sample::{
     Choice, Codebook, NoiseSource, OnStep, Pictures, Process, Sampler, Step, repaint,
 };

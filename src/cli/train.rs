@@ -8,12 +8,13 @@ use anyhow::{Result, bail};
 use clap::Args;
 use tch::Device;
 
-use super::compute::ComputeArgs;
-use super::network::Network;
-use super::settings::{BaseArgs, SettingArgs};
-use crate::checkpoint::import::Request;
+use super::args::compute::ComputeArgs;
+use super::args::settings::{BaseArgs, SettingArgs};
+use super::findings;
 use crate::checkpoint::{Resumable, RunFolder};
 use crate::config::{Preset, RunConfig};
+use crate::interop::Request;
+use crate::pretrained::Network;
 use crate::train::{End, Start, farewell, train};
 
 /// Train a model; with --run on an existing run, go on where it was.
@@ -160,7 +161,7 @@ impl TrainCommand {
             raw: self.raw,
             ..Request::default()
         };
-        Network::load(path, &request, Device::Cpu).map(Some)
+        findings::load(path, &request, Device::Cpu).map(Some)
     }
 
     /// Settings of a run that begins with the weights of `network`: all of that file's, or its network,

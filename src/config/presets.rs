@@ -9,7 +9,7 @@ use super::{
     OptimizerKind, Prediction, Resample, RunConfig, SampleConfig, ScheduleKind, Sigma,
     TimeEmbedding, TrainConfig, UNetConfig,
 };
-use crate::data::{Background, Resize};
+use super::{Background, Resize};
 
 /// A named set of defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

@@ -19,7 +19,7 @@ use tch::{Kind, Tensor};
 use super::folder::{Folder, Take};
 use super::manifest::{escape, unescape};
 use super::{Manifest, PictureSpec};
-use crate::checkpoint::safetensors;
+use crate::formats::safetensors;
 use crate::fs::write_atomic;
 use crate::native;
 

@@ -30,7 +30,8 @@ use image::{Limits, Pixel, RgbImage};
 use super::budget::{Budget, Capped, Permit};
 use super::error::DataError;
 use super::resize;
-use super::spec::{Background, PictureSpec, Resize};
+use super::spec::PictureSpec;
+use crate::config::{Background, Resize};
 use shrunk::{ShrunkPicture, shrink, shrink_factor};
 
 mod shrunk;

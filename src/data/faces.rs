@@ -13,7 +13,8 @@ mod shape;
 use rayon::prelude::*;
 
 use super::decode::luma;
-use portrait::{Colour, Portrait};
+use portrait::Portrait;
+use shape::Colour;
 use shape::{Layer, Pair};
 
 /// Draws `count` faces, numbers 0 to `count - 1` of `seed`, on all threads of the rayon pool.

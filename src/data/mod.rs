@@ -28,5 +28,5 @@ pub use load::{Loaded, file_bytes, load};
 pub use manifest::Manifest;
 pub use order::Order;
 pub use resize::cv2_bilinear;
-pub use spec::{Background, PictureSpec, Resize};
+pub use spec::PictureSpec;
 pub use store::Store;

@@ -5,6 +5,32 @@ use tch::{Device, Kind, Tensor};
 use super::Schedule;
 use crate::config::Prediction;
 
+/// Noised pictures with what they were made of.
+#[derive(Debug)]
+pub struct Noised {
+    /// `[N, C, H, W]` f32 in [-1, 1].
+    pub x_0: Tensor,
+    /// `[N]` i64.
+    pub t: Tensor,
+    /// `[N, C, H, W]` standard normal.
+    pub eps: Tensor,
+    /// `[N, C, H, W]`.
+    pub x_t: Tensor,
+}
+
+impl Noised {
+    /// Pictures `start..start + count` of the batch.
+    pub fn part(&self, start: i64, count: i64) -> Noised {
+        let narrow = |x: &Tensor| x.narrow(0, start, count);
+        Noised {
+            x_0: narrow(&self.x_0),
+            t: narrow(&self.t),
+            eps: narrow(&self.eps),
+            x_t: narrow(&self.x_t),
+        }
+    }
+}
+
 /// Draws noised pictures; its tables live on the training device as f32.
 #[derive(Debug)]
 pub struct Forward {

@@ -2,35 +2,10 @@
 
 use tch::{Device, Reduction, Tensor};
 
+use super::forward::Noised;
 use super::variance::VariationalBound;
 use super::{Forward, Schedule};
 use crate::config::{DiffusionConfig, LossKind, Prediction};
-
-/// Noised pictures with what they were made of.
-#[derive(Debug)]
-pub struct Noised {
-    /// `[N, C, H, W]` f32 in [-1, 1].
-    pub x_0: Tensor,
-    /// `[N]` i64.
-    pub t: Tensor,
-    /// `[N, C, H, W]` standard normal.
-    pub eps: Tensor,
-    /// `[N, C, H, W]`.
-    pub x_t: Tensor,
-}
-
-impl Noised {
-    /// Pictures `start..start + count` of the batch.
-    pub fn part(&self, start: i64, count: i64) -> Noised {
-        let narrow = |x: &Tensor| x.narrow(0, start, count);
-        Noised {
-            x_0: narrow(&self.x_0),
-            t: narrow(&self.t),
-            eps: narrow(&self.eps),
-            x_t: narrow(&self.x_t),
-        }
-    }
-}
 
 /// What is minimised: the squared error of the prediction, and where the network places its variances,
 /// their share of the variational bound.

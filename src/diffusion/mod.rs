@@ -9,7 +9,7 @@ mod loss;
 mod schedule;
 mod variance;
 
-pub use forward::Forward;
-pub use loss::{Noised, Objective, microbatch_loss};
+pub use forward::{Forward, Noised};
+pub use loss::{Objective, microbatch_loss};
 pub use schedule::Schedule;
 pub use variance::log_variance_at;

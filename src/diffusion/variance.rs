@@ -4,8 +4,8 @@ use std::f64::consts::LN_2;
 
 use tch::{Device, Kind, Tensor};
 
+use super::forward::Noised;
 use super::forward::gather;
-use super::loss::Noised;
 use super::{Forward, Schedule};
 use crate::config::Prediction;
 

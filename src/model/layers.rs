@@ -325,7 +325,7 @@ impl TimeTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::safetensors;
+    use crate::formats::safetensors;
     use crate::rng::seeded;
 
     #[test]

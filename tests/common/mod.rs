@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use ddpm::checkpoint::safetensors;
 use ddpm::config::{ModelConfig, RunConfig};
+use ddpm::formats::safetensors;
 use ddpm::model::{Model, load_state_dict};
 use tch::{Kind, Tensor};
 

@@ -1,6 +1,6 @@
 //! Archives and older files whose parts lie about each other.
 
-use ddpm::checkpoint::read_state_dict;
+use ddpm::formats::read_state_dict;
 
 use crate::build::*;
 use crate::readers::{LEGACY_MAGIC, legacy_of, with_file, zip_of};

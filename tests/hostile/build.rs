@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ddpm::checkpoint::{describe, read_state_dict};
+use ddpm::formats::read_state_dict;
+use ddpm::interop::describe;
 use peak_alloc::PeakAlloc;
 
 use crate::readers::{legacy_of, zip_of};

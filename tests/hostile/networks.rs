@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use ddpm::checkpoint::import::{Foreign, Request};
-use ddpm::checkpoint::{Contents, Meta, describe, read_checkpoint, write_checkpoint};
+use ddpm::checkpoint::{Contents, Meta, read_checkpoint, write_checkpoint};
 use ddpm::config::{ModelConfig, Preset};
+use ddpm::interop::describe;
+use ddpm::interop::{Foreign, Request};
 
 use crate::build::*;
 use crate::readers::with_file;

@@ -1,8 +1,8 @@
 //! Pickles that are programs, bombs, or describe tensors that cannot be.
 
-use ddpm::checkpoint::pickle::Value;
-use ddpm::checkpoint::pt::{self, PtFile};
-use ddpm::checkpoint::read_state_dict;
+use ddpm::formats::pickle::Value;
+use ddpm::formats::pt::{self, PtFile};
+use ddpm::formats::read_state_dict;
 
 use crate::build::*;
 use crate::readers::{legacy_of, with_file, zip_of};

@@ -6,10 +6,11 @@ use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
 
 use super::{Crop, flatten, upright};
+use crate::config::Resize;
 use crate::data::budget::Capped;
 use crate::data::jpeg::{self, Shrunk};
 use crate::data::resize::{self, Span};
-use crate::data::spec::{PictureSpec, Resize};
+use crate::data::spec::PictureSpec;
 
 /// A picture of which only means over squares of pixels were decoded.
 pub(super) struct ShrunkPicture {

@@ -1,10 +1,7 @@
 //! What a face has: drawn at random, back to front.
 
 use super::mix;
-use super::shape::{Layer, Pair, Shape};
-
-/// Red, green and blue, 0 to 255.
-pub(super) type Colour = [f32; 3];
+use super::shape::{Colour, Layer, Pair, Shape};
 
 const SKIN: [Colour; 5] = [
     [255.0, 223.0, 196.0],

@@ -3,7 +3,8 @@
 //! Face coordinates: the head's centre is near (0, 0), x goes right and y down, and the picture's
 //! shorter side is about 2 long. Distances are negative inside and in the same unit.
 
-use super::portrait::Colour;
+/// Red, green and blue, 0 to 255.
+pub(super) type Colour = [f32; 3];
 
 /// A point or a pair of lengths, x and y.
 pub(super) type Pair = [f32; 2];

@@ -306,7 +306,7 @@ fn fingerprints_change_with_the_files_and_the_form() {
     assert_ne!(
         before,
         of(&PictureSpec {
-            resize: crate::data::Resize::Cv2,
+            resize: crate::config::Resize::Cv2,
             ..dot()
         })
     );

@@ -4,8 +4,8 @@ use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
 use super::positions::Positions;
-use crate::checkpoint::safetensors;
 use crate::config::{GauConfig, ModelConfig, Preset};
+use crate::formats::safetensors;
 use crate::model::Model;
 use crate::model::layers::RmsNorm;
 use crate::rng::{Stream, normal};

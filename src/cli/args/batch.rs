@@ -1,0 +1,212 @@
+//! How many pictures at a time.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use tch::{Device, Kind, Tensor};
+
+use crate::device::{peak_bytes, synchronize};
+use crate::memory::available_bytes;
+use crate::native::{CpuTally, cuda_memory, return_freed_memory};
+use crate::pretrained::Network;
+
+/// A doubled batch must be this much faster a picture to be worth its memory.
+const WORTHWHILE: f64 = 1.03;
+/// Share of the memory that is left alone.
+const SPARE_MEMORY: f64 = 0.1;
+
+/// `--batch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) enum BatchSize {
+    /// As many as are fastest on this device and fit into its memory; in training, as many at a time as fit.
+    Auto,
+    /// This many.
+    Fixed(u64),
+}
+
+impl FromStr for BatchSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "auto" => Ok(BatchSize::Auto),
+            Ok(n @ 1..=65_536) => Ok(BatchSize::Fixed(n)),
+            _ => Err(format!("{text:?}: want auto, or 1 to 65536 pictures")),
+        }
+    }
+}
+
+impl BatchSize {
+    /// The number for `pictures` pictures; `auto` is found by trying.
+    ///
+    /// # Errors
+    /// `auto`, and not even one picture fits.
+    pub(in crate::cli) fn resolve(
+        self,
+        network: &Network,
+        device: Device,
+        pictures: u64,
+    ) -> Result<u64> {
+        let BatchSize::Auto = self else {
+            return Ok(self.at_most(pictures));
+        };
+        let evaluate = |batch| Tried::evaluation(network, device, batch);
+        let found = fastest(pictures, evaluate, |bytes| has_room(device, bytes));
+        if !device.is_cuda() {
+            // That of a batch twice as large.
+            return_freed_memory();
+        }
+        if found == 0 {
+            bail!("not even one picture fits into memory");
+        }
+        eprintln!("--batch auto: {found} pictures at a time");
+        Ok(found)
+    }
+
+    fn at_most(self, pictures: u64) -> u64 {
+        match self {
+            BatchSize::Auto => pictures,
+            BatchSize::Fixed(batch) => batch.min(pictures),
+        }
+    }
+}
+
+/// The batch, doubled from 1 up to `most`, after which doubling no longer pays or memory ends; 0 if not even 1 fits.
+///
+/// `evaluate(batch)` says what one takes, or nothing if it does not fit; `has_room(bytes)` whether it is worth a try.
+fn fastest(
+    most: u64,
+    evaluate: impl Fn(u64) -> Option<Tried>,
+    has_room: impl Fn(u64) -> bool,
+) -> u64 {
+    let (mut best, mut best_rate, mut bytes_a_picture) = (0, 0.0, 0);
+    let mut batch = 1;
+    while best < most {
+        let tried = has_room(batch * bytes_a_picture).then(|| evaluate(batch));
+        let Some(tried) = tried.flatten() else {
+            eprintln!("--batch auto: {batch} at a time would not fit into memory");
+            break;
+        };
+        let rate = batch as f64 / tried.secs;
+        if rate < best_rate * WORTHWHILE {
+            break;
+        }
+        (best, best_rate) = (batch, rate);
+        bytes_a_picture = tried.most_bytes.div_ceil(batch);
+        batch = (batch * 2).min(most);
+    }
+    best
+}
+
+/// What one evaluation took.
+struct Tried {
+    /// The faster of two after a first that warms up.
+    secs: f64,
+    /// Tensors at their most: on a CPU those of the evaluation, on CUDA all of them.
+    most_bytes: u64,
+}
+
+impl Tried {
+    /// None if it does not fit.
+    fn evaluation(network: &Network, device: Device, batch: u64) -> Option<Tried> {
+        let [c, h, w] = network.meta.config.model.chw();
+        let n = batch as i64;
+        let zeros = |kind| Tensor::zeros([n], (kind, device));
+        let evaluate = || {
+            let x = Tensor::zeros([n, c, h, w], (Kind::Float, device));
+            let classes = network.meta.config.model.classes();
+            let classes = classes.map(|_| zeros(Kind::Int64));
+            let start = Instant::now();
+            let _ = network.predict(&x, &zeros(Kind::Int64), classes.as_ref());
+            synchronize(device);
+            start.elapsed().as_secs_f64()
+        };
+        // Running out of memory is a panic of tch; main tells other panics apart.
+        catch_unwind(AssertUnwindSafe(|| {
+            // Makes what later ones keep, too.
+            evaluate();
+            let tally = CpuTally::begin().ok();
+            let secs = evaluate();
+            let most_bytes = match device {
+                Device::Cuda(_) => peak_bytes(device),
+                _ => tally.map(|tally| tally.now_and_peak_bytes().1 as u64),
+            };
+            Tried {
+                secs: secs.min(evaluate()),
+                most_bytes: most_bytes.unwrap_or(0),
+            }
+        }))
+        .ok()
+    }
+}
+
+/// Whether `bytes` more can be taken on a CPU, and all in all on CUDA; unknown counts as yes.
+fn has_room(device: Device, bytes: u64) -> bool {
+    let room = match device {
+        Device::Cuda(index) => cuda_memory(index).ok().map(|memory| memory.total_bytes),
+        _ => {
+            // Of earlier batches.
+            return_freed_memory();
+            available_bytes(device)
+        }
+    };
+    room.is_none_or(|room| fits(bytes, room))
+}
+
+fn fits(bytes: u64, room: u64) -> bool {
+    bytes as f64 <= room as f64 * (1.0 - SPARE_MEMORY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubling_stops_where_it_no_longer_pays() {
+        // 8 units of work side by side: up to 8 pictures take as long as one.
+        let found = |most| {
+            let evaluate = |batch: u64| {
+                Some(Tried {
+                    secs: batch.div_ceil(8) as f64,
+                    most_bytes: 0,
+                })
+            };
+            fastest(most, evaluate, |_| true)
+        };
+        assert_eq!((found(1000), found(5), found(1)), (8, 5, 1));
+    }
+
+    #[test]
+    fn doubling_stops_where_memory_ends() {
+        let found = |most, room: u64, fit: u64| {
+            let evaluate = |batch| {
+                (batch <= fit).then_some(Tried {
+                    secs: 1.0,
+                    most_bytes: 10 * batch,
+                })
+            };
+            fastest(most, evaluate, |bytes| bytes <= room)
+        };
+        assert_eq!(found(1000, 100, 1000), 8);
+        assert_eq!(found(10, 100, 1000), 10);
+        assert_eq!(found(1000, 1000, 2), 2);
+        assert_eq!(found(1000, 1000, 0), 0);
+    }
+
+    #[test]
+    fn a_tenth_of_the_memory_is_left_alone() {
+        assert!(fits(0, 0) && fits(90, 100) && !fits(91, 100));
+        assert!(has_room(Device::Cpu, 1 << 20) && !has_room(Device::Cpu, 1 << 60));
+    }
+
+    #[test]
+    fn batch_sizes_are_parsed() {
+        assert_eq!("auto".parse(), Ok(BatchSize::Auto));
+        assert_eq!("7".parse(), Ok(BatchSize::Fixed(7)));
+        for bad in ["0", "-1", "65537", "all"] {
+            assert!(bad.parse::<BatchSize>().unwrap_err().contains("want auto"));
+        }
+    }
+}

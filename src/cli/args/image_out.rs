@@ -1,0 +1,121 @@
+//! Where sampled pictures go: a grid, a file each, numbers.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use tch::{Device, Tensor};
+
+use crate::formats::safetensors;
+use crate::fs::check_writable;
+use crate::report::{grid, to_pixels, write_png};
+
+/// Places for pictures.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Output")]
+pub(in crate::cli) struct OutputArgs {
+    /// Grid of all pictures [default: samples.png unless --separate or --out-tensor]
+    #[arg(short, long, value_name = "FILE.png")]
+    out: Option<PathBuf>,
+    /// One file a picture, 00000.png onwards
+    #[arg(long, value_name = "DIR")]
+    separate: Option<PathBuf>,
+    /// Pictures as numbers: `pictures` [N, C, H, W] f32 in [-1, 1]
+    #[arg(long, value_name = "FILE.safetensors")]
+    out_tensor: Option<PathBuf>,
+}
+
+/// Pictures on their way out, batch by batch.
+#[derive(Debug)]
+pub(in crate::cli) struct PictureOutput<'a> {
+    places: &'a OutputArgs,
+    pixels: Vec<Tensor>,
+    numbers: Vec<Tensor>,
+    taken: u64,
+}
+
+impl OutputArgs {
+    /// Fails before the long work if its results could not be written.
+    ///
+    /// # Errors
+    /// A place that cannot be written to, or a grid that is not to be a PNG.
+    pub(in crate::cli) fn open(&self) -> Result<PictureOutput<'_>> {
+        if let Some(dir) = &self.separate {
+            fs_err::create_dir_all(dir)?;
+            check_writable(&dir.join("00000.png"))?;
+        }
+        if let Some(out) = self.grid_path() {
+            refuse_other_than_png("--out", &out)?;
+            check_writable(&out)?;
+        }
+        if let Some(out) = &self.out_tensor {
+            check_writable(out)?;
+        }
+        Ok(PictureOutput {
+            places: self,
+            pixels: Vec::new(),
+            numbers: Vec::new(),
+            taken: 0,
+        })
+    }
+
+    fn grid_path(&self) -> Option<PathBuf> {
+        let elsewhere = self.separate.is_some() || self.out_tensor.is_some();
+        let default = || (!elsewhere).then(|| "samples.png".into());
+        self.out.clone().or_else(default)
+    }
+}
+
+impl PictureOutput<'_> {
+    /// Takes a batch, `[N, C, H, W]` f32 in [-1, 1]. Separate files are written at once, so that an interrupted command
+    /// leaves what it has made.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(in crate::cli) fn take(&mut self, pictures: &Tensor) -> Result<()> {
+        let pixels = to_pixels(pictures).to_device(Device::Cpu);
+        if let Some(dir) = &self.places.separate {
+            for i in 0..pixels.size()[0] {
+                let number = self.taken + i as u64;
+                write_png(&dir.join(format!("{number:05}.png")), &pixels.get(i))?;
+            }
+        }
+        if self.places.out_tensor.is_some() {
+            self.numbers.push(pictures.to_device(Device::Cpu));
+        }
+        self.taken += pixels.size()[0] as u64;
+        if self.places.grid_path().is_some() {
+            self.pixels.push(pixels);
+        }
+        Ok(())
+    }
+
+    /// Writes what is about all pictures, and says what is where. `about` goes into the file of numbers.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(in crate::cli) fn finish(self, about: String) -> Result<()> {
+        if let Some(out) = &self.places.out_tensor {
+            let tensors = [("pictures".to_owned(), Tensor::cat(&self.numbers, 0))];
+            safetensors::write(out, ("ddpm-sample".to_owned(), about), &tensors)?;
+        }
+        if let Some(dir) = &self.places.separate {
+            eprintln!("{} pictures in {}", self.taken, dir.display());
+        }
+        if let Some(out) = self.places.grid_path() {
+            write_png(&out, &grid(&Tensor::cat(&self.pixels, 0)))?;
+            eprintln!("{} pictures in {}", self.taken, out.display());
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a place for a picture that is not to be a PNG.
+pub(in crate::cli) fn refuse_other_than_png(flag: &str, path: &std::path::Path) -> Result<()> {
+    ensure!(
+        path.extension().is_some_and(|e| e == "png"),
+        "{flag} {}: want a .png file",
+        path.display()
+    );
+    Ok(())
+}

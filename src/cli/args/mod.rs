@@ -1,0 +1,16 @@
+//! Groups of flags, one file a group, that commands flatten into their own.
+
+pub(super) mod batch;
+pub(super) mod class;
+pub(super) mod compute;
+pub(super) mod ddcm;
+pub(super) mod foreign;
+pub(super) mod image_in;
+pub(super) mod image_out;
+pub(super) mod load;
+mod model;
+pub(super) mod sampler;
+pub(super) mod settings;
+pub(super) mod start;
+pub(super) mod trajectory;
+mod values;

@@ -1,0 +1,249 @@
+//! Flags about samplers, shared by all commands that lead pictures through a reverse process.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use super::foreign::SamplerHints;
+use crate::config::{RunConfig, Sigma};
+use crate::diffusion::Schedule;
+use crate::pretrained::Network;
+use crate::sample::{
+    Ddim, Ddpm, Denoiser, DpmSolver, Process, Respaced, Sampler, SamplerKind, Spacing, Steps,
+    UniPc, analytic,
+};
+
+/// How to sample.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sampler")]
+pub(in crate::cli) struct SamplerArgs {
+    /// Which sampler [default: ddpm, and ddim where latents are concerned]
+    #[arg(long, value_enum)]
+    sampler: Option<SamplerKind>,
+    /// Reverse steps [default: all T for ddpm, 50 for ddim and analytic, 20 for the others]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Every K-th time step from t = 0 on, instead of --steps; Keras-DDPM's way
+    #[arg(long, value_name = "K", conflicts_with = "steps")]
+    stride: Option<usize>,
+    /// The time steps themselves, the noisiest first: 999,749,499,249
+    #[arg(long, value_name = "T,…", value_delimiter = ',', conflicts_with_all = ["steps", "stride"])]
+    times: Option<Vec<usize>>,
+    /// How --steps are spread [default: log-snr; trailing for ddpm, ddcm and analytic]
+    #[arg(long, value_enum, conflicts_with_all = ["stride", "times"])]
+    spacing: Option<Spacing>,
+    /// Noise of ddim and analytic, 0 (none) to 1 (as ddpm) [default: 0 for ddim, 1 for analytic]
+    #[arg(long, value_name = "ETA", allow_negative_numbers = true)]
+    eta: Option<f64>,
+    /// Order of unipc, 1 to 3; 3 wants steps that are not too few [default: 2]
+    #[arg(long, value_name = "ORDER")]
+    order: Option<usize>,
+    /// Noise of ddpm's steps [default: as the model's settings say]
+    #[arg(long, value_enum)]
+    sigma: Option<Sigma>,
+    /// Clip the predicted x_0 to [-1, 1] at each step [default: as the model's settings say]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    clip_x0: Option<bool>,
+}
+
+/// What the flags chose, for one network.
+#[derive(Debug)]
+pub(in crate::cli) struct ChosenSampler {
+    pub(in crate::cli) kind: SamplerKind,
+    pub(in crate::cli) sampler: Sampler,
+    pub(in crate::cli) levels: Respaced,
+    pub(in crate::cli) clip_x0: bool,
+}
+
+impl ChosenSampler {
+    /// The reverse process of a network.
+    pub(in crate::cli) fn process<'a>(
+        &'a self,
+        denoiser: &'a Denoiser<'a>,
+        network: &Network,
+    ) -> Process<'a> {
+        let diffusion = &network.meta.config.diffusion;
+        Process::new(denoiser, &self.levels, diffusion, self.clip_x0)
+    }
+}
+
+impl SamplerArgs {
+    /// The hints for foreign files that these choices are.
+    pub(in crate::cli) fn hints(&self) -> SamplerHints {
+        SamplerHints::new(self.sigma, self.clip_x0)
+    }
+
+    /// The choice for a network of `config`, `default` where no sampler is named; `measured` gives `E[eps_hat²]` at each
+    /// time step, for analytic.
+    ///
+    /// # Errors
+    /// Choices that contradict each other or the network.
+    pub(in crate::cli) fn choose(
+        &self,
+        config: &RunConfig,
+        default: SamplerKind,
+        measured: impl FnOnce() -> Result<Vec<f64>>,
+    ) -> Result<ChosenSampler> {
+        let kind = self.sampler.unwrap_or(default);
+        self.refuse_unused(kind)?;
+        let schedule = Schedule::new(&config.diffusion);
+        let levels = Respaced::new(&schedule, &self.visited(kind, schedule.len()))?;
+        Ok(ChosenSampler {
+            kind,
+            sampler: self.sampler(kind, config, &levels, measured)?,
+            levels,
+            clip_x0: self.clip_x0.unwrap_or(config.sample.clip_x0),
+        })
+    }
+
+    fn sampler(
+        &self,
+        kind: SamplerKind,
+        config: &RunConfig,
+        levels: &Respaced,
+        measured: impl FnOnce() -> Result<Vec<f64>>,
+    ) -> Result<Sampler> {
+        let last_noise = config.sample.last_noise;
+        Ok(match kind {
+            SamplerKind::Ddpm | SamplerKind::Ddcm => {
+                let sigma = self.sigma.unwrap_or(config.sample.sigma);
+                ensure!(
+                    sigma != Sigma::Learned || config.model.learned_variance(),
+                    "--sigma learned: this network places no variances; want beta or posterior"
+                );
+                Sampler::Ddpm(Ddpm { sigma, last_noise })
+            }
+            SamplerKind::Ddim => Sampler::Ddim(Ddim::new(self.eta.unwrap_or(0.0))?),
+            SamplerKind::Analytic => {
+                let eta = self.eta.unwrap_or(1.0);
+                Sampler::Ddim(analytic(levels, &measured()?, eta, last_noise)?)
+            }
+            SamplerKind::DpmPp2m => Sampler::DpmSolver(DpmSolver { sde: false }),
+            SamplerKind::DpmPp2mSde => Sampler::DpmSolver(DpmSolver { sde: true }),
+            SamplerKind::Heun => Sampler::Heun,
+            SamplerKind::UniPc => Sampler::UniPc(UniPc::new(self.order.unwrap_or(2))?),
+        })
+    }
+
+    /// Which of `timesteps` time steps to visit.
+    fn visited(&self, kind: SamplerKind, timesteps: usize) -> Steps {
+        let spacing = self.spacing.unwrap_or(kind.default_spacing());
+        match (self.steps, self.stride, &self.times) {
+            (Some(steps), ..) => Steps::Count(steps, spacing),
+            (_, Some(stride), _) => Steps::Stride(stride),
+            (_, _, Some(times)) => Steps::List(times.clone()),
+            _ => match kind.default_steps() {
+                Some(steps) => Steps::Count(steps.min(timesteps), spacing),
+                None => Steps::All,
+            },
+        }
+    }
+
+    /// Flags that the chosen sampler would pass over in silence.
+    fn refuse_unused(&self, kind: SamplerKind) -> Result<()> {
+        use SamplerKind::{Analytic, Ddcm, Ddim, Ddpm, UniPc};
+        refuse(kind, "--eta", self.eta.is_some(), &[Ddim, Analytic])?;
+        refuse(kind, "--sigma", self.sigma.is_some(), &[Ddpm, Ddcm])?;
+        refuse(kind, "--order", self.order.is_some(), &[UniPc])?;
+        ensure!(
+            self.spacing.is_none() || self.steps.or(kind.default_steps()).is_some(),
+            "--spacing: {} visits all time steps unless --steps says how many",
+            kind.name()
+        );
+        Ok(())
+    }
+}
+
+/// Refuses a flag that this sampler would pass over in silence, if it is `given`.
+///
+/// # Errors
+/// The flag is given and is none of this sampler's.
+fn refuse(kind: SamplerKind, flag: &str, given: bool, takers: &[SamplerKind]) -> Result<()> {
+    let names: Vec<String> = takers.iter().map(|kind| kind.name()).collect();
+    ensure!(
+        !given || takers.contains(&kind),
+        "{flag}: {} has none; want --sampler {}",
+        kind.name(),
+        names.join(" or ")
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+    use clap::{Parser, ValueEnum};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        sampler: SamplerArgs,
+    }
+
+    fn choose(flags: &str, timesteps: i64) -> Result<ChosenSampler> {
+        let words = ["ddpm"].into_iter().chain(flags.split_whitespace());
+        let mut config = Preset::Celebahq128.config();
+        config.diffusion.timesteps = timesteps;
+        let measured = || Ok(vec![0.9; timesteps as usize]);
+        Line::try_parse_from(words)?
+            .sampler
+            .choose(&config, SamplerKind::Ddpm, measured)
+    }
+
+    #[test]
+    fn every_sampler_has_a_default_of_steps_that_a_short_schedule_shortens() {
+        for kind in SamplerKind::value_variants() {
+            let steps = |timesteps| {
+                let flags = format!("--sampler {}", kind.name());
+                choose(&flags, timesteps).unwrap().levels.len()
+            };
+            let wanted = kind.default_steps().unwrap_or(1000);
+            assert_eq!((steps(1000), steps(12)), (wanted, 12), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn names_and_flags_choose_the_sampler() {
+        let sampler = |flags: &str| choose(flags, 100).unwrap().sampler;
+        let dpm_solver = |sde| Sampler::DpmSolver(DpmSolver { sde });
+        assert_eq!(sampler("--sampler dpmpp-2m"), dpm_solver(false));
+        assert_eq!(sampler("--sampler dpmpp-2m-sde"), dpm_solver(true));
+        assert_eq!(sampler("--sampler heun"), Sampler::Heun);
+        for (flags, order) in [("", 2), (" --order 1", 1), (" --order 3", 3)] {
+            let wanted = Sampler::UniPc(UniPc::new(order).unwrap());
+            assert_eq!(sampler(&format!("--sampler unipc{flags}")), wanted);
+        }
+        assert_eq!(
+            sampler("--sampler ddim --eta 0.5"),
+            Sampler::Ddim(Ddim::new(0.5).unwrap())
+        );
+    }
+
+    #[test]
+    fn a_flag_that_does_nothing_is_refused() {
+        for (flags, said) in [
+            (
+                "--sampler heun --eta 0.5",
+                "--eta: heun has none; want --sampler ddim or analytic",
+            ),
+            ("--eta 0", "--eta: ddpm has none"),
+            ("--sampler dpmpp-2m-sde --eta 1", "--eta: dpmpp-2m-sde"),
+            (
+                "--sampler unipc --sigma beta",
+                "--sigma: unipc has none; want --sampler ddpm or ddcm",
+            ),
+            (
+                "--sampler dpmpp-2m --order 2",
+                "--order: dpmpp-2m has none; want --sampler unipc",
+            ),
+            ("--sampler unipc --order 4", "1, 2 or 3"),
+            ("--spacing karras", "--spacing: ddpm visits all time steps"),
+            ("--sampler ddim --eta 1.5", "eta = 1.5"),
+            ("--sampler heun --steps 101", "want 1 to 100"),
+            ("--sigma learned", "places no variances"),
+        ] {
+            let error = choose(flags, 100).unwrap_err().to_string();
+            assert!(error.contains(said), "{flags}: {error}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Sampling that starts from a picture instead of from noise alone.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use tch::{Device, Tensor};
+
+use super::image_in::{read_mask, read_picture};
+use crate::config::RunConfig;
+use crate::data::upright_size;
+use crate::sample::{Known, Resampling, Respaced};
+
+/// A picture to start from.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "From a picture")]
+pub(in crate::cli) struct StartArgs {
+    /// Picture to start from, cropped and resized as for training
+    #[arg(long, value_name = "FILE")]
+    init_image: Option<PathBuf>,
+    /// How much of the way to noise it is taken, 0 (it stays as it is) to 1 (nothing of it stays) [default: 0.5]
+    #[arg(
+        long,
+        value_name = "S",
+        requires = "init_image",
+        conflicts_with = "mask",
+        allow_negative_numbers = true
+    )]
+    strength: Option<f64>,
+    /// Fill in where this picture of the same size is white; RePaint, with --sampler ddpm
+    #[arg(long, value_name = "FILE", requires = "init_image")]
+    mask: Option<PathBuf>,
+    /// With --mask: steps taken back at a time
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jump: u16,
+    /// With --mask: how often each of these stretches is walked; 1 never goes back
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    resample: u16,
+}
+
+/// Where chains start.
+#[derive(Debug)]
+pub(in crate::cli) enum Start {
+    /// Noise alone.
+    Noise,
+    /// A picture, `[C, H, W]`, noised to the last visited step.
+    Picture(Tensor),
+    /// Noise, with a part of a picture known.
+    Part(Known, Resampling),
+}
+
+impl Start {
+    /// How many times the network is asked over `steps` visited steps.
+    pub(in crate::cli) fn evaluations(&self, steps: usize) -> usize {
+        match self {
+            Start::Part(_, resampling) => resampling.evaluations(steps),
+            Start::Noise | Start::Picture(_) => steps,
+        }
+    }
+}
+
+impl StartArgs {
+    /// Reads the pictures, and shortens `levels` to the steps that are walked.
+    ///
+    /// # Errors
+    /// Files that are no pictures, a mask of another size, a strength outside 0 to 1.
+    pub(in crate::cli) fn start(
+        &self,
+        config: &RunConfig,
+        levels: &mut Respaced,
+        device: Device,
+    ) -> Result<Start> {
+        let Some(path) = &self.init_image else {
+            return Ok(Start::Noise);
+        };
+        let x_0 = read_picture(path, &config.model, &config.data)?.to_device(device);
+        if let Some(mask) = &self.mask {
+            refuse_other_size(mask, path)?;
+            let unknown = read_mask(mask, &config.model, &config.data)?.to_device(device);
+            let resampling = Resampling {
+                jump: self.jump.into(),
+                times: self.resample.into(),
+            };
+            return Ok(Start::Part(Known { x_0, unknown }, resampling));
+        }
+        let strength = self.strength.unwrap_or(0.5);
+        ensure!(
+            (0.0..=1.0).contains(&strength),
+            "--strength {strength}: want 0 (the picture as it is) to 1 (noise alone)"
+        );
+        let limit = strength * config.diffusion.timesteps as f64;
+        let walked = levels.times.iter().take_while(|t| (**t as f64) < limit);
+        let walked = walked.count();
+        if walked == 0 {
+            bail!(
+                "--strength {strength} leaves no step to walk; take more strength, or more --steps"
+            );
+        }
+        *levels = levels.truncated(walked);
+        Ok(Start::Picture(x_0))
+    }
+}
+
+/// The same crop is cut from both, so they must be of one size.
+fn refuse_other_size(mask: &Path, picture: &Path) -> Result<()> {
+    let size = |path: &Path| {
+        upright_size(path).with_context(|| format!("cannot use picture {}", path.display()))
+    };
+    let ((mask_height, mask_width), (height, width)) = (size(mask)?, size(picture)?);
+    ensure!(
+        (mask_height, mask_width) == (height, width),
+        "--mask {}: it is {mask_width}x{mask_height} pixels, and {} is {width}x{height}; want a mask of the same size",
+        mask.display(),
+        picture.display()
+    );
+    Ok(())
+}

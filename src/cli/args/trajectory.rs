@@ -1,0 +1,177 @@
+//! The way from noise to pictures, as an animation and as a strip.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use tch::{Device, Tensor};
+
+use super::image_out::refuse_other_than_png;
+use crate::fs::check_writable;
+use crate::report::{
+    check_animation_path, frame_steps, grid, grid_of_columns, strip, to_pixels, write_animation,
+    write_png,
+};
+use crate::sample::Step;
+
+/// Pictures shown in a strip, one a row.
+const STRIP_PICTURES: i64 = 8;
+
+/// What to keep of the way.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Trajectory")]
+pub(in crate::cli) struct TrajectoryArgs {
+    /// The grid on its way from noise to pictures, as an animation
+    #[arg(long, value_name = "FILE.png|gif")]
+    trajectory: Option<PathBuf>,
+    /// The same as one picture: a row for each of the first 8 pictures, time from left to right
+    #[arg(long, value_name = "FILE.png")]
+    strip: Option<PathBuf>,
+    /// Show the predicted x_0 instead of x_t
+    #[arg(long)]
+    x0: bool,
+    /// Frames of the animation
+    #[arg(long, default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    frames: u32,
+    /// Frames of the strip
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100))]
+    strip_frames: u32,
+    /// Milliseconds a frame
+    #[arg(long, default_value_t = 80, value_name = "MS", value_parser = clap::value_parser!(u32).range(20..=10_000))]
+    frame_millis: u32,
+}
+
+/// Milliseconds that the last frame stays.
+const LAST_MILLIS: u32 = 2_000;
+
+/// Frames on their way out.
+#[derive(Debug)]
+pub(in crate::cli) struct Trajectory<'a> {
+    args: &'a TrajectoryArgs,
+    animation: Recorder,
+    strip: Recorder,
+}
+
+impl TrajectoryArgs {
+    /// Refuses, before the long work, places that could not be written to.
+    ///
+    /// # Errors
+    /// Such a place, or a file that is to be of another kind.
+    pub(in crate::cli) fn check(&self) -> Result<()> {
+        ensure!(
+            !self.x0 || self.trajectory.is_some() || self.strip.is_some(),
+            "--x0 shows the way in --trajectory or --strip; give one of them"
+        );
+        if let Some(path) = &self.trajectory {
+            check_animation_path(path)?;
+            check_writable(path)?;
+        }
+        if let Some(path) = &self.strip {
+            refuse_other_than_png("--strip", path)?;
+            check_writable(path)?;
+        }
+        Ok(())
+    }
+
+    /// Gets ready for chains of `steps` steps.
+    pub(in crate::cli) fn open(&self, steps: usize) -> Trajectory<'_> {
+        let recorder = |wanted: bool, frames: u32| {
+            Recorder::new(if wanted {
+                frame_steps(steps, frames as usize)
+            } else {
+                vec![]
+            })
+        };
+        Trajectory {
+            args: self,
+            animation: recorder(self.trajectory.is_some(), self.frames),
+            strip: recorder(self.strip.is_some(), self.strip_frames),
+        }
+    }
+}
+
+impl Trajectory<'_> {
+    /// Sees one step of a batch. Frames stay on the device: it does not wait.
+    pub(in crate::cli) fn see(&mut self, step: &Step) {
+        for recorder in [&mut self.animation, &mut self.strip] {
+            recorder.see(step, self.args.x0);
+        }
+    }
+
+    /// Ends a batch.
+    pub(in crate::cli) fn end_batch(&mut self) {
+        self.animation.end_batch();
+        self.strip.end_batch();
+    }
+
+    /// Writes the files.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(in crate::cli) fn finish(self) -> Result<()> {
+        if let Some(path) = &self.args.trajectory {
+            let frames: Vec<Tensor> = self.animation.frames().iter().map(grid).collect();
+            write_animation(path, &frames, self.args.frame_millis, LAST_MILLIS)?;
+            eprintln!("{} frames in {}", frames.len(), path.display());
+        }
+        if let Some(path) = &self.args.strip {
+            let frames = self.strip.frames();
+            let column = |frame: &Tensor| {
+                let shown = frame.size()[0].min(STRIP_PICTURES);
+                grid_of_columns(&frame.narrow(0, 0, shown), 1)
+            };
+            let columns: Vec<Tensor> = frames.iter().map(column).collect();
+            write_png(path, &strip(&columns))?;
+            eprintln!("strip in {}", path.display());
+        }
+        Ok(())
+    }
+}
+
+/// Frames after chosen steps, batch by batch.
+#[derive(Debug)]
+struct Recorder {
+    /// Steps done (1 after the first) that become frames.
+    wanted: Vec<usize>,
+    batch: Vec<Tensor>,
+    /// Of each ended batch: `[frames, N, C, H, W]` u8 on CPU.
+    ended: Vec<Tensor>,
+}
+
+impl Recorder {
+    /// `steps` counts from 0.
+    fn new(steps: Vec<usize>) -> Recorder {
+        Recorder {
+            wanted: steps.iter().map(|step| step + 1).collect(),
+            batch: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    fn see(&mut self, step: &Step, x0: bool) {
+        if self.wanted.contains(&step.done) {
+            let shown = if x0 {
+                step.estimate.x_0_hat()
+            } else {
+                step.x.shallow_clone()
+            };
+            self.batch.push(to_pixels(&shown));
+        }
+    }
+
+    fn end_batch(&mut self) {
+        if !self.batch.is_empty() {
+            let frames = std::mem::take(&mut self.batch);
+            self.ended
+                .push(Tensor::stack(&frames, 0).to_device(Device::Cpu));
+        }
+    }
+
+    /// Each frame with the pictures of all batches, `[N, C, H, W]` u8.
+    fn frames(&self) -> Vec<Tensor> {
+        if self.ended.is_empty() {
+            return Vec::new();
+        }
+        Tensor::cat(&self.ended, 1).unbind(0)
+    }
+}

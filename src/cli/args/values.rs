@@ -1,0 +1,62 @@
+//! Values of flags, and files that flags name.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+
+use crate::config::{Preset, RunConfig};
+
+/// `128` or `96x128` (height x width), in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) struct Size {
+    pub(in crate::cli) height: i64,
+    pub(in crate::cli) width: i64,
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |_| format!("{text:?} is no size; want 128, or 96x128 (height x width)");
+        let (height, width) = text.split_once('x').unwrap_or((text, text));
+        Ok(Size {
+            height: height.parse().map_err(wrong)?,
+            width: width.parse().map_err(wrong)?,
+        })
+    }
+}
+
+/// `STEP:MULTIPLIER`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::cli) struct LrPoint(pub(in crate::cli) u64, pub(in crate::cli) f64);
+
+impl FromStr for LrPoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (step, multiplier) = text.split_once(':')?;
+            Some(LrPoint(step.parse().ok()?, multiplier.parse().ok()?))
+        };
+        parse().ok_or_else(|| {
+            format!("{text:?} is no point; want STEP:MULTIPLIER, for example 4000:1")
+        })
+    }
+}
+
+/// Reads a settings file over `preset`.
+pub(in crate::cli) fn read_config(path: &Path, preset: Preset) -> Result<RunConfig> {
+    let text = fs_err::read_to_string(path)?;
+    RunConfig::from_toml(&text, preset).with_context(|| format!("cannot use {}", path.display()))
+}
+
+/// Replaces `target` by what a flag gives.
+pub(in crate::cli) fn set<T>(target: &mut T, flag: &Option<T>)
+where
+    T: Clone,
+{
+    if let Some(value) = flag {
+        *target = value.clone();
+    }
+}

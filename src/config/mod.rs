@@ -1,0 +1,410 @@
+//! All settings of a run: model + diffusion + optim + data + sample + train.
+//!
+//! One [`RunConfig`] is resolved from, in rising priority, a preset, a `--config` TOML file and
+//! flags; it is validated once, saved with the run and carried by every checkpoint, so nothing that
+//! reads a checkpoint needs a flag.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::text::quoting;
+
+mod images;
+mod model;
+mod model_keras;
+pub mod presets;
+mod validate;
+mod validate_keras;
+mod validate_model;
+
+pub use images::{Background, ParseBackgroundError, Resize};
+pub use model::{
+    AttentionUNetConfig, Level, LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm,
+    Resample, TimeEmbedding, UNetConfig,
+};
+pub use model_keras::{BlockWidths, ConcatPlan, ConcatUNetConfig, GauConfig};
+pub use presets::Preset;
+pub use validate::ConfigError;
+
+/// Noise schedules; formulas in [`crate::diffusion::Schedule`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// betas = 0.02 (t+1)/T.
+    KerasDdpm,
+    /// Ho et al.: 1e-4 to 0.02.
+    Linear,
+    /// Nichol & Dhariwal's cosine.
+    Cosine,
+    /// Sigmoid from -3 to 3.
+    Sigmoid,
+    /// The list `betas`.
+    #[value(skip)]
+    Explicit,
+}
+
+/// What the network predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prediction {
+    /// The noise in x_t.
+    #[default]
+    Eps,
+    /// The picture without noise.
+    X0,
+    /// sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0.
+    V,
+}
+
+/// Training objectives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossKind {
+    /// Squared error summed over the pixels of a picture.
+    Sum,
+    /// Mean squared error: gradients so small that Adam's epsilon and f32 eat them.
+    Mse,
+}
+
+/// The forward process and the objective.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiffusionConfig {
+    /// Number of time steps T.
+    pub timesteps: i64,
+    /// How betas grow with t.
+    pub schedule: ScheduleKind,
+    /// The betas themselves, where `schedule` is explicit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub betas: Vec<f64>,
+    /// What the network predicts.
+    #[serde(default)]
+    pub prediction: Prediction,
+    /// What is minimised.
+    pub loss: LossKind,
+}
+
+/// Optimizers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// Adam with layer-wise trust ratios.
+    Lamb,
+    /// Adam.
+    Adam,
+    /// Adam with decoupled weight decay.
+    Adamw,
+}
+
+/// Optimizer, learning rate and EMA.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimConfig {
+    /// Which one.
+    pub optimizer: OptimizerKind,
+    /// Learning rate before the multiplier of `lr_schedule`.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to sqrt(v): before the bias correction in LAMB (Keras), after it in Adam (PyTorch).
+    pub eps: f64,
+    /// L2 term (Adam), decoupled decay (AdamW), part of the update (LAMB).
+    pub weight_decay: f64,
+    /// Points (step, multiplier), linear between them and constant outside.
+    pub lr_schedule: Vec<(u64, f64)>,
+    /// Largest global gradient norm, if clipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// LAMB: adapt norm parameters too, as the original does by accident.
+    pub adapt_norms: bool,
+    /// Momentum of the weight average.
+    pub ema: f64,
+}
+
+/// Where pictures come from and how they are prepared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Folder of pictures; none means the built-in faces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// How many built-in faces are drawn.
+    pub builtin_images: u64,
+    /// How pictures are scaled.
+    pub resize: Resize,
+    /// What stands behind transparent pixels.
+    pub background: Background,
+    /// Mirror half of the pictures, at random.
+    pub flip: bool,
+}
+
+/// Reverse-process standard deviations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sigma {
+    /// sqrt(beta_t): optimal for unit-normal data.
+    Beta,
+    /// sqrt of the posterior variance: optimal for a single picture.
+    Posterior,
+    /// Between the two, where the network's second half of channels says.
+    Learned,
+}
+
+/// How pictures are sampled by default from this model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampleConfig {
+    /// Noise of the reverse steps.
+    pub sigma: Sigma,
+    /// Clip the predicted x_0 to [-1, 1] at each step.
+    pub clip_x0: bool,
+    /// Add noise at the last step too, as Keras-DDPM does and nobody else.
+    #[serde(default = "yes")]
+    pub last_noise: bool,
+    /// Pictures in a grid during training.
+    pub images: u64,
+    /// Steps between grids; 0 for none.
+    pub every_steps: u64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a run does after a step whose loss or gradients are not finite, or exploded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBadStep {
+    /// Stop; nothing is lost.
+    #[default]
+    Stop,
+    /// Go on with the next step, at most 10 times in 1000 steps.
+    Skip,
+    /// Go back to the newest checkpoint with half the learning rate, at most 5 times.
+    Rollback,
+}
+
+/// The run itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Steps in all.
+    pub steps: u64,
+    /// Pictures a step.
+    pub batch: i64,
+    /// Microbatches a batch is split into; same maths, less memory.
+    pub accumulate: i64,
+    /// Residual blocks keep only their input for the backward pass, which computes the rest again: less memory, more
+    /// time. Of the simplified U-Net alone.
+    #[serde(default)]
+    pub checkpoint_blocks: bool,
+    /// Seed of everything.
+    pub seed: u64,
+    /// Steps between checkpoints.
+    pub save_every_steps: u64,
+    /// Checkpoints kept.
+    pub keep: usize,
+    /// What follows a bad step.
+    #[serde(default)]
+    pub on_bad_step: OnBadStep,
+    /// How many times the usual a loss or gradient norm is that has exploded; 0: none has.
+    #[serde(default = "thousand")]
+    pub explosion_factor: f64,
+    /// Reverse steps of a sample grid; 0 for all T.
+    #[serde(default)]
+    pub sample_steps: usize,
+    /// Seconds that the sampling of a grid may take, else it is left out; 0 for no limit.
+    #[serde(default = "ten_minutes")]
+    pub sample_limit_secs: u64,
+}
+
+fn thousand() -> f64 {
+    1000.0
+}
+
+fn ten_minutes() -> u64 {
+    600
+}
+
+/// Everything about a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The preset it started from.
+    pub preset: Preset,
+    /// The network.
+    pub model: ModelConfig,
+    /// The forward process and the objective.
+    pub diffusion: DiffusionConfig,
+    /// Optimizer, learning rate, EMA.
+    pub optim: OptimConfig,
+    /// Pictures.
+    pub data: DataConfig,
+    /// Sampling defaults.
+    pub sample: SampleConfig,
+    /// The run.
+    pub train: TrainConfig,
+}
+
+impl RunConfig {
+    /// Reads a TOML file over a preset: the file's own `preset` key, else `fallback`.
+    ///
+    /// # Errors
+    /// Unknown keys and values of the wrong type, each with its place in the file.
+    pub fn from_toml(text: &str, fallback: Preset) -> anyhow::Result<RunConfig> {
+        let file: toml::Table = text.parse().map_err(|e: toml::de::Error| quoting(e))?;
+        let preset = match file.get("preset") {
+            Some(name) => name.clone().try_into().map_err(quoting)?,
+            None => fallback,
+        };
+        let mut base = preset.config();
+        // Another kind of network has other settings, so those of the preset's do not stay.
+        if let Some(kind) = file.get("model").and_then(|m| m.get("kind")) {
+            let kind: ModelKind = kind.clone().try_into().map_err(quoting)?;
+            if kind != base.model.kind() {
+                base.model = kind.config(base.model.chw());
+            }
+        }
+        let mut merged = toml::Table::try_from(base)?;
+        merge(&mut merged, file);
+        merged.try_into().map_err(quoting)
+    }
+
+    /// The resolved settings as TOML, readable by [`RunConfig::from_toml`].
+    pub fn to_toml(&self) -> anyhow::Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+
+    /// What differs from `other`, one `section.key: ours, theirs` a difference.
+    pub fn differences(&self, other: &RunConfig) -> anyhow::Result<Vec<Difference>> {
+        let mut found = Vec::new();
+        let ours = toml::Value::Table(toml::Table::try_from(self)?);
+        let theirs = toml::Value::Table(toml::Table::try_from(other)?);
+        collect_differences("", &ours, &theirs, &mut found);
+        Ok(found)
+    }
+}
+
+/// One setting that two configs disagree on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// `section.key`.
+    pub key: String,
+    /// Value in the first config, as TOML.
+    pub ours: String,
+    /// Value in the second config, as TOML.
+    pub theirs: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} instead of {}", self.key, self.ours, self.theirs)
+    }
+}
+
+fn merge(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(b)), toml::Value::Table(o)) => merge(b, o),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+fn collect_differences(
+    path: &str,
+    ours: &toml::Value,
+    theirs: &toml::Value,
+    out: &mut Vec<Difference>,
+) {
+    if let (toml::Value::Table(a), toml::Value::Table(b)) = (ours, theirs) {
+        let none = toml::Value::String("(not set)".into());
+        let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).collect();
+        for key in keys {
+            let path = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
+            collect_differences(
+                &path,
+                a.get(key).unwrap_or(&none),
+                b.get(key).unwrap_or(&none),
+                out,
+            );
+        }
+    } else if ours != theirs {
+        out.push(Difference {
+            key: path.to_owned(),
+            ours: ours.to_string(),
+            theirs: theirs.to_string(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn toml_round_trips_and_overrides_the_preset() {
+        for preset in Preset::value_variants() {
+            let config = preset.config();
+            let back = RunConfig::from_toml(&config.to_toml().unwrap(), Preset::Demo).unwrap();
+            assert_eq!(config, back);
+        }
+        let text = "preset = \"demo\"\n[model]\nblocks = 3\n[optim]\nlr_schedule = [[0, 1.0]]\n";
+        let config = RunConfig::from_toml(text, Preset::Celebahq128).unwrap();
+        let mut model = config.model;
+        assert_eq!((model.unet_mut().blocks, model.unet_mut().height), (3, 32));
+        assert_eq!(config.optim.lr_schedule, [(0, 1.0)]);
+        let text = "preset = \"demo\"\n[model]\nkind = \"unet-attention\"\nblocks = 1\n";
+        let config = RunConfig::from_toml(text, Preset::Celebahq128).unwrap();
+        assert_eq!(config.model.kind(), ModelKind::UnetAttention);
+        assert_eq!(config.model.chw(), [3, 32, 32]);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        let error = RunConfig::from_toml("[model]\nblokcs = 3\n", Preset::Demo).unwrap_err();
+        assert!(error.to_string().contains("blokcs"), "{error}");
+    }
+
+    #[test]
+    fn differences_name_the_key_and_both_values() {
+        let a = Preset::Demo.config();
+        let mut b = a.clone();
+        b.train.seed = 7;
+        b.optim.clip_norm = Some(1.0);
+        let found: Vec<_> = a
+            .differences(&b)
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            found,
+            [
+                "optim.clip_norm: \"(not set)\" instead of 1.0",
+                "train.seed: 0 instead of 7"
+            ]
+        );
+    }
+
+    #[test]
+    fn pooling_stops_at_min_pixel() {
+        let levels = Preset::Celebahq128.config().model.unet_mut().levels();
+        assert_eq!(
+            levels.iter().map(|l| l.width).collect::<Vec<_>>(),
+            [128, 128, 256, 256, 512, 512]
+        );
+        assert_eq!(levels.iter().filter(|l| l.pools).count(), 5);
+        assert!(!levels[5].pools);
+    }
+}

@@ -1,0 +1,25 @@
+//! Byte layouts, all of them untrusted: what a file of weights or of codes holds, without what it means.
+//!
+//! - `safetensors`: the container of everything this program writes
+//! - `pt`, `pickle`: PyTorch's own format, read by an interpreter that can run nothing; `pt::write` writes it
+//! - `hdf5`: the container of Keras
+//! - `weights_file`: any of these as one tree of keys; `state_dict`: plain `state_dict`s by file name
+//! - `ddcm`: images as the indices of their noise
+//! - `host_tensor`, `dtypes`: tensors in host memory, and the names of their types
+
+pub mod ddcm;
+pub(crate) mod dtypes;
+mod error;
+pub(crate) mod hdf5;
+pub mod host_tensor;
+pub mod pickle;
+pub mod pt;
+pub mod safetensors;
+pub(crate) mod state_dict;
+pub mod weights_file;
+
+pub use error::CheckpointError;
+pub use state_dict::{read_state_dict, write_state_dict};
+
+#[cfg(test)]
+mod tests_live_pt;

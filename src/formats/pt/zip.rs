@@ -1,0 +1,117 @@
+//! The zip archive of torch 1.6 and later: FOLDER/data.pkl, FOLDER/byteorder, FOLDER/data/KEY.
+
+use std::collections::HashMap;
+use std::io::BufReader;
+
+use ::zip::read::{ArchiveOffset, Config};
+use ::zip::{CompressionMethod, ZipArchive};
+
+use super::Result;
+use super::source::{Extent, Source};
+use crate::formats::CheckpointError;
+use crate::formats::pickle::{MAX_PICKLE_BYTES, PickleError, Value, unpickle};
+use crate::text::shown;
+
+/// First bytes of a zip archive.
+pub(in super::super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+
+pub(super) fn read_zip(source: &Source) -> Result<(Value, HashMap<String, Extent>)> {
+    let mut entries = zip_entries(source)?;
+    let folder = zip_folder(source, &entries)?;
+    if let Some(extent) = entries.get(&format!("{folder}/byteorder")) {
+        check_byte_order(source, extent)?;
+    }
+    let pickle = &entries[&format!("{folder}/data.pkl")];
+    if pickle.bytes > MAX_PICKLE_BYTES {
+        return Err(source.pickle(PickleError::TooLong {
+            limit: MAX_PICKLE_BYTES,
+        }));
+    }
+    let pickle = source.whole(pickle)?;
+    let root = unpickle(&mut &pickle[..])
+        .map_err(|error| source.pickle(error))?
+        .root;
+    let prefix = format!("{folder}/data/");
+    let storages = entries
+        .drain()
+        .filter_map(|(name, extent)| Some((name.strip_prefix(&prefix)?.to_owned(), extent)))
+        .collect();
+    Ok((root, storages))
+}
+
+/// Every entry of the archive, by name.
+fn zip_entries(source: &Source) -> Result<HashMap<String, Extent>> {
+    let zip_error = |error| CheckpointError::Zip {
+        path: source.path.clone(),
+        source: error,
+    };
+    // The archive starts with the file. Left to look for its start, the zip crate tries each pair of
+    // a directory's ends in the file, and a few megabytes of such ends take minutes.
+    let config = Config {
+        archive_offset: ArchiveOffset::Known(0),
+    };
+    let reader = BufReader::new(&source.file);
+    let mut archive = ZipArchive::with_config(config, reader).map_err(zip_error)?;
+    let is_script = |name: &[u8]| name.ends_with(b"/constants.pkl");
+    if archive.file_names_raw().any(is_script) {
+        return Err(CheckpointError::TorchScript {
+            path: source.path.clone(),
+        });
+    }
+    let mut duplicate = archive.has_duplicate_names();
+    let mut entries = HashMap::new();
+    for index in 0..archive.len() {
+        let entry = archive.by_index_raw(index).map_err(zip_error)?;
+        let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
+        let stored = entry.compression() == CompressionMethod::Stored
+            && entry.compressed_size() == entry.size()
+            && !entry.encrypted();
+        if !stored {
+            return Err(CheckpointError::NotStored {
+                path: source.path.clone(),
+                entry: shown(&name),
+            });
+        }
+        // torch can be told to leave the checksum out, and then writes 0.
+        let crc = Some(entry.crc32()).filter(|&crc| crc != 0);
+        let start = entry.data_start().unwrap_or(u64::MAX);
+        let extent = source.extent(shown(&name), start, entry.size(), crc)?;
+        duplicate |= entries.insert(name, extent).is_some();
+    }
+    let path = || source.path.clone();
+    if duplicate {
+        return Err(CheckpointError::DuplicateEntries { path: path() });
+    }
+    // Checksums of overlapping entries would cost the file's length for each of them.
+    if archive.has_overlapping_entries().map_err(zip_error)? {
+        return Err(CheckpointError::OverlappingEntries { path: path() });
+    }
+    Ok(entries)
+}
+
+/// The folder that holds `data.pkl`: the file's stem when it was saved, or "archive".
+fn zip_folder(source: &Source, entries: &HashMap<String, Extent>) -> Result<String> {
+    let folders: Vec<&str> = entries
+        .keys()
+        .filter_map(|name| name.strip_suffix("/data.pkl"))
+        .filter(|folder| !folder.contains('/'))
+        .collect();
+    match folders[..] {
+        [folder] => Ok(folder.to_owned()),
+        _ => Err(CheckpointError::NoPickle {
+            path: source.path.clone(),
+            found: folders.len(),
+        }),
+    }
+}
+
+fn check_byte_order(source: &Source, extent: &Extent) -> Result<()> {
+    let order = source.slice(extent, 0, extent.bytes.min(16) as usize)?;
+    if order != b"little" {
+        return Err(CheckpointError::ByteOrder {
+            path: source.path.clone(),
+            found: format!("{:?}", String::from_utf8_lossy(&order)),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! The tree of keys that a file of weights is.
+
+use std::sync::Arc;
+
+use crate::formats::host_tensor::Dtype;
+use crate::formats::pickle::TensorRef;
+
+/// Most keys that an error message lists.
+const MAX_LISTED: usize = 12;
+/// Longest part of a key or text that a message shows, in characters.
+const MAX_SHOWN: usize = 60;
+
+/// One value of a file of weights.
+#[derive(Debug, Clone)]
+pub enum Node {
+    /// Named values, in the file's order, each name once. A list that holds tensors or groups is
+    /// one too, with the keys "0", "1", ...
+    Group(Vec<(String, Node)>),
+    /// A tensor, its data still in the file.
+    Tensor(TensorSlot),
+    /// An integer.
+    Int(i64),
+    /// A float.
+    Float(f64),
+    /// True or false.
+    Bool(bool),
+    /// Text.
+    Text(String),
+    /// Anything else, for people: `None`, `list of 3`.
+    Other(String),
+}
+
+/// A tensor that a file holds; [`super::WeightsFile::tensor`] reads it.
+#[derive(Debug, Clone)]
+pub struct TensorSlot {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Length of each dimension, outermost first; empty for a scalar.
+    pub shape: Vec<i64>,
+    /// Which of the open files holds it.
+    pub(super) part: usize,
+    pub(super) place: Place,
+}
+
+/// Where in its file a tensor lies.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// Which of the mapped tensors it is.
+    Mapped(usize),
+    /// A view of a storage.
+    Pickled(Arc<TensorRef>),
+    /// Path of an HDF5 dataset.
+    Dataset(String),
+}
+
+impl TensorSlot {
+    /// Bytes its elements take, or the largest number if they are more.
+    pub fn bytes(&self) -> usize {
+        if self.shape.contains(&0) {
+            return 0;
+        }
+        (self.shape.iter()).fold(self.dtype.size_bytes(), |bytes, &dim| {
+            bytes.saturating_mul(usize::try_from(dim).unwrap_or(usize::MAX))
+        })
+    }
+}
+
+impl Node {
+    /// The values of a group, in the file's order; none for anything else.
+    pub fn entries(&self) -> &[(String, Node)] {
+        match self {
+            Self::Group(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    /// The value at a key of a group.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        let entry = self.entries().iter().find(|(name, _)| name == key);
+        entry.map(|(_, value)| value)
+    }
+
+    /// The value below nested groups, their keys joined by dots; this value for an empty path.
+    ///
+    /// Keys may hold dots themselves, as those of a `state_dict` do: `model.conv.weight` is found
+    /// in `{"model": {"conv.weight": ...}}` and in `{"model.conv.weight": ...}`.
+    pub fn at(&self, path: &str) -> Option<&Node> {
+        if path.is_empty() {
+            return Some(self);
+        }
+        self.entries()
+            .iter()
+            .find_map(|(key, value)| match path.strip_prefix(key.as_str())? {
+                "" => Some(value),
+                rest => value.at(rest.strip_prefix('.').filter(|rest| !rest.is_empty())?),
+            })
+    }
+
+    /// The tensors of a group that holds nothing else, with their names; of an empty group, none.
+    pub fn slots(&self) -> Option<Vec<(&str, &TensorSlot)>> {
+        let Self::Group(entries) = self else {
+            return None;
+        };
+        entries
+            .iter()
+            .map(|(name, value)| match value {
+                Self::Tensor(slot) => Some((name.as_str(), slot)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// A short description for people: `tensor float32 [64, 3, 3, 3]`, `group of 130`, `int 5`.
+    pub fn kind(&self) -> String {
+        match self {
+            Self::Group(entries) => format!("group of {}", entries.len()),
+            Self::Tensor(slot) => format!("tensor {} {:?}", slot.dtype, slot.shape),
+            Self::Int(value) => format!("int {value}"),
+            Self::Float(value) => format!("float {value:?}"),
+            Self::Bool(value) => format!("bool {value}"),
+            Self::Text(text) => format!("text {}", shown(text)),
+            Self::Other(kind) => kind.clone(),
+        }
+    }
+}
+
+/// A group's first keys and the kinds of their values, or the kind of anything else.
+pub(super) fn group_text(node: &Node) -> String {
+    let Node::Group(entries) = node else {
+        return node.kind();
+    };
+    let mut parts: Vec<String> = (entries.iter().take(MAX_LISTED))
+        .map(|(key, value)| format!("{}: {}", shown(key), value.kind()))
+        .collect();
+    if entries.len() > MAX_LISTED {
+        parts.push(format!("and {} more", entries.len() - MAX_LISTED));
+    }
+    format!("{{{}}}", parts.join(", "))
+}
+
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}

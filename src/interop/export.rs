@@ -1,0 +1,173 @@
+//! Our weights in another program's layout, for its own code to load.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use tch::{Kind, Tensor};
+
+use super::diffusers;
+use super::keys::Keys;
+use super::lucidrains::trainer::file as lucidrains_file;
+use super::settings::Settings;
+use crate::checkpoint::{Family, Meta, Origin};
+use crate::formats::pt::write::Item;
+use crate::formats::safetensors;
+use crate::formats::state_dict::{tensor_item, write_pt};
+use crate::fs::check_writable;
+
+/// A `state_dict` in order.
+type StateDict = Vec<(String, Tensor)>;
+
+/// Weights under a family's own names and in its own arrangement.
+///
+/// # Errors
+/// A family whose code has no network like this one.
+pub fn in_layout(family: Family, meta: &Meta, weights: &[(String, Tensor)]) -> Result<StateDict> {
+    if family == Family::Ddpm {
+        let same = |(name, t): &(String, Tensor)| (name.clone(), t.shallow_clone());
+        return Ok(weights.iter().map(same).collect());
+    }
+    let origin = match &meta.origin {
+        Some(origin) if origin.family == family => origin.clone(),
+        // Only a network that diffusers can describe may take another's names.
+        _ if family == Family::Diffusers => Origin::new(family),
+        other => bail!(
+            "these weights came from {}, not from {family}, whose code may compute something else with them; leave out --layout, or choose ddpm or diffusers",
+            other.as_ref().map_or(Family::Ddpm, |o| o.family)
+        ),
+    };
+    let settings = Settings {
+        model: meta.config.model.clone(),
+        diffusion: meta.config.diffusion.clone(),
+        sample: meta.config.sample.clone(),
+        origin,
+    };
+    let ours: HashMap<&str, &Tensor> = weights.iter().map(|(k, t)| (k.as_str(), t)).collect();
+    settings
+        .layout(&Keys::default())?
+        .into_iter()
+        .map(|entry| {
+            let parts: Vec<Tensor> = entry
+                .ours
+                .iter()
+                .map(|name| ours.get(name.as_str()).map(|t| t.shallow_clone()))
+                .collect::<Option<_>>()
+                .with_context(|| format!("no tensor {:?} for {}", entry.ours, entry.theirs))?;
+            let theirs = entry.to_theirs(&parts)?.contiguous();
+            Ok((entry.theirs, theirs))
+        })
+        .collect()
+}
+
+/// Writes a PyTorch file as the family's own program saves it, whole or not at all.
+///
+/// Where that file holds raw and averaged weights, both are these.
+///
+/// # Errors
+/// As [`in_layout`]; disk full and the like.
+pub fn write_family_pt(
+    path: &Path,
+    family: Family,
+    meta: &Meta,
+    weights: &[(String, Tensor)],
+) -> Result<()> {
+    let state = in_layout(family, meta, weights)?;
+    let root = match family {
+        Family::Lucidrains => lucidrains_file(meta.step, &meta.config.diffusion, &state)?,
+        Family::W86763777 => Item::Dict(vec![
+            ("net_model".into(), tensors(&state)?),
+            ("ema_model".into(), tensors(&state)?),
+            ("step".into(), Item::Int(meta.step as i64)),
+        ]),
+        Family::KerasDdpm => {
+            bail!("Keras' HDF5 files are read here and not written; choose --layout ddpm")
+        }
+        Family::Ddpm | Family::Diffusers | Family::Pesser | Family::Openai => tensors(&state)?,
+    };
+    write_pt(path, &root)
+}
+
+fn tensors(state: &StateDict) -> Result<Item<'static>> {
+    let item = |(name, t): &(String, Tensor)| Ok((name.clone(), tensor_item(t)?));
+    Ok(Item::OrderedDict(
+        state.iter().map(item).collect::<Result<_>>()?,
+    ))
+}
+
+/// Writes a folder that `DDPMPipeline.from_pretrained` loads, whole or not at all; returns what that
+/// pipeline does otherwise than this program.
+///
+/// # Errors
+/// A network or schedule that diffusers cannot describe, naming what; a folder that has other things
+/// in it.
+pub fn write_pipeline(
+    dir: &Path,
+    meta: &Meta,
+    weights: &[(String, Tensor)],
+) -> Result<Vec<String>> {
+    let config = &meta.config;
+    let files = diffusers::pipeline_files(&config.model, &config.diffusion, &config.sample)?;
+    let state = in_layout(Family::Diffusers, &without_old_names(meta), weights)?;
+    let used = dir.exists() && fs_err::read_dir(dir)?.next().is_some();
+    ensure!(
+        !used,
+        "{} is there already; name a new folder",
+        dir.display()
+    );
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    fs_err::create_dir_all(parent)?;
+    check_writable(dir)?;
+    let made = tempfile::Builder::new()
+        .prefix(".ddpm-export-")
+        .tempdir_in(parent)?;
+    for (path, text) in files {
+        let path = made.path().join(path);
+        fs_err::create_dir_all(path.parent().unwrap_or(made.path()))?;
+        crate::fs::write_bytes(&path, text.as_bytes())?;
+    }
+    safetensors::write(
+        &made.path().join("unet/diffusion_pytorch_model.safetensors"),
+        ("format".to_owned(), "pt".to_owned()),
+        &state,
+    )?;
+    set_readable(made.path())?;
+    if dir.exists() {
+        fs_err::remove_dir(dir)?;
+    }
+    fs_err::rename(made.keep(), dir)?;
+    Ok(diffusers::pipeline_notes(&config.model, &config.sample))
+}
+
+/// A temporary folder is its owner's alone; an exported one is as any new folder.
+fn set_readable(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(fs_err::set_permissions(
+        dir,
+        std::fs::Permissions::from_mode(0o755),
+    )?)
+}
+
+/// diffusers loads old attention names with a warning only; a new folder has the new ones.
+fn without_old_names(meta: &Meta) -> Meta {
+    Meta {
+        origin: None,
+        ..meta.clone()
+    }
+}
+
+/// Plain weights in a family's layout as a safetensors file.
+///
+/// # Errors
+/// As [`in_layout`]; disk full and the like.
+pub fn write_family_safetensors(
+    path: &Path,
+    family: Family,
+    meta: &Meta,
+    weights: &[(String, Tensor)],
+) -> Result<()> {
+    let state = in_layout(family, meta, weights)?;
+    debug_assert!(state.iter().all(|(_, t)| t.kind() == Kind::Float));
+    safetensors::write(path, ("format".to_owned(), "pt".to_owned()), &state)
+}

@@ -1,0 +1,380 @@
+//! A foreign file, understood: which network it holds, and its tensors on the way into ours.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::diffusers;
+use super::hints::Hints;
+use super::layout::Entry;
+use super::lucidrains::diffusion::Buffers;
+use super::registry::{self, Extras};
+use super::report::{MissingHints, Report};
+use super::settings::Settings;
+use super::views::{self, View, slot_at};
+use crate::checkpoint::{Contents, Family, Meta, Which};
+use crate::config::RunConfig;
+use crate::formats::weights_file::{Node, TensorSlot, WeightsFile};
+use crate::model::{Model, load_state_dict};
+use crate::text::shown;
+
+/// What the user says about a foreign file.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Answers to what it leaves open.
+    pub hints: Hints,
+    /// Raw weights instead of averaged ones, where it has both.
+    pub raw: bool,
+    /// Where in the file the weights are, if there are several.
+    pub key: Option<String>,
+    /// Settings of weights under our own names.
+    pub config: Option<RunConfig>,
+}
+
+/// A foreign file, understood but not loaded.
+#[derive(Debug)]
+pub struct Foreign {
+    /// What was found, assumed and is missing.
+    pub report: Report,
+    /// The code base.
+    pub family: Family,
+    path: PathBuf,
+    file: WeightsFile,
+    settings: Settings,
+    entries: Vec<Entry>,
+    slots: HashMap<String, TensorSlot>,
+    contents: Contents,
+    step: u64,
+    base: Option<RunConfig>,
+}
+
+impl Request {
+    fn which(&self) -> Which {
+        if self.raw { Which::Raw } else { Which::Ema }
+    }
+}
+
+impl Foreign {
+    /// Recognises a file or folder by what is in it. Hints may still be missing; the report says so.
+    ///
+    /// # Errors
+    /// Unreadable, of no known family, or of one whose network or version is not supported; keys or
+    /// shapes that do not fit together.
+    pub fn examine(path: &Path, request: &Request) -> Result<Foreign> {
+        let cannot = || format!("cannot import {}", path.display());
+        if let Some(folder) = diffusers::find(path, request.raw).with_context(cannot)? {
+            return Foreign::diffusers(path, &folder, request).with_context(cannot);
+        }
+        ensure!(
+            !path.is_dir(),
+            "{} is a folder without checkpoints or weights that are known here; name a run folder or a file",
+            path.display()
+        );
+        let file = WeightsFile::open(path)?;
+        Foreign::of_file(path, file, request).with_context(cannot)
+    }
+
+    fn of_file(path: &Path, file: WeightsFile, request: &Request) -> Result<Foreign> {
+        let mut report = Report::default();
+        report.fact("container", file.container, "its first bytes");
+        let views = views::find(&file.root);
+        let view = views::choose(views, request.which(), request.key.as_deref())?;
+        if !view.path.is_empty() {
+            report.fact("weights at", &view.path, "its keys");
+        }
+        let family = match &request.config {
+            Some(_) => Family::Ddpm,
+            None => view.family,
+        };
+        report.fact("family", family, "key names");
+        let settings = match &request.config {
+            Some(config) => registry::own(config),
+            None => {
+                let extras = extras(&file, &view)?;
+                family.infer(&view.keys, &extras, &request.hints, &mut report)?
+            }
+        };
+        let entries = settings.layout(&view.keys)?;
+        fit(&entries, &view)?;
+        let slots = entries.iter().filter_map(|e| {
+            let slot = view.slot(&e.theirs)?;
+            Some((e.theirs.clone(), slot.clone()))
+        });
+        Ok(Foreign {
+            family,
+            path: path.to_owned(),
+            slots: slots.collect(),
+            // What was asked for is the one set of weights that is kept: nobody must ask for it again.
+            contents: match view.is_average() {
+                true => Contents::EmaWeights,
+                false => Contents::Weights,
+            },
+            step: step(&file.root),
+            settings,
+            entries,
+            base: request.config.clone(),
+            report,
+            file,
+        })
+    }
+
+    fn diffusers(path: &Path, folder: &diffusers::Folder, request: &Request) -> Result<Foreign> {
+        let file = if folder.sharded {
+            WeightsFile::open_shards(&folder.weights)?
+        } else {
+            WeightsFile::open(&folder.weights)?
+        };
+        let mut report = Report::default();
+        report.fact("container", file.container, file.path.display().to_string());
+        if let Some(note) = &folder.note {
+            report.assume(note);
+        }
+        let view = View::whole(Family::Diffusers, &file.root)?;
+        report.fact("family", Family::Diffusers, "config.json");
+        let settings = {
+            let config = diffusers::read_json(&folder.config)?;
+            let scheduler = folder.scheduler.as_deref().map(diffusers::read_json);
+            let scheduler = scheduler.transpose()?;
+            let hints = &request.hints;
+            diffusers::infer(
+                &config,
+                scheduler.as_deref(),
+                &view.keys,
+                hints,
+                &mut report,
+            )?
+        };
+        let entries = settings.layout(&view.keys)?;
+        fit(&entries, &view)?;
+        let slots = entries.iter().filter_map(|e| {
+            let slot = view.slot(&e.theirs)?;
+            Some((e.theirs.clone(), slot.clone()))
+        });
+        Ok(Foreign {
+            family: Family::Diffusers,
+            path: path.to_owned(),
+            slots: slots.collect(),
+            contents: Contents::Weights,
+            step: 0,
+            settings,
+            entries,
+            base: None,
+            report,
+            file,
+        })
+    }
+
+    /// The open file.
+    pub(super) fn into_file(self) -> WeightsFile {
+        self.file
+    }
+
+    /// All settings, in the form that a run of ours has: what the file does not concern (optimizer, data,
+    /// length) is a preset's.
+    ///
+    /// # Errors
+    /// Missing hints, all of them listed; settings that cannot work.
+    pub fn config(&self) -> Result<RunConfig> {
+        if !self.report.missing.is_empty() {
+            bail!(MissingHints {
+                path: self.path.clone(),
+                report: self.report.clone(),
+            });
+        }
+        let preset = self.settings.model.kind().preset();
+        let mut config = self.base.clone().unwrap_or_else(|| preset.config());
+        let (images, every_steps) = (config.sample.images, config.sample.every_steps);
+        config.model = self.settings.model.clone();
+        config.diffusion = self.settings.diffusion.clone();
+        config.sample = self.settings.sample.clone();
+        (config.sample.images, config.sample.every_steps) = (images, every_steps);
+        config
+            .validate()
+            .with_context(|| format!("{} describes what cannot work", self.path.display()))?;
+        Ok(config)
+    }
+
+    /// What the imported file will say of itself.
+    ///
+    /// # Errors
+    /// As [`config`](Foreign::config).
+    pub fn meta(&self) -> Result<Meta> {
+        Ok(Meta {
+            step: self.step,
+            origin: Some(self.settings.origin.clone()),
+            ..Meta::new(self.contents, &self.config()?)
+        })
+    }
+
+    /// The network with the file's weights, on CPU.
+    ///
+    /// # Errors
+    /// As [`config`](Foreign::config); tensors that are damaged or of another shape than the settings ask
+    /// for.
+    pub fn network(&self) -> Result<Model> {
+        let config = self.config()?;
+        let held: i128 = self.slots.values().map(|s| numel(&s.shape)).sum();
+        let least = config.model.least_parameters();
+        ensure!(
+            least <= held,
+            "{} describes a network of more than {least} values, and holds {held}",
+            self.path.display()
+        );
+        let net = Model::new(&config.model, config.diffusion.timesteps, 0);
+        self.load_into(&net)
+            .with_context(|| format!("cannot import {}", self.path.display()))?;
+        Ok(net)
+    }
+
+    /// The tensors as the file has them.
+    fn state_dict(&self) -> Result<Vec<(String, Tensor)>> {
+        let read = |entry: &Entry| {
+            let slot = &self.slots[&entry.theirs];
+            Ok((entry.theirs.clone(), self.file.tensor(&entry.theirs, slot)?))
+        };
+        self.entries.iter().map(read).collect()
+    }
+
+    /// Copies tensor by tensor, so that no second copy of the whole is held.
+    fn load_into(&self, net: &Model) -> Result<()> {
+        let params = net.params();
+        if self.family == Family::Ddpm {
+            // Nothing was inferred from these keys, so all that do not fit are named.
+            return Ok(load_state_dict(&params, &self.state_dict()?)?);
+        }
+        let mut open: HashMap<&str, &Tensor> = params
+            .iter()
+            .map(|p| (p.name.as_str(), &p.tensor))
+            .collect();
+        for entry in &self.entries {
+            let slot = self
+                .slots
+                .get(&entry.theirs)
+                .with_context(|| format!("no tensor {}", entry.theirs))?;
+            let theirs = self.file.tensor(&entry.theirs, slot)?;
+            ensure!(
+                theirs.is_floating_point(),
+                "tensor {} is {:?}, want floating-point numbers",
+                entry.theirs,
+                theirs.kind()
+            );
+            let ours = entry.to_ours(&theirs)?;
+            ensure!(
+                ours.len() == entry.ours.len(),
+                "tensor {} holds {} of ours",
+                entry.theirs,
+                ours.len()
+            );
+            for (name, value) in entry.ours.iter().zip(ours) {
+                let target = open
+                    .remove(name.as_str())
+                    .with_context(|| format!("no place for tensor {} ({name})", entry.theirs))?;
+                ensure!(
+                    target.size() == value.size(),
+                    "tensor {} is {:?}, which makes {name} {:?}; want {:?}",
+                    entry.theirs,
+                    theirs.size(),
+                    value.size(),
+                    target.size()
+                );
+                no_grad(|| target.shallow_clone().copy_(&value));
+            }
+        }
+        let mut missing: Vec<&str> = open.into_keys().collect();
+        missing.sort_unstable();
+        ensure!(missing.is_empty(), "no tensor for {}", missing.join(", "));
+        Ok(())
+    }
+}
+
+/// Every tensor of the layout is there, and no other.
+fn fit(entries: &[Entry], view: &View) -> Result<()> {
+    let wanted: HashSet<&str> = entries.iter().map(|e| e.theirs.as_str()).collect();
+    let list = |keys: Vec<&str>| {
+        let more = keys.len().saturating_sub(8);
+        let mut text: String = keys
+            .iter()
+            .take(8)
+            .map(|k| format!("\n  {}", shown(k)))
+            .collect();
+        if more > 0 {
+            text += &format!("\n  … and {more} more");
+        }
+        text
+    };
+    let mut missing: Vec<&str> = wanted
+        .iter()
+        .copied()
+        .filter(|k| view.slot(k).is_none())
+        .collect();
+    missing.sort_unstable();
+    ensure!(
+        missing.is_empty(),
+        "its shapes describe a network that also has these tensors, and it has not:{}",
+        list(missing)
+    );
+    let unexpected: Vec<&str> = view
+        .keys
+        .iter()
+        .map(|(k, _)| k)
+        .filter(|k| !wanted.contains(k))
+        .collect();
+    ensure!(
+        unexpected.is_empty(),
+        "it holds tensors of a part that is not known here:{}",
+        list(unexpected)
+    );
+    Ok(())
+}
+
+fn numel(shape: &[i64]) -> i128 {
+    shape.iter().map(|&n| i128::from(n)).product()
+}
+
+fn step(root: &Node) -> u64 {
+    ["step", "global_step"]
+        .iter()
+        .find_map(|key| match root.get(key) {
+            Some(Node::Int(step)) => u64::try_from(*step).ok(),
+            _ => None,
+        })
+        .unwrap_or(0)
+}
+
+/// What some families keep beside their weights.
+fn extras(file: &WeightsFile, view: &View) -> Result<Extras> {
+    let version = match file.root.get("version") {
+        Some(Node::Text(version)) => Some(version.clone()),
+        _ => None,
+    };
+    let x_t_shape = match file.root.get("x_T") {
+        Some(Node::Tensor(slot)) => Some(slot.shape.clone()),
+        _ => None,
+    };
+    // lucidrains keeps its tables one level above the network.
+    let above = view.prefix.strip_suffix("model.").map(|p| p.to_owned());
+    let table = |name: &str| -> Result<Option<Vec<f32>>> {
+        let Some(above) = &above else { return Ok(None) };
+        let Some(slot) = slot_at(view.group, &format!("{above}{name}")) else {
+            return Ok(None);
+        };
+        ensure!(
+            slot.shape.len() == 1 && slot.shape[0] <= 100_000,
+            "tensor {name} is {:?}, want one number a time step",
+            slot.shape
+        );
+        let values = file.tensor(name, slot)?.to_kind(Kind::Float);
+        Ok(Some(Vec::try_from(values.to_device(Device::Cpu))?))
+    };
+    Ok(Extras {
+        buffers: Buffers {
+            betas: table("betas")?,
+            loss_weight: table("loss_weight")?,
+            version,
+        },
+        x_t_shape,
+        layers: file.layers().to_vec(),
+    })
+}

@@ -1,0 +1,307 @@
+//! lucidrains' `denoising-diffusion-pytorch` from PyPI, version 1.9 and later.
+//!
+//! Its files say almost everything: the network's shape is in the weights' shapes, the noise schedule
+//! in the buffer `betas`, and what the network predicts in the buffer `loss_weight`. Only the size of
+//! the pictures must be told. The network here has the package's own keys, so weights need no table.
+//!
+//! - `table`: every key and shape that a network's settings imply
+//! - `refused`: files that are recognised to be refused
+//! - `diffusion`: schedule and objective, and the buffers that the package makes of them
+//! - `trainer`: what else stands in a file of its `Trainer`
+
+pub(super) mod diffusion;
+mod refused;
+mod table;
+#[cfg(test)]
+mod tests;
+pub(super) mod trainer;
+
+use anyhow::{Result, ensure};
+
+use super::Settings;
+use crate::checkpoint::{Family, Origin};
+use crate::config::{LucidrainsConfig, LucidrainsNorm, ModelConfig, SampleConfig, Sigma};
+use crate::interop::{Entry, Hints, Keys, Report};
+
+use diffusion::Buffers;
+
+/// Widest axis that is believed.
+const MAX_WIDTH: i64 = 1 << 20;
+/// Most levels that are believed.
+const MAX_LEVELS: usize = 16;
+/// Groups of the group norms of 1.x; a setting there, but not stored.
+const NORM_GROUPS: i64 = 8;
+/// Trained keys and values of each attention head.
+const MEMORIES: i64 = 4;
+
+/// Whether these are the keys of the package's U-Net, in whatever version; the prefix is stripped.
+pub(super) fn matches(keys: &Keys) -> bool {
+    let time = keys.any("time_mlp.") || keys.any("mlp.0.") || keys.any("mlp.1.");
+    let parts = ["downs.0.0.", "ups.0.0.", "mid_block1.", "final_conv."];
+    time && parts.iter().all(|part| keys.any(part))
+}
+
+/// Reads the settings off the U-Net's keys and the diffusion's buffers.
+///
+/// Every key must be there with the very shape that the settings imply, and no other.
+///
+/// # Errors
+/// A version or a kind of network that is not supported, tensors that do not belong together, or a
+/// hint that contradicts the file.
+pub(super) fn infer(
+    keys: &Keys,
+    diffusion: &Buffers,
+    hints: &Hints,
+    report: &mut Report,
+) -> Result<Settings> {
+    refused::refuse(keys, diffusion.version.as_deref())?;
+    let model = network(keys, hints, report)?;
+    table::check(keys, &model)?;
+    if let Some(version) = &diffusion.version {
+        report.fact("version", version, "version");
+    }
+    report.assume("sinusoidal embedding of t with theta 10000: theta is not stored");
+    Ok(Settings {
+        diffusion: diffusion::infer(diffusion, model.learned_variance, hints, report)?,
+        sample: sampler(model.learned_variance, hints, report),
+        model: ModelConfig::Lucidrains(model),
+        origin: Origin {
+            version: diffusion.version.clone(),
+            ..Origin::new(Family::Lucidrains)
+        },
+    })
+}
+
+/// Every tensor of the U-Net, in the order of its `state_dict`; theirs is ours.
+pub(super) fn layout(config: &LucidrainsConfig) -> Vec<Entry> {
+    table::parameters(config)
+        .into_iter()
+        .map(|(key, _)| Entry::same(key.clone(), key))
+        .collect()
+}
+
+/// One axis of a tensor's shape, kept to what a network can have.
+fn axis(keys: &Keys, key: &str, dims: usize, axis: usize) -> Result<i64> {
+    let shape = keys.shape(key, dims)?;
+    ensure!(
+        shape.iter().all(|n| (1..=MAX_WIDTH).contains(n)),
+        "tensor {key} is {shape:?}, want every axis between 1 and {MAX_WIDTH}"
+    );
+    Ok(shape[axis])
+}
+
+/// The network's settings, each with where it was seen.
+fn network(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<LucidrainsConfig> {
+    let (channels, learned_variance) = channels(keys, report)?;
+    let base_width = axis(keys, "time_mlp.1.weight", 2, 1)?;
+    ensure!(
+        base_width >= 4 && base_width % 2 == 0,
+        "time_mlp.1.weight takes {base_width} channels (`dim`), want an even number, at least 4"
+    );
+    report.fact("base width", base_width, "shape of time_mlp.1.weight");
+    let init_width = axis(keys, "init_conv.weight", 4, 0)?;
+    report.fact("first width", init_width, "shape of init_conv.weight");
+    let multipliers = multipliers(keys, base_width, report)?;
+    let levels = multipliers.len();
+    let attention = (0..levels)
+        .map(|i| attention(keys, &format!("downs.{i}.2")))
+        .collect::<Result<Vec<_>>>()?;
+    let config = LucidrainsConfig {
+        height: 0,
+        width: 0,
+        channels,
+        learned_variance,
+        base_width,
+        init_width,
+        heads: attention.iter().map(|a| a.heads).collect(),
+        head_channels: attention.iter().map(|a| a.channels).collect(),
+        full_attention: attention.iter().map(|a| a.full).collect(),
+        norm: norm(keys, base_width, init_width, &multipliers, report)?,
+        dropout: hints.dropout.unwrap_or(0.0),
+        multipliers,
+    };
+    note_attention(&config, hints, report)?;
+    if let Some(dropout) = hints.dropout {
+        report.fact("dropout", dropout, "--dropout");
+    } else {
+        report.assume("dropout 0, as the package's default: it is not stored");
+    }
+    let (height, width) = picture_size(levels, hints, report)?;
+    Ok(LucidrainsConfig {
+        height,
+        width,
+        ..config
+    })
+}
+
+/// Channels of a picture, and whether the variance is learned.
+fn channels(keys: &Keys, report: &mut Report) -> Result<(i64, bool)> {
+    let enter = axis(keys, "init_conv.weight", 4, 1)?;
+    let leave = axis(keys, "final_conv.weight", 4, 0)?;
+    ensure!(
+        enter != 2 * leave,
+        "init_conv.weight takes {enter} channels and final_conv.weight gives {leave}: a network with \
+         `self_condition`, which is not supported"
+    );
+    ensure!(
+        enter == 1 || enter == 3,
+        "init_conv.weight takes {enter} channels, want 3 (colour) or 1 (grey)"
+    );
+    ensure!(
+        leave == enter || leave == 2 * enter,
+        "final_conv.weight gives {leave} channels, want {enter}, or {} with `learned_variance`",
+        2 * enter
+    );
+    let from = "shapes of init_conv.weight and final_conv.weight";
+    report.fact("channels", enter, from);
+    report.fact("learned variance", leave != enter, from);
+    Ok((enter, leave != enter))
+}
+
+/// The levels' widths as multiples of `base_width`.
+fn multipliers(keys: &Keys, base_width: i64, report: &mut Report) -> Result<Vec<i64>> {
+    let levels = keys.count(|i| format!("downs.{i}."));
+    ensure!(
+        (1..=MAX_LEVELS).contains(&levels),
+        "{levels} levels (downs.0, downs.1, …), want 1 to {MAX_LEVELS}"
+    );
+    let found = (0..levels)
+        .map(|i| {
+            let inner = if i + 1 < levels { "3.1" } else { "3" };
+            let key = format!("downs.{i}.{inner}.weight");
+            let width = axis(keys, &key, 4, 0)?;
+            ensure!(
+                width % base_width == 0,
+                "tensor {key} gives {width} channels, want a multiple of {base_width} (`dim`)"
+            );
+            Ok(width / base_width)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    report.fact(
+        "multipliers",
+        format!("{found:?}"),
+        "shapes of downs.*.3.1.weight, and of the last downs.*.3.weight",
+    );
+    Ok(found)
+}
+
+/// One level's attention.
+struct Attention {
+    heads: i64,
+    channels: i64,
+    full: bool,
+}
+
+fn attention(keys: &Keys, path: &str) -> Result<Attention> {
+    let full = keys.has(&format!("{path}.to_out.weight"));
+    let key = format!("{path}.mem_kv");
+    let heads = axis(keys, &key, 4, 1)?;
+    let channels = axis(keys, &key, 4, if full { 3 } else { 2 })?;
+    Ok(Attention {
+        heads,
+        channels,
+        full,
+    })
+}
+
+fn note_attention(config: &LucidrainsConfig, hints: &Hints, report: &mut Report) -> Result<()> {
+    let lists = [
+        ("--num-heads", "heads", hints.num_heads, &config.heads),
+        (
+            "--head-channels",
+            "channels of a head",
+            hints.head_channels,
+            &config.head_channels,
+        ),
+    ];
+    for (flag, what, hint, found) in lists {
+        if let Some(hint) = hint {
+            ensure!(
+                found.iter().all(|&n| n == hint),
+                "{flag} {hint}, but downs.*.2.mem_kv say {found:?}; leave it out"
+            );
+        }
+        report.fact(what, format!("{found:?}"), "shapes of downs.*.2.mem_kv");
+    }
+    report.fact(
+        "full attention",
+        format!("{:?}", config.full_attention),
+        "downs.*.2.to_out.weight instead of to_out.0.weight",
+    );
+    Ok(())
+}
+
+fn norm(
+    keys: &Keys,
+    base_width: i64,
+    init_width: i64,
+    multipliers: &[i64],
+    report: &mut Report,
+) -> Result<LucidrainsNorm> {
+    let first = "downs.0.0.block1.norm";
+    if keys.has(&format!("{first}.g")) {
+        report.fact("norm", "rms", format!("{first}.g"));
+        return Ok(LucidrainsNorm::Rms);
+    }
+    keys.shape(&format!("{first}.weight"), 1)?;
+    report.fact("norm", "group", format!("{first}.weight"));
+    report.assume(format!(
+        "{NORM_GROUPS} groups in the group norms, as the package's default: \
+         `resnet_block_groups` is not stored"
+    ));
+    let widths = multipliers.iter().map(|m| m * base_width);
+    for width in [init_width].into_iter().chain(widths) {
+        ensure!(
+            width % NORM_GROUPS == 0,
+            "a level has {width} channels, want multiples of {NORM_GROUPS}: networks with another \
+             `resnet_block_groups` are not supported"
+        );
+    }
+    Ok(LucidrainsNorm::Group)
+}
+
+fn picture_size(levels: usize, hints: &Hints, report: &mut Report) -> Result<(i64, i64)> {
+    let factor = 1 << (levels - 1);
+    let (height, width) = report.need(
+        &hints.image_size,
+        "--image-size SIZE",
+        &format!(
+            "height and width of the pictures it was trained on, `image_size` of GaussianDiffusion; \
+             multiples of {factor}"
+        ),
+        (factor, factor),
+    );
+    ensure!(
+        height > 0 && width > 0 && height % factor == 0 && width % factor == 0,
+        "--image-size {height}x{width}: want multiples of {factor}, as {levels} levels halve the \
+         picture {} times",
+        levels - 1
+    );
+    Ok((height, width))
+}
+
+/// `p_sample_loop`: all T steps, the predicted picture clipped, no noise at the last step.
+fn sampler(learned_variance: bool, hints: &Hints, report: &mut Report) -> SampleConfig {
+    report.assume(
+        "sampled step by step over all T steps: `sampling_timesteps` and `ddim_sampling_eta` are \
+         not stored",
+    );
+    let sigma = if learned_variance {
+        Sigma::Learned
+    } else {
+        Sigma::Posterior
+    };
+    if let Some(sigma) = hints.sigma {
+        report.fact("sigma", format!("{sigma:?}"), "--sigma");
+    }
+    if let Some(clip) = hints.clip_x0 {
+        report.fact("clip x0", clip, "--clip-x0");
+    }
+    SampleConfig {
+        sigma: hints.sigma.unwrap_or(sigma),
+        clip_x0: hints.clip_x0.unwrap_or(true),
+        last_noise: false,
+        images: 16,
+        every_steps: 0,
+    }
+}

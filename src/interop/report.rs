@@ -1,0 +1,91 @@
+//! What an import found, assumed and lacks.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// Something that was read off the file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Fact {
+    /// What, for example "widths".
+    pub what: String,
+    /// Its value.
+    pub value: String,
+    /// Where it was seen: keys, shapes, a config file, or a hint's flag.
+    pub from: String,
+}
+
+/// Something that the file does not say and that must not be guessed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MissingHint {
+    /// The flag that says it, for example "--num-heads N".
+    pub flag: String,
+    /// What it means and what usual values are.
+    pub about: String,
+}
+
+/// The story of an import.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Report {
+    /// Read off the file.
+    pub facts: Vec<Fact>,
+    /// Taken for granted, each with why.
+    pub assumptions: Vec<String>,
+    /// Needed and not there; the import fails if there are any.
+    pub missing: Vec<MissingHint>,
+}
+
+impl Report {
+    /// Notes what was read off the file.
+    pub fn fact(&mut self, what: impl Into<String>, value: impl ToString, from: impl Into<String>) {
+        self.facts.push(Fact {
+            what: what.into(),
+            value: value.to_string(),
+            from: from.into(),
+        });
+    }
+
+    /// Notes what is taken for granted, and why.
+    pub fn assume(&mut self, what: impl Into<String>) {
+        self.assumptions.push(what.into());
+    }
+
+    /// Takes a hint and notes it, or notes that it is missing and goes on with `placeholder`.
+    pub fn need<T: Clone + std::fmt::Debug>(
+        &mut self,
+        hint: &Option<T>,
+        flag: &str,
+        about: &str,
+        placeholder: T,
+    ) -> T {
+        match hint {
+            Some(value) => {
+                let name = flag.split(' ').next().unwrap_or(flag);
+                self.fact(name.trim_start_matches('-'), format!("{value:?}"), name);
+                value.clone()
+            }
+            None => {
+                self.missing.push(MissingHint {
+                    flag: flag.to_owned(),
+                    about: about.to_owned(),
+                });
+                placeholder
+            }
+        }
+    }
+}
+
+/// A file of another program that does not say all that is needed, with what was found in it.
+#[derive(Debug, thiserror::Error)]
+#[error("{} does not say all that is needed; add:{}", path.display(), listed(&report.missing))]
+pub struct MissingHints {
+    /// The file.
+    pub path: PathBuf,
+    /// What was found, and all hints that are missing.
+    pub report: Report,
+}
+
+fn listed(missing: &[MissingHint]) -> String {
+    let line = |hint: &MissingHint| format!("\n  {}  {}", hint.flag, hint.about);
+    missing.iter().map(line).collect()
+}
