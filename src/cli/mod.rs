@@ -22,8 +22,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::native;
-
 /// Train and sample denoising diffusion models, on libtorch.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
@@ -61,8 +59,6 @@ impl Cli {
     /// # Errors
     /// Whatever the command cannot do, with what to do about it.
     pub fn run(self) -> Result<ExitCode> {
-        // First of all, as it must be; whether it matters is for the choice of a device to say.
-        let _ = native::load_cuda();
         match self.command {
             Command::Train(command) => return command.run(),
             Command::Sample(command) => command.run()?,

@@ -289,17 +289,33 @@ pub fn return_freed_memory() {
     unsafe { ddpm_return_freed_memory() }
 }
 
-/// Loads libtorch's CUDA half if there is an NVIDIA driver: once, and before any other use of libtorch, which
-/// remembers whether there is CUDA when it first asks.
+/// Whether libtorch's CUDA half is in this process: it is loaded before `main` where there is an NVIDIA driver, as
+/// libtorch remembers whether there is CUDA when it is first asked, and a program may ask first through `tch`.
 ///
 /// # Errors
 /// No driver, a libtorch without CUDA, or a library of it that is missing; the same at every call.
 pub fn load_cuda() -> Result<()> {
+    cuda_half().clone().map_err(Error::msg)
+}
+
+fn cuda_half() -> &'static Result<(), String> {
     static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
     // SAFETY: the libraries are libtorch's own, from the folder of the one that is loaded.
-    let load = || check(unsafe { ddpm_load_cuda() }).map_err(|error| error.to_string());
-    LOADED.get_or_init(load).clone().map_err(Error::msg)
+    LOADED.get_or_init(|| outcome(unsafe { ddpm_load_cuda() }))
 }
+
+/// Called by the C library before `main`, after the constructors of libtorch, in every program that this crate is part
+/// of, whatever it calls. Without a driver that is one look for a library that is not there.
+#[used]
+// SAFETY: the section holds functions that take three arguments at most and return nothing; this one takes none, does
+// not unwind, and needs nothing that Rust sets up in front of `main`.
+#[unsafe(link_section = ".init_array")]
+static LOAD_CUDA: extern "C" fn() = {
+    extern "C" fn load() {
+        let _ = cuda_half();
+    }
+    load
+};
 
 /// Memory of one CUDA device, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -43,6 +43,8 @@ namespace {
 
 using ddpm::guarded;
 
+constexpr char no_driver[] = "no NVIDIA driver: libcuda.so.1 cannot be loaded";
+
 std::vector<at::Tensor> gather(at::Tensor** tensors, int64_t count) {
   std::vector<at::Tensor> list;
   list.reserve(count);
@@ -287,8 +289,12 @@ void ddpm_tally_end() {
 //
 // Must come before libtorch first asks whether there is CUDA: it remembers the answer.
 int ddpm_load_cuda() {
+  // Every start on a machine without a GPU comes here: no exception, as libtorch's take milliseconds.
+  if (!dlopen("libcuda.so.1", RTLD_NOW)) {
+    ddpm::last_error = no_driver;
+    return 1;
+  }
   return guarded([] {
-    TORCH_CHECK(dlopen("libcuda.so.1", RTLD_NOW), "no NVIDIA driver: libcuda.so.1 cannot be loaded");
     Dl_info here;
     TORCH_CHECK(dladdr(reinterpret_cast<void*>(&at::globalContext), &here), "libtorch_cpu.so is nowhere");
     std::string path(here.dli_fname);
@@ -304,7 +310,7 @@ int ddpm_load_cuda() {
 int ddpm_cuda_device(int device, char* name, int capacity, int* major) {
   return guarded([&] {
     void* driver = dlopen("libcuda.so.1", RTLD_NOW);
-    TORCH_CHECK(driver, "no NVIDIA driver: libcuda.so.1 cannot be loaded");
+    TORCH_CHECK(driver, no_driver);
     auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
     auto get_device = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
     auto get_name = reinterpret_cast<int (*)(char*, int, int)>(dlsym(driver, "cuDeviceGetName"));
