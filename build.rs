@@ -2,6 +2,9 @@
 //! binary so that it starts bare (rpath). libtorch's CUDA half is not linked but loaded where there is a driver
 //! (`native::load_cuda`): it takes a fifth of a second and 350 MiB, used or not.
 //!
+//! An rpath does not reach programs of other crates that use this library: their build scripts get the folder as
+//! `DEP_DDPM_LIBTORCH_LIB` and set it (docs/library.md).
+//!
 //! `LIBTORCH` comes from `.cargo/config.toml` (the `.venv` that `scripts/setup.sh` makes) or,
 //! with priority, from the shell.
 
@@ -108,7 +111,8 @@ fn link(lib: &Path) {
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-lib=dylib=torch_cpu");
     println!("cargo:rustc-link-lib=dylib=c10");
-    // Beside libtorch, so that there is one OpenMP in the process.
-    println!("cargo:rustc-link-arg=-l:libgomp.so.1");
+    // The file beside libtorch, so that there is one OpenMP in the process.
+    println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    println!("cargo:libtorch_lib={}", lib.display());
 }

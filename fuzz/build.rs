@@ -1,8 +1,6 @@
-//! Lets the targets start bare: the main crate's own rpath stays with its own binaries.
+//! Lets the targets start bare, as docs/library.md tells.
 
 fn main() {
-    println!("cargo:rerun-if-env-changed=LIBTORCH");
-    if let Ok(libtorch) = std::env::var("LIBTORCH") {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
-    }
+    let lib = std::env::var("DEP_DDPM_LIBTORCH_LIB").expect("ddpm says where libtorch is");
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
 }

@@ -30,3 +30,6 @@ pub mod rng;
 pub mod sample;
 mod text;
 pub mod train;
+
+// What public functions take and return; another version would be other types.
+pub use {ndarray, tch};
