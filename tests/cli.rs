@@ -494,21 +494,10 @@ fn cuda_is_never_replaced_in_silence() {
 /// shows that nothing had asked libtorch before.
 #[test]
 fn the_cuda_half_is_loaded_where_there_is_a_driver() {
-    let libtorch = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/libtorch");
-    let libtorch = std::env::var_os("LIBTORCH").map_or(libtorch, PathBuf::from);
-    let dir = tempfile::tempdir().unwrap();
-    let source = dir.path().join("driver.cpp");
-    std::fs::write(&source, "").unwrap();
-    let built = std::process::Command::new("g++")
-        .args(["-shared", "-fPIC", "-o"])
-        .arg(dir.path().join("libcuda.so.1"))
-        .arg(&source)
-        .status()
-        .unwrap();
-    assert!(built.success());
+    let driver = common::empty_driver();
     let mut doctor = ddpm();
-    doctor.arg("doctor").env("LD_LIBRARY_PATH", dir.path());
-    let said = if libtorch.join("lib/libtorch_cuda.so").exists() {
+    doctor.arg("doctor").env("LD_LIBRARY_PATH", driver.path());
+    let said = if common::libtorch().join("lib/libtorch_cuda.so").exists() {
         "libcuda.so.1 is not an NVIDIA driver"
     } else {
         "this libtorch is built without CUDA"

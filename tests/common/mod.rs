@@ -3,15 +3,37 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use ddpm::config::{ModelConfig, RunConfig};
 use ddpm::formats::safetensors;
 use ddpm::model::{Model, load_state_dict};
 use tch::{Kind, Tensor};
+use tempfile::TempDir;
 
 /// A file of this repository.
 pub(crate) fn repo(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The folder of the libtorch that this was built with.
+pub(crate) fn libtorch() -> PathBuf {
+    std::env::var_os("LIBTORCH").map_or(repo(".venv/libtorch"), PathBuf::from)
+}
+
+/// A folder with an empty library by the name of NVIDIA's driver, for `LD_LIBRARY_PATH`.
+pub(crate) fn empty_driver() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("driver.cpp");
+    std::fs::write(&source, "").unwrap();
+    let built = Command::new("g++")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(dir.path().join("libcuda.so.1"))
+        .arg(&source)
+        .status()
+        .unwrap();
+    assert!(built.success());
+    dir
 }
 
 /// A file of golden numbers; what it holds is in weights/README.md.
