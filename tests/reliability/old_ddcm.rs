@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ddpm::checkpoint::{ddcm, fingerprint};
+use ddpm::checkpoint::fingerprint;
 use ddpm::config::{Preset, ScheduleKind};
+use ddpm::formats::ddcm;
 use tch::Tensor;
 
 use crate::common::repo;
