@@ -15,6 +15,7 @@ use ddpm::config::{
 use ddpm::diffusion::{Schedule, microbatch_loss};
 use ddpm::model::{group_norm, params_of};
 use ddpm::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
+use ndarray::Array1;
 use tch::{Device, Kind, Tensor};
 
 /// `ddpm.py`'s network twice, `ddpm2.py`'s twice, `ddpm-gau.py`'s.
@@ -35,9 +36,9 @@ fn keras_schedule(timesteps: i64) -> Schedule {
 fn schedule_tables() {
     let golden = Golden::open("keras_schedule");
     let s = keras_schedule(1000);
-    let sigma = |kind| (0..1000).map(|t| s.sigma(kind, t)).collect::<Vec<_>>();
-    let root = |v: &[f64]| v.iter().map(|x| x.sqrt()).collect::<Vec<_>>();
-    let bar_beta: Vec<f64> = s.alphas_cumprod.iter().map(|a| (1.0 - a).sqrt()).collect();
+    let sigma = |kind| Array1::from_shape_fn(1000, |t| s.sigma(kind, t));
+    let root = |v: &Array1<f64>| v.mapv(f64::sqrt);
+    let bar_beta = s.alphas_cumprod.mapv(|a| (1.0 - a).sqrt());
     for (name, ours) in [
         ("alpha", root(&s.alphas)),
         ("beta", root(&s.betas)),

@@ -1,5 +1,6 @@
 //! The forward process q(x_t | x_0).
 
+use ndarray::Array1;
 use tch::{Device, Kind, Tensor};
 
 use super::Schedule;
@@ -41,15 +42,13 @@ pub struct Forward {
 impl Forward {
     /// Tables of `schedule` on `device`.
     pub fn new(schedule: &Schedule, device: Device) -> Forward {
-        let table = |f: &dyn Fn(f64) -> f64| {
-            let values: Vec<f64> = schedule.alphas_cumprod.iter().map(|&a| f(a)).collect();
-            Tensor::from_slice(&values)
-                .to_kind(Kind::Float)
-                .to_device(device)
-        };
+        let alphas_cumprod = &schedule.alphas_cumprod;
         Forward {
-            sqrt_alphas_cumprod: table(&f64::sqrt),
-            sqrt_one_minus_alphas_cumprod: table(&|a| (1.0 - a).sqrt()),
+            sqrt_alphas_cumprod: on_device(alphas_cumprod.mapv(f64::sqrt), device),
+            sqrt_one_minus_alphas_cumprod: on_device(
+                alphas_cumprod.mapv(|a| (1.0 - a).sqrt()),
+                device,
+            ),
         }
     }
 
@@ -101,6 +100,12 @@ impl Forward {
             Prediction::V => signal * x_t - noise * predicted,
         }
     }
+}
+
+/// A table over t as `[T]` f32 on a device, for [`gather`].
+pub(super) fn on_device(table: Array1<f64>, device: Device) -> Tensor {
+    let table = Tensor::try_from(table).expect("a table without gaps");
+    table.to_kind(Kind::Float).to_device(device)
 }
 
 /// One value of a table for each picture, `[N, 1, 1, 1]`.

@@ -14,17 +14,19 @@
 
 use std::f64::consts::PI;
 
+use ndarray::{Array1, Axis};
+
 use crate::config::{DiffusionConfig, ScheduleKind, Sigma};
 
 /// The tables of one noise schedule, each of length T.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     /// Variance added at step t.
-    pub betas: Vec<f64>,
+    pub betas: Array1<f64>,
     /// 1 - betas.
-    pub alphas: Vec<f64>,
+    pub alphas: Array1<f64>,
     /// Running product of alphas: the share of x_0's variance left after step t.
-    pub alphas_cumprod: Vec<f64>,
+    pub alphas_cumprod: Array1<f64>,
 }
 
 impl Schedule {
@@ -36,20 +38,15 @@ impl Schedule {
             ScheduleKind::Linear => linear(steps),
             ScheduleKind::Cosine => cosine(steps),
             ScheduleKind::Sigmoid => sigmoid(steps),
-            ScheduleKind::Explicit => config.betas.clone(),
+            ScheduleKind::Explicit => config.betas.clone().into(),
         })
     }
 
     /// The tables that follow from explicit betas, each in [0, 1).
-    pub fn from_betas(betas: Vec<f64>) -> Schedule {
-        let alphas: Vec<f64> = betas.iter().map(|b| 1.0 - b).collect();
-        let alphas_cumprod = alphas
-            .iter()
-            .scan(1.0, |product, alpha| {
-                *product *= alpha;
-                Some(*product)
-            })
-            .collect();
+    pub fn from_betas(betas: Array1<f64>) -> Schedule {
+        let alphas = 1.0 - &betas;
+        let mut alphas_cumprod = alphas.clone();
+        alphas_cumprod.accumulate_axis_inplace(Axis(0), |before, product| *product *= before);
         Schedule {
             betas,
             alphas,
@@ -118,7 +115,7 @@ impl Schedule {
 }
 
 /// Source: Keras-DDPM, `alpha = sqrt(1 - 0.02 t / T)` with t = 1..T.
-fn keras_ddpm(steps: usize) -> Vec<f64> {
+fn keras_ddpm(steps: usize) -> Array1<f64> {
     (1..=steps)
         .map(|t| 0.02 * t as f64 / steps as f64)
         .collect()
@@ -128,7 +125,7 @@ fn keras_ddpm(steps: usize) -> Vec<f64> {
 /// end about the same.
 ///
 /// Source: Ho et al. 2020, section 4; scaling: Nichol & Dhariwal 2021, section 3.1
-fn linear(steps: usize) -> Vec<f64> {
+fn linear(steps: usize) -> Array1<f64> {
     let scale = 1000.0 / steps as f64;
     let (first, last) = (1e-4 * scale, (0.02 * scale).min(0.999));
     let gap = (steps - 1).max(1) as f64;
@@ -138,13 +135,13 @@ fn linear(steps: usize) -> Vec<f64> {
 }
 
 /// Source: Nichol & Dhariwal 2021, eq. 17, betas clipped at 0.999 <https://arxiv.org/abs/2102.09672>
-fn cosine(steps: usize) -> Vec<f64> {
+fn cosine(steps: usize) -> Array1<f64> {
     let alpha_bar = |u: f64| ((u + 0.008) / 1.008 * PI / 2.0).cos().powi(2);
     betas_of(steps, alpha_bar)
 }
 
 /// Source: Jabri et al. 2022, section 2.2, with start -3, end 3, tau 1 <https://arxiv.org/abs/2212.11972>
-fn sigmoid(steps: usize) -> Vec<f64> {
+fn sigmoid(steps: usize) -> Array1<f64> {
     let (start, end, tau) = (-3.0, 3.0, 1.0);
     let logistic = |x: f64| 1.0 / (1.0 + (-x).exp());
     let (v_start, v_end) = (logistic(start / tau), logistic(end / tau));
@@ -154,7 +151,7 @@ fn sigmoid(steps: usize) -> Vec<f64> {
 }
 
 /// Betas whose running product follows `alpha_bar(u)`, u = 0..1.
-fn betas_of(steps: usize, alpha_bar: impl Fn(f64) -> f64) -> Vec<f64> {
+fn betas_of(steps: usize, alpha_bar: impl Fn(f64) -> f64) -> Array1<f64> {
     let at = |i: usize| alpha_bar(i as f64 / steps as f64);
     (0..steps)
         .map(|t| (1.0 - at(t + 1) / at(t)).clamp(0.0, 0.999))
@@ -183,7 +180,8 @@ mod tests {
             for timesteps in [20, 1000, 4000] {
                 let s = schedule(*kind, timesteps);
                 assert!(s.betas.iter().all(|b| (0.0..1.0).contains(b)), "{kind:?}");
-                assert!(s.alphas_cumprod.windows(2).all(|w| w[1] < w[0]), "{kind:?}");
+                let mut pairs = s.alphas_cumprod.windows(2).into_iter();
+                assert!(pairs.all(|pair| pair[1] < pair[0]), "{kind:?}");
                 assert!(
                     s.alphas_cumprod[0] > 0.9,
                     "{kind:?} {}",

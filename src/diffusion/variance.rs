@@ -2,10 +2,10 @@
 
 use std::f64::consts::LN_2;
 
+use ndarray::Array1;
 use tch::{Device, Kind, Tensor};
 
-use super::forward::Noised;
-use super::forward::gather;
+use super::forward::{Noised, gather, on_device};
 use super::{Forward, Schedule};
 use crate::config::Prediction;
 
@@ -40,12 +40,8 @@ impl VariationalBound {
         prediction: Prediction,
         device: Device,
     ) -> VariationalBound {
-        let table = |f: &dyn Fn(usize) -> f64| {
-            let values: Vec<f64> = (0..schedule.len()).map(f).collect();
-            Tensor::from_slice(&values)
-                .to_kind(Kind::Float)
-                .to_device(device)
-        };
+        let table =
+            |f: &dyn Fn(usize) -> f64| on_device(Array1::from_shape_fn(schedule.len(), f), device);
         VariationalBound {
             prediction,
             least: table(&|t| schedule.log_variance_range(t).0),

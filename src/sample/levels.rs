@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
+use ndarray::s;
 
 use crate::diffusion::Schedule;
 
@@ -113,7 +114,7 @@ impl Respaced {
     pub fn truncated(&self, count: usize) -> Respaced {
         Respaced {
             times: self.times[..count].to_vec(),
-            schedule: Schedule::from_betas(self.schedule.betas[..count].to_vec()),
+            schedule: Schedule::from_betas(self.schedule.betas.slice(s![..count]).to_owned()),
         }
     }
 

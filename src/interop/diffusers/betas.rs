@@ -77,5 +77,5 @@ pub(super) fn named_here(betas: &[f64]) -> Option<ScheduleKind> {
 
 /// The betas that our settings mean.
 pub(super) fn betas_of(diffusion: &DiffusionConfig) -> Vec<f64> {
-    Schedule::new(diffusion).betas
+    Schedule::new(diffusion).betas.to_vec()
 }

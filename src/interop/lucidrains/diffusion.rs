@@ -136,7 +136,7 @@ fn name_schedule(config: &mut DiffusionConfig, betas: &[f32]) {
         ScheduleKind::Linear,
     ] {
         config.schedule = kind;
-        if same(their_betas(config)) || same(Schedule::new(config).betas) {
+        if same(their_betas(config)) || same(Schedule::new(config).betas.to_vec()) {
             return;
         }
     }
@@ -150,7 +150,7 @@ fn name_schedule(config: &mut DiffusionConfig, betas: &[f32]) {
 /// alphas_cumprod by 1e-8 and the last betas by up to 1e-4 of themselves.
 fn their_betas(config: &DiffusionConfig) -> Vec<f64> {
     if config.schedule != ScheduleKind::Sigmoid {
-        return Schedule::new(config).betas;
+        return Schedule::new(config).betas.to_vec();
     }
     let steps = config.timesteps as usize;
     let logistic = |x: f64| 1.0 / (1.0 + (-x).exp());
@@ -201,7 +201,7 @@ fn objective(
     if weights.len() != betas.len() {
         return None;
     }
-    let snr = snr(&Schedule::from_betas(their_betas(config)));
+    let snr = snr(&Schedule::from_betas(their_betas(config).into()));
     let limits = [Prediction::Eps, Prediction::X0, Prediction::V].map(|prediction| {
         let numerator = |t: usize| f64::from(weights[t]) * divisor(prediction, snr[t]);
         let limit = numerator(0);
@@ -232,7 +232,7 @@ fn objective(
 ///
 /// `loss_weight` is that of the objective, without a limit on the snr.
 pub(in crate::interop) fn buffers(config: &DiffusionConfig) -> Vec<(&'static str, Vec<f32>)> {
-    let s = Schedule::from_betas(their_betas(config));
+    let s = Schedule::from_betas(their_betas(config).into());
     let table = |of: &dyn Fn(usize) -> f64| (0..s.len()).map(|t| of(t) as f32).collect();
     let (bar, prev) = (
         |t: usize| s.alphas_cumprod[t],
