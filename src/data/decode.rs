@@ -1,4 +1,4 @@
-//! One picture file to bytes of the wanted size.
+//! One picture file to an array of bytes of the wanted size.
 //!
 //! Open, turn upright, crop the centre to the wanted shape, drop or fill the transparency, resize. A JPEG
 //! that is much larger than wanted is decoded at a fraction of its size, see `shrunk` and
@@ -19,13 +19,13 @@
 //! length can make its decoder set aside, without touching it, up to 4 GiB of addresses. Not bounded
 //! is what a lossless WebP's Huffman tables take, in proportion to the length of the file.
 
-use std::borrow::Cow;
 use std::io::{self, BufReader};
 use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader};
 use image::{Limits, Pixel, RgbImage};
+use ndarray::{Array3, ArrayView2, ArrayView3, CowArray, Ix3, s};
 
 use super::budget::{Budget, Capped, Permit};
 use super::error::DataError;
@@ -70,14 +70,14 @@ static WORKING: Budget = Budget::new(WORKING_BYTES);
 /// (Rec. 709), not OpenCV's.
 ///
 /// # Shapes
-/// Returns `[height, width, channels]` u8, row by row, RGB or grey.
+/// Returns `[height, width, channels]` u8, RGB or grey.
 ///
 /// # Errors
 /// [`DataError::Io`], [`DataError::Decode`], [`DataError::TooLarge`] (above 1 GiB
 /// once decoded, or above 3 GiB while decoding), [`DataError::FileTooLong`] (above 1 GiB) and
 /// [`DataError::Spec`]. A JPEG that was cut short is not an error: the
 /// decoder fills in the missing part.
-pub fn decode(path: &Path, spec: &PictureSpec) -> Result<Vec<u8>, DataError> {
+pub fn decode(path: &Path, spec: &PictureSpec) -> Result<Array3<u8>, DataError> {
     spec.check()?;
     let (picture, permit) = open(path, Some(spec))?;
     let resized = match picture {
@@ -89,7 +89,7 @@ pub fn decode(path: &Path, spec: &PictureSpec) -> Result<Vec<u8>, DataError> {
 }
 
 /// Crops and resizes an upright picture.
-fn fit(picture: DynamicImage, spec: &PictureSpec) -> Vec<u8> {
+fn fit(picture: DynamicImage, spec: &PictureSpec) -> Array3<u8> {
     let (height, width) = (picture.height() as usize, picture.width() as usize);
     let crop = Crop::centred(height, width, spec.height, spec.width);
     let pixels = flatten(&picture, crop, spec);
@@ -97,14 +97,7 @@ fn fit(picture: DynamicImage, spec: &PictureSpec) -> Vec<u8> {
         Resize::Fast | Resize::Area => resize::area,
         Resize::Cv2 => resize::cv2_bilinear,
     };
-    resize(
-        &pixels,
-        crop.height,
-        crop.width,
-        spec.channels,
-        spec.height,
-        spec.width,
-    )
+    resize(pixels.view(), spec.height, spec.width)
 }
 
 /// Height and width of a picture as it is seen, in pixels.
@@ -343,7 +336,7 @@ impl Crop {
 }
 
 /// The cropped pixels as bytes without alpha: `[crop.height, crop.width, channels]`.
-fn flatten<'a>(picture: &'a DynamicImage, crop: Crop, spec: &PictureSpec) -> Cow<'a, [u8]> {
+fn flatten<'a>(picture: &'a DynamicImage, crop: Crop, spec: &PictureSpec) -> CowArray<'a, u8, Ix3> {
     let gathered = match picture {
         DynamicImage::ImageRgb8(p) if spec.channels == 3 => return rows(p, crop),
         DynamicImage::ImageLuma8(p) => gather(p, crop, spec),
@@ -360,18 +353,39 @@ fn flatten<'a>(picture: &'a DynamicImage, crop: Crop, spec: &PictureSpec) -> Cow
     gathered.into()
 }
 
+/// The samples of the crop, `[crop.height, crop.width, samples a pixel]`: no copy.
+fn cropped<P: Pixel>(
+    picture: &ImageBuffer<P, Vec<P::Subpixel>>,
+    crop: Crop,
+) -> ArrayView3<'_, P::Subpixel> {
+    let (height, width) = (picture.height() as usize, picture.width() as usize);
+    let shape = (height, width, usize::from(P::CHANNEL_COUNT));
+    ArrayView3::from_shape(shape, picture.as_raw())
+        .expect("a picture holds all of its pixels")
+        .slice_move(s![
+            crop.top..crop.top + crop.height,
+            crop.left..crop.left + crop.width,
+            ..
+        ])
+}
+
 /// The crop of a picture that has the wanted form already: a copy only where it is narrower.
-fn rows(picture: &RgbImage, crop: Crop) -> Cow<'_, [u8]> {
-    let width = picture.width() as usize;
-    let rows = &picture.as_raw()[crop.top * width * 3..][..crop.height * width * 3];
-    if crop.width == width {
-        return rows.into();
+fn rows(picture: &RgbImage, crop: Crop) -> CowArray<'_, u8, Ix3> {
+    let pixels = cropped(picture, crop);
+    if pixels.is_standard_layout() {
+        return pixels.into();
     }
-    let mut out = Vec::with_capacity(crop.height * crop.width * 3);
-    for row in rows.chunks_exact(width * 3) {
-        out.extend_from_slice(&row[crop.left * 3..][..crop.width * 3]);
+    let mut out = Vec::with_capacity(pixels.len());
+    for row in pixels.outer_iter() {
+        out.extend_from_slice(in_a_row(&row));
     }
-    out.into()
+    resize::image_of(out, crop.height, crop.width).into()
+}
+
+/// The samples of a row of a [`cropped`] picture.
+fn in_a_row<'a, S>(row: &'a ArrayView2<'_, S>) -> &'a [S] {
+    row.as_slice()
+        .expect("the samples of a row lie side by side")
 }
 
 /// A sample of a picture as one byte.
@@ -391,21 +405,17 @@ impl HighByte for u16 {
     }
 }
 
-fn gather<P>(picture: &ImageBuffer<P, Vec<P::Subpixel>>, crop: Crop, spec: &PictureSpec) -> Vec<u8>
+fn gather<P>(
+    picture: &ImageBuffer<P, Vec<P::Subpixel>>,
+    crop: Crop,
+    spec: &PictureSpec,
+) -> Array3<u8>
 where
     P: Pixel<Subpixel: HighByte>,
 {
-    let per_pixel = usize::from(P::CHANNEL_COUNT);
-    let row_length = picture.width() as usize * per_pixel;
     let mut out = Vec::with_capacity(crop.height * crop.width * spec.channels);
-    for row in picture
-        .as_raw()
-        .chunks_exact(row_length)
-        .skip(crop.top)
-        .take(crop.height)
-    {
-        let row = &row[crop.left * per_pixel..][..crop.width * per_pixel];
-        for pixel in row.chunks_exact(per_pixel) {
+    for row in cropped(picture, crop).outer_iter() {
+        for pixel in in_a_row(&row).chunks_exact(usize::from(P::CHANNEL_COUNT)) {
             let rgb = opaque(pixel, spec.background);
             match spec.channels {
                 1 => out.push(luma(rgb)),
@@ -413,7 +423,7 @@ where
             }
         }
     }
-    out
+    resize::image_of(out, crop.height, crop.width)
 }
 
 /// One pixel of 1 to 4 samples (grey, grey + alpha, RGB, RGBA) as opaque RGB.

@@ -10,6 +10,7 @@
 mod portrait;
 mod shape;
 
+use ndarray::{Array2, Array4, ArrayViewMut3, Axis, Zip, aview1};
 use rayon::prelude::*;
 
 use super::decode::luma;
@@ -23,24 +24,21 @@ use shape::{Layer, Pair};
 /// Returns `[count, channels, height, width]` u8, RGB for 3 channels or grey for 1.
 ///
 /// # Panics
-/// As [`render`].
+/// If a size is zero or `channels` is neither 1 nor 3.
 pub(crate) fn dataset(
     seed: u64,
     count: u64,
     height: usize,
     width: usize,
     channels: usize,
-) -> Vec<u8> {
-    let picture_bytes = channels * height * width;
+) -> Array4<u8> {
     check(height, width, channels);
-    let mut pixels = vec![0; count as usize * picture_bytes];
-    pixels
-        .par_chunks_exact_mut(picture_bytes)
+    let mut faces = Array4::zeros((count as usize, channels, height, width));
+    (faces.axis_iter_mut(Axis(0)).collect::<Vec<_>>())
+        .into_par_iter()
         .enumerate()
-        .for_each(|(index, planes)| {
-            planes.copy_from_slice(&render(seed, index as u64, height, width, channels));
-        });
-    pixels
+        .for_each(|(index, planes)| draw(seed, index as u64, planes.permuted_axes([1, 2, 0])));
+    faces
 }
 
 /// Draws face number `index` of `seed`, the same bytes on every machine.
@@ -50,21 +48,21 @@ pub(crate) fn dataset(
 /// shows more background.
 ///
 /// # Shapes
-/// Returns `[channels, height, width]` u8, RGB for 3 channels or grey for 1.
-///
-/// # Panics
-/// If a size is zero or `channels` is neither 1 nor 3.
-pub(crate) fn render(
-    seed: u64,
-    index: u64,
-    height: usize,
-    width: usize,
-    channels: usize,
-) -> Vec<u8> {
-    check(height, width, channels);
-    let mut planes = vec![0; channels * height * width];
-    paint(&Portrait::draw(seed, index), height, width, &mut planes);
-    planes
+/// - `image`: `[H, W, C]` u8, overwritten; C = 3 (RGB) or 1 (grey)
+fn draw(seed: u64, index: u64, mut image: ArrayViewMut3<u8>) {
+    let (height, width, _) = image.dim();
+    let portrait = Portrait::draw(seed, index);
+    let mut canvas = Canvas::new(&portrait, height, width);
+    portrait.layers.iter().for_each(|layer| canvas.add(layer));
+    Zip::from(image.lanes_mut(Axis(2)))
+        .and(&canvas.pixels)
+        .for_each(|mut pixel, colour| {
+            let rgb = colour.map(|value| (value + 0.5) as u8);
+            match pixel.len() {
+                1 => pixel[0] = luma(rgb),
+                _ => pixel.assign(&aview1(&rgb)),
+            }
+        });
 }
 
 fn check(height: usize, width: usize, channels: usize) {
@@ -78,25 +76,10 @@ fn check(height: usize, width: usize, channels: usize) {
     );
 }
 
-/// Paints into planes of `height` x `width`: one for grey, three for RGB.
-fn paint(portrait: &Portrait, height: usize, width: usize, planes: &mut [u8]) {
-    let mut canvas = Canvas::new(portrait, height, width);
-    portrait.layers.iter().for_each(|layer| canvas.add(layer));
-    let area = height * width;
-    for (i, colour) in canvas.pixels.iter().enumerate() {
-        let rgb = colour.map(|value| (value + 0.5) as u8);
-        match planes.len() / area {
-            1 => planes[i] = luma(rgb),
-            _ => (0..3).for_each(|channel| planes[channel * area + i] = rgb[channel]),
-        }
-    }
-}
-
 /// A picture in the making, and where the face lies in it.
 struct Canvas {
-    height: usize,
-    width: usize,
-    pixels: Vec<Colour>,
+    /// `[H, W]`.
+    pixels: Array2<Colour>,
     /// The first pixel's centre in face coordinates.
     origin: Pair,
     /// A pixel's side in face coordinates.
@@ -111,11 +94,8 @@ impl Canvas {
             (1.0 - width as f32) / 2.0 * pixel - portrait.shift[0],
             (1.0 - height as f32) / 2.0 * pixel - portrait.shift[1],
         ];
-        let pixels = vec![portrait.background; height * width];
         Self {
-            height,
-            width,
-            pixels,
+            pixels: Array2::from_elem((height, width), portrait.background),
             origin,
             pixel,
         }
@@ -128,7 +108,7 @@ impl Canvas {
             for column in columns.clone() {
                 let covered = self.covered(layer, row, column);
                 if covered > 0.0 {
-                    let pixel = &mut self.pixels[row * self.width + column];
+                    let pixel = &mut self.pixels[[row, column]];
                     *pixel = mix(*pixel, layer.colour, covered);
                 }
             }
@@ -153,7 +133,7 @@ impl Canvas {
             // A cast to usize takes what is below zero as zero.
             (at - reach) as usize..((at + reach + 1.0) as usize).min(end)
         };
-        [range(0, self.width), range(1, self.height)]
+        [range(0, self.pixels.ncols()), range(1, self.pixels.nrows())]
     }
 }
 
@@ -164,37 +144,49 @@ fn mix(a: Colour, b: Colour, share: f32) -> Colour {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::Array3;
+
     use super::*;
+
+    /// Face number `index` of `seed`.
+    fn face(seed: u64, index: u64, shape: (usize, usize, usize)) -> Array3<u8> {
+        let mut image = Array3::zeros(shape);
+        draw(seed, index, image.view_mut());
+        image
+    }
 
     #[test]
     fn a_face_depends_on_seed_and_index_alone() {
-        let face = render(1, 2, 32, 32, 3);
-        assert_eq!(face, render(1, 2, 32, 32, 3));
-        assert_ne!(face, render(1, 3, 32, 32, 3));
-        assert_ne!(face, render(2, 2, 32, 32, 3));
-        assert_ne!(face, render(2, 1, 32, 32, 3));
+        let face = |seed, index| face(seed, index, (32, 32, 3));
+        assert_eq!(face(1, 2), face(1, 2));
+        assert_ne!(face(1, 2), face(1, 3));
+        assert_ne!(face(1, 2), face(2, 2));
+        assert_ne!(face(1, 2), face(2, 1));
     }
 
     #[test]
     fn a_data_set_is_its_faces_in_order() {
-        let faces: Vec<u8> = (0..5)
-            .flat_map(|index| render(7, index, 16, 12, 3))
-            .collect();
-        assert_eq!(dataset(7, 5, 16, 12, 3), faces);
+        let faces = dataset(7, 5, 16, 12, 3);
+        assert_eq!(faces.dim(), (5, 3, 16, 12));
+        for (index, planes) in faces.outer_iter().enumerate() {
+            let image = planes.permuted_axes([1, 2, 0]);
+            assert_eq!(image, face(7, index as u64, (16, 12, 3)), "face {index}");
+        }
     }
 
     #[test]
     fn a_hundred_faces_are_a_hundred_different_faces() {
         let faces: std::collections::HashSet<_> =
-            (0..100).map(|index| render(0, index, 16, 16, 3)).collect();
+            (0..100).map(|index| face(0, index, (16, 16, 3))).collect();
         assert_eq!(faces.len(), 100);
     }
 
     #[test]
     fn grey_is_the_luma_of_the_colours() {
-        let (grey, rgb) = (render(3, 4, 8, 9, 1), render(3, 4, 8, 9, 3));
-        let colours = (0..72).map(|i| [rgb[i], rgb[72 + i], rgb[144 + i]]);
-        assert_eq!(grey, colours.map(luma).collect::<Vec<_>>());
+        let (grey, rgb) = (face(3, 4, (8, 9, 1)), face(3, 4, (8, 9, 3)));
+        for (grey, rgb) in grey.iter().zip(rgb.lanes(Axis(2))) {
+            assert_eq!(*grey, luma([rgb[0], rgb[1], rgb[2]]));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use ndarray::{ArrayView3, ArrayViewMut3};
 use rayon::prelude::*;
 use walkdir::{DirEntry, WalkDir};
 
@@ -227,7 +228,7 @@ fn decode_all(
         .zip(files)
         .map(|(slot, path)| {
             let outcome = guarded(|| {
-                to_planes(&decode(path, spec)?, slot, spec.channels);
+                to_planes(decode(path, spec)?.view(), slot);
                 Ok(hash(slot))
             });
             done();
@@ -273,17 +274,12 @@ fn reason(error: &DataError) -> String {
     }
 }
 
-/// `[H, W, C]` to `[C, H, W]`, C being 1 or 3.
-fn to_planes(picture: &[u8], planes: &mut [u8], channels: usize) {
-    if channels == 1 {
-        return planes.copy_from_slice(picture);
-    }
-    let (red, rest) = planes.split_at_mut(planes.len() / 3);
-    let (green, blue) = rest.split_at_mut(red.len());
-    let (pixels, _) = picture.as_chunks::<3>();
-    for (((&[r, g, b], red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
-        (*red, *green, *blue) = (r, g, b);
-    }
+/// `[H, W, C]` to `[C, H, W]`.
+fn to_planes(image: ArrayView3<u8>, planes: &mut [u8]) {
+    let (height, width, channels) = image.dim();
+    ArrayViewMut3::from_shape((channels, height, width), planes)
+        .expect("room for one image")
+        .assign(&image.permuted_axes([2, 0, 1]));
 }
 
 fn none_readable(dir: &Path, skipped: &[(PathBuf, String)]) -> DataError {

@@ -15,22 +15,13 @@
 use std::io::Read;
 
 use jpeg_decoder::{Decoder, PixelFormat};
-
-/// A picture at a fraction of its size.
-#[derive(Debug)]
-pub(super) struct Shrunk {
-    /// Full width over the factor, rounded up.
-    pub(super) width: usize,
-    /// Full height over the factor, rounded up.
-    pub(super) height: usize,
-    /// 1 is grey, 3 is RGB.
-    pub(super) channels: usize,
-    /// `[height, width, channels]`, row by row.
-    pub(super) pixels: Vec<u8>,
-}
+use ndarray::Array3;
 
 /// Decodes a JPEG of `width` x `height` pixels at 1/`factor` of its size; none if it is no plain, sound JPEG of that
 /// size, or the factor not 2, 4 or 8.
+///
+/// # Shapes
+/// Returns `[height / factor, width / factor, C]` u8, both sides rounded up, C = 1 (grey) or 3 (RGB).
 ///
 /// Each pixel stands for `factor` x `factor` pixels. The last of a row or column can reach beyond the full picture,
 /// into what the file holds there to fill up its blocks.
@@ -38,7 +29,7 @@ pub(super) fn shrink(
     file: impl Read,
     (width, height): (usize, usize),
     factor: usize,
-) -> Option<Shrunk> {
+) -> Option<Array3<u8>> {
     let mut decoder = Decoder::new(file);
     decoder.read_info().ok()?;
     let info = decoder.info()?;
@@ -56,13 +47,7 @@ pub(super) fn shrink(
         return None;
     }
     let pixels = decoder.decode().ok()?;
-    let length = shrunk_width * shrunk_height * channels;
-    (pixels.len() == length).then_some(Shrunk {
-        width: shrunk_width,
-        height: shrunk_height,
-        channels,
-        pixels,
-    })
+    Array3::from_shape_vec((shrunk_height, shrunk_width, channels), pixels).ok()
 }
 
 #[cfg(test)]

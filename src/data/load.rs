@@ -71,15 +71,15 @@ pub fn file_bytes(dir: &Path) -> Result<u64> {
 
 fn builtin(count: u64, seed: u64, spec: &PictureSpec, device: Device) -> Result<Loaded> {
     let pixels = faces::dataset(seed, count, spec.height, spec.width, spec.channels);
-    let hashes: Vec<u64> = pixels
-        .par_chunks_exact(spec.bytes())
+    let bytes = pixels.as_slice().context("the faces have gaps")?;
+    let hashes: Vec<u64> = (bytes.par_chunks_exact(spec.bytes()))
         .map(manifest::hash)
         .collect();
     let names = (0..count).map(|index| format!("face-{index:06}"));
     let manifest = Manifest::new(names.zip(hashes));
-    let pixels = to_tensor(pixels, count as usize, spec)?;
     Ok(Loaded {
-        store: Store::new(pixels, device)?,
+        // Takes the array, so that it is not kept beside the tensor.
+        store: Store::new(Tensor::try_from(pixels)?, device)?,
         skipped: vec![],
         origin: format!("{count} built-in faces"),
         manifest,
@@ -189,12 +189,6 @@ fn check_room(path: &Path, count: usize, spec: &PictureSpec) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Takes the bytes, so that they are not kept beside the tensor.
-fn to_tensor(bytes: Vec<u8>, count: usize, spec: &PictureSpec) -> Result<Tensor> {
-    let shape = [count, spec.channels, spec.height, spec.width].map(|n| n as i64);
-    Ok(Tensor::f_from_slice(&bytes)?.f_view(shape)?)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 //! antialias, or differ by one in a fifth to a third of all bytes. Both functions add up integers
 //! (some of them as f64, which holds them exactly) and give the same bytes on every machine.
 
+use ndarray::{Array3, ArrayView3, CowArray, Ix3};
+
 use crate::native::{Across, area_across, area_down, area_padded};
 
 /// Resizes as OpenCV's `cv2.resize(..., INTER_LINEAR)` does on bytes, bit for bit.
@@ -15,16 +17,19 @@ use crate::native::{Across, area_across, area_down, area_padded};
 /// 2x2 mean when both sides halve exactly.
 ///
 /// # Shapes
-/// - `src`: `[sh, sw, c]` u8, row by row; returns `[dh, dw, c]` u8
+/// - `src`: `[H, W, C]` u8; returns `[dh, dw, C]` u8
 ///
 /// # Panics
-/// If `src` is not `sh * sw * c` bytes, or a size is zero.
+/// If a size is zero.
 ///
 /// Source: compared with what OpenCV 4.6.0, 4.12.0 and 5.0.0 give on x86-64.
-pub fn cv2_bilinear(src: &[u8], sh: usize, sw: usize, c: usize, dh: usize, dw: usize) -> Vec<u8> {
-    check(src, sh, sw, c, dh, dw);
+pub fn cv2_bilinear(src: ArrayView3<u8>, dh: usize, dw: usize) -> Array3<u8> {
+    check(src, dh, dw);
+    let (sh, sw, c) = src.dim();
+    let src = src.as_standard_layout();
+    let src = bytes(&src);
     if sh == 2 * dh && sw == 2 * dw {
-        return halve(src, sw, c);
+        return image_of(halve(src, sw, c), dh, dw);
     }
     let columns = taps(sw, dw, Edge::Clamp);
     let row = |y: usize| blend_row(&src[y * sw * c..][..sw * c], &columns, c);
@@ -37,7 +42,7 @@ pub fn cv2_bilinear(src: &[u8], sh: usize, sw: usize, c: usize, dh: usize, dw: u
             ((t + b + 2) >> 2).clamp(0, 255) as u8
         }));
     }
-    out
+    image_of(out, dh, dw)
 }
 
 /// Resizes by area: each result is the mean of the source under it, with partly covered pixels
@@ -51,20 +56,21 @@ pub fn cv2_bilinear(src: &[u8], sh: usize, sw: usize, c: usize, dh: usize, dw: u
 /// wholly or not at all, and at small ratios edges wobble.
 ///
 /// # Shapes
-/// - `src`: `[sh, sw, c]` u8, row by row; returns `[dh, dw, c]` u8
+/// - `src`: `[H, W, C]` u8; returns `[dh, dw, C]` u8
 ///
 /// # Panics
-/// If `src` is not `sh * sw * c` bytes, a size is zero, `c` is neither 1 nor 3, `sh` is 2^23 or
-/// more, `sh * sw` is 2^40 or more, or a side of the result is 2^16 or more.
-pub(crate) fn area(src: &[u8], sh: usize, sw: usize, c: usize, dh: usize, dw: usize) -> Vec<u8> {
-    check(src, sh, sw, c, dh, dw);
+/// If a size is zero, C is neither 1 nor 3, H is 2^23 or more, H * W is 2^40 or more, or a side of
+/// the result is 2^16 or more.
+pub(crate) fn area(src: ArrayView3<u8>, dh: usize, dw: usize) -> Array3<u8> {
+    check(src, dh, dw);
+    let (sh, sw, _) = src.dim();
     if (sh, sw) == (dh, dw) {
-        return src.to_vec();
+        return src.to_owned();
     }
     if dh > sh || dw > sw {
-        return cv2_bilinear(src, sh, sw, c, dh, dw);
+        return cv2_bilinear(src, dh, dw);
     }
-    area_of(src, c, Span::whole(sh, dh), Span::whole(sw, dw))
+    area_of(src, Span::whole(sh, dh), Span::whole(sw, dw))
 }
 
 /// What one axis of a picture is made into: a stretch of it into equal results.
@@ -122,20 +128,27 @@ impl Span {
 /// As [`area`], for a part of the picture, which may begin and end between pixels.
 ///
 /// # Shapes
-/// - `src`: the pixels that the spans lie on, from the first, `c` bytes each; returns
-///   `[rows.results, columns.results, c]` u8
+/// - `src`: `[rows.pixels(), columns.pixels(), C]` u8, the pixels that the spans lie on, from the first;
+///   returns `[rows.results, columns.results, C]` u8
 ///
 /// # Panics
-/// If `src` has another length, `c` is neither 1 nor 3, `rows` are 2^23 long or longer, both lengths multiplied are 2^40 or
+/// If `src` has another shape, C is neither 1 nor 3, `rows` are 2^23 long or longer, both lengths multiplied are 2^40 or
 /// more, or `pixel` times `results` is 2^16 or more.
-pub(crate) fn area_of(src: &[u8], c: usize, rows: Span, columns: Span) -> Vec<u8> {
+pub(crate) fn area_of(src: ArrayView3<u8>, rows: Span, columns: Span) -> Array3<u8> {
+    let (sh, sw, c) = src.dim();
     assert!(c == 1 || c == 3, "{c} channels");
+    assert_eq!(
+        (sh, sw),
+        (rows.pixels(), columns.pixels()),
+        "not {rows:?} {columns:?}"
+    );
     rows.check();
     columns.check();
     let down = rows.length;
     assert!(down < 1 << 23, "{down} rows would overflow 31-bit sums");
-    let width = columns.pixels() * c;
-    assert_eq!(src.len(), rows.pixels() * width, "not {rows:?} {columns:?}");
+    let src = src.as_standard_layout();
+    let src = bytes(&src);
+    let width = sw * c;
     let taps = Taps::of(&columns);
     let across = Across {
         channels: c,
@@ -153,7 +166,7 @@ pub(crate) fn area_of(src: &[u8], c: usize, rows: Span, columns: Span) -> Vec<u8
         area_down(under, &weights, &mut sums, &mut pixels);
         area_across(&pixels, across, out);
     }
-    out
+    image_of(out, rows.results, columns.results)
 }
 
 /// The source pixels under all results of a [`Span`], the same number for each: those too many have no weight.
@@ -184,16 +197,23 @@ impl Taps {
     }
 }
 
-fn check(src: &[u8], sh: usize, sw: usize, c: usize, dh: usize, dw: usize) {
+fn check(src: ArrayView3<u8>, dh: usize, dw: usize) {
+    let (sh, sw, c) = src.dim();
     assert!(
         sh * sw * c * dh * dw > 0,
         "cannot resize [{sh}, {sw}, {c}] to [{dh}, {dw}, {c}]: a size is zero"
     );
-    assert_eq!(
-        src.len(),
-        sh * sw * c,
-        "a [{sh}, {sw}, {c}] picture has another number of bytes"
-    );
+}
+
+/// The bytes of an image row by row, which is how the loops here read them.
+fn bytes<'a>(image: &'a CowArray<'_, u8, Ix3>) -> &'a [u8] {
+    image.as_slice().expect("an image in standard layout")
+}
+
+/// `[height, width, C]` of the bytes of as many pixels.
+pub(super) fn image_of(bytes: Vec<u8>, height: usize, width: usize) -> Array3<u8> {
+    let channels = bytes.len() / (height * width);
+    Array3::from_shape_vec((height, width, channels), bytes).expect("bytes for all of the pixels")
 }
 
 /// What happens to a result that falls beyond the outermost pixel centres.
@@ -267,32 +287,53 @@ mod tests {
 
     use super::*;
 
+    /// What `resize` makes of the bytes of `[H, W, C]`.
+    fn resized(
+        resize: fn(ArrayView3<u8>, usize, usize) -> Array3<u8>,
+        src: &[u8],
+        shape: (usize, usize, usize),
+        (dh, dw): (usize, usize),
+    ) -> Vec<u8> {
+        let out = resize(ArrayView3::from_shape(shape, src).unwrap(), dh, dw);
+        assert_eq!(out.dim(), (dh, dw, shape.2));
+        out.into_iter().collect()
+    }
+
     #[test]
     fn halving_takes_the_rounded_mean_of_four() {
         let src = [10, 20, 0, 1, 30, 41, 0, 1];
-        assert_eq!(cv2_bilinear(&src, 2, 4, 1, 1, 2), [25, 1]); // (101 + 2) >> 2 and (2 + 2) >> 2
-        assert_eq!(area(&src, 2, 4, 1, 1, 2), [25, 1]);
+        assert_eq!(resized(cv2_bilinear, &src, (2, 4, 1), (1, 2)), [25, 1]); // (101 + 2) >> 2 and (2 + 2) >> 2
+        assert_eq!(resized(area, &src, (2, 4, 1), (1, 2)), [25, 1]);
     }
 
     #[test]
     fn cv2_shrinks_three_to_one_by_taking_the_middle() {
         // The centre of the one result is at 1.0, the middle pixel; the others do not count.
-        assert_eq!(cv2_bilinear(&[9, 77, 200], 1, 3, 1, 1, 1), [77]);
-        assert_eq!(area(&[9, 77, 200], 1, 3, 1, 1, 1), [95]); // 286 / 3 = 95.33
+        assert_eq!(
+            resized(cv2_bilinear, &[9, 77, 200], (1, 3, 1), (1, 1)),
+            [77]
+        );
+        assert_eq!(resized(area, &[9, 77, 200], (1, 3, 1), (1, 1)), [95]); // 286 / 3 = 95.33
     }
 
     #[test]
     fn cv2_enlarges_two_to_four_with_quarters() {
         // Centres at -0.25, 0.25, 0.75, 1.25: weights 1 | 3/4, 1/4 | 1/4, 3/4 | 1.
-        assert_eq!(cv2_bilinear(&[0, 100], 1, 2, 1, 1, 4), [0, 25, 75, 100]);
-        assert_eq!(area(&[0, 100], 1, 2, 1, 1, 4), [0, 25, 75, 100]);
+        assert_eq!(
+            resized(cv2_bilinear, &[0, 100], (1, 2, 1), (1, 4)),
+            [0, 25, 75, 100]
+        );
+        assert_eq!(
+            resized(area, &[0, 100], (1, 2, 1), (1, 4)),
+            [0, 25, 75, 100]
+        );
     }
 
     #[test]
     fn area_counts_partly_covered_pixels_in_part() {
         // Three into two: each result is 2/3 of its own pixel and 1/3 of the middle one.
-        assert_eq!(area(&[30, 60, 240], 1, 3, 1, 1, 2), [40, 180]);
-        assert_eq!(area(&[30, 60, 240], 3, 1, 1, 2, 1), [40, 180]);
+        assert_eq!(resized(area, &[30, 60, 240], (1, 3, 1), (1, 2)), [40, 180]);
+        assert_eq!(resized(area, &[30, 60, 240], (3, 1, 1), (2, 1)), [40, 180]);
     }
 
     #[test]
@@ -300,7 +341,7 @@ mod tests {
         let src: Vec<u8> = [255, 0, 7].repeat(7 * 5);
         for (dh, dw) in [(3, 2), (1, 1), (6, 5), (20, 20)] {
             assert_eq!(
-                area(&src, 7, 5, 3, dh, dw),
+                resized(area, &src, (7, 5, 3), (dh, dw)),
                 [255, 0, 7].repeat(dh * dw),
                 "{dh}x{dw}"
             );
@@ -310,8 +351,8 @@ mod tests {
     #[test]
     fn both_copy_a_picture_of_the_right_size() {
         let src: Vec<u8> = (0..=255).collect();
-        assert_eq!(area(&src, 8, 32, 1, 8, 32), src);
-        assert_eq!(cv2_bilinear(&src, 8, 32, 1, 8, 32), src);
+        assert_eq!(resized(area, &src, (8, 32, 1), (8, 32)), src);
+        assert_eq!(resized(cv2_bilinear, &src, (8, 32, 1), (8, 32)), src);
     }
 
     /// The definition: each result is the rounded mean of what lies under it, in fractions.
@@ -351,14 +392,32 @@ mod tests {
             let [rows, columns] = axes.map(span);
             let length = rows.pixels() * columns.pixels() * c;
             let src: Vec<u8> = (0..length).map(|i| bytes[(i * 31 + i / 64) % 64]).collect();
-            let got = area_of(&src, c, rows, columns);
+            let image = ArrayView3::from_shape((rows.pixels(), columns.pixels(), c), &src).unwrap();
+            let got = area_of(image, rows, columns);
+            prop_assert_eq!(got.dim(), (rows.results, columns.results, c));
+            let got: Vec<u8> = got.into_iter().collect();
             prop_assert_eq!(got, plain(&src, columns.pixels(), c, rows, columns));
         }
     }
 
     #[test]
-    #[should_panic(expected = "another number of bytes")]
-    fn a_buffer_of_the_wrong_length_is_a_bug() {
-        area(&[0; 5], 2, 3, 1, 1, 1);
+    fn a_view_with_gaps_is_resized_as_its_copy() {
+        let src = Array3::from_shape_fn((7, 9, 3), |(y, x, c)| (y * 31 + x * 17 + c * 5) as u8);
+        let part = src.slice(ndarray::s![1..6, 2..8, ..]);
+        for resize in [area, cv2_bilinear] {
+            for (dh, dw) in [(5, 6), (2, 3), (9, 9)] {
+                assert_eq!(
+                    resize(part, dh, dw),
+                    resize(part.to_owned().view(), dh, dw),
+                    "{dh}x{dw}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a size is zero")]
+    fn an_image_without_pixels_is_a_bug() {
+        area(Array3::zeros((2, 0, 1)).view(), 1, 1);
     }
 }

@@ -57,7 +57,7 @@ fn read_pixels(
     };
     let pixels =
         decode(path, &spec).with_context(|| format!("cannot use picture {}", path.display()))?;
-    let hwc = Tensor::from_slice(&pixels).view([height, width, channels]);
+    let hwc = Tensor::try_from(pixels)?;
     Ok(hwc.permute([2, 0, 1]).contiguous())
 }
 

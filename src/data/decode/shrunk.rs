@@ -4,11 +4,12 @@ use std::io::{self, BufReader};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
+use ndarray::Array3;
 
 use super::{Crop, flatten, upright};
 use crate::config::Resize;
 use crate::data::budget::Capped;
-use crate::data::jpeg::{self, Shrunk};
+use crate::data::jpeg;
 use crate::data::resize::{self, Span};
 use crate::data::spec::PictureSpec;
 
@@ -27,19 +28,21 @@ pub(super) struct ShrunkPicture {
 impl ShrunkPicture {
     /// Turns means upright that come from a picture of `height` x `width` pixels.
     fn new(
-        means: Shrunk,
+        means: Array3<u8>,
         (height, width): (usize, usize),
         factor: usize,
         orientation: Orientation,
     ) -> Option<Self> {
         use Orientation::{FlipHorizontal, FlipVertical, Rotate90, Rotate90FlipH};
         use Orientation::{NoTransforms, Rotate180, Rotate270, Rotate270FlipH};
-        let (down, across) = (means.height as u32, means.width as u32);
-        let below = means.height * factor - height;
-        let right = means.width * factor - width;
-        let mut means = match means.channels {
-            1 => GrayImage::from_raw(across, down, means.pixels)?.into(),
-            _ => DynamicImage::from(RgbImage::from_raw(across, down, means.pixels)?),
+        let (down, across, channels) = means.dim();
+        let (below, right) = (down * factor - height, across * factor - width);
+        // The same memory, as the crate that turns images takes it.
+        let (pixels, _) = means.into_raw_vec_and_offset();
+        let (down, across) = (down as u32, across as u32);
+        let mut means = match channels {
+            1 => GrayImage::from_raw(across, down, pixels)?.into(),
+            _ => DynamicImage::from(RgbImage::from_raw(across, down, pixels)?),
         };
         means.apply_orientation(orientation);
         let overhang = match orientation {
@@ -61,7 +64,7 @@ impl ShrunkPicture {
     }
 
     /// Crops where the full picture would be cropped, which can be between two means, and resizes.
-    pub(super) fn fit(&self, spec: &PictureSpec) -> Vec<u8> {
+    pub(super) fn fit(&self, spec: &PictureSpec) -> Array3<u8> {
         let crop = Crop::centred(self.full.0, self.full.1, spec.height, spec.width);
         // Which means, and the span on these of the crop.
         let part = |from: usize, length: usize, results| {
@@ -83,7 +86,7 @@ impl ShrunkPicture {
             width: columns.pixels(),
         };
         let pixels = flatten(&self.means, means, spec);
-        resize::area_of(&pixels, spec.channels, rows, columns)
+        resize::area_of(pixels.view(), rows, columns)
     }
 }
 

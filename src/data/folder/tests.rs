@@ -99,7 +99,7 @@ fn loads_planes_in_list_order() {
 #[test]
 fn planes_of_a_two_pixel_picture() {
     let mut planes = [0; 6];
-    to_planes(&[1, 2, 3, 4, 5, 6], &mut planes, 3);
+    to_planes(ndarray::array![[[1, 2, 3], [4, 5, 6]]].view(), &mut planes);
     assert_eq!(planes, [1, 4, 2, 5, 3, 6]);
 }
 
