@@ -9,7 +9,7 @@
 //! 5. [`data`]: folder of pictures to one uint8 tensor; [`checkpoint`]: files
 //!
 //! Data flows one way: `main` → [`cli`] → {[`train`], [`sample`]} → {[`model`], [`diffusion`],
-//! [`optim`], [`data`], [`checkpoint`], [`report`]} → {[`native`], [`rng`], [`mod@fs`], [`device`], [`memory`]}.
+//! [`optim`], [`data`], [`checkpoint`], [`report`]} → {[`native`], [`images`], [`rng`], [`mod@fs`], [`device`], [`memory`]}.
 
 pub mod checkpoint;
 pub mod cli;
@@ -19,6 +19,7 @@ pub mod device;
 pub mod diffusion;
 pub mod formats;
 pub mod fs;
+pub mod images;
 pub mod interop;
 pub mod memory;
 pub mod model;

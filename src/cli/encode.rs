@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use ndarray::{Array4, Axis, concatenate};
 use tch::{Device, Tensor};
 
 use super::args::class::ClassArg;
@@ -13,7 +14,8 @@ use super::args::load::LoadArgs;
 use super::args::sampler::{ChosenSampler, SamplerArgs};
 use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
 use crate::fs::check_writable;
-use crate::report::{SampleProgress, psnr_db, to_pixels};
+use crate::images::to_array;
+use crate::report::{SampleProgress, psnr_db};
 use crate::sample::SamplerKind;
 use crate::sample::{Codebook, Ddpm, Process, Sampler, Step, ddcm_encode};
 
@@ -68,7 +70,7 @@ impl EncodeCommand {
             let x_0 = batch.to_device(device.device);
             let (chosen, x) = encode(&process, options, codebook, &x_0, &mut on_step);
             indices.extend(Vec::<Vec<i64>>::try_from(chosen.to_device(Device::Cpu))?);
-            decoded.push(to_pixels(&x).to_device(Device::Cpu));
+            decoded.push(to_array(&x));
         }
         bar.finish();
 
@@ -93,7 +95,12 @@ impl EncodeCommand {
         let narrow = |row: &Vec<i64>| row.iter().map(|index| *index as u32).collect();
         let file = Ddcm::new(header, &indices.iter().map(narrow).collect::<Vec<_>>())?;
         ddcm::write(&self.out, &file)?;
-        self.tell(&file, &to_pixels(&pictures), &Tensor::cat(&decoded, 0));
+        let decoded: Vec<_> = decoded.iter().map(Array4::view).collect();
+        self.tell(
+            &file,
+            &to_array(&pictures),
+            &concatenate(Axis(0), &decoded)?,
+        );
         Ok(())
     }
 
@@ -115,9 +122,10 @@ impl EncodeCommand {
     }
 
     /// A line a picture and one for the file.
-    fn tell(&self, file: &Ddcm, before: &Tensor, after: &Tensor) {
-        for (i, path) in (0..).zip(&self.pictures) {
-            let psnr = psnr_db(&before.get(i), &after.get(i));
+    fn tell(&self, file: &Ddcm, before: &Array4<u8>, after: &Array4<u8>) {
+        let pairs = before.outer_iter().zip(after.outer_iter());
+        for ((before, after), path) in pairs.zip(&self.pictures) {
+            let psnr = psnr_db(before, after);
             println!("{}: PSNR {psnr:.2} dB", path.display());
         }
         let size = file.bits_per_pixel();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
+use ndarray::s;
 use tch::{Device, Tensor};
 
 use super::args::class::ClassArg;
@@ -14,13 +15,14 @@ use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
 use crate::config::RunConfig;
 use crate::fs::check_writable;
-use crate::report::{SampleProgress, beside, grid_of_columns, to_pixels, write_png};
+use crate::images::to_array;
+use crate::report::{SampleProgress, beside, grid_of_columns, write_png};
 use crate::rng::picture_noise;
 use crate::sample::SamplerKind;
 use crate::sample::{OnStep, Process, Respaced, Step, ddim_invert, mixing};
 
 /// White columns between a row's ends and its mixtures, in pixels, as the original draws them.
-const GAP: i64 = 10;
+const GAP: usize = 10;
 
 /// Make pictures between two pictures, or between two latents.
 ///
@@ -106,7 +108,7 @@ impl InterpolateCommand {
             between.push(sampler.run(&process, x_start, &mut noise, &mut on_step));
         }
         bar.finish();
-        self.write(&to_pixels(&Tensor::cat(&between, 0)), &ends)
+        self.write(&Tensor::cat(&between, 0), &ends)
     }
 
     /// Fails before the long work.
@@ -171,19 +173,19 @@ impl InterpolateCommand {
 
     /// The figure: rows of pictures from one end to the other, between the ends where those are pictures.
     fn write(&self, between: &Tensor, ends: &Ends) -> Result<()> {
-        let rows = grid_of_columns(between, i64::from(self.count)).to_device(Device::Cpu);
+        let rows = grid_of_columns(to_array(between).view(), self.count.into());
         let figure = match ends {
             Ends::Random(_) => rows,
             Ends::Pictures(x_0) | Ends::Inverted(x_0) => {
-                let pixels = to_pixels(x_0).to_device(Device::Cpu);
-                let column = |first: i64| {
-                    let every_second = pixels.slice(0, first, None, 2);
-                    grid_of_columns(&every_second, 1)
+                let images = to_array(x_0);
+                let column = |first: usize| {
+                    let every_second = images.slice(s![first..;2, .., .., ..]);
+                    grid_of_columns(every_second, 1)
                 };
                 beside(&[column(0), rows, column(1)], GAP)
             }
         };
-        write_png(&self.out, &figure)?;
+        write_png(&self.out, figure.view())?;
         eprintln!(
             "{} rows of {} in {}",
             ends.rows(),

@@ -14,7 +14,8 @@ use super::args::load::LoadArgs;
 use crate::diffusion::Schedule;
 use crate::formats::safetensors;
 use crate::fs::check_writable;
-use crate::report::{SampleProgress, grid_of_columns, psnr_db, to_pixels, write_png};
+use crate::images::to_array;
+use crate::report::{SampleProgress, grid_of_columns, mean_sq_error, psnr_db, write_png};
 use crate::sample::{Ddim, Process, Respaced, Spacing, Step, Steps, ddim, ddim_invert};
 
 /// Find the noise that pictures come from (DDIM inversion), make them again from it, and tell how well that went.
@@ -75,16 +76,16 @@ impl InvertCommand {
 
     /// A line a picture: error of the reconstruction in grey levels, and how normal the latent is.
     fn tell(&self, x_0: &Tensor, x_t: &Tensor, again: &Tensor) {
-        let (before, after) = (to_pixels(x_0), to_pixels(again));
-        for (i, path) in (0..).zip(&self.pictures) {
-            let (a, b) = (before.get(i), after.get(i));
-            let apart = (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs();
-            let rms = apart.square().mean(Kind::Double).double_value(&[]).sqrt();
+        let (before, after) = (to_array(x_0), to_array(again));
+        let pairs = before.outer_iter().zip(after.outer_iter());
+        for (i, (path, (a, b))) in (0..).zip(self.pictures.iter().zip(pairs)) {
+            let rms = mean_sq_error(a, b).sqrt();
+            let apart = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b));
             println!(
                 "{}: PSNR {:.2} dB, error {rms:.3} levels rms and {} at most; latent mean {:.3}, std {:.3}",
                 path.display(),
-                psnr_db(&a, &b),
-                apart.max().double_value(&[]),
+                psnr_db(a, b),
+                apart.max().unwrap_or(0),
                 x_t.get(i).mean(Kind::Double).double_value(&[]),
                 x_t.get(i).std(true).double_value(&[]),
             );
@@ -103,7 +104,7 @@ impl InvertCommand {
         let rows = Tensor::stack(&[x_0.shallow_clone(), x_t / 3.0, again.shallow_clone()], 1);
         write_png(
             &self.out,
-            &grid_of_columns(&to_pixels(&rows.flatten(0, 1)), 3),
+            grid_of_columns(to_array(&rows.flatten(0, 1)).view(), 3).view(),
         )?;
         eprintln!("figure in {}", self.out.display());
         Ok(())

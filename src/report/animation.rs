@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use image::codecs::gif::{GifEncoder, Repeat};
-use tch::{Device, Kind, Tensor};
+use ndarray::{Array3, s};
 
+use super::figure::beside;
 use crate::fs::write_bytes;
 
 /// Browsers show a frame of less than 20 ms for 100 ms.
@@ -13,9 +14,9 @@ const LEAST_MILLIS: u32 = 20;
 /// Longest that a frame of an APNG can last, counted in milliseconds.
 const MOST_MILLIS: u32 = 65_535;
 /// Largest side of a GIF.
-const MOST_SIDE: i64 = 65_535;
+const MOST_SIDE: usize = 65_535;
 /// Pixels that the palette of a GIF's frame is sought from: more of them gain little, fewer show.
-const PALETTE_PIXELS: i64 = 1 << 14;
+const PALETTE_PIXELS: usize = 1 << 14;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -37,20 +38,20 @@ pub fn check_animation_path(path: &Path) -> Result<()> {
 /// are exact.
 ///
 /// # Shapes
-/// - `frames`: each `[C, H, W]` u8, C = 1 (grey) or 3 (RGB), all the same
+/// - `frames`: each `[H, W, C]`, C = 1 (grey) or 3 (RGB), all the same
 ///
 /// # Errors
 /// Another ending, no frame, frames of another form or of different ones, more than 65,535 ms or pixels a
 /// side, a file that cannot be written; an older file at `path` stays as it was.
 pub fn write_animation(
     path: &Path,
-    frames: &[Tensor],
+    frames: &[Array3<u8>],
     frame_millis: u32,
     last_millis: u32,
 ) -> Result<()> {
     let format = format_of(path)?;
     let cannot = || format!("cannot write {}", path.display());
-    let chw = common_size(frames).with_context(cannot)?;
+    let hwc = common_size(frames).with_context(cannot)?;
     let longest = frame_millis.max(last_millis);
     ensure!(
         longest <= MOST_MILLIS,
@@ -66,8 +67,8 @@ pub fn write_animation(
         wanted.max(LEAST_MILLIS)
     };
     let bytes = match format {
-        Format::Apng => apng(frames, chw, &millis),
-        Format::Gif => gif(frames, chw, &millis),
+        Format::Apng => apng(frames, hwc, &millis),
+        Format::Gif => gif(frames, hwc, &millis),
     };
     write_bytes(path, &bytes.with_context(cannot)?)
 }
@@ -75,12 +76,12 @@ pub fn write_animation(
 /// Lays frames side by side.
 ///
 /// # Shapes
-/// - `frames`: at least one, each `[C, H, W]` with its own W; returns `[C, H, sum of W]`
+/// - `frames`: at least one, each `[H, W, C]` with its own W; returns `[H, sum of W, C]`
 ///
 /// # Panics
-/// No frame, or another C or H.
-pub fn strip(frames: &[Tensor]) -> Tensor {
-    Tensor::cat(frames, 2)
+/// No frame, or another H or C.
+pub fn strip(frames: &[Array3<u8>]) -> Array3<u8> {
+    beside(frames, 0)
 }
 
 /// Which of `steps` steps become frames, 0-based and rising: the first, the last, and others evenly
@@ -109,29 +110,31 @@ fn format_of(path: &Path) -> Result<Format> {
     }
 }
 
-/// `[C, H, W]` of all frames.
-fn common_size(frames: &[Tensor]) -> Result<[i64; 3]> {
+/// `[H, W, C]` of all frames.
+fn common_size(frames: &[Array3<u8>]) -> Result<[usize; 3]> {
     let first = frames.first().context("no frames, want at least one")?;
     for frame in frames {
         ensure!(
-            frame.kind() == Kind::Uint8 && frame.size() == first.size(),
-            "a frame is {:?} {:?}, want u8 and the first one's shape, {:?}",
-            frame.kind(),
-            frame.size(),
-            first.size()
+            frame.dim() == first.dim(),
+            "a frame is {:?}, want the first one's shape, {:?}",
+            frame.shape(),
+            first.shape()
         );
     }
-    let size = first.size();
-    match size[..] {
-        [c @ (1 | 3), h @ 1..=MOST_SIDE, w @ 1..=MOST_SIDE] => Ok([c, h, w]),
+    match first.dim() {
+        (h @ 1..=MOST_SIDE, w @ 1..=MOST_SIDE, c @ (1 | 3)) => Ok([h, w, c]),
         _ => bail!(
-            "frames of shape {size:?}, want [C, H, W] with C 1 or 3 and sides of 1 to {MOST_SIDE}"
+            "frames of shape {:?}, want [H, W, C] with C 1 or 3 and sides of 1 to {MOST_SIDE}",
+            first.shape()
         ),
     }
 }
 
-fn apng(frames: &[Tensor], chw: [i64; 3], millis: &dyn Fn(usize) -> u32) -> Result<Vec<u8>> {
-    let [c, h, w] = chw;
+fn apng(
+    frames: &[Array3<u8>],
+    [h, w, c]: [usize; 3],
+    millis: &dyn Fn(usize) -> u32,
+) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, w as u32, h as u32);
     encoder.set_color(if c == 1 {
@@ -145,23 +148,28 @@ fn apng(frames: &[Tensor], chw: [i64; 3], millis: &dyn Fn(usize) -> u32) -> Resu
     let mut writer = encoder.write_header()?;
     for (number, frame) in frames.iter().enumerate() {
         writer.set_frame_delay(millis(number) as u16, 1000)?;
-        writer.write_image_data(&interleaved(frame)?)?;
+        let pixels = frame.as_standard_layout();
+        writer.write_image_data(pixels.as_slice().context("a frame with gaps")?)?;
     }
     writer.finish()?;
     Ok(bytes)
 }
 
-fn gif(frames: &[Tensor], chw: [i64; 3], millis: &dyn Fn(usize) -> u32) -> Result<Vec<u8>> {
-    let [_, h, w] = chw;
+fn gif(
+    frames: &[Array3<u8>],
+    [h, w, _]: [usize; 3],
+    millis: &dyn Fn(usize) -> u32,
+) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // The encoder looks at one pixel out of `speed`.
     let speed = (h * w / PALETTE_PIXELS).clamp(1, 10);
     let mut encoder = GifEncoder::new_with_speed(&mut bytes, speed as i32);
     encoder.set_repeat(Repeat::Infinite)?;
-    let opaque = Tensor::full([1, h, w], 255, (Kind::Uint8, Device::Cpu));
     for (number, frame) in frames.iter().enumerate() {
-        let rgb = frame.to_device(Device::Cpu).expand([3, h, w], false);
-        let rgba = interleaved(&Tensor::cat(&[rgb, opaque.shallow_clone()], 0))?;
+        let mut rgba = Array3::from_elem((h, w, 4), 255);
+        // Grey goes to all three colours.
+        rgba.slice_mut(s![.., .., ..3]).assign(frame);
+        let (rgba, _) = rgba.into_raw_vec_and_offset();
         let picture = image::RgbaImage::from_raw(w as u32, h as u32, rgba);
         let picture = picture.context("a frame has other bytes than pixels")?;
         // The encoder cuts what is below ten.
@@ -171,12 +179,6 @@ fn gif(frames: &[Tensor], chw: [i64; 3], millis: &dyn Fn(usize) -> u32) -> Resul
     }
     drop(encoder);
     Ok(bytes)
-}
-
-/// `[C, H, W]` as bytes in `[H, W, C]` order.
-fn interleaved(picture: &Tensor) -> Result<Vec<u8>> {
-    let hwc = picture.permute([1, 2, 0]).to_device(Device::Cpu);
-    Ok(Vec::<u8>::try_from(hwc.contiguous().view([-1]))?)
 }
 
 #[cfg(test)]

@@ -1,125 +1,121 @@
-//! Pictures out of tensors.
+//! Images laid out, compared and written.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use tch::{Kind, Tensor};
+use ndarray::{Array3, ArrayView3, ArrayView4, Axis, Zip, concatenate};
 
 use crate::fs::write_bytes;
 
-/// Values in [-1, 1] to bytes: (x + 1) / 2 * 255, rounded half to even, clipped.
-pub fn to_pixels(pictures: &Tensor) -> Tensor {
-    ((pictures + 1.0) / 2.0 * 255.0)
-        .round()
-        .clamp(0.0, 255.0)
-        .to_kind(Kind::Uint8)
-}
-
-/// Lays pictures out row by row in the squarest grid, unused places black.
+/// Lays images out row by row in the squarest grid, unused places black.
 ///
 /// # Shapes
-/// - `pixels`: `[N, C, H, W]` u8; returns `[C, rows * H, columns * W]` u8
-pub fn grid(pixels: &Tensor) -> Tensor {
-    let columns = (pixels.size()[0] as f64).sqrt().ceil() as i64;
-    grid_of_columns(pixels, columns)
+/// - `images`: `[N, H, W, C]`, N ≥ 1; returns `[rows * H, columns * W, C]`
+pub fn grid(images: ArrayView4<u8>) -> Array3<u8> {
+    let columns = (images.dim().0 as f64).sqrt().ceil() as usize;
+    grid_of_columns(images, columns)
 }
 
 /// [`grid`] with a given number of columns, 1 or more.
-pub fn grid_of_columns(pixels: &Tensor, columns: i64) -> Tensor {
-    let size = pixels.size();
-    let (n, c, h, w) = (size[0], size[1], size[2], size[3]);
-    let rows = (n + columns - 1) / columns;
-    let filled = pixels.constant_pad_nd([0, 0, 0, 0, 0, 0, 0, rows * columns - n]);
-    filled
-        .view([rows, columns, c, h, w])
-        .permute([2, 0, 3, 1, 4])
-        .contiguous()
-        .view([c, rows * h, columns * w])
-}
-
-/// Lays pictures of one height side by side with `gap` white columns between them.
-///
-/// # Shapes
-/// - `pictures`: `[C, H, …]` u8 each, one or more; returns `[C, H, sum of the widths and gaps]` u8
-pub fn beside(pictures: &[Tensor], gap: i64) -> Tensor {
-    let size = pictures[0].size();
-    let white = Tensor::full(
-        [size[0], size[1], gap],
-        255,
-        (Kind::Uint8, pictures[0].device()),
-    );
-    let mut parts = vec![&pictures[0]];
-    for picture in &pictures[1..] {
-        parts.extend([&white, picture]);
+pub fn grid_of_columns(images: ArrayView4<u8>, columns: usize) -> Array3<u8> {
+    let (n, h, w, c) = images.dim();
+    let rows = n.div_ceil(columns);
+    let mut grid = Array3::zeros((rows * h, columns * w, c));
+    for (mut place, image) in grid
+        .exact_chunks_mut((h, w, c))
+        .into_iter()
+        .zip(images.outer_iter())
+    {
+        place.assign(&image);
     }
-    Tensor::cat(&parts, 2)
+    grid
 }
 
-/// Peak signal-to-noise ratio of a picture, in dB; infinite for two that are the same.
+/// Lays images of one height side by side with `gap` white columns between them.
 ///
 /// # Shapes
-/// - `a`, `b`: u8 tensors of one shape
-pub fn psnr_db(a: &Tensor, b: &Tensor) -> f64 {
-    let error = a.to_kind(Kind::Double) - b.to_kind(Kind::Double);
-    let mse = error.square().mean(Kind::Double).double_value(&[]);
-    10.0 * (255.0 * 255.0 / mse).log10()
+/// - `images`: `[H, …, C]` each, one or more; returns `[H, sum of the widths and gaps, C]`
+///
+/// # Panics
+/// No image, or another H or C.
+pub fn beside(images: &[Array3<u8>], gap: usize) -> Array3<u8> {
+    let (h, _, c) = images[0].dim();
+    let white = Array3::from_elem((h, gap, c), 255);
+    let mut parts = vec![images[0].view()];
+    for image in &images[1..] {
+        parts.extend([white.view(), image.view()]);
+    }
+    concatenate(Axis(1), &parts).expect("images of one height and one number of channels")
 }
 
-/// Writes one `[C, H, W]` u8 picture (C = 1 or 3) as PNG, whole or not at all.
-pub fn write_png(path: &Path, picture: &Tensor) -> Result<()> {
-    let size = picture.size();
-    let (c, h, w) = (size[0], size[1], size[2]);
+/// Mean of the squared differences, in levels of 256.
+///
+/// # Shapes
+/// - `a`, `b`: `[H, W, C]`, both the same
+pub fn mean_sq_error(a: ArrayView3<u8>, b: ArrayView3<u8>) -> f64 {
+    let square = |sum: u64, a: &u8, b: &u8| sum + u64::from(a.abs_diff(*b)).pow(2);
+    Zip::from(a).and(b).fold(0, square) as f64 / a.len() as f64
+}
+
+/// Peak signal-to-noise ratio of an image, in dB; infinite for two that are the same.
+///
+/// # Shapes
+/// As [`mean_sq_error`].
+pub fn psnr_db(a: ArrayView3<u8>, b: ArrayView3<u8>) -> f64 {
+    10.0 * (255.0 * 255.0 / mean_sq_error(a, b)).log10()
+}
+
+/// Writes one `[H, W, C]` image, C = 1 (grey) or 3 (RGB), as PNG, whole or not at all.
+pub fn write_png(path: &Path, image: ArrayView3<u8>) -> Result<()> {
+    let (h, w, c) = image.dim();
     let color = if c == 1 {
         image::ExtendedColorType::L8
     } else {
         image::ExtendedColorType::Rgb8
     };
-    let hwc = picture.permute([1, 2, 0]).contiguous().view([-1]);
-    let pixels = Vec::<u8>::try_from(hwc)?;
+    let pixels = image.as_standard_layout();
+    let pixels = pixels.as_slice().context("an image with gaps")?;
     let mut png = Vec::new();
     let encoder = image::codecs::png::PngEncoder::new(&mut png);
-    image::ImageEncoder::write_image(encoder, &pixels, w as u32, h as u32, color)
+    image::ImageEncoder::write_image(encoder, pixels, w as u32, h as u32, color)
         .with_context(|| format!("cannot encode {}", path.display()))?;
     write_bytes(path, &png)
 }
 
 #[cfg(test)]
 mod tests {
+    use ndarray::array;
+
     use super::*;
 
     #[test]
-    fn rounding_is_half_to_even_and_clipped() {
-        // 0 is 127.5, the one tie among numbers that f32 holds; then values outside the range.
-        let x = Tensor::from_slice(&[0.0f32, 1.0, -1.0, 1.2, -7.0]);
-        assert_eq!(
-            Vec::<u8>::try_from(to_pixels(&x)).unwrap(),
-            [128, 255, 0, 255, 0]
-        );
-    }
-
-    #[test]
     fn beside_leaves_white_between() {
-        let one = |value: i64| Tensor::full([1, 1, 1], value, (Kind::Uint8, tch::Device::Cpu));
-        let row = beside(&[one(7), one(8)], 2);
+        let row = beside(&[array![[[7]], [[1]]], array![[[8]], [[2]]]], 2);
         assert_eq!(
-            Vec::<u8>::try_from(row.view([-1])).unwrap(),
-            [7, 255, 255, 8]
+            row,
+            array![[[7], [255], [255], [8]], [[1], [255], [255], [2]]]
         );
     }
 
     #[test]
     fn psnr_of_an_error_of_one_level_is_48_db() {
-        let a = Tensor::from_slice(&[10u8, 200]);
-        let b = Tensor::from_slice(&[11u8, 199]);
-        assert!((psnr_db(&a, &b) - 48.1308).abs() < 1e-4);
-        assert_eq!(psnr_db(&a, &a), f64::INFINITY);
+        let (a, b) = (array![[[10, 200]]], array![[[11, 199]]]);
+        assert_eq!(mean_sq_error(a.view(), b.view()), 1.0);
+        assert!((psnr_db(a.view(), b.view()) - 48.1308).abs() < 1e-4);
+        assert_eq!(psnr_db(a.view(), a.view()), f64::INFINITY);
     }
 
     #[test]
     fn a_grid_runs_row_by_row_and_pads_with_black() {
-        let x = Tensor::from_slice(&[-1.0f32, 0.0, 1.0]).view([3, 1, 1, 1]);
-        let g = grid(&to_pixels(&x));
-        assert_eq!(g.size(), [1, 2, 2]);
-        assert_eq!(Vec::<u8>::try_from(g.view([-1])).unwrap(), [0, 128, 255, 0]);
+        // Two pixels wide, one high.
+        let images = array![[[[1], [2]]], [[[3], [4]]], [[[5], [6]]]];
+        assert_eq!(
+            grid(images.view()),
+            array![[[1], [2], [3], [4]], [[5], [6], [0], [0]]]
+        );
+        assert_eq!(
+            grid_of_columns(images.view(), 1),
+            array![[[1], [2]], [[3], [4]], [[5], [6]]]
+        );
     }
 }

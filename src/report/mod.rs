@@ -7,7 +7,7 @@ mod progress;
 mod units;
 
 pub use animation::{check_animation_path, frame_steps, strip, write_animation};
-pub use figure::{beside, grid, grid_of_columns, psnr_db, to_pixels, write_png};
+pub use figure::{beside, grid, grid_of_columns, mean_sq_error, psnr_db, write_png};
 pub use metrics::{Metrics, StepMetrics};
 pub use progress::{DecodeProgress, SampleProgress, TrainProgress};
 pub use units::{bytes, count, duration};

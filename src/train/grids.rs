@@ -9,8 +9,9 @@ use tch::Tensor;
 use super::{Stop, Trainer};
 use crate::checkpoint::{RunFolder, Which};
 use crate::config::RunConfig;
+use crate::images::to_array;
 use crate::native::KeptFilters;
-use crate::report::{SampleProgress, duration, grid, to_pixels, write_png};
+use crate::report::{SampleProgress, duration, grid, write_png};
 use crate::sample::{
     Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, Spacing, Steps, sample_pictures,
 };
@@ -41,7 +42,7 @@ pub(super) fn write(
         };
         let name = which.to_string().to_lowercase();
         let path = folder.sample_path(trainer.step, &name);
-        write_png(&path, &grid(&to_pixels(&pictures)))?;
+        write_png(&path, grid(to_array(&pictures).view()).view())?;
     }
     Ok(())
 }

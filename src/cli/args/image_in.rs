@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use ndarray::{Array3, Axis};
 use tch::{Kind, Tensor};
 
 use crate::config::{DataConfig, ModelConfig};
 use crate::data::{PictureSpec, decode};
+use crate::images::to_tensor;
 
 /// Reads a picture as training would: turned upright, cropped to the centre, resized.
 ///
@@ -21,7 +23,8 @@ pub(in crate::cli) fn read_picture(
     data: &DataConfig,
 ) -> Result<Tensor> {
     let [channels, _, _] = model.chw();
-    Ok(read_pixels(path, channels, model, data)?.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0)
+    let image = read_image(path, channels, model, data)?;
+    Ok(to_tensor(image.view().insert_axis(Axis(0))).get(0))
 }
 
 /// Reads a mask, cropped and resized as a picture is.
@@ -31,22 +34,19 @@ pub(in crate::cli) fn read_picture(
 ///
 /// # Errors
 /// A file that is no picture.
-pub(in crate::cli) fn read_mask(
-    path: &Path,
-    model: &ModelConfig,
-    data: &DataConfig,
-) -> Result<Tensor> {
-    let pixels = read_pixels(path, 1, model, data)?;
-    Ok(pixels.get(0).ge(128).to_kind(Kind::Float))
+pub(in crate::cli) fn read_mask(path: &Path, model: &ModelConfig, data: &DataConfig) -> Result<Tensor> {
+    let image = read_image(path, 1, model, data)?;
+    let light = image.index_axis_move(Axis(2), 0).mapv(|value| value >= 128);
+    Ok(Tensor::try_from(light)?.to_kind(Kind::Float))
 }
 
-/// `[channels, H, W]` u8.
-fn read_pixels(
+/// `[H, W, channels]`.
+fn read_image(
     path: &Path,
     channels: i64,
     model: &ModelConfig,
     data: &DataConfig,
-) -> Result<Tensor> {
+) -> Result<Array3<u8>> {
     let [_, height, width] = model.chw();
     let spec = PictureSpec {
         height: height as usize,
@@ -55,10 +55,7 @@ fn read_pixels(
         resize: data.resize,
         background: data.background,
     };
-    let pixels =
-        decode(path, &spec).with_context(|| format!("cannot use picture {}", path.display()))?;
-    let hwc = Tensor::try_from(pixels)?;
-    Ok(hwc.permute([2, 0, 1]).contiguous())
+    decode(path, &spec).with_context(|| format!("cannot use picture {}", path.display()))
 }
 
 /// Reads several pictures, `[N, C, H, W]`.

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use ndarray::{Array4, Axis, concatenate};
 use tch::{Device, Tensor};
 
 use crate::formats::safetensors;
 use crate::fs::check_writable;
-use crate::report::{grid, to_pixels, write_png};
+use crate::images::to_array;
+use crate::report::{grid, write_png};
 
 /// Places for pictures.
 #[derive(Debug, Clone, Args)]
@@ -29,7 +31,8 @@ pub(in crate::cli) struct OutputArgs {
 #[derive(Debug)]
 pub(in crate::cli) struct PictureOutput<'a> {
     places: &'a OutputArgs,
-    pixels: Vec<Tensor>,
+    /// Of each batch, for the grid.
+    images: Vec<Array4<u8>>,
     numbers: Vec<Tensor>,
     taken: u64,
 }
@@ -53,7 +56,7 @@ impl OutputArgs {
         }
         Ok(PictureOutput {
             places: self,
-            pixels: Vec::new(),
+            images: Vec::new(),
             numbers: Vec::new(),
             taken: 0,
         })
@@ -73,19 +76,18 @@ impl PictureOutput<'_> {
     /// # Errors
     /// A file that cannot be written.
     pub(in crate::cli) fn take(&mut self, pictures: &Tensor) -> Result<()> {
-        let pixels = to_pixels(pictures).to_device(Device::Cpu);
+        let images = to_array(pictures);
         if let Some(dir) = &self.places.separate {
-            for i in 0..pixels.size()[0] {
-                let number = self.taken + i as u64;
-                write_png(&dir.join(format!("{number:05}.png")), &pixels.get(i))?;
+            for (number, image) in (self.taken..).zip(images.outer_iter()) {
+                write_png(&dir.join(format!("{number:05}.png")), image)?;
             }
         }
         if self.places.out_tensor.is_some() {
             self.numbers.push(pictures.to_device(Device::Cpu));
         }
-        self.taken += pixels.size()[0] as u64;
+        self.taken += images.len_of(Axis(0)) as u64;
         if self.places.grid_path().is_some() {
-            self.pixels.push(pixels);
+            self.images.push(images);
         }
         Ok(())
     }
@@ -103,7 +105,8 @@ impl PictureOutput<'_> {
             eprintln!("{} pictures in {}", self.taken, dir.display());
         }
         if let Some(out) = self.places.grid_path() {
-            write_png(&out, &grid(&Tensor::cat(&self.pixels, 0)))?;
+            let views: Vec<_> = self.images.iter().map(Array4::view).collect();
+            write_png(&out, grid(concatenate(Axis(0), &views)?.view()).view())?;
             eprintln!("{} pictures in {}", self.taken, out.display());
         }
         Ok(())

@@ -4,18 +4,19 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use ndarray::{Array3, Array4, s};
 use tch::{Device, Tensor};
 
 use super::image_out::refuse_other_than_png;
 use crate::fs::check_writable;
+use crate::images::{to_array, to_pixels};
 use crate::report::{
-    check_animation_path, frame_steps, grid, grid_of_columns, strip, to_pixels, write_animation,
-    write_png,
+    check_animation_path, frame_steps, grid, grid_of_columns, strip, write_animation, write_png,
 };
 use crate::sample::Step;
 
 /// Pictures shown in a strip, one a row.
-const STRIP_PICTURES: i64 = 8;
+const STRIP_PICTURES: usize = 8;
 
 /// What to keep of the way.
 #[derive(Debug, Clone, Args)]
@@ -110,18 +111,18 @@ impl Trajectory<'_> {
     /// A file that cannot be written.
     pub(in crate::cli) fn finish(self) -> Result<()> {
         if let Some(path) = &self.args.trajectory {
-            let frames: Vec<Tensor> = self.animation.frames().iter().map(grid).collect();
+            let frames = self.animation.frames();
+            let frames: Vec<Array3<u8>> = frames.map(|frame| grid(frame.view())).collect();
             write_animation(path, &frames, self.args.frame_millis, LAST_MILLIS)?;
             eprintln!("{} frames in {}", frames.len(), path.display());
         }
         if let Some(path) = &self.args.strip {
-            let frames = self.strip.frames();
-            let column = |frame: &Tensor| {
-                let shown = frame.size()[0].min(STRIP_PICTURES);
-                grid_of_columns(&frame.narrow(0, 0, shown), 1)
+            let column = |frame: Array4<u8>| {
+                let shown = frame.dim().0.min(STRIP_PICTURES);
+                grid_of_columns(frame.slice(s![..shown, .., .., ..]), 1)
             };
-            let columns: Vec<Tensor> = frames.iter().map(column).collect();
-            write_png(path, &strip(&columns))?;
+            let columns: Vec<Array3<u8>> = self.strip.frames().map(column).collect();
+            write_png(path, strip(&columns).view())?;
             eprintln!("strip in {}", path.display());
         }
         Ok(())
@@ -167,11 +168,12 @@ impl Recorder {
         }
     }
 
-    /// Each frame with the pictures of all batches, `[N, C, H, W]` u8.
-    fn frames(&self) -> Vec<Tensor> {
-        if self.ended.is_empty() {
-            return Vec::new();
-        }
-        Tensor::cat(&self.ended, 1).unbind(0)
+    /// Each frame with the pictures of all batches, `[N, H, W, C]`.
+    fn frames(&self) -> impl Iterator<Item = Array4<u8>> {
+        let frames = match self.ended.is_empty() {
+            true => Vec::new(),
+            false => Tensor::cat(&self.ended, 1).unbind(0),
+        };
+        frames.into_iter().map(|frame| to_array(&frame))
     }
 }
