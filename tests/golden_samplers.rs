@@ -14,7 +14,7 @@ use ddpm::report::{beside, grid, grid_of_columns};
 use ddpm::sample::{
     Ddim, Ddpm, Process, Respaced, Steps, analytic, ddcm_encode, ddim, ddpm, measure, mixing,
 };
-use ndarray::Array3;
+use ndarray::{Array1, Array3};
 use tch::{Kind, Tensor};
 
 /// Keras-DDPM's schedule and prediction.
@@ -196,7 +196,7 @@ fn analytic_variances_measured_and_used() {
         ("s5_eta1_synthetic", 5, 1.0, "factors_synthetic"),
     ] {
         let at = |name: &str| golden.get(&format!("{case}.{name}"));
-        let mean_sq_eps: Vec<f64> = golden.f64s(factors).iter().map(|f| 1.0 - f).collect();
+        let mean_sq_eps: Array1<f64> = golden.f64s(factors).iter().map(|f| 1.0 - f).collect();
         let levels = levels(20, &Steps::Stride(stride));
         let options = analytic(&levels, &mean_sq_eps, eta, true).unwrap();
         let sigmas: Vec<f64> = (0..levels.len())

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use ndarray::Array1;
 use serde::{Deserialize, Serialize};
 
 use super::Which;
@@ -28,13 +29,33 @@ pub struct Calibration {
     pub images: u64,
     /// Seed of the choice of pictures and of their noise.
     pub seed: u64,
-    /// `E[eps_hat²]` per value, for t = 0 to T - 1.
-    pub mean_sq_eps: Vec<f64>,
+    /// `E[eps_hat²]` per value, `[T]`; a list in the file.
+    #[serde(with = "list")]
+    pub mean_sq_eps: Array1<f64>,
+}
+
+/// A table as the list of its numbers.
+mod list {
+    use ndarray::Array1;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        table: &Array1<f64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(table)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Array1<f64>, D::Error> {
+        Vec::deserialize(deserializer).map(Array1::from)
+    }
 }
 
 impl Calibration {
     /// A measurement of the network with this fingerprint.
-    pub fn new(network: &blake3::Hash, mean_sq_eps: Vec<f64>) -> Calibration {
+    pub fn new(network: &blake3::Hash, mean_sq_eps: Array1<f64>) -> Calibration {
         Calibration {
             format: FORMAT,
             network: network.to_hex().to_string(),
@@ -124,7 +145,7 @@ mod tests {
         let path = Calibration::path_beside(&dir.path().join("a.safetensors"), Which::Ema);
         assert!(path.ends_with("a.safetensors.ema.analytic.json"));
         let (mine, other) = (blake3::hash(b"a"), blake3::hash(b"b"));
-        let measured = Calibration::new(&mine, vec![0.1, 1.0 / 3.0]);
+        let measured = Calibration::new(&mine, ndarray::array![0.1, 1.0 / 3.0]);
         measured.write(&path).unwrap();
         assert_eq!(Calibration::read(&path, &mine, 2).unwrap(), measured);
         let refused = |network, timesteps| {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use ndarray::Array1;
 use tch::{Device, Kind, Tensor};
 
 use super::args::foreign::SamplerHints;
@@ -93,7 +94,7 @@ impl CalibrateCommand {
         batch: u64,
         batches: u64,
         device: Device,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Array1<f64>> {
         let config = &network.meta.config;
         let [c, h, w] = config.model.chw();
         let shape = [batch as i64, c, h, w];

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use ndarray::{Array4, Axis, concatenate};
+use ndarray::{Array1, Array4, Axis, concatenate};
 use tch::{Device, Tensor};
 
 use super::args::class::ClassArg;
@@ -108,7 +108,7 @@ impl EncodeCommand {
     fn ddpm(&self, config: &crate::config::RunConfig) -> Result<(ChosenSampler, Ddpm)> {
         let chosen = self
             .sampler
-            .choose(config, SamplerKind::Ddpm, || Ok(Vec::new()))?;
+            .choose(config, SamplerKind::Ddpm, || Ok(Array1::zeros(0)))?;
         let Sampler::Ddpm(options) = chosen.sampler else {
             anyhow::bail!(
                 "encode goes with --sampler ddpm only: its noise is what carries the picture"

@@ -1,13 +1,14 @@
 //! Analytic-DPM: the reverse variance that is optimal for the data, from how large eps_hat is on them.
 
 use anyhow::{Result, ensure};
+use ndarray::Array1;
 use tch::{Kind, Tensor};
 
 use super::{Ddim, Process, Respaced};
 
 /// The DDIM sampler with optimal variances.
 ///
-/// `mean_sq_eps` is `E[eps_hat²]` per value at each of the T time steps: 1 where the network knows nothing of x_0
+/// `mean_sq_eps`, `[T]`, is `E[eps_hat²]` per value at each of the T time steps: 1 where the network knows nothing of x_0
 /// beyond its mean, less where eps cannot be told. The rest, 1 - `E[eps_hat²]`, is the variance of eps given x_t, which the
 /// steps then add.
 ///
@@ -17,7 +18,7 @@ use super::{Ddim, Process, Respaced};
 /// Source: Bao et al. 2022, theorem 1 and corollary 1 <https://arxiv.org/abs/2201.06503>; Keras-DDPM, `adpm.py`
 pub fn analytic(
     levels: &Respaced,
-    mean_sq_eps: &[f64],
+    mean_sq_eps: &Array1<f64>,
     eta: f64,
     last_noise: bool,
 ) -> Result<Ddim> {
@@ -40,7 +41,7 @@ pub fn analytic(
 /// # Shapes
 /// - `pictures`: gives the k-th batch `[N, C, H, W]` of data in [-1, 1], and `noise` standard normal eps for it;
 ///   `batches` of them are used a visited step
-/// - returns one number a visited step, the closest to the picture first
+/// - returns `[steps visited]`, the closest to the picture first
 ///
 /// # Errors
 /// Those of `pictures`.
@@ -52,7 +53,7 @@ pub fn measure(
     pictures: &mut dyn FnMut(u64) -> Result<Tensor>,
     noise: &mut dyn FnMut(u64) -> Tensor,
     on_batch: &mut dyn FnMut(),
-) -> Result<Vec<f64>> {
+) -> Result<Array1<f64>> {
     let _guard = tch::no_grad_guard();
     let levels = process.levels;
     let mut sums = Vec::with_capacity(levels.len());

@@ -1,6 +1,7 @@
 //! DDIM: the implicit sampler, and all that lies between it and DDPM.
 
 use anyhow::{Result, ensure};
+use ndarray::Array1;
 use tch::Tensor;
 
 use super::{Estimate, Noise, OnStep, Process, Respaced, Step};
@@ -12,7 +13,7 @@ pub struct Ddim {
     pub eta: f64,
     /// Variance that each visited step adds beside eta's, times the square of what the step multiplies eps_hat by;
     /// empty for none. Analytic-DPM sets it.
-    pub eps_variances: Vec<f64>,
+    pub eps_variances: Array1<f64>,
     /// Add the noise of `eps_variances` at the last step too.
     pub last_noise: bool,
 }
@@ -29,7 +30,7 @@ impl Ddim {
         );
         Ok(Ddim {
             eta,
-            eps_variances: Vec::new(),
+            eps_variances: Array1::zeros(0),
             last_noise: false,
         })
     }

@@ -1,6 +1,7 @@
 //! RePaint: filling in a part of a picture with a network that never saw a mask.
 
-use tch::{Kind, Tensor};
+use ndarray::Array2;
+use tch::{Device, Tensor};
 
 use super::{Ddpm, Noise, OnStep, Process, Step};
 
@@ -9,8 +10,8 @@ use super::{Ddpm, Noise, OnStep, Process, Step};
 pub struct Known {
     /// `[N, C, H, W]` or one that broadcasts to it, in [-1, 1].
     pub x_0: Tensor,
-    /// `[H, W]` or one that broadcasts, 1 where it is to be filled in and 0 where it is known.
-    pub unknown: Tensor,
+    /// The mask, `[H, W]` or one that broadcasts: true where it is to be filled in.
+    pub unknown: Array2<bool>,
 }
 
 /// How often the chain goes back to make both parts fit.
@@ -79,7 +80,7 @@ pub fn repaint(
         draws += 1;
         noise(draws)
     };
-    let unknown = known.unknown.to_kind(Kind::Bool);
+    let unknown = on_device(&known.unknown, x_start.device());
     let (mut x, mut done) = (x_start, 0);
     for step in resampling.moves(levels.len()) {
         match step {
@@ -107,6 +108,12 @@ pub fn repaint(
     x
 }
 
+/// A mask as `[H, W]` bool on a device.
+fn on_device(mask: &Array2<bool>, device: Device) -> Tensor {
+    let mask = Tensor::try_from(mask.as_standard_layout()).expect("a mask without gaps");
+    mask.to_device(device)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,7 +121,8 @@ mod tests {
     use crate::diffusion::Schedule;
     use crate::rng::{Stream, normal};
     use crate::sample::{Respaced, Spacing, Steps};
-    use tch::Device;
+    use ndarray::array;
+    use tch::Kind;
 
     #[test]
     fn the_chain_goes_back_after_each_stretch_but_the_last() {
@@ -156,7 +164,7 @@ mod tests {
         let signs = normal(5, Stream::Data, 0, &[4000, 1, 1, 1], Device::Cpu).sign();
         let known = Known {
             x_0: signs.expand(shape, false),
-            unknown: Tensor::from_slice(&[0.0f32, 1.0, 1.0, 1.0]).view([1, 4]),
+            unknown: array![[false, true, true, true]],
         };
         let options = Ddpm {
             sigma: Sigma::Posterior,

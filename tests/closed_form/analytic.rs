@@ -4,6 +4,7 @@ use ddpm::config::Prediction;
 use ddpm::diffusion::Schedule;
 use ddpm::rng::{Stream, normal};
 use ddpm::sample::{Process, Respaced, Spacing, Steps, analytic, measure};
+use ndarray::Array1;
 use tch::{Device, Kind, Tensor};
 
 use crate::gaussian::Gaussian;
@@ -14,7 +15,7 @@ fn schedule() -> Schedule {
 }
 
 /// The noise that a step of visited step `i` adds: what one unit of it changes.
-fn sigma(levels: &Respaced, mean_sq_eps: &[f64], eta: f64, i: usize) -> f64 {
+fn sigma(levels: &Respaced, mean_sq_eps: &Array1<f64>, eta: f64, i: usize) -> f64 {
     let sampler = analytic(levels, mean_sq_eps, eta, true).unwrap();
     let denoiser = |x_t: &Tensor, _: &Tensor| x_t.zeros_like();
     let process = Process {

@@ -7,6 +7,7 @@
 use ddpm::config::Prediction;
 use ddpm::diffusion::Schedule;
 use ddpm::sample::{Process, Respaced, Step, Steps};
+use ndarray::Array1;
 use tch::Tensor;
 
 use crate::gaussian::{Gaussian, Responses, draws};
@@ -64,7 +65,7 @@ fn ode_error(method: Method, count: usize) -> f64 {
             error = (found - &want).abs().max().double_value(&[]);
         }
     };
-    let sampler = method.sampler(&levels, &[]);
+    let sampler = method.sampler(&levels, &Array1::zeros(0));
     let chain = (&schedule, &levels);
     let _ = data.sample(chain, Prediction::Eps, &sampler, &mut noise, &mut on_step);
     error
@@ -103,7 +104,7 @@ fn assert_order(name: &str, errors: &[f64], order: f64) {
 fn sde_errors(method: Method, count: usize) -> (f64, f64) {
     let (data, schedule) = (Gaussian::correlated(), schedule());
     let levels = levels(&schedule, count);
-    let sampler = method.sampler(&levels, &[]);
+    let sampler = method.sampler(&levels, &Array1::zeros(0));
     let found = Responses::of(&data, (&schedule, &levels), Prediction::Eps, &sampler);
 
     let [of_start, of_end] = [FINEST, 0].map(|t| variances(&schedule, t, &data));
@@ -164,7 +165,7 @@ fn drift_error(method: Method, count: usize) -> f64 {
         }
     };
     let mut silence = |_| start.zeros_like();
-    let sampler = method.sampler(&levels, &[]);
+    let sampler = method.sampler(&levels, &Array1::zeros(0));
     let _ = sampler.run(&process, start.copy(), &mut silence, &mut on_step);
     error
 }

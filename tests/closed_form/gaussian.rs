@@ -4,6 +4,7 @@ use ddpm::config::Prediction;
 use ddpm::diffusion::Schedule;
 use ddpm::rng::{Stream, normal};
 use ddpm::sample::{Noise, OnStep, Process, Respaced, Sampler};
+use ndarray::Array1;
 use tch::{Device, Kind, Tensor};
 
 /// N(mean, basis diag(spreads) basis^T). All spreads 0: data that are one point.
@@ -45,7 +46,7 @@ impl Gaussian {
 
     /// E[eps_hat²] per value at each time step: along an eigenvector, `sqrt(1 - alpha_bar)` eps_hat is the share
     /// `(1 - alpha_bar) / variance` of x_t less its mean.
-    pub(crate) fn mean_sq_eps(&self, schedule: &Schedule) -> Vec<f64> {
+    pub(crate) fn mean_sq_eps(&self, schedule: &Schedule) -> Array1<f64> {
         let at = |alpha_bar: &f64| {
             let share = |s: f64| (1.0 - alpha_bar) / (alpha_bar * s + 1.0 - alpha_bar);
             self.spreads.into_iter().map(share).sum::<f64>() / 4.0

@@ -5,6 +5,7 @@
 
 use ddpm::config::Sigma;
 use ddpm::sample::{Ddim, Ddpm, DpmSolver, Respaced, Sampler, UniPc, analytic};
+use ndarray::Array1;
 
 /// A sampler with its choices.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +61,7 @@ pub(crate) const METHODS: [Method; 16] = [
 
 impl Method {
     /// The sampler over `levels`; `mean_sq_eps` is E[eps_hat²] at each time step.
-    pub(crate) fn sampler(self, levels: &Respaced, mean_sq_eps: &[f64]) -> Sampler {
+    pub(crate) fn sampler(self, levels: &Respaced, mean_sq_eps: &Array1<f64>) -> Sampler {
         match self {
             Method::Ddpm { sigma, last_noise } => Sampler::Ddpm(Ddpm { sigma, last_noise }),
             Method::Ddim { eta } => Sampler::Ddim(Ddim::new(eta).unwrap()),

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use ndarray::{Array3, Axis};
-use tch::{Kind, Tensor};
+use ndarray::{Array2, Array3, Axis};
+use tch::Tensor;
 
 use crate::config::{DataConfig, ModelConfig};
 use crate::data::{PictureSpec, decode};
@@ -30,14 +30,17 @@ pub(in crate::cli) fn read_picture(
 /// Reads a mask, cropped and resized as a picture is.
 ///
 /// # Shapes
-/// Returns `[H, W]` f32 on CPU: 1 where it is light, 0 where it is dark.
+/// Returns `[H, W]`: true where it is light, false where it is dark.
 ///
 /// # Errors
 /// A file that is no picture.
-pub(in crate::cli) fn read_mask(path: &Path, model: &ModelConfig, data: &DataConfig) -> Result<Tensor> {
+pub(in crate::cli) fn read_mask(
+    path: &Path,
+    model: &ModelConfig,
+    data: &DataConfig,
+) -> Result<Array2<bool>> {
     let image = read_image(path, 1, model, data)?;
-    let light = image.index_axis_move(Axis(2), 0).mapv(|value| value >= 128);
-    Ok(Tensor::try_from(light)?.to_kind(Kind::Float))
+    Ok(image.index_axis_move(Axis(2), 0).mapv(|value| value >= 128))
 }
 
 /// `[H, W, channels]`.

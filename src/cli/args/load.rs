@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use ndarray::Array1;
 
 use super::compute::ComputeArgs;
 use super::foreign::{ForeignArgs, SamplerHints};
@@ -45,7 +46,7 @@ impl LoadArgs {
     ///
     /// # Errors
     /// No such file, or one of another network.
-    pub(in crate::cli) fn measured(&self, network: &Network) -> Result<Vec<f64>> {
+    pub(in crate::cli) fn measured(&self, network: &Network) -> Result<Array1<f64>> {
         let path = self.calibration_path()?;
         let timesteps = network.meta.config.diffusion.timesteps as usize;
         let found = Calibration::read(&path, &network.fingerprint()?, timesteps);

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use ndarray::Array1;
 
 use super::foreign::SamplerHints;
 use crate::config::{RunConfig, Sigma};
@@ -81,7 +82,7 @@ impl SamplerArgs {
         &self,
         config: &RunConfig,
         default: SamplerKind,
-        measured: impl FnOnce() -> Result<Vec<f64>>,
+        measured: impl FnOnce() -> Result<Array1<f64>>,
     ) -> Result<ChosenSampler> {
         let kind = self.sampler.unwrap_or(default);
         self.refuse_unused(kind)?;
@@ -100,7 +101,7 @@ impl SamplerArgs {
         kind: SamplerKind,
         config: &RunConfig,
         levels: &Respaced,
-        measured: impl FnOnce() -> Result<Vec<f64>>,
+        measured: impl FnOnce() -> Result<Array1<f64>>,
     ) -> Result<Sampler> {
         let last_noise = config.sample.last_noise;
         Ok(match kind {
@@ -184,7 +185,7 @@ mod tests {
         let words = ["ddpm"].into_iter().chain(flags.split_whitespace());
         let mut config = Preset::Celebahq128.config();
         config.diffusion.timesteps = timesteps;
-        let measured = || Ok(vec![0.9; timesteps as usize]);
+        let measured = || Ok(Array1::from_elem(timesteps as usize, 0.9));
         Line::try_parse_from(words)?
             .sampler
             .choose(&config, SamplerKind::Ddpm, measured)

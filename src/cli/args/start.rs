@@ -76,7 +76,7 @@ impl StartArgs {
         let x_0 = read_picture(path, &config.model, &config.data)?.to_device(device);
         if let Some(mask) = &self.mask {
             refuse_other_size(mask, path)?;
-            let unknown = read_mask(mask, &config.model, &config.data)?.to_device(device);
+            let unknown = read_mask(mask, &config.model, &config.data)?;
             let resampling = Resampling {
                 jump: self.jump.into(),
                 times: self.resample.into(),
