@@ -15,7 +15,7 @@ use std::time::Instant;
 use ddpm::native;
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// Pictures, channels in and out, side in pixels: where the thresholds lie, and what the presets' networks have.
+/// Images, channels in and out, side in pixels: where the thresholds lie, and what the presets' networks have.
 const SHAPES: [[i64; 3]; 20] = [
     [32, 32, 32],
     [8, 32, 16],
@@ -128,7 +128,7 @@ fn main() {
     native::keep_freed_memory();
     println!("{} threads", tch::get_num_threads());
     println!(
-        "| pictures | channels | side | result, ms | ratio | of x, ms | ratio | of weight, ms | ratio | error | libtorch's |"
+        "| images | channels | side | result, ms | ratio | of x, ms | ratio | of weight, ms | ratio | error | libtorch's |"
     );
     println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for shape in SHAPES {

@@ -6,7 +6,7 @@
 //! 2. [`model`]: the networks; [`diffusion`]: schedule, q_sample, loss
 //! 3. [`optim`]: the flat parameter arena, LAMB/Adam, EMA
 //! 4. [`train`]: the loop, top to bottom; [`sample`]: one sampler a file
-//! 5. [`data`]: folder of pictures to one uint8 tensor; [`checkpoint`]: files
+//! 5. [`data`]: folder of images to one uint8 tensor; [`checkpoint`]: files
 //!
 //! Data flows one way: `main` → [`cli`] → {[`train`], [`sample`]} → {[`model`], [`diffusion`],
 //! [`optim`], [`data`], [`checkpoint`], [`report`]} → {[`native`], [`images`], [`rng`], [`mod@fs`], [`device`], [`memory`]}.

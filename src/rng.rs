@@ -18,9 +18,9 @@ use tch::{Device, Kind, Tensor};
 pub enum Stream {
     /// Initial weights.
     Init = 1,
-    /// Order of the pictures, one permutation an epoch.
+    /// Order of the images, one permutation an epoch.
     Order = 2,
-    /// Which pictures of a batch are mirrored.
+    /// Which images of a batch are mirrored.
     Flip = 3,
     /// The time steps t of a batch.
     Timestep = 4,
@@ -28,11 +28,11 @@ pub enum Stream {
     Noise = 5,
     /// Dropout masks.
     Dropout = 6,
-    /// Noise of sampled pictures.
+    /// Noise of sampled images.
     Sample = 7,
-    /// The built-in pictures.
+    /// The built-in images.
     Data = 8,
-    /// Entries of codebooks that sampled pictures take.
+    /// Entries of codebooks that sampled images take.
     Entry = 9,
 }
 
@@ -72,21 +72,21 @@ pub fn normal(seed: u64, stream: Stream, index: u64, shape: &[i64], device: Devi
     })
 }
 
-/// Noise for sampling pictures `pictures.start..pictures.end`, each of shape `[C, H, W]`.
+/// Noise for sampling images `images.start..images.end`, each of shape `[C, H, W]`.
 ///
-/// Picture `i` of draw `k` (0 for x_T, then 1, 2, … for the reverse steps) depends on
-/// (seed, i, k) only: not on which other pictures are drawn with it.
+/// Image `i` of draw `k` (0 for x_T, then 1, 2, … for the reverse steps) depends on
+/// (seed, i, k) only: not on which other images are drawn with it.
 ///
 /// # Shapes
-/// Returns `[pictures.len(), C, H, W]` f32.
-pub fn picture_noise(
+/// Returns `[images.len(), C, H, W]` f32.
+pub fn image_noise(
     seed: u64,
-    pictures: std::ops::Range<u64>,
+    images: std::ops::Range<u64>,
     k: u64,
     chw: [i64; 3],
     device: Device,
 ) -> Tensor {
-    let draws: Vec<Tensor> = pictures
+    let draws: Vec<Tensor> = images
         .map(|i| key_raw(key(seed, Stream::Sample, i), 0, k))
         .map(|key| seeded(key, || Tensor::randn(chw, (Kind::Float, device))))
         .collect();
@@ -120,9 +120,9 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_does_not_depend_on_its_company() {
-        let many = picture_noise(3, 0..4, 7, [3, 4, 4], Device::Cpu);
-        let one = picture_noise(3, 2..3, 7, [3, 4, 4], Device::Cpu);
+    fn an_image_does_not_depend_on_its_company() {
+        let many = image_noise(3, 0..4, 7, [3, 4, 4], Device::Cpu);
+        let one = image_noise(3, 2..3, 7, [3, 4, 4], Device::Cpu);
         assert_eq!(many.get(2), one.get(0));
     }
 }

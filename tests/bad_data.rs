@@ -1,6 +1,6 @@
 //! Folders that do their worst: each file is decoded or skipped with a reason, in bounded memory.
 //!
-//! `scripts/reliability/bad_data.py` is the same at full length, on 100,000 files and pictures of
+//! `scripts/reliability/bad_data.py` is the same at full length, on 100,000 files and images of
 //! 18,000x18,000.
 
 use std::io::{Cursor, Write};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ddpm::config::{DataConfig, ModelConfig, Preset};
-use ddpm::data::{self, Loaded, PictureSpec, decode};
+use ddpm::data::{self, ImageSpec, Loaded, decode};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use peak_alloc::PeakAlloc;
 use tch::Device;
@@ -17,7 +17,7 @@ use tch::Device;
 static MEMORY: PeakAlloc = PeakAlloc;
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// What a decoder may take before it knows the size of its picture, as `data` states it.
+/// What a decoder may take before it knows the size of its image, as `data` states it.
 const HEADER_BYTES: usize = 32 << 20;
 
 /// Tests that measure memory run one at a time.
@@ -47,7 +47,7 @@ fn png_header(width: u32, height: u32) -> Vec<u8> {
 
 /// A zlib stream of `mebibytes` of zeros, a thousandth as long.
 fn zeros(mebibytes: usize) -> Vec<u8> {
-    // The compressor at hand is that of the png crate: a picture of one row a KiB gives the stream.
+    // The compressor at hand is that of the png crate: an image of one row a KiB gives the stream.
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, 1023, mebibytes as u32 * 1024);
     encoder.set_color(png::ColorType::Grayscale);
@@ -94,13 +94,13 @@ fn webp(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-fn picture(width: u32, height: u32) -> DynamicImage {
+fn image(width: u32, height: u32) -> DynamicImage {
     RgbImage::from_fn(width, height, |x, y| Rgb([x as u8, y as u8, (x / 7) as u8])).into()
 }
 
-fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).unwrap();
+    image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
@@ -115,10 +115,10 @@ fn bombs() -> Vec<(&'static str, Vec<u8>, bool)> {
         [png_header(1, 1), bomb, pixel.concat()].concat()
     };
     let stream = [chunk(b"IDAT", &zeros(64)), chunk(b"IEND", b"")].concat();
-    let mut jpeg = encoded(&picture(16, 16), ImageFormat::Jpeg);
+    let mut jpeg = encoded(&image(16, 16), ImageFormat::Jpeg);
     let sof = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
     jpeg[sof + 5..sof + 9].copy_from_slice(&[0xff, 0xdc, 0xff, 0xdc]);
-    let mut bmp = encoded(&picture(2, 2), ImageFormat::Bmp);
+    let mut bmp = encoded(&image(2, 2), ImageFormat::Bmp);
     for at in [18, 22] {
         bmp[at..at + 4].copy_from_slice(&40_000u32.to_le_bytes());
     }
@@ -151,7 +151,7 @@ fn bombs_are_skipped_before_they_go_off() {
     for (name, bytes, sound) in bombs() {
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let (peak, result) = peak_of(|| decode(&path, &PictureSpec::rgb(8, 8)));
+        let (peak, result) = peak_of(|| decode(&path, &ImageSpec::rgb(8, 8)));
         assert_eq!(result.is_ok(), sound, "{name}: {result:?}");
         if name != "claim.webp" {
             // Of 16,384x16,384 pixels that are within the limit, memory is set aside, not used.
@@ -165,23 +165,23 @@ fn bombs_are_skipped_before_they_go_off() {
 fn decoders_take_no_more_than_is_reckoned_with() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
-    let picture = picture(1500, 1000);
-    let alpha = DynamicImage::from(picture.to_rgba8());
-    for (format, picture, multiple) in [
-        (ImageFormat::Png, &picture, 1),
-        (ImageFormat::Bmp, &picture, 1),
+    let image = image(1500, 1000);
+    let alpha = DynamicImage::from(image.to_rgba8());
+    for (format, image, multiple) in [
+        (ImageFormat::Png, &image, 1),
+        (ImageFormat::Bmp, &image, 1),
         (ImageFormat::Gif, &alpha, 3),
-        (ImageFormat::Jpeg, &picture, 4),
-        (ImageFormat::WebP, &picture, 6),
+        (ImageFormat::Jpeg, &image, 4),
+        (ImageFormat::WebP, &image, 6),
         (ImageFormat::WebP, &alpha, 6),
     ] {
-        let bytes = encoded(picture, format);
-        let path = dir.path().join("picture");
+        let bytes = encoded(image, format);
+        let path = dir.path().join("image");
         std::fs::write(&path, &bytes).unwrap();
-        let decoded = picture.as_bytes().len();
+        let decoded = image.as_bytes().len();
         let crop = 1000 * 1000 * 3;
         let bound = (2 * bytes.len() + multiple * decoded).max(decoded + crop) + (2 << 20);
-        let (peak, result) = peak_of(|| decode(&path, &PictureSpec::rgb(8, 8)));
+        let (peak, result) = peak_of(|| decode(&path, &ImageSpec::rgb(8, 8)));
         result.unwrap();
         assert!(
             peak <= bound,
@@ -204,11 +204,11 @@ fn load_with(data: &DataConfig, model: &ModelConfig, cache: Option<&Path>) -> Lo
 /// A 24-bit BMP of one colour, 2x2.
 fn small_bmp(number: u32) -> Vec<u8> {
     let [r, g, b, _] = number.to_le_bytes();
-    let picture = RgbImage::from_pixel(2, 2, Rgb([r, g, b]));
-    encoded(&picture.into(), ImageFormat::Bmp)
+    let image = RgbImage::from_pixel(2, 2, Rgb([r, g, b]));
+    encoded(&image.into(), ImageFormat::Bmp)
 }
 
-/// `count` small pictures in folders of a hundred, of which every twentieth is rubbish.
+/// `count` small images in folders of a hundred, of which every twentieth is rubbish.
 fn many(dir: &Path, count: u32) -> usize {
     for number in 0..count {
         let folder = dir.join(format!("{:02}", number / 100));
@@ -261,7 +261,7 @@ fn a_folder_may_change_while_it_is_read() {
                 let path = dir
                     .path()
                     .join(format!("{:02}/{number:04}.bmp", number / 100));
-                // The first stays, so that there is always a picture.
+                // The first stays, so that there is always an image.
                 match (round % 4, number) {
                     (_, 1) => {}
                     (0, _) => std::fs::write(path, b"rubbish").unwrap(),
@@ -311,7 +311,7 @@ fn a_start_from_the_cache_knows_the_same() {
 
     std::fs::remove_file(dir.path().join(odd)).unwrap();
     let third = load(dir.path(), Some(&cache));
-    assert!(third.origin.contains("pictures from"), "{}", third.origin);
+    assert!(third.origin.contains("images from"), "{}", third.origin);
     assert_eq!(
         third.manifest.differences(&first.manifest).unwrap(),
         r"1 is gone (odd \xff\n.bmp)"
@@ -319,7 +319,7 @@ fn a_start_from_the_cache_knows_the_same() {
 }
 
 #[test]
-fn built_in_pictures_have_names_and_hashes() {
+fn built_in_images_have_names_and_hashes() {
     let mut config = Preset::Demo.config();
     config.data.builtin_images = 20;
     let loaded = load_with(&config.data, &config.model, None);

@@ -1,4 +1,4 @@
-//! The program end to end, on eight tiny pictures, and what it says when it cannot.
+//! The program end to end, on eight tiny images, and what it says when it cannot.
 
 mod common;
 
@@ -16,12 +16,12 @@ fn ddpm() -> Command {
     cargo_bin_cmd!("ddpm")
 }
 
-/// Eight pictures of several kinds and sizes.
-fn pictures(dir: &Path) -> PathBuf {
-    let folder = dir.join("pictures with a space");
+/// Eight images of several kinds and sizes.
+fn images(dir: &Path) -> PathBuf {
+    let folder = dir.join("images with a space");
     std::fs::create_dir_all(folder.join("below")).unwrap();
     for i in 0..8u32 {
-        let picture = image::RgbImage::from_fn(9 + i, 12 + i % 3, |x, y| {
+        let image = image::RgbImage::from_fn(9 + i, 12 + i % 3, |x, y| {
             image::Rgb([(x * 20) as u8, (y * 15) as u8, (i * 30) as u8])
         });
         let name = [
@@ -34,7 +34,7 @@ fn pictures(dir: &Path) -> PathBuf {
             "below/g.jpeg",
             "h.png",
         ];
-        picture.save(folder.join(name[i as usize])).unwrap();
+        image.save(folder.join(name[i as usize])).unwrap();
     }
     folder
 }
@@ -46,14 +46,14 @@ fn train_tiny(dir: &Path) -> PathBuf {
     let run = dir.join("run");
     ddpm()
         .args(["train", "--steps", "3", "--data"])
-        .arg(pictures(dir))
+        .arg(images(dir))
         .arg("--run")
         .arg(&run)
         .args(TINY.split_whitespace())
         .assert()
         .success()
         .stderr(
-            contains("8 pictures from")
+            contains("8 images from")
                 .and(contains("3 steps to go"))
                 .and(contains("parameters on CPU")),
         );
@@ -169,7 +169,7 @@ fn train_sample_predict_export_import_inspect() {
 #[test]
 fn a_cache_is_used_and_noticed_to_be_stale() {
     let dir = tempfile::tempdir().unwrap();
-    let folder = pictures(dir.path());
+    let folder = images(dir.path());
     let cache = dir.path().join("cache.safetensors");
     let train = |run: &str| {
         let mut command = ddpm();
@@ -183,10 +183,10 @@ fn a_cache_is_used_and_noticed_to_be_stale() {
             .arg(dir.path().join(run));
         command.args(TINY.split_whitespace()).assert().success()
     };
-    train("a").stderr(contains("8 pictures from"));
-    train("b").stderr(contains("8 pictures cached in"));
+    train("a").stderr(contains("8 images from"));
+    train("b").stderr(contains("8 images cached in"));
     std::fs::remove_file(folder.join("a.png")).unwrap();
-    train("c").stderr(contains("7 pictures from"));
+    train("c").stderr(contains("7 images from"));
     // A cache never overwrites some other file.
     let other = dir.path().join("other.safetensors");
     let tensors = [("x".to_owned(), Tensor::from_slice(&[1u8]))];
@@ -201,11 +201,11 @@ fn a_cache_is_used_and_noticed_to_be_stale() {
         .args(TINY.split_whitespace())
         .assert()
         .failure()
-        .stderr(contains("is not a picture cache"));
+        .stderr(contains("is not an image cache"));
 }
 
 #[test]
-fn bad_folders_and_pictures() {
+fn bad_folders_and_images() {
     let dir = tempfile::tempdir().unwrap();
     let train = |data: &Path| {
         let mut command = ddpm();
@@ -235,7 +235,7 @@ fn bad_folders_and_pictures() {
         "nothing is left of a run that never started"
     );
 
-    let folder = pictures(dir.path());
+    let folder = images(dir.path());
     std::fs::write(folder.join("bad.png"), b"rubbish").unwrap();
     train(&folder)
         .success()
@@ -524,11 +524,11 @@ fn bench_tells_the_share_of_each_part() {
             .collect()
     };
     let update = ["optimizer", "average"];
-    let step = ["pictures", "noise", "forward", "backward"];
+    let step = ["images", "noise", "forward", "backward"];
     let train = bench("train");
-    let train_parts = [&step[..], &update, &["waiting for pictures"]].concat();
+    let train_parts = [&step[..], &update, &["waiting for images"]].concat();
     assert_eq!(parts(&train), train_parts);
-    assert_eq!(train["phases"]["ms"][6][1], 0.0, "pictures in memory");
+    assert_eq!(train["phases"]["ms"][6][1], 0.0, "images in memory");
     assert!(train["phases"]["gflops"].as_f64() > Some(0.0));
     let optimizer = bench("optimizer");
     assert_eq!(parts(&optimizer), update);

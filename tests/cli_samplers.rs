@@ -9,7 +9,7 @@ use common::{Golden, max_abs, repo};
 use predicates::str::contains;
 use tch::Tensor;
 
-/// `ddpm sample` of two pictures.
+/// `ddpm sample` of two images.
 fn sample(flags: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm"));
     command
@@ -21,7 +21,7 @@ fn sample(flags: &str) -> Command {
     command
 }
 
-fn pictures(dir: &Path, flags: &str) -> Tensor {
+fn images(dir: &Path, flags: &str) -> Tensor {
     let file = dir.join("pictures.safetensors");
     sample(flags)
         .arg("--out-tensor")
@@ -32,7 +32,7 @@ fn pictures(dir: &Path, flags: &str) -> Tensor {
 }
 
 #[test]
-fn every_sampler_makes_its_own_pictures_and_the_same_again() {
+fn every_sampler_makes_its_own_images_and_the_same_again() {
     let dir = tempfile::tempdir().unwrap();
     let made: Vec<(&str, Tensor)> = [
         "--sampler ddpm --steps 6",
@@ -44,24 +44,24 @@ fn every_sampler_makes_its_own_pictures_and_the_same_again() {
         "--sampler unipc --steps 6 --order 3",
     ]
     .into_iter()
-    .map(|flags| (flags, pictures(dir.path(), flags)))
+    .map(|flags| (flags, images(dir.path(), flags)))
     .collect();
-    for (i, (flags, picture)) in made.iter().enumerate() {
-        assert_eq!(picture.size(), [2, 3, 16, 16]);
-        assert!(f64::try_from(picture.abs().max()).unwrap() <= 1.0);
+    for (i, (flags, image)) in made.iter().enumerate() {
+        assert_eq!(image.size(), [2, 3, 16, 16]);
+        assert!(f64::try_from(image.abs().max()).unwrap() <= 1.0);
         for (other, its) in &made[..i] {
-            assert!(max_abs(picture, its) > 1e-3, "{flags} is {other}");
+            assert!(max_abs(image, its) > 1e-3, "{flags} is {other}");
         }
     }
     let (flags, first) = &made[3];
-    assert_eq!(pictures(dir.path(), flags), *first);
+    assert_eq!(images(dir.path(), flags), *first);
 }
 
 /// One step, from x_T to x_0_hat, is the same for all that have no noise of their own to add.
 #[test]
 fn in_one_step_all_are_the_same() {
     let dir = tempfile::tempdir().unwrap();
-    let one = |name: &str| pictures(dir.path(), &format!("--sampler {name} --times 19"));
+    let one = |name: &str| images(dir.path(), &format!("--sampler {name} --times 19"));
     let ddim = one("ddim");
     for name in ["ddpm", "dpmpp-2m", "dpmpp-2m-sde", "heun", "unipc"] {
         assert!(max_abs(&one(name), &ddim) < 1e-6, "{name}");

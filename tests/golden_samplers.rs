@@ -134,7 +134,7 @@ fn ddim_with_strides_and_etas() {
     }
 }
 
-/// Two pairs of latents, three steps each: the figure has no pictures at its sides.
+/// Two pairs of latents, three steps each: the figure has no images at its sides.
 #[test]
 fn latent_interpolation() {
     let golden = Golden::open("keras_ddim");
@@ -166,15 +166,15 @@ fn analytic_variances_measured_and_used() {
     let golden = Golden::open("keras_analytic");
     let net = Golden::open("keras_D").network();
     let all = levels(20, &Steps::All);
-    // The three pictures whose noised forms are stored: x_t as pictures without any noise.
+    // The three images whose noised forms are stored: x_t as images without any noise.
     let measured = with_process(&net, &all, |process| {
         let mut noised =
             |t: u64| Ok(golden.get("inputs").get(t as i64) / all.signal_and_noise(t as usize).0);
         let mut none = |_| Tensor::zeros([3, 3, 32, 32], (Kind::Float, tch::Device::Cpu));
         measure(process, 1, &mut noised, &mut none, &mut || ()).unwrap()
     });
-    let per_picture = golden.get("mean_sq_per_picture");
-    let of_three: Vec<f64> = Vec::try_from(per_picture.narrow(1, 0, 3).mean_dim(
+    let per_image = golden.get("mean_sq_per_picture");
+    let of_three: Vec<f64> = Vec::try_from(per_image.narrow(1, 0, 3).mean_dim(
         [1].as_slice(),
         false,
         Kind::Double,
@@ -184,7 +184,7 @@ fn analytic_variances_measured_and_used() {
         assert!((ours - want).abs() < 1e-5, "t = {t}: {ours}, want {want}");
     }
     let of_ten: Vec<f64> =
-        Vec::try_from(per_picture.mean_dim([1].as_slice(), false, Kind::Double)).unwrap();
+        Vec::try_from(per_image.mean_dim([1].as_slice(), false, Kind::Double)).unwrap();
     for (mean, factor) in of_ten.iter().zip(golden.f64s("factors")) {
         assert!(((1.0 - mean).clamp(0.0, 1.0) - factor).abs() < 1e-6);
     }
@@ -254,7 +254,7 @@ fn ddcm_samples_and_encodes() {
     assert_eq!(&indices, golden.get("encode.indices"));
     assert_close(&encoded, golden.get("encode.preclip"), "encode");
     assert_eq!(decode(&indices, 1), encoded);
-    // Each picture with what became of it to its right.
+    // Each image with what became of it to its right.
     let pairs = Tensor::stack(&[x_0, &encoded], 1).flatten(0, 1);
     assert_same_figure(
         grid_of_columns(to_array(&pairs).view(), 4),
@@ -265,7 +265,7 @@ fn ddcm_samples_and_encodes() {
 
 /// The original noises to t0 and starts at T - t0 - 1; the product starts where it noised to.
 #[test]
-fn picture_interpolation() {
+fn image_interpolation() {
     let golden = Golden::open("keras_ddpm_inter");
     let net = Golden::open("keras_A").network();
     let all = levels(20, &Steps::All);
@@ -284,8 +284,8 @@ fn picture_interpolation() {
     });
     assert_close(&out, golden.get("preclip"), "inter");
     let column = |first: i64| {
-        let pictures = [x_0.get(first), x_0.get(first + 2)];
-        grid_of_columns(to_array(&Tensor::stack(&pictures, 0)).view(), 1)
+        let images = [x_0.get(first), x_0.get(first + 2)];
+        grid_of_columns(to_array(&Tensor::stack(&images, 0)).view(), 1)
     };
     let figure = beside(
         &[

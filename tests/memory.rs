@@ -32,7 +32,7 @@ fn small(kind: ModelKind) -> RunConfig {
     config
 }
 
-/// Bytes of tensors after a forward pass of two pictures, and at most in a forward and a backward pass.
+/// Bytes of tensors after a forward pass of two images, and at most in a forward and a backward pass.
 fn measured(trainer: &Trainer, [c, h, w]: [i64; 3]) -> (i64, i64) {
     let x = Tensor::zeros([2, c, h, w], (Kind::Float, Device::Cpu));
     let t = Tensor::zeros([2], (Kind::Int64, Device::Cpu));
@@ -173,7 +173,7 @@ fn out_of_memory_names_what_would_fit_and_auto_takes_it() {
     let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
     for part in [
         "warning: 1.",
-        "more are needed for 32 pictures at a time",
+        "more are needed for 32 images at a time",
         "error: out of memory: ",
         "batch 32 in parts of 32",
         "at a time should fit: --accumulate ",

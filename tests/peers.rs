@@ -148,13 +148,13 @@ fn every_program_s_network_computes_what_it_should() {
     }
 }
 
-/// The program's own pictures, drawn from the same noise by its own sampler.
+/// The program's own images, drawn from the same noise by its own sampler.
 #[test]
-fn pictures_from_the_same_noise_are_the_same() {
+fn images_from_the_same_noise_are_the_same() {
     for case in cases() {
         let io = safetensors::open(&peer(&format!("{}.io.safetensors", case.io))).unwrap();
         let find = |name: &str| io.tensors.iter().find(|(n, _)| n == name).map(|(_, t)| t);
-        let (Some(noise), Some(pictures)) = (find("noise"), find("pictures")) else {
+        let (Some(noise), Some(images)) = (find("noise"), find("pictures")) else {
             continue;
         };
         let foreign = examine(&case);
@@ -169,7 +169,7 @@ fn pictures_from_the_same_noise_are_the_same() {
             &mut |k| noise.get(k as i64),
             &mut |_| (),
         );
-        let error = (out.clamp(-1.0, 1.0) - pictures).abs().max();
+        let error = (out.clamp(-1.0, 1.0) - images).abs().max();
         // They keep their tables in f32: an eighth of a grey level.
         assert!(f64::try_from(error).unwrap() < 1e-3, "{}", case.file);
     }
@@ -224,7 +224,7 @@ fn there_and_back_every_bit_is_the_same() {
     }
 }
 
-/// Keras-DDPM's three networks: the golden numbers of each, and the side of its pictures.
+/// Keras-DDPM's three networks: the golden numbers of each, and the side of its images.
 const KERAS: [(&str, i64); 3] = [("keras_C", 16), ("keras_Dt", 16), ("keras_G", 32)];
 
 fn examine_keras(name: &str, side: i64) -> Foreign {

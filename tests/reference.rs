@@ -14,7 +14,7 @@ use ddpm::diffusion::microbatch_loss;
 use ddpm::formats::{read_state_dict, safetensors, write_state_dict};
 use ddpm::model::Model;
 use ddpm::rng::{Stream, normal};
-use ddpm::sample::{Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, sample_pictures};
+use ddpm::sample::{Ddpm, Images, NoiseSource, Process, Respaced, Sampler, sample_images};
 use ddpm::train::Trainer;
 use tch::{Device, Kind, Tensor};
 
@@ -393,7 +393,7 @@ config = json.load(open(folder + "/run.json"))
 net = UNet(config["model"], 25)
 net.load_state_dict(load_file(folder + "/w.safetensors"), strict=True)
 process = diffusion.Diffusion(config["diffusion"])
-draw = diffusion.picture_noise(9, [0, 1, 2], (3, 16, 16))
+draw = diffusion.image_noise(9, [0, 1, 2], (3, 16, 16))
 out = {name: process.sample(net, draw, "beta", clip).clamp(-1, 1)
        for name, clip in [("plain", False), ("clipped", True)]}
 save_file(out, folder + "/samples.safetensors")
@@ -402,7 +402,7 @@ save_file(out, folder + "/samples.safetensors")
     let theirs = Golden::open_path(&file("samples.safetensors"));
     let levels = Respaced::all(&ddpm::diffusion::Schedule::new(&config.diffusion));
     for clip_x0 in [false, true] {
-        let wanted = Pictures {
+        let wanted = Images {
             noise: NoiseSource::Seed(9),
             numbers: 0..3,
             batch: 3,
@@ -412,7 +412,7 @@ save_file(out, folder + "/samples.safetensors")
         let sampler = Sampler::Ddpm(Ddpm::new(&config.sample));
         let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, None, false);
         let process = Process::new(&denoiser, &levels, &config.diffusion, clip_x0);
-        let ours = sample_pictures(&process, &sampler, &wanted, &mut |_| ());
+        let ours = sample_images(&process, &sampler, &wanted, &mut |_| ());
         let error = max_abs(&ours, theirs.get(if clip_x0 { "clipped" } else { "plain" }));
         // f32 rounding over 25 steps; the two sides differ in memory layout.
         assert!(error < 1e-4, "clip_x0 {clip_x0}: {error}");

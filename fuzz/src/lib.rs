@@ -182,8 +182,8 @@ fn read_ddcm(path: &Path) {
     if let Some(file) = checked(path, ddcm::read(path)) {
         let header = file.header();
         assert!(header.codebook_size.is_power_of_two());
-        let last = file.indices(file.pictures() - 1);
-        assert_eq!(last.len(), header.indices_per_picture());
+        let last = file.indices(file.images() - 1);
+        assert_eq!(last.len(), header.indices_per_image());
         assert!(last.iter().all(|index| *index < header.codebook_size));
         assert!(file.bits_per_pixel().file.is_finite());
     }

@@ -23,11 +23,11 @@ pub struct Calibration {
     pub format: u32,
     /// [`fingerprint`](super::fingerprint) of the network measured, in hexadecimal.
     pub network: String,
-    /// Where the pictures came from, for people.
+    /// Where the images came from, for people.
     pub data: String,
-    /// How many pictures were noised at each time step.
+    /// How many images were noised at each time step.
     pub images: u64,
-    /// Seed of the choice of pictures and of their noise.
+    /// Seed of the choice of images and of their noise.
     pub seed: u64,
     /// `E[eps_hat²]` per value, `[T]`; a list in the file.
     #[serde(with = "list")]

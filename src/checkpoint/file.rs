@@ -69,8 +69,9 @@ pub struct Meta {
     pub step: u64,
     /// Steps averaged in the EMA.
     pub ema_steps: u64,
-    /// Pictures in the data set it was trained on; 0 if unknown.
-    pub pictures: u64,
+    /// Images in the data set it was trained on; 0 if unknown.
+    #[serde(rename = "pictures")]
+    pub images: u64,
     /// What training went through.
     #[serde(default)]
     pub history: History,
@@ -149,7 +150,7 @@ impl Meta {
             written_by: concat!("ddpm ", env!("CARGO_PKG_VERSION")).to_owned(),
             step: 0,
             ema_steps: 0,
-            pictures: 0,
+            images: 0,
             history: History::default(),
             environment: None,
             origin: None,

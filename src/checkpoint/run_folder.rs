@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! RUN/config.toml                        resolved settings, readable by --config
-//! RUN/pictures.tsv                       which pictures it is trained on
+//! RUN/pictures.tsv                       which images it is trained on
 //! RUN/skipped.tsv                        files that could not be read, if there are any
 //! RUN/metrics.jsonl                      one line a step
 //! RUN/samples/step-00002000-ema.png      grids from the same noise every time
@@ -84,8 +84,8 @@ impl RunFolder {
             .join(format!("step-{step:08}-{which}.png"))
     }
 
-    /// The pictures the run is trained on.
-    pub fn pictures_path(&self) -> PathBuf {
+    /// The images the run is trained on.
+    pub fn images_path(&self) -> PathBuf {
         self.dir.join("pictures.tsv")
     }
 

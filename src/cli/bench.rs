@@ -29,18 +29,18 @@ enum What {
     Sample,
     /// What a training step does with its gradients: clipping, the guard, the optimizer, the average.
     Optimizer,
-    /// Reading all pictures of --data, as `train` does without --cache; a step is the whole folder.
+    /// Reading all images of --data, as `train` does without --cache; a step is the whole folder.
     Decode,
 }
 
-/// Time training or sampling steps of a model on made-up pictures, or the reading of pictures.
+/// Time training or sampling steps of a model on made-up images, or the reading of images.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   ddpm bench --preset celebahq128 --batch 2           a training step
   ddpm bench --phases                                 where its time goes, and what this machine reaches at best
   ddpm bench --what sample --preset celebahq128 --batch 16
   ddpm bench --what optimizer --preset keras-ddpm2    the optimizer and the average over 92 M parameters
-  ddpm bench --what decode --data photos --size 128   reading a folder of pictures")]
+  ddpm bench --what decode --data photos --size 128   reading a folder of images")]
 pub(super) struct BenchCommand {
     /// What to time
     #[arg(long, value_enum, default_value = "train")]
@@ -59,7 +59,7 @@ pub(super) struct BenchCommand {
     json: bool,
     #[command(flatten)]
     base: BaseArgs,
-    /// Pictures a step
+    /// Images a step
     #[arg(long, value_name = "N")]
     batch: Option<i64>,
     #[command(flatten)]

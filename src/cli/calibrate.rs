@@ -23,16 +23,16 @@ use crate::sample::{Process, Respaced, measure};
 /// The result is written beside the checkpoint as NAME.analytic.json and holds for this network only.
 #[derive(Debug, Args)]
 pub(super) struct CalibrateCommand {
-    /// Folder of pictures [default: what the model was trained on]
+    /// Folder of images [default: what the model was trained on]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Pictures noised at each time step, rounded up to whole batches
+    /// Images noised at each time step, rounded up to whole batches
     #[arg(short = 'n', long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     number: u64,
-    /// Pictures at a time
+    /// Images at a time
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     batch: u64,
-    /// Chooses the pictures and their noise
+    /// Chooses the images and their noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
@@ -44,7 +44,7 @@ impl CalibrateCommand {
         let path = self.load.calibration_path()?;
         check_writable(&path)?;
         let (network, chosen) = self.load.load(SamplerHints::default())?;
-        let loaded = self.pictures(&network, chosen.device)?;
+        let loaded = self.images(&network, chosen.device)?;
 
         let batch = self.batch.min(self.number);
         let batches = self.number.div_ceil(batch);
@@ -64,7 +64,7 @@ impl CalibrateCommand {
         Ok(())
     }
 
-    fn pictures(&self, network: &Network, device: Device) -> Result<Loaded> {
+    fn images(&self, network: &Network, device: Device) -> Result<Loaded> {
         let config = &network.meta.config;
         let mut wanted = config.data.clone();
         if self.data.is_some() {
@@ -82,7 +82,7 @@ impl CalibrateCommand {
         );
         bar.finish();
         let loaded = loaded
-            .context("calibrate needs pictures like those the model was trained on: --data DIR")?;
+            .context("calibrate needs images like those the model was trained on: --data DIR")?;
         eprintln!("{}, {} left out", loaded.origin, loaded.skipped.len());
         Ok(loaded)
     }
@@ -99,7 +99,7 @@ impl CalibrateCommand {
         let [c, h, w] = config.model.chw();
         let shape = [batch as i64, c, h, w];
         let mut order = Order::new(self.seed, loaded.store.len());
-        let mut pictures = |k| loaded.store.batch(&order.batch(k, shape[0]), None);
+        let mut images = |k| loaded.store.batch(&order.batch(k, shape[0]), None);
         let mut noise = |k| normal(self.seed, Stream::Noise, k, &shape, device);
         // A network that is told a class is measured on all of them in turn.
         let classes = (config.model.classes())
@@ -109,7 +109,7 @@ impl CalibrateCommand {
         let process = Process::new(&denoiser, &levels, &config.diffusion, false);
         let bar = SampleProgress::new("measuring", levels.len() as u64 * batches);
         let mut on_batch = || bar.step();
-        let measured = measure(&process, batches, &mut pictures, &mut noise, &mut on_batch);
+        let measured = measure(&process, batches, &mut images, &mut noise, &mut on_batch);
         bar.finish();
         measured
     }

@@ -19,14 +19,13 @@ use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
 use crate::pretrained::Network;
 use crate::report::SampleProgress;
 use crate::sample::{
-    Choice, Codebook, Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, Steps,
-    sample_pictures,
+    Choice, Codebook, Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Steps, sample_images,
 };
 
 /// Where the model is looked for if --model does not say.
 const RUNS: &str = "runs";
 
-/// Make the pictures of a .ddcm file again.
+/// Make the images of a .ddcm file again.
 #[derive(Debug, Args)]
 pub(super) struct DecodeCommand {
     /// File that `ddpm encode` wrote
@@ -38,7 +37,7 @@ pub(super) struct DecodeCommand {
     /// It was made with the raw weights
     #[arg(long)]
     raw: bool,
-    /// Pictures at a time; with 1 a picture's bytes do not depend on what else is in the file
+    /// Images at a time; with 1 an image's bytes do not depend on what else is in the file
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     batch: u64,
     #[command(flatten)]
@@ -72,16 +71,16 @@ impl DecodeCommand {
             last_noise: header.last_stored,
         });
         let codebook = Codebook::new(header.codebook_seed, header.codebook_size, header.chw)?;
-        let wanted = Pictures {
+        let wanted = Images {
             noise: NoiseSource::Codebook(codebook, Choice::Given(choices(&file))),
-            numbers: 0..file.pictures() as u64,
+            numbers: 0..file.images() as u64,
             batch: self.batch,
             chw: header.chw,
             device: chosen.device,
         };
         let steps = levels.len() * wanted.batches().count();
         let bar = SampleProgress::new("decoding", steps as u64);
-        output.take(&sample_pictures(&process, &sampler, &wanted, &mut |_| {
+        output.take(&sample_images(&process, &sampler, &wanted, &mut |_| {
             bar.step()
         }))?;
         bar.finish();
@@ -152,7 +151,7 @@ fn levels(header: &DdcmHeader, network: &Network, sigma: Sigma) -> Result<Respac
     ensure!(
         header.chw == config.model.chw()
             && i64::from(header.timesteps) == config.diffusion.timesteps,
-        "its pictures are {:?} with T = {}, the model's {:?} with T = {}",
+        "its images are {:?} with T = {}, the model's {:?} with T = {}",
         header.chw,
         header.timesteps,
         config.model.chw(),
@@ -166,13 +165,13 @@ fn levels(header: &DdcmHeader, network: &Network, sigma: Sigma) -> Result<Respac
     Respaced::new(&Schedule::new(&config.diffusion), &Steps::List(times))
 }
 
-/// The entry of each draw of each picture; x_T is entry 0 where it is not stored.
+/// The entry of each draw of each image; x_T is entry 0 where it is not stored.
 fn choices(file: &Ddcm) -> Vec<Vec<u32>> {
     let start: &[u32] = if file.header().start_stored {
         &[]
     } else {
         &[0]
     };
-    let of_picture = |i| [start, &file.indices(i)].concat();
-    (0..file.pictures()).map(of_picture).collect()
+    let of_image = |i| [start, &file.indices(i)].concat();
+    (0..file.images()).map(of_image).collect()
 }

@@ -9,7 +9,7 @@ use tch::{Device, Tensor};
 
 use super::args::class::ClassArg;
 use super::args::ddcm::DecodeSettings;
-use super::args::image_in::read_pictures;
+use super::args::image_in::read_images;
 use super::args::load::LoadArgs;
 use super::args::sampler::{ChosenSampler, SamplerArgs};
 use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
@@ -22,17 +22,17 @@ use crate::sample::{Codebook, Ddpm, Process, Sampler, Step, ddcm_encode};
 /// Most values of a codebook in memory at a time: 256 MiB.
 const PART_VALUES: i64 = 1 << 26;
 
-/// Compress pictures into the choices of a sampler (DDCM): a few hundred bytes each.
+/// Compress images into the choices of a sampler (DDCM): a few hundred bytes each.
 ///
-/// The file names the model by a hash of its weights; only with it `ddpm decode` makes the pictures again. More steps
-/// and a larger codebook keep more: a picture takes steps times log2 of the codebook's size bits.
+/// The file names the model by a hash of its weights; only with it `ddpm decode` makes the images again. More steps
+/// and a larger codebook keep more: an image takes steps times log2 of the codebook's size bits.
 #[derive(Debug, Args)]
 pub(super) struct EncodeCommand {
     #[command(flatten)]
     load: LoadArgs,
-    /// Pictures, cropped and resized as for training
+    /// Images, cropped and resized as for training
     #[arg(value_name = "IMG", required = true)]
-    pictures: Vec<PathBuf>,
+    images: Vec<PathBuf>,
     /// File to write
     #[arg(short, long, value_name = "FILE.ddcm")]
     out: PathBuf,
@@ -42,7 +42,7 @@ pub(super) struct EncodeCommand {
     /// Seed of the codebooks
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Pictures at a time
+    /// Images at a time
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     #[command(flatten)]
@@ -60,9 +60,9 @@ impl EncodeCommand {
         let (chosen, options) = self.ddpm(config)?;
         let denoiser = self.class.denoiser(&network)?;
         let process = chosen.process(&denoiser, &network);
-        let pictures = read_pictures(&self.pictures, &config.model, &config.data)?;
+        let images = read_images(&self.images, &config.model, &config.data)?;
 
-        let batches = pictures.split(i64::from(self.batch), 0);
+        let batches = images.split(i64::from(self.batch), 0);
         let bar = SampleProgress::new("encoding", (process.levels.len() * batches.len()) as u64);
         let mut on_step = |_: Step| bar.step();
         let (mut indices, mut decoded) = (Vec::new(), Vec::new());
@@ -96,11 +96,7 @@ impl EncodeCommand {
         let file = Ddcm::new(header, &indices.iter().map(narrow).collect::<Vec<_>>())?;
         ddcm::write(&self.out, &file)?;
         let decoded: Vec<_> = decoded.iter().map(Array4::view).collect();
-        self.tell(
-            &file,
-            &to_array(&pictures),
-            &concatenate(Axis(0), &decoded)?,
-        );
+        self.tell(&file, &to_array(&images), &concatenate(Axis(0), &decoded)?);
         Ok(())
     }
 
@@ -111,7 +107,7 @@ impl EncodeCommand {
             .choose(config, SamplerKind::Ddpm, || Ok(Array1::zeros(0)))?;
         let Sampler::Ddpm(options) = chosen.sampler else {
             anyhow::bail!(
-                "encode goes with --sampler ddpm only: its noise is what carries the picture"
+                "encode goes with --sampler ddpm only: its noise is what carries the image"
             );
         };
         ensure!(
@@ -121,18 +117,18 @@ impl EncodeCommand {
         Ok((chosen, options))
     }
 
-    /// A line a picture and one for the file.
+    /// A line an image and one for the file.
     fn tell(&self, file: &Ddcm, before: &Array4<u8>, after: &Array4<u8>) {
         let pairs = before.outer_iter().zip(after.outer_iter());
-        for ((before, after), path) in pairs.zip(&self.pictures) {
+        for ((before, after), path) in pairs.zip(&self.images) {
             let psnr = psnr_db(before, after);
             println!("{}: PSNR {psnr:.2} dB", path.display());
         }
         let size = file.bits_per_pixel();
         println!(
-            "{}: {} pictures, {:.4} bits per pixel ({:.4} with the header)",
+            "{}: {} images, {:.4} bits per pixel ({:.4} with the header)",
             self.out.display(),
-            file.pictures(),
+            file.images(),
             size.indices,
             size.file
         );

@@ -9,7 +9,7 @@ use ndarray::s;
 use tch::{Device, Tensor};
 
 use super::args::class::ClassArg;
-use super::args::image_in::read_pictures;
+use super::args::image_in::read_images;
 use super::args::image_out::refuse_other_than_png;
 use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
@@ -17,34 +17,34 @@ use crate::config::RunConfig;
 use crate::fs::check_writable;
 use crate::images::to_array;
 use crate::report::{SampleProgress, beside, grid_of_columns, write_png};
-use crate::rng::picture_noise;
+use crate::rng::image_noise;
 use crate::sample::SamplerKind;
 use crate::sample::{OnStep, Process, Respaced, Step, ddim_invert, mixing};
 
 /// White columns between a row's ends and its mixtures, in pixels, as the original draws them.
 const GAP: usize = 10;
 
-/// Make pictures between two pictures, or between two latents.
+/// Make images between two images, or between two latents.
 ///
-/// Pairs of pictures are mixed, noised to --t0 and led back down. With --latent their DDIM inversions are mixed
-/// along the arc instead, and without pictures the latents of two seeds are. One row a pair.
+/// Pairs of images are mixed, noised to --t0 and led back down. With --latent their DDIM inversions are mixed
+/// along the arc instead, and without images the latents of two seeds are. One row a pair.
 #[derive(Debug, Args)]
 pub(super) struct InterpolateCommand {
     #[command(flatten)]
     load: LoadArgs,
-    /// Pictures, two for each row
+    /// Images, two for each row
     #[arg(value_name = "A.png B.png")]
-    pictures: Vec<PathBuf>,
-    /// Pictures from one end to the other, both ends included
+    images: Vec<PathBuf>,
+    /// Images from one end to the other, both ends included
     #[arg(short = 'k', long = "count", default_value_t = 8, value_name = "K", value_parser = clap::value_parser!(u16).range(2..=1000))]
     count: u16,
-    /// Time step that mixtures of pictures are noised to; the more, the freer what is between [default: T / 2]
+    /// Time step that mixtures of images are noised to; the more, the freer what is between [default: T / 2]
     #[arg(long, value_name = "T", conflicts_with = "latent")]
     t0: Option<i64>,
     /// Mix latents along the arc
     #[arg(long)]
     latent: bool,
-    /// Rows, with --latent and no pictures
+    /// Rows, with --latent and no images
     #[arg(short = 'n', long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rows: u16,
     /// Seed of the noise, and of random latents
@@ -66,9 +66,9 @@ pub(super) struct InterpolateCommand {
 
 /// What is between which ends.
 enum Ends {
-    /// Pictures `[2 * rows, C, H, W]`.
-    Pictures(Tensor),
-    /// The latents of such pictures.
+    /// Images `[2 * rows, C, H, W]`.
+    Images(Tensor),
+    /// The latents of such images.
     Inverted(Tensor),
     /// Random latents, so many rows.
     Random(u16),
@@ -87,14 +87,14 @@ impl InterpolateCommand {
         let measured = || self.load.measured(&network);
         let mut chosen = self.sampler.choose(config, kind, measured)?;
         let ends = self.ends(config, device.device)?;
-        if let Ends::Pictures(_) = ends {
+        if let Ends::Images(_) = ends {
             chosen.levels = self.below_t0(&chosen.levels, config.diffusion.timesteps)?;
         }
         let denoiser = self.class.denoiser(&network)?;
         let process = chosen.process(&denoiser, &network);
 
         let draw =
-            |numbers, k| picture_noise(self.seed, numbers, k, config.model.chw(), device.device);
+            |numbers, k| image_noise(self.seed, numbers, k, config.model.chw(), device.device);
         let steps = process.levels.len() as u64 * ends.rows() * ends.passes();
         let bar = SampleProgress::new("interpolating", steps);
         let mut on_step = |_: Step| bar.step();
@@ -116,26 +116,26 @@ impl InterpolateCommand {
         refuse_other_than_png("--out", &self.out)?;
         check_writable(&self.out)?;
         ensure!(
-            self.latent || !self.pictures.is_empty(),
-            "want two pictures for each row, or --latent for rows of random latents"
+            self.latent || !self.images.is_empty(),
+            "want two images for each row, or --latent for rows of random latents"
         );
         ensure!(
-            self.pictures.len().is_multiple_of(2),
-            "{} pictures, want two for each row",
-            self.pictures.len()
+            self.images.len().is_multiple_of(2),
+            "{} images, want two for each row",
+            self.images.len()
         );
         Ok(())
     }
 
     fn ends(&self, config: &RunConfig, device: Device) -> Result<Ends> {
-        if self.pictures.is_empty() {
+        if self.images.is_empty() {
             return Ok(Ends::Random(self.rows));
         }
-        let x_0 = read_pictures(&self.pictures, &config.model, &config.data)?.to_device(device);
+        let x_0 = read_images(&self.images, &config.model, &config.data)?.to_device(device);
         Ok(if self.latent {
             Ends::Inverted(x_0)
         } else {
-            Ends::Pictures(x_0)
+            Ends::Images(x_0)
         })
     }
 
@@ -159,7 +159,7 @@ impl InterpolateCommand {
         let count = usize::from(self.count);
         let arc = |z: &Tensor, angle| mixing::spherical(&z.get(0), &z.get(1), count, angle);
         match pair {
-            Pair::Pictures(x_0) => {
+            Pair::Images(x_0) => {
                 let (signal, share) = process.levels.signal_and_noise(process.levels.len() - 1);
                 mixing::linear(&x_0.get(0), &x_0.get(1), count) * signal + noise * share
             }
@@ -171,12 +171,12 @@ impl InterpolateCommand {
         }
     }
 
-    /// The figure: rows of pictures from one end to the other, between the ends where those are pictures.
+    /// The figure: rows of images from one end to the other, between the ends where those are images.
     fn write(&self, between: &Tensor, ends: &Ends) -> Result<()> {
         let rows = grid_of_columns(to_array(between).view(), self.count.into());
         let figure = match ends {
             Ends::Random(_) => rows,
-            Ends::Pictures(x_0) | Ends::Inverted(x_0) => {
+            Ends::Images(x_0) | Ends::Inverted(x_0) => {
                 let images = to_array(x_0);
                 let column = |first: usize| {
                     let every_second = images.slice(s![first..;2, .., .., ..]);
@@ -198,7 +198,7 @@ impl InterpolateCommand {
 
 /// The two ends of one row, `[2, C, H, W]`.
 enum Pair {
-    Pictures(Tensor),
+    Images(Tensor),
     Inverted(Tensor),
     Random(Tensor),
 }
@@ -206,7 +206,7 @@ enum Pair {
 impl Ends {
     fn rows(&self) -> u64 {
         match self {
-            Ends::Pictures(x_0) | Ends::Inverted(x_0) => x_0.size()[0] as u64 / 2,
+            Ends::Images(x_0) | Ends::Inverted(x_0) => x_0.size()[0] as u64 / 2,
             Ends::Random(rows) => u64::from(*rows),
         }
     }
@@ -215,14 +215,14 @@ impl Ends {
     fn passes(&self) -> u64 {
         match self {
             Ends::Inverted(_) => 2,
-            Ends::Pictures(_) | Ends::Random(_) => 1,
+            Ends::Images(_) | Ends::Random(_) => 1,
         }
     }
 
     fn pair(&self, row: u64, latents: impl FnOnce() -> Tensor) -> Pair {
         let of_row = |x_0: &Tensor| x_0.narrow(0, 2 * row as i64, 2);
         match self {
-            Ends::Pictures(x_0) => Pair::Pictures(of_row(x_0)),
+            Ends::Images(x_0) => Pair::Images(of_row(x_0)),
             Ends::Inverted(x_0) => Pair::Inverted(of_row(x_0)),
             Ends::Random(_) => Pair::Random(latents()),
         }

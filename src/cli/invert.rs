@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::args::class::ClassArg;
 use super::args::foreign::SamplerHints;
-use super::args::image_in::read_pictures;
+use super::args::image_in::read_images;
 use super::args::image_out::refuse_other_than_png;
 use super::args::load::LoadArgs;
 use crate::diffusion::Schedule;
@@ -18,16 +18,16 @@ use crate::images::to_array;
 use crate::report::{SampleProgress, grid_of_columns, mean_sq_error, psnr_db, write_png};
 use crate::sample::{Ddim, Process, Respaced, Spacing, Step, Steps, ddim, ddim_invert};
 
-/// Find the noise that pictures come from (DDIM inversion), make them again from it, and tell how well that went.
+/// Find the noise that images come from (DDIM inversion), make them again from it, and tell how well that went.
 ///
-/// The more --steps, the closer; the figure has a row for each picture: as it is, its latent, made again.
+/// The more --steps, the closer; the figure has a row for each image: as it is, its latent, made again.
 #[derive(Debug, Args)]
 pub(super) struct InvertCommand {
     #[command(flatten)]
     load: LoadArgs,
-    /// Pictures
+    /// Images
     #[arg(value_name = "IMG", required = true)]
-    pictures: Vec<PathBuf>,
+    images: Vec<PathBuf>,
     #[command(flatten)]
     class: ClassArg,
     /// Figure to write
@@ -56,7 +56,7 @@ impl InvertCommand {
         let denoiser = self.class.denoiser(&network)?;
         // Clipping would take from the way back what the way there put in.
         let process = Process::new(&denoiser, &levels, &config.diffusion, false);
-        let x_0 = read_pictures(&self.pictures, &config.model, &config.data)?;
+        let x_0 = read_images(&self.images, &config.model, &config.data)?;
 
         let bar = SampleProgress::new("inverting", 2 * process.levels.len() as u64);
         let mut on_step = |_: Step| bar.step();
@@ -74,11 +74,11 @@ impl InvertCommand {
         self.write(&x_0, &x_t, &again)
     }
 
-    /// A line a picture: error of the reconstruction in grey levels, and how normal the latent is.
+    /// A line an image: error of the reconstruction in grey levels, and how normal the latent is.
     fn tell(&self, x_0: &Tensor, x_t: &Tensor, again: &Tensor) {
         let (before, after) = (to_array(x_0), to_array(again));
         let pairs = before.outer_iter().zip(after.outer_iter());
-        for (i, (path, (a, b))) in (0..).zip(self.pictures.iter().zip(pairs)) {
+        for (i, (path, (a, b))) in (0..).zip(self.images.iter().zip(pairs)) {
             let rms = mean_sq_error(a, b).sqrt();
             let apart = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b));
             println!(
@@ -100,7 +100,7 @@ impl InvertCommand {
             );
             safetensors::write(out, about, &[("x_T".to_owned(), x_t.shallow_clone())])?;
         }
-        // A latent's values go far beyond the range of pictures: three deviations are shown.
+        // A latent's values go far beyond the range of images: three deviations are shown.
         let rows = Tensor::stack(&[x_0.shallow_clone(), x_t / 3.0, again.shallow_clone()], 1);
         write_png(
             &self.out,

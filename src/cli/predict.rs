@@ -110,10 +110,10 @@ fn check(x: &Tensor, t: &Tensor, config: &RunConfig) -> Result<()> {
     Ok(())
 }
 
-fn check_classes(classes: &Tensor, pictures: i64, known: i64) -> Result<()> {
+fn check_classes(classes: &Tensor, images: i64, known: i64) -> Result<()> {
     ensure!(
-        classes.kind() == Kind::Int64 && classes.size() == [pictures],
-        "classes is {:?} {:?}, want i64 [{pictures}]",
+        classes.kind() == Kind::Int64 && classes.size() == [images],
+        "classes is {:?} {:?}, want i64 [{images}]",
         classes.kind(),
         classes.size()
     );

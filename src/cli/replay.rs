@@ -9,7 +9,7 @@ use super::args::compute::ComputeArgs;
 use crate::checkpoint::RunFolder;
 use crate::train::replay;
 
-/// Compute one step of a run again and look at it: loss, gradients of each layer, pictures, time steps.
+/// Compute one step of a run again and look at it: loss, gradients of each layer, images, time steps.
 ///
 /// It goes from the newest checkpoint before the step, without changing the run. On the same machine, with the same
 /// number of threads, it comes to the same bits (on CUDA with --deterministic in both).
@@ -23,7 +23,7 @@ pub(super) struct ReplayCommand {
     /// Which step, from 1
     #[arg(long, value_name = "N")]
     step: u64,
-    /// File with the decoded pictures, as in training
+    /// File with the decoded images, as in training
     #[arg(long, value_name = "FILE")]
     cache: Option<PathBuf>,
     /// For programs

@@ -17,22 +17,22 @@ use crate::formats::safetensors;
 use crate::report::SampleProgress;
 use crate::sample::SamplerKind;
 use crate::sample::{
-    Choice, Codebook, NoiseSource, OnStep, Pictures, Process, Sampler, Step, repaint,
+    Choice, Codebook, Images, NoiseSource, OnStep, Process, Sampler, Step, repaint,
 };
 
-/// Make pictures with a trained model, of this program or another.
+/// Make images with a trained model, of this program or another.
 #[derive(Debug, Args)]
 pub(super) struct SampleCommand {
-    /// How many pictures
+    /// How many images
     #[arg(short = 'n', long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     number: u64,
-    /// Picture i depends on (seed, i) only
+    /// Image i depends on (seed, i) only
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Pictures at a time; auto tries which number is fastest here, as far as memory goes
+    /// Images at a time; auto tries which number is fastest here, as far as memory goes
     #[arg(long, default_value = "16", value_name = "N|auto")]
     batch: BatchSize,
-    /// For models that are told a class: which one [default: picture i is of class i modulo their number]
+    /// For models that are told a class: which one [default: image i is of class i modulo their number]
     #[arg(long, value_name = "K")]
     class: Option<i64>,
     /// With --sampler ddcm: entries of each step's codebook, a power of two [default: 64]
@@ -69,7 +69,7 @@ impl SampleCommand {
             .start
             .start(config, &mut chosen.levels, device.device)?;
         let classes = self.classes(config.model.classes())?;
-        let wanted = Pictures {
+        let wanted = Images {
             noise: self.noise(&chosen, config.model.chw())?,
             numbers: 0..self.number,
             batch: self.batch.resolve(&network, device.device, self.number)?,
@@ -104,7 +104,7 @@ impl SampleCommand {
         output.finish(format!("step {}", network.meta.step))
     }
 
-    /// The class of each picture, `[N]` i64, for models that are told one.
+    /// The class of each image, `[N]` i64, for models that are told one.
     fn classes(&self, known: Option<i64>) -> Result<Option<Tensor>> {
         let Some(known) = known else {
             ensure!(
@@ -166,7 +166,7 @@ fn sample_batch(
     process: &Process,
     sampler: &Sampler,
     start: &Start,
-    wanted: &Pictures,
+    wanted: &Images,
     numbers: &Range<u64>,
     on_step: &mut OnStep,
 ) -> Result<Tensor> {
@@ -174,7 +174,7 @@ fn sample_batch(
     let first = noise(0);
     Ok(match (start, sampler) {
         (Start::Noise, _) => sampler.run(process, first, &mut noise, on_step),
-        (Start::Picture(x_0), _) => {
+        (Start::Image(x_0), _) => {
             let (signal, share) = process.levels.signal_and_noise(process.levels.len() - 1);
             let x_start = x_0 * signal + first * share;
             sampler.run(process, x_start, &mut noise, on_step)

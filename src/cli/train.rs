@@ -19,12 +19,12 @@ use crate::train::{End, Start, farewell, train};
 
 /// Train a model; with --run on an existing run, go on where it was.
 ///
-/// Without --data it draws its own pictures and trains a small model in minutes: a demo.
+/// Without --data it draws its own images and trains a small model in minutes: a demo.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   ddpm train                              the demo
-  ddpm train --data photos                the 128-px model on your pictures (wants a GPU)
-  ddpm train --preset demo --data photos  a small 32-px model on your pictures
+  ddpm train --data photos                the 128-px model on your images (wants a GPU)
+  ddpm train --preset demo --data photos  a small 32-px model on your images
   ddpm train --run runs/NAME              go on with a run
   ddpm train --run runs/NAME --steps N    … until step N
 
@@ -43,7 +43,7 @@ pub(super) struct TrainCommand {
     /// Begin with its raw weights instead of their average
     #[arg(long, requires = "init_from")]
     raw: bool,
-    /// Keep the decoded pictures in FILE for a quick next start
+    /// Keep the decoded images in FILE for a quick next start
     #[arg(long, value_name = "FILE")]
     cache: Option<PathBuf>,
     /// Save and stop after this long, for example 11h50m, with exit code 124
@@ -104,13 +104,11 @@ impl TrainCommand {
         );
         if self.cache.is_some() && config.data.folder.is_none() {
             bail!(
-                "--cache keeps decoded pictures, and built-in ones are not decoded; give --data too"
+                "--cache keeps decoded images, and built-in ones are not decoded; give --data too"
             );
         }
         if config.data.folder.is_none() && config.preset == Preset::Demo {
-            eprintln!(
-                "This is the demo, on built-in pictures. For your own: ddpm train --data DIR"
-            );
+            eprintln!("This is the demo, on built-in images. For your own: ddpm train --data DIR");
         }
         let (resume, lock) = match named.take() {
             Some(run) => (

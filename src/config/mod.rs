@@ -52,7 +52,7 @@ pub enum Prediction {
     /// The noise in x_t.
     #[default]
     Eps,
-    /// The picture without noise.
+    /// The image without noise.
     X0,
     /// sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0.
     V,
@@ -62,7 +62,7 @@ pub enum Prediction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossKind {
-    /// Squared error summed over the pixels of a picture.
+    /// Squared error summed over the pixels of an image.
     Sum,
     /// Mean squared error: gradients so small that Adam's epsilon and f32 eat them.
     Mse,
@@ -125,20 +125,20 @@ pub struct OptimConfig {
     pub ema: f64,
 }
 
-/// Where pictures come from and how they are prepared.
+/// Where images come from and how they are prepared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Folder of pictures; none means the built-in faces.
+    /// Folder of images; none means the built-in faces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
     /// How many built-in faces are drawn.
     pub builtin_images: u64,
-    /// How pictures are scaled.
+    /// How images are scaled.
     pub resize: Resize,
     /// What stands behind transparent pixels.
     pub background: Background,
-    /// Mirror half of the pictures, at random.
+    /// Mirror half of the images, at random.
     pub flip: bool,
 }
 
@@ -148,13 +148,13 @@ pub struct DataConfig {
 pub enum Sigma {
     /// sqrt(beta_t): optimal for unit-normal data.
     Beta,
-    /// sqrt of the posterior variance: optimal for a single picture.
+    /// sqrt of the posterior variance: optimal for a single image.
     Posterior,
     /// Between the two, where the network's second half of channels says.
     Learned,
 }
 
-/// How pictures are sampled by default from this model.
+/// How images are sampled by default from this model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SampleConfig {
@@ -165,7 +165,7 @@ pub struct SampleConfig {
     /// Add noise at the last step too, as Keras-DDPM does and nobody else.
     #[serde(default = "yes")]
     pub last_noise: bool,
-    /// Pictures in a grid during training.
+    /// Images in a grid during training.
     pub images: u64,
     /// Steps between grids; 0 for none.
     pub every_steps: u64,
@@ -194,7 +194,7 @@ pub enum OnBadStep {
 pub struct TrainConfig {
     /// Steps in all.
     pub steps: u64,
-    /// Pictures a step.
+    /// Images a step.
     pub batch: i64,
     /// Microbatches a batch is split into; same maths, less memory.
     pub accumulate: i64,
@@ -242,7 +242,7 @@ pub struct RunConfig {
     pub diffusion: DiffusionConfig,
     /// Optimizer, learning rate, EMA.
     pub optim: OptimConfig,
-    /// Pictures.
+    /// Images.
     pub data: DataConfig,
     /// Sampling defaults.
     pub sample: SampleConfig,

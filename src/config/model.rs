@@ -43,7 +43,7 @@ pub enum ModelKind {
 pub enum Norm {
     /// Mean and variance over groups of channels.
     Group,
-    /// One group: over all channels and pixels of a picture.
+    /// One group: over all channels and pixels of an image.
     Layer,
     /// One group a channel.
     Instance,
@@ -66,9 +66,9 @@ pub enum TimeEmbedding {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UNetConfig {
-    /// Height of a picture, in pixels.
+    /// Height of an image, in pixels.
     pub height: i64,
-    /// Width of a picture, in pixels.
+    /// Width of an image, in pixels.
     pub width: i64,
     /// 3 (RGB) or 1 (grey).
     pub channels: i64,
@@ -148,9 +148,9 @@ pub enum Resample {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttentionUNetConfig {
-    /// Height of a picture, in pixels.
+    /// Height of an image, in pixels.
     pub height: i64,
-    /// Width of a picture, in pixels.
+    /// Width of an image, in pixels.
     pub width: i64,
     /// 3 (RGB) or 1 (grey).
     pub channels: i64,
@@ -232,9 +232,9 @@ pub enum LucidrainsNorm {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LucidrainsConfig {
-    /// Height of a picture, in pixels.
+    /// Height of an image, in pixels.
     pub height: i64,
-    /// Width of a picture, in pixels.
+    /// Width of an image, in pixels.
     pub width: i64,
     /// 3 (RGB) or 1 (grey).
     pub channels: i64,
@@ -270,7 +270,7 @@ impl ModelConfig {
         }
     }
 
-    /// Shape of one picture, `[C, H, W]`.
+    /// Shape of one image, `[C, H, W]`.
     pub fn chw(&self) -> [i64; 3] {
         match self {
             ModelConfig::Unet(m) => [m.channels, m.height, m.width],
@@ -281,7 +281,7 @@ impl ModelConfig {
         }
     }
 
-    /// Sets the shape of a picture.
+    /// Sets the shape of an image.
     pub fn set_chw(&mut self, [c, h, w]: [i64; 3]) {
         let (channels, height, width) = match self {
             ModelConfig::Unet(m) => (&mut m.channels, &mut m.height, &mut m.width),
@@ -293,7 +293,7 @@ impl ModelConfig {
         (*channels, *height, *width) = (c, h, w);
     }
 
-    /// What both sides of a picture must be multiples of: 2 for every halving, or a patch's side.
+    /// What both sides of an image must be multiples of: 2 for every halving, or a patch's side.
     pub fn size_factor(&self) -> i64 {
         let halvings = match self {
             ModelConfig::Unet(m) => m.levels().iter().filter(|l| l.pools).count(),

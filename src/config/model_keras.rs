@@ -4,13 +4,13 @@ use serde::{Deserialize, Serialize};
 
 /// Keras-DDPM's U-Net with concatenated skips, of its `ddpm2.py`.
 ///
-/// Every level but the last halves the picture. The time embedding is sinusoidal.
+/// Every level but the last halves the image. The time embedding is sinusoidal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConcatUNetConfig {
-    /// Height of a picture, in pixels.
+    /// Height of an image, in pixels.
     pub height: i64,
-    /// Width of a picture, in pixels.
+    /// Width of an image, in pixels.
     pub width: i64,
     /// 3 (RGB) or 1 (grey).
     pub channels: i64,
@@ -95,9 +95,9 @@ impl ConcatUNetConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GauConfig {
-    /// Height of a picture, in pixels.
+    /// Height of an image, in pixels.
     pub height: i64,
-    /// Width of a picture, in pixels.
+    /// Width of an image, in pixels.
     pub width: i64,
     /// 3 (RGB) or 1 (grey).
     pub channels: i64,

@@ -355,7 +355,7 @@ fn lucidrains() -> RunConfig {
 }
 
 impl ModelKind {
-    /// The settings that this kind of network starts from, for pictures of shape `chw`.
+    /// The settings that this kind of network starts from, for images of shape `chw`.
     pub fn config(self, chw: [i64; 3]) -> ModelConfig {
         let mut model = self.preset().config().model;
         model.set_chw(chw);

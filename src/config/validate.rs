@@ -58,7 +58,7 @@ impl RunConfig {
             (1..=1_000_000).contains(&t.batch),
             "train.batch",
             t.batch,
-            "want 1 to 1000000 pictures",
+            "want 1 to 1000000 images",
         )?;
         // TOML, which the run's settings are kept in, has no larger whole numbers.
         require(
@@ -111,7 +111,7 @@ impl RunConfig {
             (1..=1024).contains(&self.sample.images),
             "sample.images",
             self.sample.images,
-            "want 1 to 1024 pictures",
+            "want 1 to 1024 images",
         )?;
         let builtin_bytes =
             u128::from(self.data.builtin_images) * self.model.chw().iter().product::<i64>() as u128;

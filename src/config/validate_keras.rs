@@ -4,7 +4,7 @@ use super::validate::require;
 use super::validate_model::{MOST_BLOCKS, MOST_WIDTH, dropout_and_eps, small_groups, widths};
 use super::{ConcatUNetConfig, ConfigError, GauConfig};
 
-/// Most layers, pixels of a patch's side, and patches of a picture, whose attention takes the square of
+/// Most layers, pixels of a patch's side, and patches of an image, whose attention takes the square of
 /// their number.
 const MOST_LAYERS: i64 = 1024;
 const MOST_PATCH: i64 = 128;

@@ -33,8 +33,8 @@ impl ModelConfig {
         };
         let factor = self.size_factor();
         let why = match self {
-            ModelConfig::Gau(_) => format!("cuts the picture into patches of {factor}x{factor}"),
-            _ => format!("halves the picture {} times", factor.ilog2()),
+            ModelConfig::Gau(_) => format!("cuts the image into patches of {factor}x{factor}"),
+            _ => format!("halves the image {} times", factor.ilog2()),
         };
         for (setting, side) in [("model.height", height), ("model.width", width)] {
             require(
@@ -87,7 +87,7 @@ pub(super) fn small_groups(width: i64, groups: i64) -> Option<String> {
     let each = width / groups;
     (each < 4).then(|| {
         format!(
-            "norm groups of {each} channel(s) at width {width}: below 4 the norm erases most of each channel's mean, and pictures come out in wrong flat colours; use fewer norm groups"
+            "norm groups of {each} channel(s) at width {width}: below 4 the norm erases most of each channel's mean, and images come out in wrong flat colours; use fewer norm groups"
         )
     })
 }
@@ -145,7 +145,7 @@ impl UNetConfig {
             self.norm != Norm::Batch,
             "model.norm",
             "batch",
-            "batch norm is refused: its statistics mix pictures at different noise levels t, and the ones it keeps for sampling fit none of them; use group, layer or instance",
+            "batch norm is refused: its statistics mix images at different noise levels t, and the ones it keeps for sampling fit none of them; use group, layer or instance",
         )?;
         let mut warnings = Vec::new();
         for level in self.levels() {

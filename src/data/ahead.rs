@@ -1,4 +1,4 @@
-//! Pictures of a mapped file, gathered while the step before them is computed.
+//! Images of a mapped file, gathered while the step before them is computed.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -26,7 +26,7 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// For pictures `[N, C, H, W]` u8 in host memory, to be copied to `device`.
+    /// For images `[N, C, H, W]` u8 in host memory, to be copied to `device`.
     pub(super) fn start(pixels: &Tensor, device: Device) -> Result<Ahead> {
         let pixels = pixels.shallow_clone();
         let (requests, asked) = channel::<Vec<i64>>();
@@ -41,7 +41,7 @@ impl Ahead {
                     }
                 }
             })
-            .context("cannot start the thread that reads pictures")?;
+            .context("cannot start the thread that reads images")?;
         Ok(Ahead {
             requests,
             gathered,
@@ -59,7 +59,7 @@ impl Ahead {
         Ok(())
     }
 
-    /// The pictures `indices`, `[B, C, H, W]` u8 in host memory.
+    /// The images `indices`, `[B, C, H, W]` u8 in host memory.
     pub(super) fn take(&mut self, indices: &[i64]) -> Result<Tensor> {
         let started = Instant::now();
         while self.pending.front().is_some_and(|first| first != indices) {
@@ -74,9 +74,9 @@ impl Ahead {
     }
 }
 
-const GONE: &str = "the thread that reads pictures has ended";
+const GONE: &str = "the thread that reads images has ended";
 
-/// Copies pictures out of the file; for CUDA into memory that its copy engine reads without the host.
+/// Copies images out of the file; for CUDA into memory that its copy engine reads without the host.
 fn gather(pixels: &Tensor, indices: &[i64], device: Device) -> Result<Tensor> {
     let size = pixels.size();
     let mut batch = Tensor::f_empty(
@@ -87,18 +87,18 @@ fn gather(pixels: &Tensor, indices: &[i64], device: Device) -> Result<Tensor> {
         batch = native::pinned_like(&batch)?;
     }
     let all = native::host_bytes(pixels)?;
-    let picture_bytes = all.len() / size[0] as usize;
-    let picture = |index: &i64| {
-        let start = usize::try_from(*index).ok()?.checked_mul(picture_bytes)?;
-        all.get(start..)?.get(..picture_bytes)
+    let image_bytes = all.len() / size[0] as usize;
+    let image = |index: &i64| {
+        let start = usize::try_from(*index).ok()?.checked_mul(image_bytes)?;
+        all.get(start..)?.get(..image_bytes)
     };
-    let pictures: Option<Vec<&[u8]>> = indices.iter().map(picture).collect();
-    let pictures = pictures.with_context(|| format!("there are no pictures {indices:?}"))?;
+    let images: Option<Vec<&[u8]>> = indices.iter().map(image).collect();
+    let images = images.with_context(|| format!("there are no images {indices:?}"))?;
     // All at once, so that the disk has them side by side.
-    pictures.iter().copied().for_each(native::will_need);
+    images.iter().copied().for_each(native::will_need);
     let room = native::host_bytes_mut(&mut batch)?;
-    for (slot, picture) in room.chunks_exact_mut(picture_bytes).zip(pictures) {
-        slot.copy_from_slice(picture);
+    for (slot, image) in room.chunks_exact_mut(image_bytes).zip(images) {
+        slot.copy_from_slice(image);
     }
     Ok(batch)
 }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_that_are_not_there_are_an_error() {
+    fn images_that_are_not_there_are_an_error() {
         let mut ahead = Ahead::start(&six(), Device::Cpu).unwrap();
         for missing in [6, -1, i64::MAX] {
             assert!(ahead.take(&[missing]).is_err());

@@ -2,7 +2,7 @@
 //!
 //! A safetensors file with, in its metadata, the fingerprint of the folder and settings it was made
 //! from, and three u8 tensors: `pixels` `[N, C, H, W]`; `manifest`, the text of the list of these
-//! pictures; and `skipped`, a line for each file that could not be read: path below the folder,
+//! images; and `skipped`, a line for each file that could not be read: path below the folder,
 //! tab, reason, escaped as in the list. The pixels are mapped, not read: training reads them as it goes, so
 //! that they may be more than fit in memory.
 //!
@@ -18,7 +18,7 @@ use tch::{Kind, Tensor};
 
 use super::folder::{Folder, Take};
 use super::manifest::{escape, unescape};
-use super::{Manifest, PictureSpec};
+use super::{ImageSpec, Manifest};
 use crate::formats::safetensors;
 use crate::fs::write_atomic;
 use crate::native;
@@ -45,7 +45,7 @@ const HEADER_BYTES: usize = 4096;
 pub(super) struct Cached {
     /// `[N, C, H, W]` u8.
     pub(super) pixels: Tensor,
-    /// What the pictures are called.
+    /// What the images are called.
     pub(super) manifest: Manifest,
     /// Files that could not be read, with the reason.
     pub(super) skipped: Vec<(PathBuf, String)>,
@@ -59,7 +59,7 @@ pub(super) fn read(
     path: &Path,
     key: &CacheKey,
     dir: &Path,
-    spec: &PictureSpec,
+    spec: &ImageSpec,
 ) -> Result<Option<Cached>> {
     if !path.exists() {
         return Ok(None);
@@ -67,7 +67,7 @@ pub(super) fn read(
     let file = safetensors::open(path)?;
     let Some(found) = file.metadata.get(METADATA_KEY) else {
         bail!(
-            "{} is not a picture cache; name another file for --cache",
+            "{} is not an image cache; name another file for --cache",
             path.display()
         );
     };
@@ -85,11 +85,7 @@ pub(super) fn read(
 }
 
 /// Checks and reads the tensors of a file.
-fn unpack(
-    tensor: impl Fn(&str) -> Option<Tensor>,
-    dir: &Path,
-    spec: &PictureSpec,
-) -> Result<Cached> {
+fn unpack(tensor: impl Fn(&str) -> Option<Tensor>, dir: &Path, spec: &ImageSpec) -> Result<Cached> {
     let tensor = |name| tensor(name).with_context(|| format!("no tensor `{name}`"));
     let bytes = |name| -> Result<Vec<u8>> {
         let tensor = tensor(name)?;
@@ -105,13 +101,13 @@ fn unpack(
     let chw = [spec.channels, spec.height, spec.width].map(|n| n as i64);
     ensure!(
         pixels.kind() == Kind::Uint8 && size.len() == 4 && size[0] > 0 && size[1..] == chw,
-        "it holds {:?} {size:?}, not pictures of {chw:?}",
+        "it holds {:?} {size:?}, not images of {chw:?}",
         pixels.kind()
     );
     let manifest = Manifest::parse(&bytes("manifest")?).context("in tensor `manifest`")?;
     ensure!(
         manifest.len() as i64 == size[0],
-        "it holds {} pictures and lists {}",
+        "it holds {} images and lists {}",
         size[0],
         manifest.len()
     );
@@ -145,7 +141,7 @@ pub(super) fn write(
     path: &Path,
     key: &CacheKey,
     dir: &Path,
-    spec: &PictureSpec,
+    spec: &ImageSpec,
     decode: impl FnOnce(&mut Take) -> Result<Folder>,
 ) -> Result<()> {
     write_atomic(path, |file| {
@@ -178,7 +174,7 @@ fn skipped_text(folder: &Folder, dir: &Path) -> String {
 }
 
 /// Length, JSON and spaces up to the first pixel.
-fn header(key: &CacheKey, spec: &PictureSpec, count: usize, texts: [usize; 2]) -> Result<Vec<u8>> {
+fn header(key: &CacheKey, spec: &ImageSpec, count: usize, texts: [usize; 2]) -> Result<Vec<u8>> {
     let mut end = 0;
     let mut tensor = |shape: &[usize]| {
         let start = end;

@@ -1,4 +1,4 @@
-//! One picture file to an array of bytes of the wanted size.
+//! One image file to an array of bytes of the wanted size.
 //!
 //! Open, turn upright, crop the centre to the wanted shape, drop or fill the transparency, resize. A JPEG
 //! that is much larger than wanted is decoded at a fraction of its size, see `shrunk` and
@@ -6,14 +6,14 @@
 //!
 //! # Memory
 //!
-//! All pictures that are being decoded take at most 3 GiB ([`WORKING_BYTES`]) together, whatever
-//! the files hold and however many threads there are. Before its pixels are decoded, a picture
+//! All images that are being decoded take at most 3 GiB ([`WORKING_BYTES`]) together, whatever
+//! the files hold and however many threads there are. Before its pixels are decoded, an image
 //! takes from that budget what it can need at worst ([`cost`]: the decoder's own buffers, and the
 //! copies made for turning and cropping), and waits if others have it. A file above 1 GiB, a
-//! picture above 1 GiB once decoded and one that would need more than 3 GiB are refused. Metadata
+//! image above 1 GiB once decoded and one that would need more than 3 GiB are refused. Metadata
 //! may take 16 MiB, and a PNG or GIF that asks for more than its pixels and that is refused, too.
 //!
-//! Measured for the whole program, libtorch included: 1.0 GiB with one RGB picture of 18,000x18,000,
+//! Measured for the whole program, libtorch included: 1.0 GiB with one RGB image of 18,000x18,000,
 //! whose crop is all of it and so no copy; 2.8 GiB at most with four of them and three
 //! other large ones on 8 threads. The bound is on memory that is used: a WebP file that lies about a
 //! length can make its decoder set aside, without touching it, up to 4 GiB of addresses. Not bounded
@@ -30,24 +30,24 @@ use ndarray::{Array3, ArrayView2, ArrayView3, CowArray, Ix3, s};
 use super::budget::{Budget, Capped, Permit};
 use super::error::DataError;
 use super::resize;
-use super::spec::PictureSpec;
+use super::spec::ImageSpec;
 use crate::config::{Background, Resize};
-use shrunk::{ShrunkPicture, shrink, shrink_factor};
+use shrunk::{ShrunkImage, shrink, shrink_factor};
 
 mod shrunk;
 
-/// The most bytes one decoded picture may take: 1 GiB, a 357-megapixel RGB picture.
+/// The most bytes one decoded image may take: 1 GiB, a 357-megapixel RGB image.
 ///
 /// A file of a few bytes can claim any size; without a limit it would fill the memory.
 pub(crate) const MAX_DECODED_BYTES: u64 = 1 << 30;
 
-/// The longest file that is read as a picture.
+/// The longest file that is read as an image.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// The most memory for all pictures that are being decoded: see the module's text.
+/// The most memory for all images that are being decoded: see the module's text.
 pub(crate) const WORKING_BYTES: u64 = 3 << 30;
 
-/// What a decoder may take before the size of its picture is known: metadata, tables, a few rows.
+/// What a decoder may take before the size of its image is known: metadata, tables, a few rows.
 pub(crate) const HEADER_BYTES: u64 = 32 << 20;
 
 /// The limit it is given for that: a buffer that grows to this size was copied from a smaller one.
@@ -55,7 +55,7 @@ const HEADER_LIMIT_BYTES: u64 = HEADER_BYTES / 2;
 
 static WORKING: Budget = Budget::new(WORKING_BYTES);
 
-/// Reads one picture in the form of `spec`.
+/// Reads one image in the form of `spec`.
 ///
 /// The kind of file is told from its content, not its name. PNG, JPEG, WebP, BMP and GIF (the
 /// first frame of an animation) in any colour type; the EXIF orientation is applied, colour
@@ -64,7 +64,7 @@ static WORKING: Budget = Budget::new(WORKING_BYTES);
 ///
 /// A JPEG whose crop is at least eight times as large as wanted on both sides is decoded at 1/4 with
 /// [`Resize::Fast`], so that at least a factor of two is left to the resize. The result differs from that of the
-/// full picture by about a level in the mean, and most at sharp edges of colour (docs/pictures.md).
+/// full image by about a level in the mean, and most at sharp edges of colour (docs/images.md).
 ///
 /// Grey is `(2126 R + 7152 G + 722 B) / 10000`, rounded down: the weights of the `image` crate
 /// (Rec. 709), not OpenCV's.
@@ -77,22 +77,22 @@ static WORKING: Budget = Budget::new(WORKING_BYTES);
 /// once decoded, or above 3 GiB while decoding), [`DataError::FileTooLong`] (above 1 GiB) and
 /// [`DataError::Spec`]. A JPEG that was cut short is not an error: the
 /// decoder fills in the missing part.
-pub fn decode(path: &Path, spec: &PictureSpec) -> Result<Array3<u8>, DataError> {
+pub fn decode(path: &Path, spec: &ImageSpec) -> Result<Array3<u8>, DataError> {
     spec.check()?;
-    let (picture, permit) = open(path, Some(spec))?;
-    let resized = match picture {
-        Picture::Whole(picture) => fit(picture, spec),
-        Picture::Shrunk(picture) => picture.fit(spec),
+    let (image, permit) = open(path, Some(spec))?;
+    let resized = match image {
+        Image::Whole(image) => fit(image, spec),
+        Image::Shrunk(image) => image.fit(spec),
     };
     drop(permit);
     Ok(resized)
 }
 
-/// Crops and resizes an upright picture.
-fn fit(picture: DynamicImage, spec: &PictureSpec) -> Array3<u8> {
-    let (height, width) = (picture.height() as usize, picture.width() as usize);
+/// Crops and resizes an upright image.
+fn fit(image: DynamicImage, spec: &ImageSpec) -> Array3<u8> {
+    let (height, width) = (image.height() as usize, image.width() as usize);
     let crop = Crop::centred(height, width, spec.height, spec.width);
-    let pixels = flatten(&picture, crop, spec);
+    let pixels = flatten(&image, crop, spec);
     let resize = match spec.resize {
         Resize::Fast | Resize::Area => resize::area,
         Resize::Cv2 => resize::cv2_bilinear,
@@ -100,21 +100,21 @@ fn fit(picture: DynamicImage, spec: &PictureSpec) -> Array3<u8> {
     resize(pixels.view(), spec.height, spec.width)
 }
 
-/// Height and width of a picture as it is seen, in pixels.
+/// Height and width of an image as it is seen, in pixels.
 ///
 /// # Errors
 /// As [`decode`].
 pub fn upright_size(path: &Path) -> Result<(usize, usize), DataError> {
     match open(path, None)? {
-        (Picture::Whole(picture), _) => Ok((picture.height() as usize, picture.width() as usize)),
-        (Picture::Shrunk(picture), _) => Ok(picture.full),
+        (Image::Whole(image), _) => Ok((image.height() as usize, image.width() as usize)),
+        (Image::Shrunk(image), _) => Ok(image.full),
     }
 }
 
 /// The pixels of a file, upright.
-enum Picture {
+enum Image {
     Whole(DynamicImage),
-    Shrunk(ShrunkPicture),
+    Shrunk(ShrunkImage),
 }
 
 /// Height and width after turning.
@@ -134,11 +134,11 @@ fn turns(orientation: Orientation) -> bool {
     )
 }
 
-/// A file that was opened as a picture, its pixels not decoded yet.
+/// A file that was opened as an image, its pixels not decoded yet.
 struct Opened<D> {
     decoder: D,
     orientation: Orientation,
-    /// Memory for all that is done with the picture.
+    /// Memory for all that is done with the image.
     cost: u64,
     /// See [`shrink_factor`]; only for a JPEG.
     factor: Option<usize>,
@@ -154,8 +154,8 @@ impl<D: ImageDecoder> Opened<D> {
 
 /// Decodes the file and turns it upright.
 ///
-/// The permit covers the picture, and what [`decode`] makes of it for `spec`, until it is dropped.
-fn open(path: &Path, spec: Option<&PictureSpec>) -> Result<(Picture, Permit<'static>), DataError> {
+/// The permit covers the image, and what [`decode`] makes of it for `spec`, until it is dropped.
+fn open(path: &Path, spec: Option<&ImageSpec>) -> Result<(Image, Permit<'static>), DataError> {
     let failed = |source| DataError::Decode {
         path: path.to_owned(),
         source,
@@ -194,19 +194,19 @@ fn open(path: &Path, spec: Option<&PictureSpec>) -> Result<(Picture, Permit<'sta
         let (size, orientation, cost) = (opened.size(), opened.orientation, opened.cost);
         // It holds the file.
         drop(opened);
-        if let Some(picture) = shrink(&file, file_bytes, size, factor, orientation) {
-            return Ok((Picture::Shrunk(picture), permit));
+        if let Some(image) = shrink(&file, file_bytes, size, factor, orientation) {
+            return Ok((Image::Shrunk(image), permit));
         }
         opened = read_again(cost)?;
     }
     let (width, height) = opened.decoder.dimensions();
-    let mut picture = DynamicImage::from_decoder(opened.decoder).map_err(failed)?;
-    if picture.width() == 0 || picture.height() == 0 {
-        let empty = io::Error::other(format!("the picture is {width}x{height} pixels"));
+    let mut image = DynamicImage::from_decoder(opened.decoder).map_err(failed)?;
+    if image.width() == 0 || image.height() == 0 {
+        let empty = io::Error::other(format!("the image is {width}x{height} pixels"));
         return Err(failed(ImageError::IoError(empty)));
     }
-    picture.apply_orientation(opened.orientation);
-    Ok((Picture::Whole(picture), permit))
+    image.apply_orientation(opened.orientation);
+    Ok((Image::Whole(image), permit))
 }
 
 /// Reads up to the pixels, of which only the first `file_bytes` of the file are taken.
@@ -214,7 +214,7 @@ fn read_header<'a>(
     path: &Path,
     file: &'a fs_err::File,
     file_bytes: u64,
-    spec: Option<&PictureSpec>,
+    spec: Option<&ImageSpec>,
 ) -> Result<Opened<impl ImageDecoder + use<'a>>, DataError> {
     let failed = |source| DataError::Decode {
         path: path.to_owned(),
@@ -228,7 +228,7 @@ fn read_header<'a>(
     let mut decoder = reader.into_decoder().map_err(failed)?;
     // The decoders' own limits do not count the buffer we read into.
     let decoded = decoder.total_bytes();
-    // Damaged EXIF is no reason to lose the picture.
+    // Damaged EXIF is no reason to lose the image.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let (width, height) = decoder.dimensions();
     let too_large = |bytes, limit| DataError::TooLarge {
@@ -280,19 +280,19 @@ fn file_copies(file_bytes: u64) -> u64 {
     2 * file_bytes
 }
 
-/// The most memory that a picture takes on its way from a file to a crop, bytes.
+/// The most memory that an image takes on its way from a file to a crop, bytes.
 ///
 /// `decoded` is the size of its pixels. A decoder holds, in multiples of that and at the worst:
 /// PNG and BMP the pixels; GIF a frame that does not fill its screen, and its indices; JPEG the
 /// coefficients of a progressive CMYK file, four of two bytes for three (those of three colours and twice the shrunk
-/// picture, where it is shrunk); WebP an animation's canvas and frame with four channels each, its transparency in two steps, and luma and chroma.
+/// image, where it is shrunk); WebP an animation's canvas and frame with four channels each, its transparency in two steps, and luma and chroma.
 fn cost(
     format: Option<ImageFormat>,
     file_bytes: u64,
     decoded: u64,
     (width, height): (u32, u32),
     orientation: Orientation,
-    spec: Option<&PictureSpec>,
+    spec: Option<&ImageSpec>,
 ) -> u64 {
     let (multiple, file) = match format {
         Some(ImageFormat::Png | ImageFormat::Bmp) => (1, 0),
@@ -309,7 +309,7 @@ fn cost(
     HEADER_BYTES + (file + multiple * decoded).max(decoded + copy)
 }
 
-/// The part of a picture that is kept, in pixels from the top left.
+/// The part of an image that is kept, in pixels from the top left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Crop {
     top: usize,
@@ -336,8 +336,8 @@ impl Crop {
 }
 
 /// The cropped pixels as bytes without alpha: `[crop.height, crop.width, channels]`.
-fn flatten<'a>(picture: &'a DynamicImage, crop: Crop, spec: &PictureSpec) -> CowArray<'a, u8, Ix3> {
-    let gathered = match picture {
+fn flatten<'a>(image: &'a DynamicImage, crop: Crop, spec: &ImageSpec) -> CowArray<'a, u8, Ix3> {
+    let gathered = match image {
         DynamicImage::ImageRgb8(p) if spec.channels == 3 => return rows(p, crop),
         DynamicImage::ImageLuma8(p) => gather(p, crop, spec),
         DynamicImage::ImageLumaA8(p) => gather(p, crop, spec),
@@ -347,7 +347,7 @@ fn flatten<'a>(picture: &'a DynamicImage, crop: Crop, spec: &PictureSpec) -> Cow
         DynamicImage::ImageLumaA16(p) => gather(p, crop, spec),
         DynamicImage::ImageRgb16(p) => gather(p, crop, spec),
         DynamicImage::ImageRgba16(p) => gather(p, crop, spec),
-        // Float pictures: none of the formats above gives them.
+        // Float images: none of the formats above gives them.
         other => gather(&other.to_rgba8(), crop, spec),
     };
     gathered.into()
@@ -355,13 +355,13 @@ fn flatten<'a>(picture: &'a DynamicImage, crop: Crop, spec: &PictureSpec) -> Cow
 
 /// The samples of the crop, `[crop.height, crop.width, samples a pixel]`: no copy.
 fn cropped<P: Pixel>(
-    picture: &ImageBuffer<P, Vec<P::Subpixel>>,
+    image: &ImageBuffer<P, Vec<P::Subpixel>>,
     crop: Crop,
 ) -> ArrayView3<'_, P::Subpixel> {
-    let (height, width) = (picture.height() as usize, picture.width() as usize);
+    let (height, width) = (image.height() as usize, image.width() as usize);
     let shape = (height, width, usize::from(P::CHANNEL_COUNT));
-    ArrayView3::from_shape(shape, picture.as_raw())
-        .expect("a picture holds all of its pixels")
+    ArrayView3::from_shape(shape, image.as_raw())
+        .expect("an image holds all of its pixels")
         .slice_move(s![
             crop.top..crop.top + crop.height,
             crop.left..crop.left + crop.width,
@@ -369,9 +369,9 @@ fn cropped<P: Pixel>(
         ])
 }
 
-/// The crop of a picture that has the wanted form already: a copy only where it is narrower.
-fn rows(picture: &RgbImage, crop: Crop) -> CowArray<'_, u8, Ix3> {
-    let pixels = cropped(picture, crop);
+/// The crop of an image that has the wanted form already: a copy only where it is narrower.
+fn rows(image: &RgbImage, crop: Crop) -> CowArray<'_, u8, Ix3> {
+    let pixels = cropped(image, crop);
     if pixels.is_standard_layout() {
         return pixels.into();
     }
@@ -382,13 +382,13 @@ fn rows(picture: &RgbImage, crop: Crop) -> CowArray<'_, u8, Ix3> {
     resize::image_of(out, crop.height, crop.width).into()
 }
 
-/// The samples of a row of a [`cropped`] picture.
+/// The samples of a row of a [`cropped`] image.
 fn in_a_row<'a, S>(row: &'a ArrayView2<'_, S>) -> &'a [S] {
     row.as_slice()
         .expect("the samples of a row lie side by side")
 }
 
-/// A sample of a picture as one byte.
+/// A sample of an image as one byte.
 trait HighByte: Copy {
     fn high_byte(self) -> u8;
 }
@@ -405,16 +405,12 @@ impl HighByte for u16 {
     }
 }
 
-fn gather<P>(
-    picture: &ImageBuffer<P, Vec<P::Subpixel>>,
-    crop: Crop,
-    spec: &PictureSpec,
-) -> Array3<u8>
+fn gather<P>(image: &ImageBuffer<P, Vec<P::Subpixel>>, crop: Crop, spec: &ImageSpec) -> Array3<u8>
 where
     P: Pixel<Subpixel: HighByte>,
 {
     let mut out = Vec::with_capacity(crop.height * crop.width * spec.channels);
-    for row in cropped(picture, crop).outer_iter() {
+    for row in cropped(image, crop).outer_iter() {
         for pixel in in_a_row(&row).chunks_exact(usize::from(P::CHANNEL_COUNT)) {
             let rgb = opaque(pixel, spec.background);
             match spec.channels {

@@ -1,9 +1,9 @@
 //! The built-in data set: drawn faces, as many as wanted, in any size.
 //!
-//! A demonstration needs pictures that come with the program, that a tiny network learns in
+//! A demonstration needs images that come with the program, that a tiny network learns in
 //! minutes on a CPU, and in which success and failure are plain to see. Flat colours and large
 //! shapes are easily learned, and everybody can tell a face from a blot. All faces look straight
-//! ahead from about the same place, and no part is smaller than a pixel of a 32x32 picture.
+//! ahead from about the same place, and no part is smaller than a pixel of a 32x32 image.
 //!
 //! `portrait` decides what a face looks like, `shape` where its parts are, and this file paints.
 
@@ -76,7 +76,7 @@ fn check(height: usize, width: usize, channels: usize) {
     );
 }
 
-/// A picture in the making, and where the face lies in it.
+/// An image in the making, and where the face lies in it.
 struct Canvas {
     /// `[H, W]`.
     pixels: Array2<Colour>,
@@ -89,7 +89,7 @@ struct Canvas {
 impl Canvas {
     fn new(portrait: &Portrait, height: usize, width: usize) -> Self {
         let pixel = 2.0 / (height.min(width) as f32 * portrait.scale);
-        // From the picture's centre, moved by the face's shift, back to its first pixel.
+        // From the image's centre, moved by the face's shift, back to its first pixel.
         let origin = [
             (1.0 - width as f32) / 2.0 * pixel - portrait.shift[0],
             (1.0 - height as f32) / 2.0 * pixel - portrait.shift[1],

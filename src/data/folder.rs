@@ -1,4 +1,4 @@
-//! A folder of picture files, decoded part by part.
+//! A folder of image files, decoded part by part.
 
 use std::collections::HashSet;
 use std::fs::Metadata;
@@ -16,45 +16,45 @@ use walkdir::{DirEntry, WalkDir};
 use super::decode::decode;
 use super::error::DataError;
 use super::manifest::{Manifest, escape, hash};
-use super::spec::PictureSpec;
+use super::spec::ImageSpec;
 
-/// File name endings that count as pictures, in any case.
+/// File name endings that count as images, in any case.
 pub(crate) const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];
 
 /// Part of every fingerprint: raise it when the same file decodes to other bytes than before.
-const FINGERPRINT_VERSION: &str = "pictures 1";
+const FINGERPRINT_VERSION: &str = "images 1";
 
 /// How many failures an error quotes.
 const QUOTED_REASONS: usize = 3;
 
-/// Decoded pictures that are held before they are handed on.
+/// Decoded images that are held before they are handed on.
 const PART_BYTES: usize = 64 << 20;
 
-/// Pictures in a part for each thread at least, so that none waits long for the last one.
+/// Images in a part for each thread at least, so that none waits long for the last one.
 const PART_PER_THREAD: usize = 16;
 
 /// What lies in a folder.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// Picture files, ordered by the bytes of their path below the folder.
+    /// Image files, ordered by the bytes of their path below the folder.
     pub(crate) files: Vec<PathBuf>,
     /// Folders and links that could not be followed, and why.
     pub(crate) unreadable: Vec<(PathBuf, String)>,
 }
 
-/// Takes decoded pictures, some at a time: `[some, C, H, W]` u8.
+/// Takes decoded images, some at a time: `[some, C, H, W]` u8.
 pub(crate) type Take<'a> = dyn FnMut(&[u8]) -> io::Result<()> + 'a;
 
 /// What became of the files of a folder.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    /// The path below the folder of each picture, in order, and its hash.
+    /// The path below the folder of each image, in order, and its hash.
     pub(crate) manifest: Manifest,
     /// Files and folders that could not be read, and why.
     pub(crate) skipped: Vec<(PathBuf, String)>,
 }
 
-/// The picture files in `dir` and below, in an order that does not depend on the file system.
+/// The image files in `dir` and below, in an order that does not depend on the file system.
 ///
 /// Files count by their name's ending ([`EXTENSIONS`]). Links are followed; a link back to a
 /// folder above it is passed over, and what two links share is listed twice. Below a link,
@@ -62,7 +62,7 @@ pub(crate) struct Folder {
 /// one another would have more paths than can ever be listed.
 ///
 /// # Errors
-/// [`DataError::NoSuchFolder`], [`DataError::NotAFolder`], [`DataError::NoPictures`] and, when
+/// [`DataError::NoSuchFolder`], [`DataError::NotAFolder`], [`DataError::NoImages`] and, when
 /// `dir` itself cannot be opened, [`DataError::Io`].
 pub(crate) fn list(dir: &Path) -> Result<Listing, DataError> {
     check_folder(dir)?;
@@ -72,11 +72,11 @@ pub(crate) fn list(dir: &Path) -> Result<Listing, DataError> {
     let entries = WalkDir::new(dir).follow_links(true).sort_by_file_name();
     for entry in entries.into_iter().filter_entry(|e| links.enter(e)) {
         match entry {
-            Ok(entry) if entry.file_type().is_file() && is_picture(entry.path()) => {
+            Ok(entry) if entry.file_type().is_file() && is_image(entry.path()) => {
                 listing.files.push(entry.into_path());
             }
             Ok(_) => {}
-            // A link that leads back up: its pictures are listed already.
+            // A link that leads back up: its images are listed already.
             Err(error) if error.loop_ancestor().is_some() => {}
             Err(error) => {
                 let path = error.path().unwrap_or(dir).to_owned();
@@ -89,7 +89,7 @@ pub(crate) fn list(dir: &Path) -> Result<Listing, DataError> {
     }
     if listing.files.is_empty() {
         let unreadable = listing.unreadable.len();
-        return Err(DataError::NoPictures {
+        return Err(DataError::NoImages {
             dir: dir.to_owned(),
             extensions: &EXTENSIONS,
             unreadable,
@@ -145,7 +145,7 @@ fn check_folder(dir: &Path) -> Result<(), DataError> {
     }
 }
 
-fn is_picture(path: &Path) -> bool {
+fn is_image(path: &Path) -> bool {
     let ending = path.extension().unwrap_or_default();
     EXTENSIONS
         .iter()
@@ -160,15 +160,15 @@ fn path_bytes<'a>(dir: &Path, path: &'a Path) -> &'a [u8] {
         .as_encoded_bytes()
 }
 
-/// Decodes every picture of a listing of `dir`, on all threads of the current rayon pool, and hands the pixels
-/// to `take`, some pictures at a time and in the order of [`list`].
+/// Decodes every image of a listing of `dir`, on all threads of the current rayon pool, and hands the pixels
+/// to `take`, some images at a time and in the order of [`list`].
 ///
 /// Order and bytes do not depend on the number of threads. Files that cannot be read any more, or
 /// never could, and files that make a decoder panic, are left out and listed. `progress` is called
 /// once for each file with the number of files done so far, from any thread, and now and then out
 /// of order.
 ///
-/// Memory: 64 MiB of decoded pictures or 16 of them for each thread, and what [`decode`] takes on all threads
+/// Memory: 64 MiB of decoded images or 16 of them for each thread, and what [`decode`] takes on all threads
 /// together.
 ///
 /// # Shapes
@@ -179,7 +179,7 @@ fn path_bytes<'a>(dir: &Path, path: &'a Path) -> &'a [u8] {
 pub(crate) fn load(
     dir: &Path,
     listing: Listing,
-    spec: &PictureSpec,
+    spec: &ImageSpec,
     progress: &(dyn Fn(usize) + Sync),
     take: &mut Take,
 ) -> Result<Folder, DataError> {
@@ -188,31 +188,31 @@ pub(crate) fn load(
     let part = (PART_BYTES / spec.bytes()).max(PART_PER_THREAD * rayon::current_num_threads());
     let mut pixels = vec![0; part.min(files.len()) * spec.bytes()];
     let done = AtomicUsize::new(0);
-    let (mut pictures, mut skipped) = (Vec::with_capacity(files.len()), Vec::new());
+    let (mut images, mut skipped) = (Vec::with_capacity(files.len()), Vec::new());
     for files in files.chunks(part) {
         let hashes = decode_all(files, spec, &mut pixels, &|| {
             progress(done.fetch_add(1, Ordering::Relaxed) + 1);
         });
-        let before = pictures.len();
+        let before = images.len();
         for (i, (path, outcome)) in files.iter().zip(hashes).enumerate() {
             match outcome {
                 Ok(hash) => {
-                    // Readable pictures move together.
+                    // Readable images move together.
                     let slot = |n: usize| n * spec.bytes();
-                    pixels.copy_within(slot(i)..slot(i + 1), slot(pictures.len() - before));
-                    pictures.push((escape(path_bytes(dir, path)), hash));
+                    pixels.copy_within(slot(i)..slot(i + 1), slot(images.len() - before));
+                    images.push((escape(path_bytes(dir, path)), hash));
                 }
                 Err(reason) => skipped.push((path.clone(), reason)),
             }
         }
-        take(&pixels[..(pictures.len() - before) * spec.bytes()])?;
+        take(&pixels[..(images.len() - before) * spec.bytes()])?;
     }
-    if pictures.is_empty() {
+    if images.is_empty() {
         return Err(none_readable(dir, &skipped));
     }
     skipped.extend(unreadable);
     Ok(Folder {
-        manifest: Manifest::new(pictures),
+        manifest: Manifest::new(images),
         skipped,
     })
 }
@@ -220,7 +220,7 @@ pub(crate) fn load(
 /// Decodes each file into its place in `pixels`; the hash of what is there then, or why it cannot be read.
 fn decode_all(
     files: &[PathBuf],
-    spec: &PictureSpec,
+    spec: &ImageSpec,
     pixels: &mut [u8],
     done: &(dyn Fn() + Sync),
 ) -> Vec<Result<u64, String>> {
@@ -291,13 +291,13 @@ fn none_readable(dir: &Path, skipped: &[(PathBuf, String)]) -> DataError {
     }
 }
 
-/// A digest that changes when the pictures or their wanted form do: 64 hexadecimal digits.
+/// A digest that changes when the images or their wanted form do: 64 hexadecimal digits.
 ///
-/// Tells whether decoded pictures kept from an earlier run are still good. Covers each file's path
+/// Tells whether decoded images kept from an earlier run are still good. Covers each file's path
 /// below `dir`, size and modification time, not its content, so that it takes milliseconds; an
 /// edit that keeps size and time goes unseen. Moving the whole folder changes nothing. A file that
 /// is gone by now counts as gone: once it is not listed any more, or back, the digest is another.
-pub(crate) fn fingerprint(dir: &Path, files: &[PathBuf], spec: &PictureSpec) -> String {
+pub(crate) fn fingerprint(dir: &Path, files: &[PathBuf], spec: &ImageSpec) -> String {
     let mut hasher = blake3::Hasher::new();
     // Each part with its length, so that no two lists of parts read the same.
     let mut add = |part: &[u8]| {
@@ -305,7 +305,7 @@ pub(crate) fn fingerprint(dir: &Path, files: &[PathBuf], spec: &PictureSpec) -> 
         hasher.update(part);
     };
     add(FINGERPRINT_VERSION.as_bytes());
-    let PictureSpec {
+    let ImageSpec {
         height,
         width,
         channels,

@@ -1,4 +1,4 @@
-//! JPEG at a fraction of its size, without making the full picture first.
+//! JPEG at a fraction of its size, without making the full image first.
 //!
 //! A block of 8x8 pixels is 64 frequencies; the lowest of them alone give it as 4x4, 2x2 or one pixel. By the
 //! `jpeg-decoder` crate in plain Rust, whose bytes are the same on every processor. The decoder of the `image` crate is
@@ -9,8 +9,8 @@
 //!
 //! # Memory
 //!
-//! Beside metadata, the shrunk picture twice, and of a progressive file all frequencies, two bytes for each sample of
-//! the full picture.
+//! Beside metadata, the shrunk image twice, and of a progressive file all frequencies, two bytes for each sample of
+//! the full image.
 
 use std::io::Read;
 
@@ -23,7 +23,7 @@ use ndarray::Array3;
 /// # Shapes
 /// Returns `[height / factor, width / factor, C]` u8, both sides rounded up, C = 1 (grey) or 3 (RGB).
 ///
-/// Each pixel stands for `factor` x `factor` pixels. The last of a row or column can reach beyond the full picture,
+/// Each pixel stands for `factor` x `factor` pixels. The last of a row or column can reach beyond the full image,
 /// into what the file holds there to fill up its blocks.
 pub(super) fn shrink(
     file: impl Read,

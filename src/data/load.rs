@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::cache::{self, CacheKey, Cached};
 use super::folder::{self, Listing, Take};
-use super::{DataError, Manifest, PictureSpec, Store, faces, manifest};
+use super::{DataError, ImageSpec, Manifest, Store, faces, manifest};
 use crate::config::{DataConfig, ModelConfig};
 use crate::memory::available_bytes;
 use crate::native;
@@ -17,24 +17,24 @@ use crate::report::bytes;
 /// A data set ready for training, and what is worth telling about it.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The pictures.
+    /// The images.
     pub store: Store,
     /// Files that could not be read, each with the reason; also those of the start that made the
     /// cache.
     pub skipped: Vec<(PathBuf, String)>,
-    /// Where the pictures came from, for people.
+    /// Where the images came from, for people.
     pub origin: String,
-    /// Name and hash of each picture, in the store's order.
+    /// Name and hash of each image, in the store's order.
     pub manifest: Manifest,
 }
 
-/// Loads the pictures that `data` names in the shape that `model` wants.
+/// Loads the images that `data` names in the shape that `model` wants.
 ///
 /// `progress(done, total)` is called from several threads while files are decoded. `seed` draws the
-/// built-in pictures.
+/// built-in images.
 ///
 /// # Errors
-/// No such folder, no readable picture in it, a `cache` that is some other file.
+/// No such folder, no readable image in it, a `cache` that is some other file.
 pub fn load(
     data: &DataConfig,
     model: &ModelConfig,
@@ -44,7 +44,7 @@ pub fn load(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Loaded> {
     let [channels, height, width] = model.chw().map(|n| n as usize);
-    let spec = PictureSpec {
+    let spec = ImageSpec {
         height,
         width,
         channels,
@@ -57,10 +57,10 @@ pub fn load(
     }
 }
 
-/// The size of all picture files in `dir` and below, bytes.
+/// The size of all image files in `dir` and below, bytes.
 ///
 /// # Errors
-/// No such folder, or no picture in it.
+/// No such folder, or no image in it.
 pub fn file_bytes(dir: &Path) -> Result<u64> {
     let files = folder::list(dir)?.files;
     let sizes = files
@@ -69,7 +69,7 @@ pub fn file_bytes(dir: &Path) -> Result<u64> {
     Ok(sizes.sum())
 }
 
-fn builtin(count: u64, seed: u64, spec: &PictureSpec, device: Device) -> Result<Loaded> {
+fn builtin(count: u64, seed: u64, spec: &ImageSpec, device: Device) -> Result<Loaded> {
     let pixels = faces::dataset(seed, count, spec.height, spec.width, spec.channels);
     let bytes = pixels.as_slice().context("the faces have gaps")?;
     let hashes: Vec<u64> = (bytes.par_chunks_exact(spec.bytes()))
@@ -88,7 +88,7 @@ fn builtin(count: u64, seed: u64, spec: &PictureSpec, device: Device) -> Result<
 
 fn from_folder(
     dir: &Path,
-    spec: &PictureSpec,
+    spec: &ImageSpec,
     cache: Option<&Path>,
     device: Device,
     progress: &(dyn Fn(usize, usize) + Sync),
@@ -104,20 +104,20 @@ fn from_folder(
     let progress = |done| progress(done, total);
     let Some(path) = cache else {
         let read = in_memory(dir, listing, spec, &progress)?;
-        let origin = format!("{} pictures from {}", read.manifest.len(), dir.display());
+        let origin = format!("{} images from {}", read.manifest.len(), dir.display());
         return loaded(read, origin, |pixels| Store::new(pixels, device));
     };
     let mapped = |pixels| Store::mapped(pixels, device);
     if let Some(found) = cache::read(path, &key, dir, spec)? {
         let count = found.manifest.len();
-        let origin = format!("{count} pictures cached in {}", path.display());
+        let origin = format!("{count} images cached in {}", path.display());
         return loaded(found, origin, mapped);
     }
     check_room(path, total, spec)?;
     let decode = |take: &mut Take| Ok(folder::load(dir, listing, spec, &progress, take)?);
-    cache::write(path, &key, dir, spec, decode).context("cannot keep the decoded pictures")?;
+    cache::write(path, &key, dir, spec, decode).context("cannot keep the decoded images")?;
     let made = cache::read(path, &key, dir, spec)?.context("the cache was replaced meanwhile")?;
-    let origin = format!("{} pictures from {}", made.manifest.len(), dir.display());
+    let origin = format!("{} images from {}", made.manifest.len(), dir.display());
     loaded(made, origin, mapped)
 }
 
@@ -138,7 +138,7 @@ fn loaded(
 fn in_memory(
     dir: &Path,
     listing: Listing,
-    spec: &PictureSpec,
+    spec: &ImageSpec,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Cached> {
     let count = listing.files.len();
@@ -158,11 +158,11 @@ fn in_memory(
 }
 
 /// `[count, C, H, W]` u8, if that many fit into the memory that is free.
-fn allocate(count: usize, spec: &PictureSpec, free: Option<u64>) -> Result<Tensor, DataError> {
+fn allocate(count: usize, spec: &ImageSpec, free: Option<u64>) -> Result<Tensor, DataError> {
     let free_bytes = free.unwrap_or(u64::MAX);
     let too_much = || DataError::OutOfMemory {
         count,
-        picture_bytes: spec.bytes(),
+        image_bytes: spec.bytes(),
         free_bytes,
     };
     let wanted = count.checked_mul(spec.bytes()).ok_or_else(too_much)?;
@@ -174,7 +174,7 @@ fn allocate(count: usize, spec: &PictureSpec, free: Option<u64>) -> Result<Tenso
 }
 
 /// Refuses before the work what a disk cannot hold after it.
-fn check_room(path: &Path, count: usize, spec: &PictureSpec) -> Result<()> {
+fn check_room(path: &Path, count: usize, spec: &ImageSpec) -> Result<()> {
     crate::fs::check_writable(path)?;
     let wanted = (count as u64).saturating_mul(spec.bytes() as u64);
     // The folder's file system: the file itself may not be there yet.
@@ -182,7 +182,7 @@ fn check_room(path: &Path, count: usize, spec: &PictureSpec) -> Result<()> {
         && free < wanted
     {
         bail!(
-            "--cache {}: {count} decoded pictures take {} and {} are free there; name a file on another disk",
+            "--cache {}: {count} decoded images take {} and {} are free there; name a file on another disk",
             path.display(),
             bytes(wanted),
             bytes(free)
@@ -196,8 +196,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_pictures_than_memory_is_an_error_that_names_the_cache() {
-        let spec = PictureSpec::rgb(1, 1);
+    fn more_images_than_memory_is_an_error_that_names_the_cache() {
+        let spec = ImageSpec::rgb(1, 1);
         for (count, free) in [(usize::MAX / 2, None), (5, Some(14)), (1 << 60, None)] {
             let error = allocate(count, &spec, free).unwrap_err();
             assert!(matches!(error, DataError::OutOfMemory { .. }), "{error}");
@@ -207,13 +207,9 @@ mod tests {
     }
 
     #[test]
-    fn more_pictures_than_the_disk_holds_are_refused_before_the_work() {
+    fn more_images_than_the_disk_holds_are_refused_before_the_work() {
         let dir = tempfile::tempdir().unwrap();
-        let error = check_room(
-            &dir.path().join("cache"),
-            1 << 50,
-            &PictureSpec::rgb(64, 64),
-        );
+        let error = check_room(&dir.path().join("cache"), 1 << 50, &ImageSpec::rgb(64, 64));
         let error = error.unwrap_err().to_string();
         assert!(error.contains("another disk"), "{error}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

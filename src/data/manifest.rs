@@ -1,9 +1,9 @@
-//! Which pictures a run was trained on: a name and a hash for each, as a text file.
+//! Which images a run was trained on: a name and a hash for each, as a text file.
 //!
 //! # Format
 //!
 //! UTF-8 text, every line ended by a newline. The first line is `ddpm pictures 1 N`: the version
-//! and the number of lines that follow. Then, for each picture in the order of the data set, the
+//! and the number of lines that follow. Then, for each image in the order of the data set, the
 //! first 16 hexadecimal digits of the BLAKE3 hash of its decoded bytes `[C, H, W]`, a tab, and its
 //! path below the folder, see [`escape`]. [`Manifest::fingerprint`] is what `b3sum` prints for the
 //! file.
@@ -20,7 +20,7 @@ const MAGIC: &str = "ddpm pictures ";
 
 const VERSION: &str = "1";
 
-/// The longest file that is read: about ten million pictures.
+/// The longest file that is read: about ten million images.
 const MAX_BYTES: u64 = 1 << 30;
 
 /// How many names [`Manifest::differences`] gives for each kind of change.
@@ -29,15 +29,15 @@ const QUOTED_NAMES: usize = 5;
 /// How much of a bad line an error shows, characters.
 const SHOWN_CHARS: usize = 60;
 
-/// The pictures of a data set in order: what each is called, and what it looks like.
+/// The images of a data set in order: what each is called, and what it looks like.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Manifest {
-    pictures: Vec<Picture>,
+    images: Vec<Image>,
 }
 
-/// A picture of a [`Manifest`].
+/// An image of a [`Manifest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Picture {
+struct Image {
     /// As [`escape`] writes it.
     name: String,
     hash: u64,
@@ -45,34 +45,32 @@ struct Picture {
 
 impl Manifest {
     /// A list of names, of which no two are the same, and [`hash`]es.
-    pub(super) fn new(pictures: impl IntoIterator<Item = (String, u64)>) -> Self {
-        let pictures = pictures.into_iter();
+    pub(super) fn new(images: impl IntoIterator<Item = (String, u64)>) -> Self {
+        let images = images.into_iter();
         Self {
-            pictures: pictures
-                .map(|(name, hash)| Picture { name, hash })
-                .collect(),
+            images: images.map(|(name, hash)| Image { name, hash }).collect(),
         }
     }
 
-    /// Number of pictures.
+    /// Number of images.
     pub fn len(&self) -> usize {
-        self.pictures.len()
+        self.images.len()
     }
 
-    /// Whether there is no picture.
+    /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
-        self.pictures.is_empty()
+        self.images.is_empty()
     }
 
-    /// Name of picture `index`, from 0: its path below the folder with special characters escaped,
+    /// Name of image `index`, from 0: its path below the folder with special characters escaped,
     /// or `face-000012` for a built-in one.
     pub fn name(&self, index: usize) -> Option<&str> {
-        self.pictures.get(index).map(|p| p.name.as_str())
+        self.images.get(index).map(|p| p.name.as_str())
     }
 
-    /// Hash of picture `index`, from 0: the first 64 bits of the BLAKE3 hash of its decoded bytes.
+    /// Hash of image `index`, from 0: the first 64 bits of the BLAKE3 hash of its decoded bytes.
     pub fn hash(&self, index: usize) -> Option<u64> {
-        self.pictures.get(index).map(|p| p.hash)
+        self.images.get(index).map(|p| p.hash)
     }
 
     /// A digest of all names and hashes in their order: 64 hexadecimal digits.
@@ -106,13 +104,13 @@ impl Manifest {
             );
             Self::parse(&bytes)
         };
-        read().with_context(|| format!("cannot read the list of pictures {}", path.display()))
+        read().with_context(|| format!("cannot read the list of images {}", path.display()))
     }
 
     /// The text of the file.
     pub(super) fn to_text(&self) -> String {
         let mut text = format!("{MAGIC}{VERSION} {}\n", self.len());
-        for Picture { name, hash } in &self.pictures {
+        for Image { name, hash } in &self.images {
             let _ = writeln!(text, "{hash:016x}\t{name}");
         }
         text
@@ -132,12 +130,12 @@ impl Manifest {
         let mut names = HashSet::new();
         for (i, line) in lines.enumerate() {
             let mut read = || {
-                let picture = picture(line)?;
+                let image = image(line)?;
                 ensure!(names.insert(&line[17..]), "the name comes a second time");
-                Ok(picture)
+                Ok(image)
             };
             let read = read().with_context(|| format!("line {}, {:?}", i + 2, shown(line)));
-            manifest.pictures.push(read?);
+            manifest.images.push(read?);
         }
         let found = manifest.len();
         ensure!(
@@ -149,7 +147,7 @@ impl Manifest {
 
     /// What has changed since `before`, for people; `None` if the two are the same.
     ///
-    /// Counts pictures that are gone, new, changed under the same name, and merely moved or
+    /// Counts images that are gone, new, changed under the same name, and merely moved or
     /// renamed (same hash, another name), and names up to five of each.
     pub fn differences(&self, before: &Manifest) -> Option<String> {
         if self == before {
@@ -158,24 +156,21 @@ impl Manifest {
         let now_by_name = self.by_name();
         let before_by_name = before.by_name();
         let mut changed = Vec::new();
-        let mut added: Vec<&Picture> = Vec::new();
-        for picture in &self.pictures {
-            match before_by_name.get(picture.name.as_str()) {
-                None => added.push(picture),
-                Some(&hash) if hash != picture.hash => changed.push(picture.name.clone()),
+        let mut added: Vec<&Image> = Vec::new();
+        for image in &self.images {
+            match before_by_name.get(image.name.as_str()) {
+                None => added.push(image),
+                Some(&hash) if hash != image.hash => changed.push(image.name.clone()),
                 Some(_) => {}
             }
         }
-        // New names by hash, the first on top: each serves one picture that is gone.
+        // New names by hash, the first on top: each serves one image that is gone.
         let mut arrivals: HashMap<u64, Vec<&str>> = HashMap::new();
-        for picture in added.iter().rev() {
-            arrivals
-                .entry(picture.hash)
-                .or_default()
-                .push(&picture.name);
+        for image in added.iter().rev() {
+            arrivals.entry(image.hash).or_default().push(&image.name);
         }
         let (mut gone, mut moved, mut taken) = (Vec::new(), Vec::new(), HashSet::new());
-        for Picture { name, hash } in &before.pictures {
+        for Image { name, hash } in &before.images {
             if now_by_name.contains_key(name.as_str()) {
                 continue;
             }
@@ -202,13 +197,13 @@ impl Manifest {
         .map(|(names, verbs)| part(names, verbs))
         .collect();
         Some(match parts.is_empty() {
-            true => "the same pictures in another order".to_owned(),
+            true => "the same images in another order".to_owned(),
             false => parts.join(", "),
         })
     }
 
     fn by_name(&self) -> HashMap<&str, u64> {
-        (self.pictures.iter())
+        (self.images.iter())
             .map(|p| (p.name.as_str(), p.hash))
             .collect()
     }
@@ -224,7 +219,7 @@ fn part(names: &[String], [one, many]: [&str; 2]) -> String {
     format!("{} {verb} ({quoted})", names.len())
 }
 
-/// The number of pictures in a first line.
+/// The number of images in a first line.
 fn header(line: &str) -> Result<u64> {
     let rest = line.strip_prefix(MAGIC).unwrap_or_default();
     let (version, count) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -236,14 +231,14 @@ fn header(line: &str) -> Result<u64> {
     match count.parse::<u64>() {
         Ok(number) if number.to_string() == count => Ok(number),
         _ => bail!(
-            "its first line gives {:?} as the number of pictures",
+            "its first line gives {:?} as the number of images",
             shown(count)
         ),
     }
 }
 
 /// A line after the first.
-fn picture(line: &str) -> Result<Picture> {
+fn image(line: &str) -> Result<Image> {
     let (digits, name) = line.split_once('\t').context("no tab after the hash")?;
     let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     ensure!(
@@ -255,7 +250,7 @@ fn picture(line: &str) -> Result<Picture> {
         written.as_deref() == Some(name) && !name.is_empty(),
         "the name is not written as this program does"
     );
-    Ok(Picture {
+    Ok(Image {
         name: name.to_owned(),
         hash: u64::from_str_radix(digits, 16)?,
     })
@@ -270,7 +265,7 @@ fn shown(text: &str) -> String {
     shown
 }
 
-/// The first 64 bits of the BLAKE3 hash of a picture's bytes.
+/// The first 64 bits of the BLAKE3 hash of an image's bytes.
 pub(super) fn hash(pixels: &[u8]) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(pixels).as_bytes();
     u64::from_be_bytes([a, b, c, d, e, f, g, h])

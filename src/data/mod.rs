@@ -1,4 +1,4 @@
-//! Pictures: found, decoded and resized once, then one u8 tensor that training reads.
+//! Images: found, decoded and resized once, then one u8 tensor that training reads.
 //!
 //! Order: `spec` (the wanted form) → `folder` (which files) → `decode`, `jpeg` and `resize` (one file to
 //! bytes) or `faces` (the built-in data set) → `manifest` (names and hashes) → `cache` (decoded tensor
@@ -28,5 +28,5 @@ pub use load::{Loaded, file_bytes, load};
 pub use manifest::Manifest;
 pub use order::Order;
 pub use resize::cv2_bilinear;
-pub use spec::PictureSpec;
+pub use spec::ImageSpec;
 pub use store::Store;

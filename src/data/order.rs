@@ -1,45 +1,45 @@
-//! Which pictures make up the batch of a step.
+//! Which images make up the batch of a step.
 
 use tch::{Device, Kind, Tensor};
 
 use crate::rng::{Stream, key, seeded};
 
-/// Walks the data set epoch by epoch, each in an order of its own; every picture is seen exactly
+/// Walks the data set epoch by epoch, each in an order of its own; every image is seen exactly
 /// once an epoch, and batches run on across the border of two.
 #[derive(Debug)]
 pub struct Order {
     seed: u64,
-    pictures: u64,
+    images: u64,
     /// The permutation in use, so that it is not drawn at every step.
     current: Option<(u64, Vec<i64>)>,
 }
 
 impl Order {
-    /// An order over `pictures` pictures, at least one.
-    pub fn new(seed: u64, pictures: u64) -> Order {
+    /// An order over `images` images, at least one.
+    pub fn new(seed: u64, images: u64) -> Order {
         Order {
             seed,
-            pictures,
+            images,
             current: None,
         }
     }
 
-    /// Pictures in the data set.
-    pub fn pictures(&self) -> u64 {
-        self.pictures
+    /// Images in the data set.
+    pub fn images(&self) -> u64 {
+        self.images
     }
 
-    /// Indices of the `batch` pictures of step `step` (from 0), a function of (seed, step) alone.
+    /// Indices of the `batch` images of step `step` (from 0), a function of (seed, step) alone.
     pub fn batch(&mut self, step: u64, batch: i64) -> Vec<i64> {
-        let (batch, pictures) = (batch as u64, self.pictures);
+        let (batch, images) = (batch as u64, self.images);
         (step * batch..(step + 1) * batch)
-            .map(|p| self.permutation(p / pictures)[(p % pictures) as usize])
+            .map(|p| self.permutation(p / images)[(p % images) as usize])
             .collect()
     }
 
     fn permutation(&mut self, epoch: u64) -> &[i64] {
         if self.current.as_ref().is_none_or(|(e, _)| *e != epoch) {
-            let draw = || Tensor::randperm(self.pictures as i64, (Kind::Int64, Device::Cpu));
+            let draw = || Tensor::randperm(self.images as i64, (Kind::Int64, Device::Cpu));
             let drawn = seeded(key(self.seed, Stream::Order, epoch), draw);
             let drawn = Vec::try_from(drawn).expect("randperm gives a 1-d i64 tensor");
             self.current = Some((epoch, drawn));
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_picture_comes_once_an_epoch_and_steps_can_be_replayed() {
+    fn every_image_comes_once_an_epoch_and_steps_can_be_replayed() {
         let mut order = Order::new(3, 10);
         let walked: Vec<i64> = (0..5).flat_map(|step| order.batch(step, 4)).collect();
         for epoch in walked.chunks(10) {

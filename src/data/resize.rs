@@ -1,4 +1,4 @@
-//! Two ways to resize pictures of bytes.
+//! Two ways to resize images of bytes.
 //!
 //! [`area`] is the good one: every source pixel counts, so shrinking does not alias.
 //! [`cv2_bilinear`] is there to train on exactly the pixels that OpenCV's default resize gives,
@@ -12,7 +12,7 @@ use crate::native::{Across, area_across, area_down, area_padded};
 
 /// Resizes as OpenCV's `cv2.resize(..., INTER_LINEAR)` does on bytes, bit for bit.
 ///
-/// Looks at no more than 2x2 source pixels for each result, so a picture shrunk by more than two
+/// Looks at no more than 2x2 source pixels for each result, so an image shrunk by more than two
 /// aliases. OpenCV works with weights of 11 bits and drops 4 + 16 + 2 bits on the way, and takes a
 /// 2x2 mean when both sides halve exactly.
 ///
@@ -48,8 +48,8 @@ pub fn cv2_bilinear(src: ArrayView3<u8>, dh: usize, dw: usize) -> Array3<u8> {
 /// Resizes by area: each result is the mean of the source under it, with partly covered pixels
 /// counted in part.
 ///
-/// Exact in integers, rounded half up. A side that grows has nothing to average: a picture that
-/// grows on either side goes to [`cv2_bilinear`], which is smooth and never overshoots. A picture
+/// Exact in integers, rounded half up. A side that grows has nothing to average: an image that
+/// grows on either side goes to [`cv2_bilinear`], which is smooth and never overshoots. An image
 /// of the right size is copied.
 ///
 /// A box filter sampled at pixel centres, as libraries have it, is not this: it counts pixels
@@ -73,9 +73,9 @@ pub(crate) fn area(src: ArrayView3<u8>, dh: usize, dw: usize) -> Array3<u8> {
     area_of(src, Span::whole(sh, dh), Span::whole(sw, dw))
 }
 
-/// What one axis of a picture is made into: a stretch of it into equal results.
+/// What one axis of an image is made into: a stretch of it into equal results.
 ///
-/// All lengths are in units of which a source pixel has `pixel`, so that a picture that was shrunk
+/// All lengths are in units of which a source pixel has `pixel`, so that an image that was shrunk
 /// before can be cut at places between its pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -125,7 +125,7 @@ impl Span {
     }
 }
 
-/// As [`area`], for a part of the picture, which may begin and end between pixels.
+/// As [`area`], for a part of the image, which may begin and end between pixels.
 ///
 /// # Shapes
 /// - `src`: `[rows.pixels(), columns.pixels(), C]` u8, the pixels that the spans lie on, from the first;
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn both_copy_a_picture_of_the_right_size() {
+    fn both_copy_an_image_of_the_right_size() {
         let src: Vec<u8> = (0..=255).collect();
         assert_eq!(resized(area, &src, (8, 32, 1), (8, 32)), src);
         assert_eq!(resized(cv2_bilinear, &src, (8, 32, 1), (8, 32)), src);

@@ -1,17 +1,17 @@
-//! The form that every picture of a data set is brought to.
+//! The form that every image of a data set is brought to.
 
 use serde::{Deserialize, Serialize};
 
 use super::error::DataError;
 use crate::config::{Background, Resize};
 
-/// The longest side a picture can be resized to, pixels.
+/// The longest side an image can be resized to, pixels.
 pub(crate) const MAX_SIDE: usize = 8192;
 
-/// The form every picture of a data set is brought to.
+/// The form every image of a data set is brought to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PictureSpec {
+pub struct ImageSpec {
     /// Height in pixels, 1 to 8192.
     pub height: usize,
     /// Width in pixels, 1 to 8192.
@@ -24,7 +24,7 @@ pub struct PictureSpec {
     pub background: Background,
 }
 
-impl PictureSpec {
+impl ImageSpec {
     /// RGB, area resize, white behind transparent pixels.
     pub fn rgb(height: usize, width: usize) -> Self {
         Self {
@@ -36,12 +36,12 @@ impl PictureSpec {
         }
     }
 
-    /// Bytes of one picture: height * width * channels.
+    /// Bytes of one image: height * width * channels.
     pub fn bytes(&self) -> usize {
         self.height * self.width * self.channels
     }
 
-    /// Refuses sizes and channel counts that make no picture.
+    /// Refuses sizes and channel counts that make no image.
     ///
     /// # Errors
     /// [`DataError::Spec`] naming the first field out of range.

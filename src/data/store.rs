@@ -9,22 +9,22 @@ use tch::{Device, Kind, Tensor};
 use super::ahead::Ahead;
 use crate::native;
 
-/// Decoded pictures: on the training device when they fit there, else in host memory or in a mapped file, from which
+/// Decoded images: on the training device when they fit there, else in host memory or in a mapped file, from which
 /// the next batches are gathered while a step is computed.
 #[derive(Debug)]
 pub struct Store {
     /// `[N, C, H, W]` u8.
     pixels: Tensor,
     device: Device,
-    /// Where pictures do not lie ready on the device.
+    /// Where images do not lie ready on the device.
     ahead: Option<RefCell<Ahead>>,
 }
 
-/// Share of a CUDA device's free memory that pictures may take; the rest is for training.
+/// Share of a CUDA device's free memory that images may take; the rest is for training.
 const DEVICE_SHARE: f64 = 0.25;
 
 impl Store {
-    /// Takes decoded pictures and moves them to `device` if they fit.
+    /// Takes decoded images and moves them to `device` if they fit.
     ///
     /// # Shapes
     /// - `pixels`: `[N, C, H, W]` u8 on CPU, N ≥ 1
@@ -35,7 +35,7 @@ impl Store {
         Store::place(pixels, device, false)
     }
 
-    /// [`new`](Store::new) for the pictures of a mapped file, of which no more is read than training asks for.
+    /// [`new`](Store::new) for the images of a mapped file, of which no more is read than training asks for.
     ///
     /// # Errors
     /// As [`new`](Store::new).
@@ -73,17 +73,17 @@ impl Store {
         })
     }
 
-    /// Number of pictures.
+    /// Number of images.
     pub fn len(&self) -> u64 {
         self.pixels.size()[0] as u64
     }
 
-    /// Never: a store has at least one picture.
+    /// Never: a store has at least one image.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The pictures, `[N, C, H, W]` u8.
+    /// The images, `[N, C, H, W]` u8.
     pub fn pixels(&self) -> &Tensor {
         &self.pixels
     }
@@ -93,7 +93,7 @@ impl Store {
         self.ahead.is_some()
     }
 
-    /// Begins to gather the pictures of a later [`batch`](Store::batch), beside what goes on.
+    /// Begins to gather the images of a later [`batch`](Store::batch), beside what goes on.
     ///
     /// # Errors
     /// Those of gathering them earlier.
@@ -104,13 +104,13 @@ impl Store {
         }
     }
 
-    /// How long batches waited for their pictures to be gathered, in all: nothing where they lie on the device.
+    /// How long batches waited for their images to be gathered, in all: nothing where they lie on the device.
     pub fn waited(&self) -> Duration {
         let waited = |ahead: &RefCell<Ahead>| ahead.borrow().waited;
         self.ahead.as_ref().map_or(Duration::ZERO, waited)
     }
 
-    /// Pictures `indices` scaled to [-1, 1], those marked in `mirrored` flipped left to right.
+    /// Images `indices` scaled to [-1, 1], those marked in `mirrored` flipped left to right.
     ///
     /// # Shapes
     /// - `mirrored`: `[indices.len()]` bool on CPU

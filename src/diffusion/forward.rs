@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 use super::Schedule;
 use crate::config::Prediction;
 
-/// Noised pictures with what they were made of.
+/// Noised images with what they were made of.
 #[derive(Debug)]
 pub struct Noised {
     /// `[N, C, H, W]` f32 in [-1, 1].
@@ -20,7 +20,7 @@ pub struct Noised {
 }
 
 impl Noised {
-    /// Pictures `start..start + count` of the batch.
+    /// Images `start..start + count` of the batch.
     pub fn part(&self, start: i64, count: i64) -> Noised {
         let narrow = |x: &Tensor| x.narrow(0, start, count);
         Noised {
@@ -32,7 +32,7 @@ impl Noised {
     }
 }
 
-/// Draws noised pictures; its tables live on the training device as f32.
+/// Draws noised images; its tables live on the training device as f32.
 #[derive(Debug)]
 pub struct Forward {
     sqrt_alphas_cumprod: Tensor,
@@ -80,7 +80,7 @@ impl Forward {
             - gather(&self.sqrt_one_minus_alphas_cumprod, t) * x_0
     }
 
-    /// The picture of which an output of the network speaks.
+    /// The image of which an output of the network speaks.
     ///
     /// # Shapes
     /// - `x_t`, `predicted`: `[N, C, H, W]` f32; returns the same shape, not clipped
@@ -108,7 +108,7 @@ pub(super) fn on_device(table: Array1<f64>, device: Device) -> Tensor {
     table.to_kind(Kind::Float).to_device(device)
 }
 
-/// One value of a table for each picture, `[N, 1, 1, 1]`.
+/// One value of a table for each image, `[N, 1, 1, 1]`.
 pub(super) fn gather(table: &Tensor, t: &Tensor) -> Tensor {
     table.index_select(0, t).view([-1, 1, 1, 1])
 }

@@ -47,7 +47,7 @@ impl Objective {
         }
     }
 
-    /// The share of one microbatch in the loss of a batch of `batch` pictures, see [`microbatch_loss`].
+    /// The share of one microbatch in the loss of a batch of `batch` images, see [`microbatch_loss`].
     ///
     /// # Shapes
     /// - `out`: `[N, C, H, W]`, N ≤ batch, or `[N, 2C, H, W]` where the variance is learned; returns a
@@ -74,11 +74,11 @@ impl Objective {
     }
 }
 
-/// The share of one microbatch in the loss of a batch of `batch` pictures.
+/// The share of one microbatch in the loss of a batch of `batch` images.
 ///
-/// - `LossKind::Sum`: per picture the sum over channels and pixels of the squared error, mean over the
+/// - `LossKind::Sum`: per image the sum over channels and pixels of the squared error, mean over the
 ///   batch. The scale matters to Adam's epsilon and to half precision, not to LAMB's direction.
-/// - `LossKind::Mse`: that, divided by the number of elements of a picture.
+/// - `LossKind::Mse`: that, divided by the number of elements of an image.
 ///
 /// Shares of equal microbatches add up to the loss of the whole batch, and so do their gradients.
 ///
@@ -91,11 +91,11 @@ pub fn microbatch_loss(kind: LossKind, predicted: &Tensor, target: &Tensor, batc
 }
 
 fn divisor(kind: LossKind, target: &Tensor, batch: i64) -> f64 {
-    let per_picture = match kind {
+    let per_image = match kind {
         LossKind::Sum => 1.0,
         LossKind::Mse => (target.numel() as i64 / target.size()[0]) as f64,
     };
-    batch as f64 * per_picture
+    batch as f64 * per_image
 }
 
 #[cfg(test)]
@@ -142,7 +142,7 @@ mod tests {
             };
             let loss = f64::try_from(objective.loss(&out, &noised, 2)).unwrap();
             assert!(loss.abs() < 1e-9, "{prediction:?} {loss}");
-            // And it speaks of the picture that was noised. f32: 1 / sqrt(alpha_bar) is 1e2 at the end.
+            // And it speaks of the image that was noised. f32: 1 / sqrt(alpha_bar) is 1e2 at the end.
             let x_0_hat = objective
                 .forward
                 .x_0_hat(prediction, &noised.x_t, &noised.t, &out);

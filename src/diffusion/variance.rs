@@ -52,8 +52,8 @@ impl VariationalBound {
         }
     }
 
-    /// Sum over pictures, channels and pixels of `T / 1000` times the term in bits: the KL divergence of the
-    /// true posterior from the network's, and at t = 0 the negative log-likelihood of the 8-bit picture.
+    /// Sum over images, channels and pixels of `T / 1000` times the term in bits: the KL divergence of the
+    /// true posterior from the network's, and at t = 0 the negative log-likelihood of the 8-bit image.
     ///
     /// # Shapes
     /// - `predicted`, `v`: `[N, C, H, W]`; returns a scalar

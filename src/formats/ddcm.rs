@@ -1,6 +1,6 @@
-//! `.ddcm` files: pictures as the indices that DDCM chose from its codebooks.
+//! `.ddcm` files: images as the indices that DDCM chose from its codebooks.
 //!
-//! Whoever has the model gets the pictures back: the reverse process is run with the codebook entries
+//! Whoever has the model gets the images back: the reverse process is run with the codebook entries
 //! that the indices name ([`Codebook`](crate::sample::Codebook) states how those are made). They come
 //! back as exactly as the network's arithmetic repeats itself, which across devices is up to rounding.
 //!
@@ -15,14 +15,14 @@
 //! | magic | 4 bytes | `DDCM` in ASCII |
 //! | version | 1 byte | 1; a reader MUST refuse what it does not know |
 //! | flags | 1 byte | bit 0: indices of x_T are stored; bit 1: those of the last step are; other bits MUST be 0 |
-//! | model | 32 bytes | BLAKE3 of the weights and settings; decoding with other ones gives other pictures |
+//! | model | 32 bytes | BLAKE3 of the weights and settings; decoding with other ones gives other images |
 //! | settings | varint n, n bytes | what else changes decoding, in the words of the program; UTF-8 without control characters, n at most 1024 |
 //! | T | varint | time steps of the model, 1 to 2^20 |
 //! | steps | see below | the time steps t that are visited, S of them |
 //! | log2 K | 1 byte | bits of an index, 1 to 16 |
 //! | seed | varint | of the codebooks |
-//! | C, H, W | 3 varints | shape of a picture, each at least 1, at most 2^28 values together |
-//! | N | varint | number of pictures, at least 1 |
+//! | C, H, W | 3 varints | shape of an image, each at least 1, at most 2^28 values together |
+//! | N | varint | number of images, at least 1 |
 //! | indices | bytes | see below |
 //! | checksum | 8 bytes | the first 8 of BLAKE3 of everything before |
 //!
@@ -32,7 +32,7 @@
 //!
 //! **Indices**: codebook step 0 is x_T's, 1..=S are the reverse steps in the order of sampling. Where bit 0
 //! of the flags is clear, x_T is entry 0; where bit 1 is clear, the last reverse step adds no noise. There
-//! MUST be at least one index a picture. They are numbers of log2 K bits, first by picture, then by step, with
+//! MUST be at least one index an image. They are numbers of log2 K bits, first by image, then by step, with
 //! no gaps: number j takes bits j log2 K .. (j + 1) log2 K, where bit i is bit i % 8 of byte i / 8, counted
 //! from the least significant, and a number's least significant bit comes first. Bits left over in the
 //! last byte MUST be 0. All indices together MUST NOT take more than 2^28 bytes; what comes before them says
@@ -60,21 +60,21 @@ use fields::Fields;
 const MAGIC: &[u8; 4] = b"DDCM";
 const VERSION: u8 = 1;
 const CHECKSUM_BYTES: usize = 8;
-/// Most bytes of indices: 100,000 pictures of 1000 steps with K = 65536 take three quarters of that.
+/// Most bytes of indices: 100,000 images of 1000 steps with K = 65536 take three quarters of that.
 const MAX_INDICES_BYTES: u64 = 1 << 28;
 /// Longest file: what comes before the indices is at most 2^20 steps of 3 bytes and a few fields.
 const MAX_FILE_BYTES: u64 = MAX_INDICES_BYTES + (1 << 22);
 
-/// Pictures as indices, and what it takes to make them again.
+/// Images as indices, and what it takes to make them again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ddcm {
     header: DdcmHeader,
-    pictures: usize,
+    images: usize,
     /// Packed as in the file.
     indices: Vec<u8>,
 }
 
-/// What pictures take, in bits for each pixel (a place, whatever its channels).
+/// What images take, in bits for each pixel (a place, whatever its channels).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BitsPerPixel {
     /// The indices alone: the number that papers give.
@@ -84,69 +84,65 @@ pub struct BitsPerPixel {
 }
 
 impl Ddcm {
-    /// Packs the indices of some pictures, each in the order of
+    /// Packs the indices of some images, each in the order of
     /// [`codebook_steps`](DdcmHeader::codebook_steps).
     ///
     /// # Errors
-    /// A header outside the format's limits, no picture, too many of them, another count of indices than the
+    /// A header outside the format's limits, no image, too many of them, another count of indices than the
     /// header says, an index not below K.
-    pub fn new(header: DdcmHeader, pictures: &[Vec<u32>]) -> Result<Ddcm, DdcmError> {
+    pub fn new(header: DdcmHeader, images: &[Vec<u32>]) -> Result<Ddcm, DdcmError> {
         header.check()?;
-        let wanted = header.indices_per_picture();
-        if let Some(other) = pictures.iter().find(|picture| picture.len() != wanted) {
+        let wanted = header.indices_per_image();
+        if let Some(other) = images.iter().find(|image| image.len() != wanted) {
             return Err(DdcmError::malformed(format!(
-                "a picture of {} indices, its header says {wanted}",
+                "an image of {} indices, its header says {wanted}",
                 other.len()
             )));
         }
-        let all = || pictures.iter().flatten().copied();
+        let all = || images.iter().flatten().copied();
         if let Some(index) = all().find(|index| *index >= header.codebook_size) {
             return Err(DdcmError::malformed(format!(
                 "index {index} into a codebook of {} entries",
                 header.codebook_size
             )));
         }
-        indices_bytes(&header, pictures.len() as u64)?;
+        indices_bytes(&header, images.len() as u64)?;
         Ok(Ddcm {
             indices: bits::pack(all(), header.index_bits()),
-            pictures: pictures.len(),
+            images: images.len(),
             header,
         })
     }
 
-    /// What the pictures have in common.
+    /// What the images have in common.
     pub fn header(&self) -> &DdcmHeader {
         &self.header
     }
 
-    /// Number of pictures, at least 1.
-    pub fn pictures(&self) -> usize {
-        self.pictures
+    /// Number of images, at least 1.
+    pub fn images(&self) -> usize {
+        self.images
     }
 
-    /// The indices of one picture, in the order of [`codebook_steps`](DdcmHeader::codebook_steps); all are
+    /// The indices of one image, in the order of [`codebook_steps`](DdcmHeader::codebook_steps); all are
     /// below K.
     ///
     /// # Panics
-    /// `picture` is not below [`pictures`](Ddcm::pictures).
-    pub fn indices(&self, picture: usize) -> Vec<u32> {
-        assert!(
-            picture < self.pictures,
-            "picture {picture} of {}",
-            self.pictures
-        );
-        let count = self.header.indices_per_picture();
-        let numbers = picture * count..(picture + 1) * count;
+    /// `image` is not below [`images`](Ddcm::images).
+    pub fn indices(&self, image: usize) -> Vec<u32> {
+        assert!(image < self.images, "image {image} of {}", self.images);
+        let count = self.header.indices_per_image();
+        let numbers = image * count..(image + 1) * count;
         bits::unpack(&self.indices, numbers, self.header.index_bits())
     }
 
-    /// Size of the pictures in bits per pixel.
+    /// Size of the images in bits per pixel.
     pub fn bits_per_pixel(&self) -> BitsPerPixel {
         let [_, h, w] = self.header.chw;
-        let pixels = self.pictures as f64 * h as f64 * w as f64;
-        let per_picture = self.header.indices_per_picture() * self.header.index_bits() as usize;
+        let pixels = self.images as f64 * h as f64 * w as f64;
+        let per_image = self.header.indices_per_image() * self.header.index_bits() as usize;
         BitsPerPixel {
-            indices: (per_picture * self.pictures) as f64 / pixels,
+            indices: (per_image * self.images) as f64 / pixels,
             file: self.to_bytes().len() as f64 * 8.0 / pixels,
         }
     }
@@ -154,7 +150,7 @@ impl Ddcm {
     fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = [MAGIC.as_slice(), &[VERSION]].concat();
         self.header.push_to(&mut bytes);
-        fields::push_varint(&mut bytes, self.pictures as u64);
+        fields::push_varint(&mut bytes, self.images as u64);
         bytes.extend(&self.indices);
         let checksum = checksum(&bytes);
         bytes.extend(checksum);
@@ -216,8 +212,8 @@ fn parse(bytes: &[u8]) -> Result<Ddcm, DdcmError> {
         )));
     }
     let header = DdcmHeader::parse(&mut fields)?;
-    let pictures = fields.varint()?;
-    let length = indices_bytes(&header, pictures)?;
+    let images = fields.varint()?;
+    let length = indices_bytes(&header, images)?;
     let end = fields.position() + length + CHECKSUM_BYTES;
     if end > bytes.len() {
         return Err(DdcmError::Truncated {
@@ -231,7 +227,7 @@ fn parse(bytes: &[u8]) -> Result<Ddcm, DdcmError> {
         });
     }
     let indices = fields.take(length)?.to_vec();
-    let used_bits = pictures as usize * header.indices_per_picture() * header.index_bits() as usize;
+    let used_bits = images as usize * header.indices_per_image() * header.index_bits() as usize;
     if !bits::rest_is_zero(&indices, used_bits) {
         return Err(DdcmError::malformed(
             "bits are set after the last index".into(),
@@ -239,21 +235,21 @@ fn parse(bytes: &[u8]) -> Result<Ddcm, DdcmError> {
     }
     Ok(Ddcm {
         header,
-        pictures: pictures as usize,
+        images: images as usize,
         indices,
     })
 }
 
-/// Bytes of all indices: at least one picture, and no more than a file may hold.
-fn indices_bytes(header: &DdcmHeader, pictures: u64) -> Result<usize, DdcmError> {
-    let per_picture = header.indices_per_picture() as u64 * u64::from(header.index_bits());
-    let bytes = pictures
-        .checked_mul(per_picture)
+/// Bytes of all indices: at least one image, and no more than a file may hold.
+fn indices_bytes(header: &DdcmHeader, images: u64) -> Result<usize, DdcmError> {
+    let per_image = header.indices_per_image() as u64 * u64::from(header.index_bits());
+    let bytes = images
+        .checked_mul(per_image)
         .map(|bits| bits.div_ceil(8))
         .filter(|bytes| (1..=MAX_INDICES_BYTES).contains(bytes));
     bytes.map(|bytes| bytes as usize).ok_or_else(|| {
         DdcmError::malformed(format!(
-            "{pictures} pictures of {per_picture} bits, want 1 or more, at most {MAX_INDICES_BYTES} bytes together"
+            "{images} images of {per_image} bits, want 1 or more, at most {MAX_INDICES_BYTES} bytes together"
         ))
     })
 }

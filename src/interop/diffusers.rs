@@ -132,7 +132,7 @@ fn set_size(
     let (height, width) = match hints.image_size {
         Some(size) if known && size != in_file => {
             report.assume(format!(
-                "pictures are {}x{} as --image-size says, and not {}x{} as {} says: the network takes both",
+                "images are {}x{} as --image-size says, and not {}x{} as {} says: the network takes both",
                 size.0,
                 size.1,
                 in_file.0,
@@ -145,7 +145,7 @@ fn set_size(
         ref hint => report.need(
             hint,
             "--image-size HxW",
-            "height and width of a picture; sample_size in config.json is null",
+            "height and width of an image; sample_size in config.json is null",
             in_file,
         ),
     };
@@ -155,7 +155,7 @@ fn set_size(
             .iter()
             .all(|side| (1..=16_384).contains(side) && side % factor == 0),
         "--image-size {height}x{width}: want multiples of {factor} up to 16384, because {} levels halve \
-         the picture {} times",
+         the image {} times",
         model.widths.len(),
         model.widths.len() - 1
     );
@@ -165,10 +165,7 @@ fn set_size(
 
 fn note(m: &AttentionUNetConfig, report: &mut Report) {
     let mut fact = |what: &str, value: String| report.fact(what, value, config::FILE);
-    fact(
-        "picture",
-        format!("{}x{}x{}", m.channels, m.height, m.width),
-    );
+    fact("image", format!("{}x{}x{}", m.channels, m.height, m.width));
     fact("widths", format!("{:?}", m.widths));
     fact("blocks a level", m.blocks.to_string());
     fact("attention down", format!("{:?}", m.attention_down));

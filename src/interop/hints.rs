@@ -31,7 +31,7 @@ pub struct Hints {
     pub sigma: Option<Sigma>,
     /// `--clip-x0`.
     pub clip_x0: Option<bool>,
-    /// `--image-size`: height and width of a picture.
+    /// `--image-size`: height and width of an image.
     pub image_size: Option<(i64, i64)>,
     /// `--blocks`: residual blocks a level.
     pub blocks: Option<i64>,

@@ -70,7 +70,7 @@ pub(super) fn infer(
     report.fact(
         "colours",
         "BGR in the file, turned into RGB",
-        format!("{}, which reads pictures with OpenCV", program.name()),
+        format!("{}, which reads images with OpenCV", program.name()),
     );
     report.fact(
         "averaging",
@@ -199,7 +199,7 @@ fn assume_groups(program: Program, report: &mut Report) {
     ));
 }
 
-/// The side of the square pictures, in pixels, which no weight depends on and a hint must say; none where
+/// The side of the square images, in pixels, which no weight depends on and a hint must say; none where
 /// it is missing.
 fn image_side(about: &str, hints: &Hints, report: &mut Report) -> Result<Option<i64>> {
     let (height, width) = report.need(&hints.image_size, "--image-size N", about, (0, 0));
@@ -208,7 +208,7 @@ fn image_side(about: &str, hints: &Hints, report: &mut Report) -> Result<Option<
     }
     ensure!(
         height == width && height > 0,
-        "--image-size {height}×{width}: Keras-DDPM's pictures are square"
+        "--image-size {height}×{width}: Keras-DDPM's images are square"
     );
     Ok(Some(height))
 }
@@ -217,7 +217,7 @@ fn image_side(about: &str, hints: &Hints, report: &mut Report) -> Result<Option<
 fn colours(channels: i64) -> Result<i64> {
     ensure!(
         channels == 1 || channels == 3,
-        "pictures of {channels} channels, want 3 (BGR) or 1"
+        "images of {channels} channels, want 3 (BGR) or 1"
     );
     Ok(channels)
 }

@@ -2,7 +2,7 @@
 //!
 //! Its files say almost everything: the network's shape is in the weights' shapes, the noise schedule
 //! in the buffer `betas`, and what the network predicts in the buffer `loss_weight`. Only the size of
-//! the pictures must be told. The network here has the package's own keys, so weights need no table.
+//! the images must be told. The network here has the package's own keys, so weights need no table.
 //!
 //! - `table`: every key and shape that a network's settings imply
 //! - `refused`: files that are recognised to be refused
@@ -126,7 +126,7 @@ fn network(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<Lucidrains
     } else {
         report.assume("dropout 0, as the package's default: it is not stored");
     }
-    let (height, width) = picture_size(levels, hints, report)?;
+    let (height, width) = image_size(levels, hints, report)?;
     Ok(LucidrainsConfig {
         height,
         width,
@@ -134,7 +134,7 @@ fn network(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<Lucidrains
     })
 }
 
-/// Channels of a picture, and whether the variance is learned.
+/// Channels of an image, and whether the variance is learned.
 fn channels(keys: &Keys, report: &mut Report) -> Result<(i64, bool)> {
     let enter = axis(keys, "init_conv.weight", 4, 1)?;
     let leave = axis(keys, "final_conv.weight", 4, 0)?;
@@ -260,13 +260,13 @@ fn norm(
     Ok(LucidrainsNorm::Group)
 }
 
-fn picture_size(levels: usize, hints: &Hints, report: &mut Report) -> Result<(i64, i64)> {
+fn image_size(levels: usize, hints: &Hints, report: &mut Report) -> Result<(i64, i64)> {
     let factor = 1 << (levels - 1);
     let (height, width) = report.need(
         &hints.image_size,
         "--image-size SIZE",
         &format!(
-            "height and width of the pictures it was trained on, `image_size` of GaussianDiffusion; \
+            "height and width of the images it was trained on, `image_size` of GaussianDiffusion; \
              multiples of {factor}"
         ),
         (factor, factor),
@@ -274,13 +274,13 @@ fn picture_size(levels: usize, hints: &Hints, report: &mut Report) -> Result<(i6
     ensure!(
         height > 0 && width > 0 && height % factor == 0 && width % factor == 0,
         "--image-size {height}x{width}: want multiples of {factor}, as {levels} levels halve the \
-         picture {} times",
+         image {} times",
         levels - 1
     );
     Ok((height, width))
 }
 
-/// `p_sample_loop`: all T steps, the predicted picture clipped, no noise at the last step.
+/// `p_sample_loop`: all T steps, the predicted image clipped, no noise at the last step.
 fn sampler(learned_variance: bool, hints: &Hints, report: &mut Report) -> SampleConfig {
     report.assume(
         "sampled step by step over all T steps: `sampling_timesteps` and `ddim_sampling_eta` are \

@@ -9,7 +9,7 @@ use super::hints::{Hints, Known};
 use crate::checkpoint::{AttentionOrder, Family};
 use crate::config::{AttentionUNetConfig, Prediction, Resample, ScheduleKind, Sigma};
 
-/// What the shapes in a known file say. All known files are of RGB pictures, without classes.
+/// What the shapes in a known file say. All known files are of RGB images, without classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownShape {
     /// Channels after the first convolution.

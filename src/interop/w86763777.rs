@@ -42,7 +42,7 @@ pub(super) fn matches(keys: &Keys) -> bool {
 }
 
 /// The settings behind the shapes of `net_model` or `ema_model` and the hints. `x_t` is the shape of the
-/// file's `x_T`, the noise its sample pictures start from: `[N, C, H, W]`.
+/// file's `x_T`, the noise its sample images start from: `[N, C, H, W]`.
 ///
 /// # Errors
 /// A tensor that is missing, too many or of an odd shape; a hint that cannot be.
@@ -144,7 +144,7 @@ fn image_size(
         return answers.need_image_size(model);
     };
     let &[_, channels, height, width] = shape else {
-        anyhow::bail!("x_T is {shape:?}, want four dimensions: pictures, channels, height, width");
+        anyhow::bail!("x_T is {shape:?}, want four dimensions: images, channels, height, width");
     };
     ensure!(
         channels == model.channels,

@@ -1,16 +1,16 @@
-//! What a picture costs: arithmetic and memory of one forward pass.
+//! What an image costs: arithmetic and memory of one forward pass.
 
 use super::block::ResidualBlock;
 use super::unet::UNet;
 
-/// Cost of one picture.
+/// Cost of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cost {
     /// Floating-point operations of the convolutions, forward (a multiply-add counts two). A
     /// training step takes about three times as many.
     pub forward_flops: u64,
     /// Values that the forward pass keeps for the backward pass, on CPU; a little fewer on CUDA, where norms
-    /// and dropout have kernels of their own. What is kept a picture or a channel is left out.
+    /// and dropout have kernels of their own. What is kept an image or a channel is left out.
     pub activations: u64,
     /// Values that the backward pass takes for itself while nearly everything is still kept: the gradient of the
     /// widest feature map, and what a fused block computes again.
@@ -76,7 +76,7 @@ impl Cost {
 }
 
 impl UNet {
-    /// Cost of one `height` × `width` picture.
+    /// Cost of one `height` × `width` image.
     pub fn cost(&self, height: i64, width: i64) -> Cost {
         let mut cost = Cost::default();
         let mut pixels = height * width;
@@ -116,7 +116,7 @@ mod tests {
     use crate::model::Model;
 
     #[test]
-    fn the_128_px_network_takes_29_6_gflop_a_picture() {
+    fn the_128_px_network_takes_29_6_gflop_an_image() {
         let config = Preset::Celebahq128.config();
         let net = Model::new(&config.model, config.diffusion.timesteps, 0);
         let gflop = net.cost(128, 128).forward_flops as f64 / 1e9;

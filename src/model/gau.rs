@@ -1,4 +1,4 @@
-//! Keras-DDPM's network without convolutions: the picture's patches go through Gated Attention Units.
+//! Keras-DDPM's network without convolutions: the image's patches go through Gated Attention Units.
 
 mod cost;
 mod positions;

@@ -68,7 +68,7 @@ pub(super) struct Conv {
 }
 
 impl Conv {
-    /// `kernel` × `kernel`, stride 1, the size of the picture kept; `scale` as in variance scaling.
+    /// `kernel` × `kernel`, stride 1, the size of the image kept; `scale` as in variance scaling.
     pub(super) fn new(path: &Path, c_in: i64, c_out: i64, kernel: i64, scale: f64) -> Conv {
         Conv {
             weight: conv_weight(path, c_in, c_out, kernel, scale),

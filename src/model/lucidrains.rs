@@ -30,7 +30,7 @@ struct Level {
     block1: ResidualBlock,
     block2: ResidualBlock,
     attention: Attention,
-    /// Whether the picture is halved before `conv` (down) or doubled (up).
+    /// Whether the image is halved before `conv` (down) or doubled (up).
     resamples: bool,
     conv: Conv,
 }

@@ -110,7 +110,7 @@ impl Model {
         }
     }
 
-    /// The bare network's output for noised pictures.
+    /// The bare network's output for noised images.
     ///
     /// # Shapes
     /// - `x_t`: `[N, C, H, W]` f32
@@ -182,7 +182,7 @@ impl Model {
         }
     }
 
-    /// Cost of one `height` × `width` picture.
+    /// Cost of one `height` × `width` image.
     pub fn cost(&self, height: i64, width: i64) -> Cost {
         match &self.network {
             Network::Unet(net) => net.cost(height, width),
@@ -228,7 +228,7 @@ mod tests {
         f64::try_from((a - b).norm() / b.norm()).unwrap()
     }
 
-    /// x_t and t of `n` pictures, two at most.
+    /// x_t and t of `n` images, two at most.
     fn batch(n: i64) -> (Tensor, Tensor) {
         let drawn = || Tensor::randn([n, 3, 32, 32], (Kind::Float, Device::Cpu));
         let t = Tensor::from_slice(&[3i64, 70]).narrow(0, 0, n);

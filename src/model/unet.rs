@@ -10,7 +10,7 @@ use super::params::{Param, move_params, params_of};
 use crate::config::{TimeEmbedding, UNetConfig};
 use crate::rng::{Stream, key, seeded};
 
-/// One resolution on the way down or up: its blocks, and whether the picture is halved after
+/// One resolution on the way down or up: its blocks, and whether the image is halved after
 /// (down) or doubled before (up) them.
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -104,7 +104,7 @@ impl UNet {
         }
     }
 
-    /// The bare network: eps_hat for noised pictures.
+    /// The bare network: eps_hat for noised images.
     ///
     /// Each way's feature maps are pushed on one stack, and the last entry is dropped after the
     /// middle block: every skip joins one place later than in the usual U-Net.

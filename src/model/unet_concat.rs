@@ -18,7 +18,7 @@ use super::params::{Param, move_params, params_of};
 use crate::config::{BlockWidths, ConcatUNetConfig};
 use crate::rng::{Stream, key, seeded};
 
-/// One resolution, on either way: its blocks, and whether the picture is halved (down) or doubled (up)
+/// One resolution, on either way: its blocks, and whether the image is halved (down) or doubled (up)
 /// after them.
 #[derive(Debug)]
 struct Stage {

@@ -225,13 +225,13 @@ pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
 /// # Shapes
 /// All f32 on CPU, but for x, which may be bf16: that is computed with in f32, and the result rounded to bf16.
 /// - `x`: `[N, C, H, W]`; `t`: `[N, C]`; returns `x`'s shape and kind, channels last in memory
-/// - the norm's `weight` and `bias`: `[N, C]`, or `[C]` for all pictures
+/// - the norm's `weight` and `bias`: `[N, C]`, or `[C]` for all images
 ///
 /// # Errors
 /// Other shapes or kinds.
 pub fn group_norm_silu(x: &Tensor, t: Option<&Tensor>, norm: GroupNorm<'_>) -> Result<Tensor> {
     let (n, c, _, _) = x.size4()?;
-    let [weight, bias] = a_picture([norm.weight, norm.bias], n, c)?;
+    let [weight, bias] = an_image([norm.weight, norm.bias], n, c)?;
     if x.kind() != Kind::BFloat16 || x.device() != Device::Cpu {
         check_f32_on_cpu(x)?;
     }
@@ -268,7 +268,7 @@ pub fn group_norm_silu(x: &Tensor, t: Option<&Tensor>, norm: GroupNorm<'_>) -> R
 /// # Shapes
 /// All f32 on CPU.
 /// - `x`: `[N, C, H, W]`; returns the same, channels last in memory
-/// - `weight`, `bias`: `[N, C]`, or `[C]` for all pictures
+/// - `weight`, `bias`: `[N, C]`, or `[C]` for all images
 ///
 /// # Errors
 /// Other shapes or kinds.
@@ -280,7 +280,7 @@ pub fn rms_norm(
     silu: bool,
 ) -> Result<Tensor> {
     let (n, c, _, _) = x.size4()?;
-    let [weight, bias] = a_picture([weight, bias], n, c)?;
+    let [weight, bias] = an_image([weight, bias], n, c)?;
     check_f32_on_cpu(x)?;
     let mut out = std::ptr::null_mut();
     // SAFETY: all pointers are live tensors of the shapes that the shim expects.
@@ -338,8 +338,8 @@ impl Drop for KeptFilters {
     }
 }
 
-/// Numbers of each channel for each picture.
-fn a_picture(numbers: [&Tensor; 2], n: i64, c: i64) -> Result<[Tensor; 2]> {
+/// Numbers of each channel for each image.
+fn an_image(numbers: [&Tensor; 2], n: i64, c: i64) -> Result<[Tensor; 2]> {
     for tensor in numbers {
         check_f32_on_cpu(tensor)?;
         ensure(tensor.size() == [c] || tensor.size() == [n, c], || {

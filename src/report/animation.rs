@@ -170,12 +170,12 @@ fn gif(
         // Grey goes to all three colours.
         rgba.slice_mut(s![.., .., ..3]).assign(frame);
         let (rgba, _) = rgba.into_raw_vec_and_offset();
-        let picture = image::RgbaImage::from_raw(w as u32, h as u32, rgba);
-        let picture = picture.context("a frame has other bytes than pixels")?;
+        let image = image::RgbaImage::from_raw(w as u32, h as u32, rgba);
+        let image = image.context("a frame has other bytes than pixels")?;
         // The encoder cuts what is below ten.
         let millis = (millis(number) + 5) / 10 * 10;
         let delay = image::Delay::from_numer_denom_ms(millis, 1);
-        encoder.encode_frame(image::Frame::from_parts(picture, 0, 0, delay))?;
+        encoder.encode_frame(image::Frame::from_parts(image, 0, 0, delay))?;
     }
     drop(encoder);
     Ok(bytes)

@@ -1,4 +1,4 @@
-//! What a run tells: a progress bar, metrics.jsonl, grids and animations of pictures.
+//! What a run tells: a progress bar, metrics.jsonl, grids and animations of images.
 
 mod animation;
 mod figure;

@@ -47,7 +47,7 @@ impl TrainProgress {
         }
     }
 
-    /// Takes in one step of `images` pictures that took `secs`.
+    /// Takes in one step of `images` images that took `secs`.
     pub fn step(&mut self, step: u64, loss: f64, images: f64, secs: f64) {
         // The mean of the first steps, then an exponential average over about 50.
         self.seen += 1;
@@ -96,7 +96,7 @@ impl TrainProgress {
     }
 }
 
-/// Decoding a folder of pictures.
+/// Decoding a folder of images.
 #[derive(Debug)]
 pub struct DecodeProgress {
     bar: Option<ProgressBar>,
@@ -108,7 +108,7 @@ impl DecodeProgress {
         DecodeProgress {
             bar: bar(
                 0,
-                "decoding pictures {pos}/{len} {wide_bar} {per_sec} {eta} left",
+                "decoding images {pos}/{len} {wide_bar} {per_sec} {eta} left",
             ),
         }
     }

@@ -36,21 +36,21 @@ pub fn analytic(
     })
 }
 
-/// Measures `E[eps_hat²]` per value at each visited step, on pictures that are noised anew for each.
+/// Measures `E[eps_hat²]` per value at each visited step, on images that are noised anew for each.
 ///
 /// # Shapes
-/// - `pictures`: gives the k-th batch `[N, C, H, W]` of data in [-1, 1], and `noise` standard normal eps for it;
+/// - `images`: gives the k-th batch `[N, C, H, W]` of data in [-1, 1], and `noise` standard normal eps for it;
 ///   `batches` of them are used a visited step
-/// - returns `[steps visited]`, the closest to the picture first
+/// - returns `[steps visited]`, the closest to the image first
 ///
 /// # Errors
-/// Those of `pictures`.
+/// Those of `images`.
 ///
 /// Source: Bao et al. 2022, eq. 8; their Gamma_n is this over 1 - alpha_bar
 pub fn measure(
     process: &Process,
     batches: u64,
-    pictures: &mut dyn FnMut(u64) -> Result<Tensor>,
+    images: &mut dyn FnMut(u64) -> Result<Tensor>,
     noise: &mut dyn FnMut(u64) -> Tensor,
     on_batch: &mut dyn FnMut(),
 ) -> Result<Array1<f64>> {
@@ -61,7 +61,7 @@ pub fn measure(
         let (signal, noise_share) = levels.signal_and_noise(i);
         let first = i as u64 * batches;
         let mut mean_sq = |k| {
-            let x_t = pictures(k)? * signal + noise(k) * noise_share;
+            let x_t = images(k)? * signal + noise(k) * noise_share;
             on_batch();
             let eps_hat = process.estimate(&x_t, i).eps_hat();
             Ok(eps_hat.square().mean(Kind::Double))

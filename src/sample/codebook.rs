@@ -1,7 +1,7 @@
-//! The codebooks of DDCM: at each reverse step, K fixed pictures of noise to choose from.
+//! The codebooks of DDCM: at each reverse step, K fixed images of noise to choose from.
 //!
 //! A sampler that takes its noise from a codebook is told everything by the chosen indices: that is how
-//! a picture becomes a few bits. Whoever decodes them must make the very same noise, so the recipe is
+//! an image becomes a few bits. Whoever decodes them must make the very same noise, so the recipe is
 //! part of the file format (`checkpoint::ddcm`) and stated here in full; `scripts/reference/codebook.py`
 //! is a second implementation of it.
 //!
@@ -12,14 +12,14 @@
 //! 1. Run ChaCha20 in its original layout (block counter and nonce of 64 bits each). The key is `seed` as 8
 //!    bytes, little-endian, followed by the 24 ASCII bytes `ddpm codebook, version 1`; the nonce is
 //!    `step * 65536 + index`; the counter starts at 0.
-//! 2. Read the key stream as little-endian u32 words. Word `i` makes value `i` of the picture in `[C, H, W]`
+//! 2. Read the key stream as little-endian u32 words. Word `i` makes value `i` of the image in `[C, H, W]`
 //!    order.
 //! 3. A word becomes the standard normal quantile of (word + 1/2) / 2^32 as `codebook/quantile.rs` says,
 //!    in f64 with each operation rounded by itself, and is then rounded to f32.
 //!
 //! Only `+ - * /` and square roots of IEEE doubles take part, which every platform rounds alike; logarithms
-//! and cosines of the C library differ. K and the picture's shape are no part of the recipe: the first
-//! entries of a larger codebook, or the first values of a larger picture, are the same.
+//! and cosines of the C library differ. K and the image's shape are no part of the recipe: the first
+//! entries of a larger codebook, or the first values of a larger image, are the same.
 //!
 //! Source: Ohayon et al. 2025, section 3 <https://arxiv.org/abs/2502.01189>; ChaCha20: Bernstein 2008,
 //! "ChaCha, a variant of Salsa20".
@@ -40,12 +40,12 @@ use quantile::{RUN, normal_quantiles};
 const DOMAIN: &[u8; 24] = b"ddpm codebook, version 1";
 /// Sizes that a codebook may have.
 const SIZES: std::ops::RangeInclusive<u32> = 2..=65536;
-/// Most values of one picture: an entry of 1 GiB.
+/// Most values of one image: an entry of 1 GiB.
 const MAX_VALUES: i64 = 1 << 28;
 /// Steps are below this: the nonce leaves them 48 bits.
 const MAX_STEPS: u64 = 1 << 48;
 
-/// K standard normal pictures for each step, made when asked for and never kept.
+/// K standard normal images for each step, made when asked for and never kept.
 ///
 /// Step 0 is that of x_T, 1, 2, … are the reverse steps in the order of sampling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +56,10 @@ pub struct Codebook {
 }
 
 impl Codebook {
-    /// Codebooks of `size` = K pictures of shape `chw`.
+    /// Codebooks of `size` = K images of shape `chw`.
     ///
     /// # Errors
-    /// K is no power of two from 2 to 65536; a side of the picture is below 1, or all of it above 2^28 values.
+    /// K is no power of two from 2 to 65536; a side of the image is below 1, or all of it above 2^28 values.
     pub fn new(seed: u64, size: u32, chw: [i64; 3]) -> Result<Codebook> {
         check_size(size)?;
         let values = chw
@@ -68,7 +68,7 @@ impl Codebook {
             .unwrap_or(i64::MAX);
         ensure!(
             values > 0 && values <= MAX_VALUES,
-            "a codebook of pictures [C, H, W] = {chw:?}: want sides of 1 or more and at most {MAX_VALUES} values"
+            "a codebook of images [C, H, W] = {chw:?}: want sides of 1 or more and at most {MAX_VALUES} values"
         );
         Ok(Codebook { seed, size, chw })
     }
@@ -83,7 +83,7 @@ impl Codebook {
         self.size.ilog2()
     }
 
-    /// One picture of noise.
+    /// One image of noise.
     ///
     /// # Shapes
     /// Returns C * H * W values in `[C, H, W]` order.
@@ -94,7 +94,7 @@ impl Codebook {
         self.entries_in(step, index..index + 1)
     }
 
-    /// All K pictures of a step, made in parallel.
+    /// All K images of a step, made in parallel.
     ///
     /// They take 4 * K * C * H * W bytes, 13 GB for K = 65536 and 128 px: see
     /// [`entries_in`](Codebook::entries_in).
@@ -108,7 +108,7 @@ impl Codebook {
         self.entries_in(step, 0..self.size)
     }
 
-    /// The pictures of a step with the given indices, made in parallel.
+    /// The images of a step with the given indices, made in parallel.
     ///
     /// # Shapes
     /// Returns indices.len() * C * H * W values in `[indices.len(), C, H, W]` order.

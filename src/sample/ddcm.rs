@@ -1,4 +1,4 @@
-//! DDCM: the noise of every reverse step is one of K fixed noises, so the choices are the picture.
+//! DDCM: the noise of every reverse step is one of K fixed noises, so the choices are the image.
 
 use tch::{Kind, Tensor};
 
@@ -8,14 +8,14 @@ use super::{Ddpm, OnStep, Process, Step};
 /// it at once may be too much memory.
 pub type CodebookParts<'a> = dyn FnMut(u64) -> Box<dyn Iterator<Item = Tensor> + 'a> + 'a;
 
-/// Finds the choices that lead to pictures: at each reverse step the noise that points most from x_0_hat to x_0.
+/// Finds the choices that lead to images: at each reverse step the noise that points most from x_0_hat to x_0.
 ///
 /// Sampling with these choices (`ddpm` from the same start, whose k-th noise is entry `indices[:, k - 1]` of the
 /// k-th codebook) gives what this returns beside them. A last step without noise has no choice.
 ///
 /// # Shapes
 /// - `x_0`: `[N, C, H, W]` in [-1, 1]; `x_start`: as `x_0`, x_T
-/// - returns the choices, `[N, steps]` or `[N, steps - 1]` i64, and the pictures that they make, not clipped
+/// - returns the choices, `[N, steps]` or `[N, steps - 1]` i64, and the images that they make, not clipped
 ///
 /// Source: Ohayon et al. 2025, section 4 <https://arxiv.org/abs/2502.01189>; Keras-DDPM, `ddcm.py`
 pub fn ddcm_encode(
@@ -50,7 +50,7 @@ pub fn ddcm_encode(
     (indices, x)
 }
 
-/// The entry that points most into a direction, for each picture.
+/// The entry that points most into a direction, for each image.
 struct Chosen {
     /// `[N]` f32.
     similarity: Tensor,
@@ -60,12 +60,12 @@ struct Chosen {
     entry: Tensor,
 }
 
-/// The entry with the largest inner product with each picture. Nothing is read from the device.
-fn best(parts: impl Iterator<Item = Tensor>, pictures: &Tensor) -> Chosen {
+/// The entry with the largest inner product with each image. Nothing is read from the device.
+fn best(parts: impl Iterator<Item = Tensor>, images: &Tensor) -> Chosen {
     let mut first = 0;
     let mut best: Option<Chosen> = None;
     for entries in parts {
-        let similarities = pictures
+        let similarities = images
             .flatten(1, -1)
             .matmul(&entries.flatten(1, -1).transpose(0, 1));
         let (similarity, index) = similarities.max_dim(1, false);

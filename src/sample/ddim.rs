@@ -116,7 +116,7 @@ pub fn ddim_invert(process: &Process, x_0: Tensor, on_step: &mut OnStep) -> Tens
     let levels = process.levels;
     let mut x = x_0;
     for i in 0..levels.len() {
-        // The first step leaves the picture itself, whose level the network never saw: it is asked about the next.
+        // The first step leaves the image itself, whose level the network never saw: it is asked about the next.
         let here = i.saturating_sub(1);
         let estimate = process.estimate(&x, here);
         let (signal, noise) = levels.signal_and_noise(i);

@@ -109,7 +109,7 @@ mod tests {
         ddpm(&process, options, start, &mut noise, &mut |_| ())
     }
 
-    /// Data that are one picture: eps_hat is known, and the posterior sigma must end on it.
+    /// Data that are one image: eps_hat is known, and the posterior sigma must end on it.
     #[test]
     fn a_single_point_is_reproduced_with_the_posterior_sigma() {
         let diffusion = Preset::Celebahq128.config().diffusion;
@@ -127,7 +127,7 @@ mod tests {
         }
     }
 
-    /// The same picture told in the three ways of predicting, with and without learned variance: the chains
+    /// The same image told in the three ways of predicting, with and without learned variance: the chains
     /// are the same.
     #[test]
     fn predictions_and_learned_variances_agree_with_what_they_stand_for() {

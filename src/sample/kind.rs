@@ -11,9 +11,9 @@ pub enum SamplerKind {
     Ddpm,
     /// No noise (--eta 0) up to as much as ddpm (--eta 1); 50 steps. The one to invert and to interpolate with
     Ddim,
-    /// Optimal variances, measured once by `ddpm calibrate`: ddpm's kind of pictures in 50 steps
+    /// Optimal variances, measured once by `ddpm calibrate`: ddpm's kind of images in 50 steps
     Analytic,
-    /// DPM-Solver++(2M): DDIM's pictures in 20 steps, its aim with ten times as many
+    /// DPM-Solver++(2M): DDIM's images in 20 steps, its aim with ten times as many
     #[value(name = "dpmpp-2m")]
     DpmPp2m,
     /// DPM-Solver++(2M) with noise: for variety, and to forgive a network's errors; likes more than 20 steps

@@ -110,7 +110,7 @@ impl Respaced {
         }
     }
 
-    /// The visited steps from the picture up to the first `count`, for starting half way.
+    /// The visited steps from the image up to the first `count`, for starting half way.
     pub fn truncated(&self, count: usize) -> Respaced {
         Respaced {
             times: self.times[..count].to_vec(),
@@ -133,13 +133,13 @@ impl Respaced {
         signal_and_noise(self.schedule.alphas_cumprod[i])
     }
 
-    /// The same one step closer to the picture; (1, 0) at `i = 0`.
+    /// The same one step closer to the image; (1, 0) at `i = 0`.
     pub fn signal_and_noise_prev(&self, i: usize) -> (f64, f64) {
         signal_and_noise(self.schedule.alpha_bar_prev(i))
     }
 
     /// lambda = log(signal / noise) at visited step `i`: half the logarithm of the signal-to-noise ratio. The higher
-    /// solvers measure their steps in it; at the picture itself it is infinite.
+    /// solvers measure their steps in it; at the image itself it is infinite.
     ///
     /// Source: Lu et al. 2022, section 2 <https://arxiv.org/abs/2211.01095>
     pub fn lambda(&self, i: usize) -> f64 {

@@ -1,4 +1,4 @@
-//! Between two pictures, and between two latents.
+//! Between two images, and between two latents.
 
 use std::f64::consts::FRAC_PI_2;
 

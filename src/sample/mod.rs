@@ -1,7 +1,7 @@
 //! Samplers: each a loop over x_t that sees the network as a function of (x_t, t).
 //!
 //! [`Respaced`] says which time steps are visited, [`Process`] asks the network there, [`Sampler`] is the choice of the
-//! loop, [`sample_pictures`] runs it for pictures by number.
+//! loop, [`sample_images`] runs it for images by number.
 
 mod analytic;
 mod codebook;
@@ -10,11 +10,11 @@ mod ddim;
 mod ddpm;
 mod dpm_solver;
 mod heun;
+mod images;
 mod kind;
 mod levels;
 pub mod mixing;
 mod noise;
-mod pictures;
 mod process;
 mod repaint;
 mod sampler;
@@ -27,10 +27,10 @@ pub use ddim::{Ddim, ddim, ddim_invert};
 pub use ddpm::{Ddpm, ddpm};
 pub use dpm_solver::{DpmSolver, dpm_solver};
 pub use heun::heun;
+pub use images::{Images, sample_images};
 pub use kind::SamplerKind;
 pub use levels::{Respaced, Spacing, Steps};
 pub use noise::{Choice, NoiseSource};
-pub use pictures::{Pictures, sample_pictures};
 pub use process::{Estimate, Noise, OnStep, Process, Step};
 pub use repaint::{Known, Resampling, repaint};
 pub use sampler::Sampler;

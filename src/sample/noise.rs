@@ -1,16 +1,16 @@
-//! Where the noise of sampled pictures comes from.
+//! Where the noise of sampled images comes from.
 
 use std::ops::Range;
 
 use tch::{Device, Tensor};
 
 use super::Codebook;
-use crate::rng::{Stream, key, picture_noise};
+use crate::rng::{Stream, image_noise, key};
 
-/// Standard normal noise, picture by picture and draw by draw: draw 0 is x_T.
+/// Standard normal noise, image by image and draw by draw: draw 0 is x_T.
 #[derive(Debug)]
 pub enum NoiseSource {
-    /// A function of (seed, picture, draw) alone.
+    /// A function of (seed, image, draw) alone.
     Seed(u64),
     /// `[draws, N, C, H, W]` f32, for comparing with other programs.
     Given(Tensor),
@@ -18,23 +18,23 @@ pub enum NoiseSource {
     Codebook(Codebook, Choice),
 }
 
-/// Which entry of the codebooks a picture takes at each draw.
+/// Which entry of the codebooks an image takes at each draw.
 #[derive(Debug)]
 pub enum Choice {
-    /// A function of (seed, picture, draw) alone.
+    /// A function of (seed, image, draw) alone.
     Seed(u64),
-    /// `[picture][draw]`.
+    /// `[image][draw]`.
     Given(Vec<Vec<u32>>),
 }
 
 impl NoiseSource {
-    /// Draw `k` of the pictures `numbers`, `[numbers.len(), C, H, W]` on `device`.
+    /// Draw `k` of the images `numbers`, `[numbers.len(), C, H, W]` on `device`.
     ///
     /// # Panics
-    /// For a draw or pictures that given noise does not have.
+    /// For a draw or images that given noise does not have.
     pub fn draw(&self, numbers: Range<u64>, k: u64, chw: [i64; 3], device: Device) -> Tensor {
         match self {
-            NoiseSource::Seed(seed) => picture_noise(*seed, numbers, k, chw, device),
+            NoiseSource::Seed(seed) => image_noise(*seed, numbers, k, chw, device),
             NoiseSource::Given(noise) => {
                 let count = (numbers.end - numbers.start) as i64;
                 let draw = noise.get(k as i64);
@@ -51,13 +51,13 @@ impl NoiseSource {
 
 impl Choice {
     /// `size` is a power of two.
-    fn index(&self, picture: u64, draw: u64, size: u32) -> u32 {
+    fn index(&self, image: u64, draw: u64, size: u32) -> u32 {
         match self {
             Choice::Seed(seed) => {
-                let of_picture = key(*seed, Stream::Entry, picture);
-                (key(of_picture, Stream::Entry, draw) % u64::from(size)) as u32
+                let of_image = key(*seed, Stream::Entry, image);
+                (key(of_image, Stream::Entry, draw) % u64::from(size)) as u32
             }
-            Choice::Given(indices) => indices[picture as usize][draw as usize],
+            Choice::Given(indices) => indices[image as usize][draw as usize],
         }
     }
 }
@@ -70,9 +70,9 @@ mod tests {
     fn random_choices_use_all_entries_and_do_not_depend_on_company() {
         let choice = Choice::Seed(3);
         let mut seen = [0u32; 8];
-        for picture in 0..100 {
+        for image in 0..100 {
             for draw in 0..100 {
-                seen[choice.index(picture, draw, 8) as usize] += 1;
+                seen[choice.index(image, draw, 8) as usize] += 1;
             }
         }
         // 10,000 draws over 8: 1250 each, standard deviation 33.

@@ -7,7 +7,7 @@ use crate::config::{DiffusionConfig, Prediction};
 
 /// A reverse process: the network and the time steps that a sampler leads it through.
 ///
-/// Samplers count the steps visited, `i` in `0..levels.len()`, 0 next to the picture.
+/// Samplers count the steps visited, `i` in `0..levels.len()`, 0 next to the image.
 pub struct Process<'a> {
     /// The network.
     pub denoiser: &'a Denoiser<'a>,
@@ -101,7 +101,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// `signal * x_0_hat + noise * eps_hat`: the same picture at another noise level.
+    /// `signal * x_0_hat + noise * eps_hat`: the same image at another noise level.
     ///
     /// All three predictions are linear in x_t, so this is `a * x_t + b * out`, without the rounding of a
     /// detour over x_0_hat.
@@ -122,7 +122,7 @@ impl Estimate {
         }
     }
 
-    /// The predicted picture.
+    /// The predicted image.
     pub fn x_0_hat(&self) -> Tensor {
         self.at(1.0, 0.0)
     }

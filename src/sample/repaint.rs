@@ -1,11 +1,11 @@
-//! RePaint: filling in a part of a picture with a network that never saw a mask.
+//! RePaint: filling in a part of an image with a network that never saw a mask.
 
 use ndarray::Array2;
 use tch::{Device, Tensor};
 
 use super::{Ddpm, Noise, OnStep, Process, Step};
 
-/// What is known of the pictures.
+/// What is known of the images.
 #[derive(Debug)]
 pub struct Known {
     /// `[N, C, H, W]` or one that broadcasts to it, in [-1, 1].
@@ -29,7 +29,7 @@ impl Resampling {
         let mut moves = Vec::new();
         for i in (0..steps).rev() {
             moves.push(Move::Down(i));
-            // At the end of each stretch, but not at the picture itself.
+            // At the end of each stretch, but not at the image itself.
             if i > 0 && (steps - i).is_multiple_of(self.jump) {
                 for _ in 1..self.times {
                     let top = i + self.jump;
@@ -147,7 +147,7 @@ mod tests {
     }
 
     /// Four pixels that are all 1 or all -1, the first of them known. A chain that never goes back is ruled by the
-    /// three others: a quarter of its pictures does not fit.
+    /// three others: a quarter of its images does not fit.
     #[test]
     fn what_is_filled_in_fits_what_is_known() {
         let diffusion = Preset::Demo.config().diffusion;

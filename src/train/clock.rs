@@ -10,8 +10,8 @@ use crate::device::synchronize;
 /// A part of a training step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Choosing pictures, gathering and scaling them.
-    Pictures,
+    /// Choosing images, gathering and scaling them.
+    Images,
     /// Drawing noise and adding it; zeroing the gradients.
     Noise,
     /// The network and the loss.
@@ -27,7 +27,7 @@ pub enum Phase {
 impl Phase {
     /// All of them, in the order of a step.
     pub const ALL: [Phase; 6] = [
-        Phase::Pictures,
+        Phase::Images,
         Phase::Noise,
         Phase::Forward,
         Phase::Backward,
@@ -38,7 +38,7 @@ impl Phase {
     /// For people and programs.
     pub fn name(self) -> &'static str {
         match self {
-            Phase::Pictures => "pictures",
+            Phase::Images => "images",
             Phase::Noise => "noise",
             Phase::Forward => "forward",
             Phase::Backward => "backward",
@@ -112,7 +112,7 @@ mod tests {
         let whole = whole.elapsed();
         assert!(spent[Phase::Forward as usize] >= Duration::from_millis(4));
         assert!(spent[Phase::Average as usize] >= Duration::from_millis(2));
-        assert_eq!(spent[Phase::Pictures as usize], Duration::ZERO);
+        assert_eq!(spent[Phase::Images as usize], Duration::ZERO);
         assert!(spent.iter().sum::<Duration>() <= whole);
     }
 }

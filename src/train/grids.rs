@@ -13,7 +13,7 @@ use crate::images::to_array;
 use crate::native::KeptFilters;
 use crate::report::{SampleProgress, duration, grid, write_png};
 use crate::sample::{
-    Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, Spacing, Steps, sample_pictures,
+    Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Spacing, Steps, sample_images,
 };
 
 /// Evaluations after which a grid's time is foretold.
@@ -37,12 +37,12 @@ pub(super) fn write(
     stop: &Stop,
 ) -> Result<()> {
     for which in [Which::Raw, Which::Ema] {
-        let Some(pictures) = draw(config, trainer, which, stop)? else {
+        let Some(images) = draw(config, trainer, which, stop)? else {
             return Ok(());
         };
         let name = which.to_string().to_lowercase();
         let path = folder.sample_path(trainer.step, &name);
-        write_png(&path, grid(to_array(&pictures).view()).view())?;
+        write_png(&path, grid(to_array(&images).view()).view())?;
     }
     Ok(())
 }
@@ -54,7 +54,7 @@ fn draw(
     stop: &Stop,
 ) -> Result<Option<Tensor>> {
     let settings = &config.sample;
-    let wanted = Pictures {
+    let wanted = Images {
         noise: NoiseSource::Seed(config.train.seed),
         numbers: 0..settings.images,
         // As many at a time as training takes, which fit.
@@ -80,7 +80,7 @@ fn draw(
         stop,
     );
     let bar = SampleProgress::new(&format!("sampling {which}"), evaluations.into());
-    let pictures = trainer.arena.with_weights(&weights, || {
+    let images = trainer.arena.with_weights(&weights, || {
         let kept = KeptFilters::new();
         let denoiser = |x: &Tensor, t: &Tensor| {
             if patience.lasts() {
@@ -91,11 +91,11 @@ fn draw(
             }
         };
         let process = Process::new(&denoiser, &levels, &config.diffusion, settings.clip_x0);
-        sample_pictures(&process, &sampler, &wanted, &mut |_| bar.step())
+        sample_images(&process, &sampler, &wanted, &mut |_| bar.step())
     });
     bar.finish();
     patience.verdict()?;
-    Ok((!patience.given_up()).then_some(pictures))
+    Ok((!patience.given_up()).then_some(images))
 }
 
 /// Something of the shape that the network gives for `x`.

@@ -1,4 +1,4 @@
-//! What training takes of memory, how many pictures at a time fit, and what to say when they do not.
+//! What training takes of memory, how many images at a time fit, and what to say when they do not.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -21,7 +21,7 @@ const FLAT_TENSORS: u64 = 5;
 const CHECKPOINT_COPIES: u64 = 4;
 /// Copies of the parameters while a grid is sampled: the average, and the weights to come back to.
 const SAMPLING_COPIES: u64 = 2;
-/// A batch as whole numbers scaled, its noise, and the noised pictures; a fourth while they are made.
+/// A batch as whole numbers scaled, its noise, and the noised images; a fourth while they are made.
 const BATCH_TENSORS: u64 = 4;
 /// What libtorch loads and sets up on CPU when it first computes: code of its kernels, threads, buffers of
 /// matrix products. Measured: 30 MiB with the demo, rounded up; networks of half a GiB and more hide it. Where there is
@@ -39,8 +39,8 @@ pub(super) struct Needs {
     pub(super) held: u64,
     /// Taken once more, whatever the microbatch.
     pub(super) once: u64,
-    /// For each picture of a microbatch.
-    pub(super) per_picture: u64,
+    /// For each image of a microbatch.
+    pub(super) per_image: u64,
     /// At least this much for a microbatch, as it is needed between the steps.
     pub(super) between_steps: u64,
 }
@@ -52,8 +52,8 @@ impl Needs {
         let [channels, height, width] = config.model.chw();
         let cost = trainer.net.cost(height, width);
         let flat = F32_BYTES * trainer.arena.params.numel() as u64;
-        let picture = F32_BYTES * (channels * height * width) as u64;
-        let batch = BATCH_TENSORS * picture * config.train.batch as u64;
+        let image = F32_BYTES * (channels * height * width) as u64;
+        let batch = BATCH_TENSORS * image * config.train.batch as u64;
         let kept = trainer.net.bytes_kept_a_value() * (cost.activations + cost.backward) as f64;
         let on_cpu = !device.is_cuda();
         let kept_filters = if on_cpu && trainer.net.in_bf16() {
@@ -66,8 +66,8 @@ impl Needs {
         } else {
             let lamb = u64::from(config.optim.optimizer == OptimizerKind::Lamb);
             let pixels = data.pixels();
-            let pictures = pixels.numel() as u64 * u64::from(pixels.device() == device);
-            Some((FLAT_TENSORS + lamb) * flat + pictures)
+            let images = pixels.numel() as u64 * u64::from(pixels.device() == device);
+            Some((FLAT_TENSORS + lamb) * flat + images)
         };
         Needs {
             held: held.unwrap_or(0),
@@ -76,14 +76,14 @@ impl Needs {
             } else {
                 batch
             },
-            per_picture: if on_cpu { kept * HEAP_PER_BYTE } else { kept } as u64,
+            per_image: if on_cpu { kept * HEAP_PER_BYTE } else { kept } as u64,
             between_steps: SAMPLING_COPIES * flat + kept_filters,
         }
     }
 
     /// What training takes beyond what is held.
     pub(super) fn more(&self, micro: u64) -> u64 {
-        self.once + (micro * self.per_picture).max(self.between_steps)
+        self.once + (micro * self.per_image).max(self.between_steps)
     }
 
     /// All of it at its most.
@@ -91,17 +91,17 @@ impl Needs {
         self.held + self.more(micro)
     }
 
-    /// Most pictures at a time for which `free` bytes are enough, with some to spare.
-    pub(super) fn pictures_that_fit(&self, free: u64) -> u64 {
+    /// Most images at a time for which `free` bytes are enough, with some to spare.
+    pub(super) fn images_that_fit(&self, free: u64) -> u64 {
         let usable = (free as f64 * (1.0 - SPARE)) as u64;
         match usable.checked_sub(self.once) {
-            Some(rest) if rest >= self.between_steps => rest / self.per_picture.max(1),
+            Some(rest) if rest >= self.between_steps => rest / self.per_image.max(1),
             _ => 0,
         }
     }
 }
 
-/// The fewest equal parts of a batch with at most `most` pictures each; none if `most` is 0.
+/// The fewest equal parts of a batch with at most `most` images each; none if `most` is 0.
 pub(super) fn fewest_parts(batch: i64, most: u64) -> Option<i64> {
     (1..=batch).find(|parts| batch % parts == 0 && (batch / parts) as u64 <= most)
 }
@@ -123,7 +123,7 @@ impl Budget {
     /// chosen; without, a batch in parts that should not fit draws a warning.
     ///
     /// # Errors
-    /// `auto`, and the system does not say how much memory is free, or not even one picture should fit.
+    /// `auto`, and the system does not say how much memory is free, or not even one image should fit.
     pub(super) fn settle(
         config: &RunConfig,
         trainer: &Trainer,
@@ -146,7 +146,7 @@ impl Budget {
             && budget.needs.more(budget.micro()) > free
         {
             eprintln!(
-                "warning: {} more are needed for {} pictures at a time and {} are free{}; {}",
+                "warning: {} more are needed for {} images at a time and {} are free{}; {}",
                 bytes(budget.needs.more(budget.micro())),
                 budget.micro(),
                 bytes(free),
@@ -166,16 +166,16 @@ impl Budget {
                 "--batch auto: the system does not say how much memory is free; give --accumulate"
             )
         })?;
-        let most = self.needs.pictures_that_fit(free);
+        let most = self.needs.images_that_fit(free);
         let parts = fewest_parts(self.batch, most).ok_or_else(|| {
             anyhow!(
-                "--batch auto: not even one picture at a time should fit: {} more are needed and {} are free; {SMALLER}",
+                "--batch auto: not even one image at a time should fit: {} more are needed and {} are free; {SMALLER}",
                 bytes(self.needs.more(1)),
                 bytes(free)
             )
         })?;
         eprintln!(
-            "--batch auto: batch {} in {parts} {} of {}, for {most} pictures at a time fit into {} free",
+            "--batch auto: batch {} in {parts} {} of {}, for {most} images at a time fit into {} free",
             self.batch,
             if parts == 1 { "part" } else { "parts" },
             self.batch / parts,
@@ -184,24 +184,24 @@ impl Budget {
         Ok(parts)
     }
 
-    /// Pictures at a time.
+    /// Images at a time.
     fn micro(&self) -> u64 {
         (self.batch / self.accumulate) as u64
     }
 
     /// What would fit into `free` bytes, as flags; fewer than now in any case.
     fn advice(&self, free: u64) -> String {
-        let most = self.needs.pictures_that_fit(free).min(self.micro() / 2);
+        let most = self.needs.images_that_fit(free).min(self.micro() / 2);
         match fewest_parts(self.batch, most) {
             Some(parts) => format!(
                 "{} at a time should fit: --accumulate {parts} (same maths), or --batch auto",
                 self.batch / parts
             ),
-            None => format!("not even one picture at a time should fit: {SMALLER}"),
+            None => format!("not even one image at a time should fit: {SMALLER}"),
         }
     }
 
-    /// Half as many pictures at a time, if that is possible.
+    /// Half as many images at a time, if that is possible.
     pub(super) fn halve(&mut self) -> bool {
         let parts = fewest_parts(self.batch, self.micro() / 2);
         self.accumulate = parts.unwrap_or(self.accumulate);
@@ -261,7 +261,7 @@ impl Budget {
     }
 }
 
-const SMALLER: &str = "take a smaller network (--base-width) or smaller pictures (--size)";
+const SMALLER: &str = "take a smaller network (--base-width) or smaller images (--size)";
 
 /// Memory ran out in a training step or a grid.
 #[derive(Debug, thiserror::Error)]
@@ -275,7 +275,7 @@ mod tests {
     const NEEDS: Needs = Needs {
         held: 1_000,
         once: 100,
-        per_picture: 10,
+        per_image: 10,
         between_steps: 25,
     };
 
@@ -290,14 +290,14 @@ mod tests {
     }
 
     #[test]
-    fn as_many_pictures_as_fit_with_a_tenth_to_spare() {
+    fn as_many_images_as_fit_with_a_tenth_to_spare() {
         // 200 free: 180 usable, 80 beyond what is taken once.
-        assert_eq!(NEEDS.pictures_that_fit(200), 8);
-        assert_eq!(NEEDS.pictures_that_fit(199), 7);
-        // 125 are not enough for what is needed between steps, though for two pictures.
-        assert_eq!(NEEDS.pictures_that_fit(138), 0);
-        assert_eq!(NEEDS.pictures_that_fit(139), 2);
-        assert_eq!(NEEDS.pictures_that_fit(50), 0);
+        assert_eq!(NEEDS.images_that_fit(200), 8);
+        assert_eq!(NEEDS.images_that_fit(199), 7);
+        // 125 are not enough for what is needed between steps, though for two images.
+        assert_eq!(NEEDS.images_that_fit(138), 0);
+        assert_eq!(NEEDS.images_that_fit(139), 2);
+        assert_eq!(NEEDS.images_that_fit(50), 0);
         assert_eq!((NEEDS.in_all(1), NEEDS.in_all(4)), (1_125, 1_140));
     }
 
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(budget(64, 1, 2_000).chosen().unwrap(), 1);
         assert_eq!(budget(64, 1, 200).chosen().unwrap(), 8);
         let none = budget(64, 1, 100).chosen().unwrap_err().to_string();
-        assert!(none.contains("not even one picture"), "{none}");
+        assert!(none.contains("not even one image"), "{none}");
         let mut halved = budget(6, 1, 200);
         let steps: Vec<_> =
             std::iter::from_fn(|| halved.halve().then_some(halved.accumulate)).collect();

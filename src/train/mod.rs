@@ -3,9 +3,9 @@
 mod clock;
 mod grids;
 mod guard;
+mod images;
 mod incident;
 mod memory;
-mod pictures;
 mod plan;
 mod readback;
 mod record;
@@ -24,7 +24,7 @@ use tch::Tensor;
 
 pub use clock::{Clock, Phase};
 pub use guard::Guard;
-pub use record::{Number, ParameterGradient, PictureOfBatch, StepRecord};
+pub use record::{ImageOfBatch, Number, ParameterGradient, StepRecord};
 pub use replay::{Replay, replay};
 pub use stop::{Reason, Stop};
 pub use trainer::{Draw, Gradients, StepOutput, Trainer};
@@ -49,7 +49,7 @@ pub struct Start {
     pub resume: Option<Checkpoint>,
     /// Weights to begin with instead of drawn ones.
     pub init: Option<Vec<(String, Tensor)>>,
-    /// File for the decoded pictures.
+    /// File for the decoded images.
     pub cache: Option<PathBuf>,
     /// Where to compute.
     pub chosen: Chosen,
@@ -165,12 +165,12 @@ pub fn farewell(folder: &RunFolder, config: &RunConfig, took: Duration) -> Strin
     let dir = folder.dir().display();
     let grid = folder.sample_path(config.train.steps, "ema");
     let grid = if grid.exists() {
-        format!("\nits pictures: {}", grid.display())
+        format!("\nits images: {}", grid.display())
     } else {
         String::new()
     };
     format!(
-        "{} steps done, {} this time{grid}\nmore pictures: ddpm sample {dir} -n 16 --out grid.png",
+        "{} steps done, {} this time{grid}\nmore images: ddpm sample {dir} -n 16 --out grid.png",
         config.train.steps,
         duration(took)
     )

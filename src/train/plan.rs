@@ -23,7 +23,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Settles how many pictures are taken at a time, which `auto` leaves open, and tries it.
+    /// Settles how many images are taken at a time, which `auto` leaves open, and tries it.
     ///
     /// # Errors
     /// Out of memory, before any work is lost.
@@ -56,7 +56,7 @@ impl Plan {
 
 /// Seconds of one training step, measured on a part of a batch without changing anything.
 ///
-/// On a CPU the part is as small as [`PROBE_FLOPS`] asks: fewer pictures, and if one is too much,
+/// On a CPU the part is as small as [`PROBE_FLOPS`] asks: fewer images, and if one is too much,
 /// a corner of it. On CUDA it is a whole microbatch, so that running out of memory shows here.
 ///
 /// # Errors
@@ -66,21 +66,21 @@ fn secs_per_step(config: &RunConfig, trainer: &Trainer, data: &Store) -> Result<
     let [_, full_height, full_width] = config.model.chw();
     let factor = config.model.size_factor();
     let micro = config.train.batch / config.train.accumulate;
-    let (mut pictures, mut height, mut width) = (micro, full_height, full_width);
+    let (mut images, mut height, mut width) = (micro, full_height, full_width);
     if !device.is_cuda() {
         let flops = trainer.net.cost(height, width).forward_flops;
-        pictures = (PROBE_FLOPS / flops).clamp(1, micro as u64) as i64;
+        images = (PROBE_FLOPS / flops).clamp(1, micro as u64) as i64;
         let mut corner = flops;
         while corner > PROBE_FLOPS && height % (2 * factor) == 0 && width % (2 * factor) == 0 {
             (height, width, corner) = (height / 2, width / 2, corner / 4);
         }
     }
-    let indices: Vec<i64> = (0..pictures).map(|i| i % data.len() as i64).collect();
+    let indices: Vec<i64> = (0..images).map(|i| i % data.len() as i64).collect();
     let x_0 = data
         .batch(&indices, None)?
         .narrow(2, 0, height)
         .narrow(3, 0, width);
-    let t = Tensor::zeros([pictures], (Kind::Int64, tch::Device::Cpu));
+    let t = Tensor::zeros([images], (Kind::Int64, tch::Device::Cpu));
     // The first pass pays for allocations and the choice of kernels.
     let mut secs = 0.0;
     for _ in 0..2 {
@@ -90,7 +90,7 @@ fn secs_per_step(config: &RunConfig, trainer: &Trainer, data: &Store) -> Result<
         secs = start.elapsed().as_secs_f64();
     }
     let share =
-        (pictures * height * width) as f64 / (config.train.batch * full_height * full_width) as f64;
+        (images * height * width) as f64 / (config.train.batch * full_height * full_width) as f64;
     Ok(secs / share)
 }
 
@@ -105,7 +105,7 @@ pub(super) fn line(
     let left = config.train.steps.saturating_sub(trainer.step);
     let [c, h, w] = config.model.chw();
     format!(
-        "{} parameters on {}, {}, about {} of memory{}; {} pictures of {h}x{w}x{c}, batch {}{}; {left} steps to go, about {}",
+        "{} parameters on {}, {}, about {} of memory{}; {} images of {h}x{w}x{c}, batch {}{}; {left} steps to go, about {}",
         count(trainer.arena.parameters() as u64),
         chosen.description,
         chosen.precision,

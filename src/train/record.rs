@@ -56,9 +56,9 @@ impl PartialEq for Number {
     }
 }
 
-/// A picture of the batch.
+/// An image of the batch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PictureOfBatch {
+pub struct ImageOfBatch {
     /// Its number in the data set.
     pub number: i64,
     /// Its file, or what a built-in one is called.
@@ -89,10 +89,11 @@ pub struct StepRecord {
     pub grad_norm: Number,
     /// What was usual for both: running geometric means.
     pub usual: Option<[Number; 2]>,
-    /// Pictures a tenth of the time steps, from the least noisy.
+    /// Images a tenth of the time steps, from the least noisy.
     pub t_histogram: Vec<i64>,
     /// The batch.
-    pub pictures: Vec<PictureOfBatch>,
+    #[serde(rename = "pictures")]
+    pub images: Vec<ImageOfBatch>,
     /// Gradients in the network's order, before clipping.
     pub gradients: Vec<ParameterGradient>,
 }
@@ -114,12 +115,12 @@ impl StepRecord {
         let mut t_histogram = vec![0; BINS as usize];
         t.iter()
             .for_each(|t| t_histogram[(t * BINS / timesteps) as usize] += 1);
-        let pictures = draw
+        let images = draw
             .indices
             .iter()
             .zip(mirrored)
             .zip(t)
-            .map(|((&number, mirrored), t)| PictureOfBatch {
+            .map(|((&number, mirrored), t)| ImageOfBatch {
                 number,
                 name: name_of(data, number),
                 mirrored,
@@ -132,7 +133,7 @@ impl StepRecord {
             usual: (trainer.guard.usual())
                 .map(|usual| usual.ln.map(|ln| Number(f64::from(ln).exp()))),
             t_histogram,
-            pictures: pictures.collect(),
+            images: images.collect(),
             gradients: gradients_of(trainer)?,
         })
     }
@@ -163,7 +164,7 @@ impl StepRecord {
             ("loss", self.loss == other.loss),
             ("grad_norm", self.grad_norm == other.grad_norm),
             ("usual", self.usual == other.usual),
-            ("pictures", self.pictures == other.pictures),
+            ("pictures", self.images == other.images),
             ("gradients", self.gradients == other.gradients),
         ];
         let differing = checks.iter().filter(|(_, same)| !same);
@@ -215,13 +216,13 @@ impl fmt::Display for StepRecord {
         for gradient in by_norm.iter().take(SHOWN) {
             writeln!(f, "    {:<40} {}", gradient.name, gradient.norm.0)?;
         }
-        writeln!(f, "  pictures:")?;
-        for p in self.pictures.iter().take(SHOWN) {
+        writeln!(f, "  images:")?;
+        for p in self.images.iter().take(SHOWN) {
             let mirrored = if p.mirrored { ", mirrored" } else { "" };
             writeln!(f, "    {} {} at t = {}{mirrored}", p.number, p.name, p.t)?;
         }
-        if self.pictures.len() > SHOWN {
-            writeln!(f, "    … and {} more", self.pictures.len() - SHOWN)?;
+        if self.images.len() > SHOWN {
+            writeln!(f, "    … and {} more", self.images.len() - SHOWN)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::memory::Budget;
 use super::plan::{self, Plan};
 use super::readback::Readback;
 use super::saver::Saver;
-use super::{Start, StepOutput, Stop, Trainer, grids, load_data, pictures, state};
+use super::{Start, StepOutput, Stop, Trainer, grids, images, load_data, state};
 use crate::checkpoint::{RunFolder, RunLock};
 use crate::config::{OnBadStep, RunConfig};
 use crate::data::Loaded;
@@ -51,7 +51,7 @@ impl Run {
         } = start;
         ensure!(
             config.model.classes().is_none(),
-            "this network is told a class, and pictures of a folder have none; only sampling works with it"
+            "this network is told a class, and images of a folder have none; only sampling works with it"
         );
         let data = load_data(&config, start.cache.as_deref(), &chosen)?;
         let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
@@ -62,7 +62,7 @@ impl Run {
                 .context("the weights of --init-from do not fit this run's network")?;
         }
         if let Some(checkpoint) = &start.resume {
-            pictures::refuse_others(&folder, &config, &data, checkpoint.meta.pictures)?;
+            images::refuse_others(&folder, &config, &data, checkpoint.meta.images)?;
             state::restore(&mut trainer, checkpoint)?;
             warn_of_another_place(checkpoint.meta.environment.as_deref(), &chosen.environment);
         }
@@ -77,8 +77,8 @@ impl Run {
             None => folder.create()?,
         };
         folder.prepare()?;
-        data.manifest.write(&folder.pictures_path())?;
-        pictures::write_skipped(&folder, &data)?;
+        data.manifest.write(&folder.images_path())?;
+        images::write_skipped(&folder, &data)?;
         eprintln!(
             "{}",
             plan::line(&config, &trainer, &data.store, &chosen, &plan)
@@ -197,7 +197,7 @@ impl Run {
         }
         self.readback.finish();
         eprintln!(
-            "steps waited {:.1} s for pictures",
+            "steps waited {:.1} s for images",
             self.data.store.waited().as_secs_f64()
         );
         let stall = self.saver.longest_stall;

@@ -31,7 +31,7 @@ pub(super) fn meta(trainer: &Trainer, config: &RunConfig, environment: &str) -> 
     Meta {
         step: trainer.step,
         ema_steps: trainer.ema.steps,
-        pictures: trainer.pictures(),
+        images: trainer.images(),
         history,
         environment: Some(environment.to_owned()),
         ..Meta::new(Contents::Training, config)

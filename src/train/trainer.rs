@@ -45,7 +45,7 @@ pub struct Trainer {
 /// What a step is made of, a function of (seed, step) alone.
 #[derive(Debug)]
 pub struct Draw {
-    /// Numbers of the pictures.
+    /// Numbers of the images.
     pub indices: Vec<i64>,
     /// Which are mirrored, `[B]` bool; none if flipping is off.
     pub mirrored: Option<Tensor>,
@@ -73,11 +73,11 @@ pub struct StepOutput {
 }
 
 impl Trainer {
-    /// A fresh network on `device`, for a data set of `pictures` pictures.
+    /// A fresh network on `device`, for a data set of `images` images.
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(config: &RunConfig, pictures: u64, device: Device) -> Result<Trainer> {
+    pub fn new(config: &RunConfig, images: u64, device: Device) -> Result<Trainer> {
         let mut net = Model::new(&config.model, config.diffusion.timesteps, config.train.seed);
         net.set_checkpoint_blocks(config.train.checkpoint_blocks);
         // On a CPU it is there already, and the arena lays it out as convolutions like it.
@@ -101,7 +101,7 @@ impl Trainer {
                 config.model.learned_variance(),
                 device,
             ),
-            order: Order::new(config.train.seed, pictures),
+            order: Order::new(config.train.seed, images),
             schedule,
             net,
             arena,
@@ -109,9 +109,9 @@ impl Trainer {
         })
     }
 
-    /// Pictures in the data set it was made for.
-    pub fn pictures(&self) -> u64 {
-        self.order.pictures()
+    /// Images in the data set it was made for.
+    pub fn images(&self) -> u64 {
+        self.order.images()
     }
 
     /// Splits each batch into `parts` equal microbatches from here on.
@@ -119,7 +119,7 @@ impl Trainer {
         self.config.train.accumulate = parts;
     }
 
-    /// Draws the pictures and time steps of step `step`, counted from 0.
+    /// Draws the images and time steps of step `step`, counted from 0.
     pub fn draw(&mut self, step: u64) -> Draw {
         let batch = self.config.train.batch;
         let seed = self.config.train.seed;
@@ -156,7 +156,7 @@ impl Trainer {
         let draw = self.draw(self.step);
         let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref())?;
         self.foresee(data)?;
-        self.clock.end_of(Phase::Pictures);
+        self.clock.end_of(Phase::Images);
         let loss = self.backward(&x_0, &draw.t, self.step)?;
         let grad_norm = self.arena.grads.norm();
         Ok(Gradients {
@@ -164,7 +164,7 @@ impl Trainer {
         })
     }
 
-    /// Has the pictures of the next steps gathered while this one is computed.
+    /// Has the images of the next steps gathered while this one is computed.
     fn foresee(&mut self, data: &Store) -> Result<()> {
         if data.reads_ahead() {
             let batch = self.config.train.batch;
@@ -370,9 +370,9 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_a_mapped_file_train_the_same_weights() {
+    fn images_of_a_mapped_file_train_the_same_weights() {
         let (mut config, data) = tiny();
-        // Seven steps of four go through six pictures more than four times.
+        // Seven steps of four go through six images more than four times.
         config.train.batch = 4;
         let mapped = Store::mapped(data.pixels().shallow_clone(), Device::Cpu).unwrap();
         assert!(mapped.reads_ahead() && !data.reads_ahead());

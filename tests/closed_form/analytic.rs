@@ -61,7 +61,7 @@ fn the_variance_of_each_step_is_the_mean_posterior_variance() {
     }
 }
 
-/// 80,000 pictures a time step, each noised anew.
+/// 80,000 images a time step, each noised anew.
 #[test]
 fn what_is_measured_is_the_mean_square_of_eps_hat() {
     let (data, schedule) = (Gaussian::correlated(), schedule());
@@ -69,7 +69,7 @@ fn what_is_measured_is_the_mean_square_of_eps_hat() {
     let (batches, batch) = (4, 20_000);
     let draw = |stream, k| normal(7, stream, k, &[batch, 4], Device::Cpu).to_kind(Kind::Double);
     let stds = Tensor::from_slice(&data.spreads.map(f64::sqrt));
-    let mut pictures = |k| {
+    let mut images = |k| {
         let x_0 = (draw(Stream::Data, k) * &stds).matmul(&data.basis.tr()) + &data.mean;
         Ok(x_0.view([-1, 1, 2, 2]))
     };
@@ -85,7 +85,7 @@ fn what_is_measured_is_the_mean_square_of_eps_hat() {
         clip_x0: false,
     };
     let mut asked = 0;
-    let found = measure(&process, batches, &mut pictures, &mut noise, &mut || {
+    let found = measure(&process, batches, &mut images, &mut noise, &mut || {
         asked += 1
     });
     let found = found.unwrap();

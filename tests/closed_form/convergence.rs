@@ -1,7 +1,7 @@
 //! Orders of convergence: how fast a sampler nears the exact solution as its steps become more.
 //!
 //! The levels are even in lambda, from -2.5 to 2.5, and each number of steps visits a part of the same ones. Compared is x_t at
-//! the level closest to the picture, not x_0: the last step ends on x_0_hat, the mean of what x_0 may be, and its
+//! the level closest to the image, not x_0: the last step ends on x_0_hat, the mean of what x_0 may be, and its
 //! distance from the ODE's end depends on that last noise alone, not on the number of steps.
 
 use ddpm::config::Prediction;
@@ -25,7 +25,7 @@ fn schedule() -> Schedule {
     Schedule::from_betas([first].into_iter().chain(betas).collect())
 }
 
-/// `count` even steps, and the one to the picture.
+/// `count` even steps, and the one to the image.
 fn levels(schedule: &Schedule, count: usize) -> Respaced {
     let times = (0..=FINEST).rev().step_by(FINEST / count);
     Respaced::new(schedule, &Steps::List(times.collect())).unwrap()

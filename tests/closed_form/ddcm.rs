@@ -31,11 +31,11 @@ fn levels() -> (Schedule, Respaced) {
 #[test]
 fn random_choices_sample_as_ddpm_does() {
     let ((schedule, levels), data) = (levels(), Gaussian::correlated());
-    let (pictures, size) = (20_000, 65_536);
+    let (images, size) = (20_000, 65_536);
     let codebook = Codebook::new(7, size, CHW).unwrap();
     let source = NoiseSource::Codebook(codebook, Choice::Seed(1));
     let mut noise = |k| {
-        let draw = source.draw(0..pictures, k, CHW, Device::Cpu);
+        let draw = source.draw(0..images, k, CHW, Device::Cpu);
         draw.to_kind(Kind::Double)
     };
     let chain = (&schedule, &levels);
@@ -46,13 +46,13 @@ fn random_choices_sample_as_ddpm_does() {
         last_noise: true,
     };
     let wanted = Wanted::of(method, &data, &levels);
-    let effective = 1.0 / (1.0 / pictures as f64 + 1.0 / f64::from(size));
+    let effective = 1.0 / (1.0 / images as f64 + 1.0 / f64::from(size));
     check_moments(&data.along_basis(&x_0, 1.0), &wanted, effective, method);
 }
 
-/// Unit-normal pictures of 192 values, whose noises are all of nearly one length, as those of real pictures are.
+/// Unit-normal images of 192 values, whose noises are all of nearly one length, as those of real images are.
 #[test]
-fn encoded_pictures_decode_and_come_nearer_the_larger_the_codebook() {
+fn encoded_images_decode_and_come_nearer_the_larger_the_codebook() {
     let (schedule, _) = levels();
     let levels = Respaced::all(&schedule);
     let chw = [3, 8, 8];
@@ -82,7 +82,7 @@ fn encoded_pictures_decode_and_come_nearer_the_larger_the_codebook() {
         let mean_square = (encoded - &x_0).square().mean(Kind::Double);
         mean_square.double_value(&[]).sqrt()
     };
-    // Two unrelated pictures are sqrt(2) apart.
+    // Two unrelated images are sqrt(2) apart.
     let errors = [2, 16, 256].map(error);
     assert!(
         errors[0] < 1.2 && errors.windows(2).all(|pair| pair[1] < 0.9 * pair[0]),

@@ -99,11 +99,9 @@ impl Gaussian {
     }
 }
 
-/// Standard normal f64 noise of 4 values for `pictures`, in draws.
-pub(crate) fn draws(seed: u64, pictures: i64) -> impl Fn(u64) -> Tensor {
-    move |k| {
-        normal(seed, Stream::Sample, k, &[pictures, 1, 2, 2], Device::Cpu).to_kind(Kind::Double)
-    }
+/// Standard normal f64 noise of 4 values for `images`, in draws.
+pub(crate) fn draws(seed: u64, images: i64) -> impl Fn(u64) -> Tensor {
+    move |k| normal(seed, Stream::Sample, k, &[images, 1, 2, 2], Device::Cpu).to_kind(Kind::Double)
 }
 
 /// What each noise of a sampler does: it is linear on Gaussian data, so feeding one unit of one noise at a time tells all.
@@ -122,7 +120,7 @@ impl Responses {
         sampler: &Sampler,
     ) -> Responses {
         let sources = chain.1.len() as i64 + 1;
-        // Picture 0 gets nothing, picture 1 + 4 j + k one unit of noise j along eigenvector k.
+        // Image 0 gets nothing, image 1 + 4 j + k one unit of noise j along eigenvector k.
         let unit = |j: u64| {
             let all = Tensor::zeros([1 + 4 * sources, 4], (Kind::Double, Device::Cpu));
             all.narrow(0, 1 + 4 * j as i64, 4).copy_(&data.basis.tr());

@@ -108,19 +108,14 @@ fn a_point_is_where_every_sampler_ends() {
 /// 20,000 samples have the mean and the covariance that the formulas give for these steps.
 #[test]
 fn samples_have_the_moments_of_their_sampler() {
-    let (data, levels, pictures) = (Gaussian::correlated(), few(), 20_000);
+    let (data, levels, images) = (Gaussian::correlated(), few(), 20_000);
     for (seed, method) in METHODS.into_iter().enumerate() {
         let sampler = sampler(method, &data, &levels);
         let chain = (&schedule(), &levels);
-        let mut noise = draws(seed as u64, pictures);
+        let mut noise = draws(seed as u64, images);
         let x_0 = data.sample(chain, Prediction::Eps, &sampler, &mut noise, &mut |_| ());
         let wanted = Wanted::of(method, &data, &levels);
-        check_moments(
-            &data.along_basis(&x_0, 1.0),
-            &wanted,
-            pictures as f64,
-            method,
-        );
+        check_moments(&data.along_basis(&x_0, 1.0), &wanted, images as f64, method);
     }
 }
 
@@ -146,15 +141,15 @@ impl Wanted {
 }
 
 /// `along` is `[N, 4]`; it has the means and variances `wanted` and no covariances, up to what is left to chance in
-/// `pictures` independent ones.
-pub(crate) fn check_moments(along: &Tensor, wanted: &Wanted, pictures: f64, method: Method) {
+/// `images` independent ones.
+pub(crate) fn check_moments(along: &Tensor, wanted: &Wanted, images: f64, method: Method) {
     let (mean, variance) = (|k: usize| wanted.means[k], |k: usize| wanted.variances[k]);
     let means = along.mean_dim([0i64].as_slice(), true, Kind::Double);
     let centred = along - &means;
     let covariance = centred.tr().matmul(&centred) / (along.size()[0] as f64 - 1.0);
     for k in 0..4 {
         let found = means.double_value(&[0, k as i64]);
-        let error = (variance(k) / pictures).sqrt();
+        let error = (variance(k) / images).sqrt();
         // 224 numbers are compared: 5 standard errors are passed by chance once in 8,000 runs, and the seeds are fixed.
         assert!(
             (found - mean(k)).abs() < 5.0 * error,
@@ -165,7 +160,7 @@ pub(crate) fn check_moments(along: &Tensor, wanted: &Wanted, pictures: f64, meth
             let found = covariance.double_value(&[k as i64, l as i64]);
             let want = if k == l { variance(k) } else { 0.0 };
             // Isserlis: Var[c_kl] = (c_kk c_ll + c_kl²) / N.
-            let error = ((variance(k) * variance(l) + want * want) / pictures).sqrt();
+            let error = ((variance(k) * variance(l) + want * want) / images).sqrt();
             assert!(
                 (found - want).abs() < 5.0 * error,
                 "{method:?}: covariance {k} {l} {found}, want {want}"

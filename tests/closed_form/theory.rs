@@ -99,7 +99,7 @@ impl Method {
 /// Factor of each noise.
 type Factors = Vec<f64>;
 
-/// Noise levels in the order of sampling: entry n is where step n begins, and the last is the picture, (1, 0).
+/// Noise levels in the order of sampling: entry n is where step n begins, and the last is the image, (1, 0).
 struct Chain<'a> {
     signal: Vec<f64>,
     noise: Vec<f64>,
@@ -150,7 +150,7 @@ impl Chain<'_> {
         ])
     }
 
-    /// log(signal / noise), infinite at the picture.
+    /// log(signal / noise), infinite at the image.
     fn lambda(&self, n: usize) -> f64 {
         (self.signal[n] / self.noise[n]).ln()
     }

@@ -41,7 +41,7 @@ fn stopping_is_the_default_and_the_step_can_be_replayed() {
     assert_eq!(metrics(&run).last().unwrap().0, bad - 1);
 
     let record = StepRecord::read(&run.join(format!("incidents/step-{bad:08}.json"))).unwrap();
-    assert_eq!(record.pictures.len(), 4);
+    assert_eq!(record.images.len(), 4);
     assert_eq!(record.t_histogram.iter().sum::<i64>(), 4);
     assert!(record.gradients.iter().any(|g| g.norm.0.is_nan()));
 

@@ -92,8 +92,8 @@ fn a_run_without_a_readable_checkpoint_is_not_begun_anew() {
     assert_eq!(std::fs::read(checkpoint(&run, 4)).unwrap(), b"rubbish");
 }
 
-/// A folder of pictures, each of one grey.
-fn pictures(dir: &Path, greys: &[(&str, u8)]) {
+/// A folder of images, each of one grey.
+fn images(dir: &Path, greys: &[(&str, u8)]) {
     std::fs::create_dir_all(dir).unwrap();
     for (name, grey) in greys {
         image::GrayImage::from_pixel(8, 8, image::Luma([*grey]))
@@ -103,10 +103,10 @@ fn pictures(dir: &Path, greys: &[(&str, u8)]) {
 }
 
 #[test]
-fn a_run_goes_on_with_its_own_pictures_only() {
+fn a_run_goes_on_with_its_own_images_only() {
     let dir = tempfile::tempdir().unwrap();
     let (run, data) = (dir.path().join("run"), dir.path().join("data"));
-    pictures(
+    images(
         &data,
         &[("a.png", 1), ("b.png", 2), ("c.png", 3), ("d e.png", 4)],
     );
@@ -122,7 +122,7 @@ fn a_run_goes_on_with_its_own_pictures_only() {
         let way_on = format!("--init-from {}", run.display());
         assert!(said.contains(&way_on), "{said}");
     };
-    pictures(&data, &[("b.png", 200)]);
+    images(&data, &[("b.png", 200)]);
     refused("1 has other contents (b.png)");
     std::fs::write(data.join("b.png"), "rubbish").unwrap();
     refused("1 is gone (b.png)");
@@ -130,14 +130,14 @@ fn a_run_goes_on_with_its_own_pictures_only() {
         !run.join("skipped.tsv").exists(),
         "a refused start writes nothing"
     );
-    pictures(&data, &[("b.png", 2), ("f.png", 5)]);
+    images(&data, &[("b.png", 2), ("f.png", 5)]);
     refused("1 is new (f.png)");
     std::fs::remove_file(data.join("f.png")).unwrap();
     assert_eq!(std::fs::read(checkpoint(&run, 4)).unwrap(), good);
     train_to(&run, 6, &[]);
 
     // The way that the message names.
-    pictures(&data, &[("f.png", 5)]);
+    images(&data, &[("f.png", 5)]);
     let new = dir.path().join("new");
     let from = run.to_str().unwrap();
     let mut command = ddpm();

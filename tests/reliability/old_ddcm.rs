@@ -32,7 +32,7 @@ const FILES: [(&str, &str, &str); 3] = [
 ];
 
 /// What was encoded.
-const PICTURES: [&str; 4] = ["420.jpg", "large.jpg", "large-grey.jpg", "turned.jpg"];
+const IMAGES: [&str; 4] = ["420.jpg", "large.jpg", "large-grey.jpg", "turned.jpg"];
 
 fn old(path: &str) -> PathBuf {
     repo("tests/runs").join(path)
@@ -54,7 +54,7 @@ fn run(command: &str, first: &Path, more: impl FnOnce(&mut std::process::Command
 }
 
 #[test]
-fn old_files_decode_to_the_pictures_they_did() {
+fn old_files_decode_to_the_images_they_did() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("decoded.png");
     for (file, model, _) in FILES {
@@ -74,18 +74,18 @@ fn old_files_decode_to_the_pictures_they_did() {
 
 /// All but the indices, which rounding may decide: the network's hash, the settings, the steps, the codebook.
 #[test]
-fn the_same_pictures_are_encoded_under_the_same_header() {
+fn the_same_images_are_encoded_under_the_same_header() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("again.ddcm");
     for (file, model, how) in FILES {
         run("encode", &old(model), |ddpm| {
-            ddpm.args(PICTURES.map(|name| old("jpegs/pictures").join(name)));
+            ddpm.args(IMAGES.map(|name| old("jpegs/pictures").join(name)));
             ddpm.args(how.split(' ')).arg("-o").arg(&out);
         });
         let ours = ddcm::read(&out).unwrap();
         let theirs = ddcm::read(&old(&format!("{file}.ddcm"))).unwrap();
         assert_eq!(ours.header(), theirs.header(), "{file}, {model}");
-        assert_eq!(ours.pictures(), theirs.pictures(), "{file}, {model}");
+        assert_eq!(ours.images(), theirs.images(), "{file}, {model}");
         let bytes = |path: &Path| std::fs::metadata(path).unwrap().len();
         assert_eq!(bytes(&out), bytes(&old(&format!("{file}.ddcm"))), "{file}");
     }

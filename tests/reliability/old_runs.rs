@@ -58,14 +58,14 @@ fn runs_of_every_format_go_on_as_their_own_version_did() {
     }
 }
 
-/// A run refuses pictures whose decoded bytes have changed, so every kind of JPEG must give the same for ever.
+/// A run refuses images whose decoded bytes have changed, so every kind of JPEG must give the same for ever.
 #[test]
-fn a_run_on_jpeg_files_finds_its_pictures_unchanged() {
+fn a_run_on_jpeg_files_finds_its_images_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     let golden = repo("tests/runs/jpegs");
     copy_folder(&golden.join("stopped"), &run);
-    move_pictures(&run, &golden.join("pictures"));
+    move_images(&run, &golden.join("pictures"));
     assert_goes_on(&golden, &run);
     let list = |run: &Path| std::fs::read_to_string(run.join("pictures.tsv")).unwrap();
     assert_eq!(list(&run), list(&golden.join("stopped")));
@@ -76,12 +76,12 @@ fn a_run_on_jpeg_files_finds_its_pictures_unchanged() {
     );
 }
 
-/// Tells a run where its pictures are on this machine: the folder is the one setting of it that has no flag.
-fn move_pictures(run: &Path, pictures: &Path) {
+/// Tells a run where its images are on this machine: the folder is the one setting of it that has no flag.
+fn move_images(run: &Path, images: &Path) {
     let path = run.join("config.toml");
     let mut config: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
     let folder = &mut config["data"]["folder"];
     assert_eq!(folder.as_str(), Some("/tmp/jpegs"));
-    *folder = pictures.to_str().unwrap().into();
+    *folder = images.to_str().unwrap().into();
     std::fs::write(&path, config.to_string()).unwrap();
 }

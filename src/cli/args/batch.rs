@@ -1,4 +1,4 @@
-//! How many pictures at a time.
+//! How many images at a time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use crate::memory::available_bytes;
 use crate::native::{CpuTally, cuda_memory, return_freed_memory};
 use crate::pretrained::Network;
 
-/// A doubled batch must be this much faster a picture to be worth its memory.
+/// A doubled batch must be this much faster an image to be worth its memory.
 const WORTHWHILE: f64 = 1.03;
 /// Share of the memory that is left alone.
 const SPARE_MEMORY: f64 = 0.1;
@@ -33,42 +33,42 @@ impl FromStr for BatchSize {
         match text.parse() {
             _ if text == "auto" => Ok(BatchSize::Auto),
             Ok(n @ 1..=65_536) => Ok(BatchSize::Fixed(n)),
-            _ => Err(format!("{text:?}: want auto, or 1 to 65536 pictures")),
+            _ => Err(format!("{text:?}: want auto, or 1 to 65536 images")),
         }
     }
 }
 
 impl BatchSize {
-    /// The number for `pictures` pictures; `auto` is found by trying.
+    /// The number for `images` images; `auto` is found by trying.
     ///
     /// # Errors
-    /// `auto`, and not even one picture fits.
+    /// `auto`, and not even one image fits.
     pub(in crate::cli) fn resolve(
         self,
         network: &Network,
         device: Device,
-        pictures: u64,
+        images: u64,
     ) -> Result<u64> {
         let BatchSize::Auto = self else {
-            return Ok(self.at_most(pictures));
+            return Ok(self.at_most(images));
         };
         let evaluate = |batch| Tried::evaluation(network, device, batch);
-        let found = fastest(pictures, evaluate, |bytes| has_room(device, bytes));
+        let found = fastest(images, evaluate, |bytes| has_room(device, bytes));
         if !device.is_cuda() {
             // That of a batch twice as large.
             return_freed_memory();
         }
         if found == 0 {
-            bail!("not even one picture fits into memory");
+            bail!("not even one image fits into memory");
         }
-        eprintln!("--batch auto: {found} pictures at a time");
+        eprintln!("--batch auto: {found} images at a time");
         Ok(found)
     }
 
-    fn at_most(self, pictures: u64) -> u64 {
+    fn at_most(self, images: u64) -> u64 {
         match self {
-            BatchSize::Auto => pictures,
-            BatchSize::Fixed(batch) => batch.min(pictures),
+            BatchSize::Auto => images,
+            BatchSize::Fixed(batch) => batch.min(images),
         }
     }
 }
@@ -81,10 +81,10 @@ fn fastest(
     evaluate: impl Fn(u64) -> Option<Tried>,
     has_room: impl Fn(u64) -> bool,
 ) -> u64 {
-    let (mut best, mut best_rate, mut bytes_a_picture) = (0, 0.0, 0);
+    let (mut best, mut best_rate, mut bytes_an_image) = (0, 0.0, 0);
     let mut batch = 1;
     while best < most {
-        let tried = has_room(batch * bytes_a_picture).then(|| evaluate(batch));
+        let tried = has_room(batch * bytes_an_image).then(|| evaluate(batch));
         let Some(tried) = tried.flatten() else {
             eprintln!("--batch auto: {batch} at a time would not fit into memory");
             break;
@@ -94,7 +94,7 @@ fn fastest(
             break;
         }
         (best, best_rate) = (batch, rate);
-        bytes_a_picture = tried.most_bytes.div_ceil(batch);
+        bytes_an_image = tried.most_bytes.div_ceil(batch);
         batch = (batch * 2).min(most);
     }
     best
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn doubling_stops_where_it_no_longer_pays() {
-        // 8 units of work side by side: up to 8 pictures take as long as one.
+        // 8 units of work side by side: up to 8 images take as long as one.
         let found = |most| {
             let evaluate = |batch: u64| {
                 Some(Tried {

@@ -1,4 +1,4 @@
-//! One class for all pictures of a command.
+//! One class for all images of a command.
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;

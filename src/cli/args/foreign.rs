@@ -24,7 +24,7 @@ pub(in crate::cli) struct ForeignArgs {
     /// Settings of weights under this program's own names, as config.toml of a run has them
     #[arg(long = "config", value_name = "FILE.toml")]
     settings: Option<PathBuf>,
-    /// Height and width of its pictures
+    /// Height and width of its images
     #[arg(long, value_name = "PIXELS")]
     image_size: Option<Size>,
     /// Attention heads

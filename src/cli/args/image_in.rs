@@ -1,4 +1,4 @@
-//! Pictures from files, in the form that a network takes.
+//! Images from files, in the form that a network takes.
 
 use std::path::Path;
 
@@ -7,69 +7,69 @@ use ndarray::{Array2, Array3, Axis};
 use tch::Tensor;
 
 use crate::config::{DataConfig, ModelConfig};
-use crate::data::{PictureSpec, decode};
+use crate::data::{ImageSpec, decode};
 use crate::images::to_tensor;
 
-/// Reads a picture as training would: turned upright, cropped to the centre, resized.
+/// Reads an image as training would: turned upright, cropped to the centre, resized.
 ///
 /// # Shapes
 /// Returns `[C, H, W]` f32 in [-1, 1] on CPU.
 ///
 /// # Errors
-/// A file that is no picture.
-pub(in crate::cli) fn read_picture(
+/// A file that is no image.
+pub(in crate::cli) fn read_image(
     path: &Path,
     model: &ModelConfig,
     data: &DataConfig,
 ) -> Result<Tensor> {
     let [channels, _, _] = model.chw();
-    let image = read_image(path, channels, model, data)?;
+    let image = decode_to_size(path, channels, model, data)?;
     Ok(to_tensor(image.view().insert_axis(Axis(0))).get(0))
 }
 
-/// Reads a mask, cropped and resized as a picture is.
+/// Reads a mask, cropped and resized as an image is.
 ///
 /// # Shapes
 /// Returns `[H, W]`: true where it is light, false where it is dark.
 ///
 /// # Errors
-/// A file that is no picture.
+/// A file that is no image.
 pub(in crate::cli) fn read_mask(
     path: &Path,
     model: &ModelConfig,
     data: &DataConfig,
 ) -> Result<Array2<bool>> {
-    let image = read_image(path, 1, model, data)?;
+    let image = decode_to_size(path, 1, model, data)?;
     Ok(image.index_axis_move(Axis(2), 0).mapv(|value| value >= 128))
 }
 
 /// `[H, W, channels]`.
-fn read_image(
+fn decode_to_size(
     path: &Path,
     channels: i64,
     model: &ModelConfig,
     data: &DataConfig,
 ) -> Result<Array3<u8>> {
     let [_, height, width] = model.chw();
-    let spec = PictureSpec {
+    let spec = ImageSpec {
         height: height as usize,
         width: width as usize,
         channels: channels as usize,
         resize: data.resize,
         background: data.background,
     };
-    decode(path, &spec).with_context(|| format!("cannot use picture {}", path.display()))
+    decode(path, &spec).with_context(|| format!("cannot use image {}", path.display()))
 }
 
-/// Reads several pictures, `[N, C, H, W]`.
+/// Reads several images, `[N, C, H, W]`.
 ///
 /// # Errors
-/// As [`read_picture`].
-pub(in crate::cli) fn read_pictures<P: AsRef<Path>>(
+/// As [`read_image`].
+pub(in crate::cli) fn read_images<P: AsRef<Path>>(
     paths: &[P],
     model: &ModelConfig,
     data: &DataConfig,
 ) -> Result<Tensor> {
-    let all = paths.iter().map(|p| read_picture(p.as_ref(), model, data));
+    let all = paths.iter().map(|p| read_image(p.as_ref(), model, data));
     Ok(Tensor::stack(&all.collect::<Result<Vec<_>>>()?, 0))
 }

@@ -1,4 +1,4 @@
-//! Where sampled pictures go: a grid, a file each, numbers.
+//! Where sampled images go: a grid, a file each, numbers.
 
 use std::path::PathBuf;
 
@@ -12,24 +12,24 @@ use crate::fs::check_writable;
 use crate::images::to_array;
 use crate::report::{grid, write_png};
 
-/// Places for pictures.
+/// Places for images.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Output")]
 pub(in crate::cli) struct OutputArgs {
-    /// Grid of all pictures [default: samples.png unless --separate or --out-tensor]
+    /// Grid of all images [default: samples.png unless --separate or --out-tensor]
     #[arg(short, long, value_name = "FILE.png")]
     out: Option<PathBuf>,
-    /// One file a picture, 00000.png onwards
+    /// One file an image, 00000.png onwards
     #[arg(long, value_name = "DIR")]
     separate: Option<PathBuf>,
-    /// Pictures as numbers: `pictures` [N, C, H, W] f32 in [-1, 1]
+    /// Images as numbers: `pictures` [N, C, H, W] f32 in [-1, 1]
     #[arg(long, value_name = "FILE.safetensors")]
     out_tensor: Option<PathBuf>,
 }
 
-/// Pictures on their way out, batch by batch.
+/// Images on their way out, batch by batch.
 #[derive(Debug)]
-pub(in crate::cli) struct PictureOutput<'a> {
+pub(in crate::cli) struct ImageOutput<'a> {
     places: &'a OutputArgs,
     /// Of each batch, for the grid.
     images: Vec<Array4<u8>>,
@@ -42,7 +42,7 @@ impl OutputArgs {
     ///
     /// # Errors
     /// A place that cannot be written to, or a grid that is not to be a PNG.
-    pub(in crate::cli) fn open(&self) -> Result<PictureOutput<'_>> {
+    pub(in crate::cli) fn open(&self) -> Result<ImageOutput<'_>> {
         if let Some(dir) = &self.separate {
             fs_err::create_dir_all(dir)?;
             check_writable(&dir.join("00000.png"))?;
@@ -54,7 +54,7 @@ impl OutputArgs {
         if let Some(out) = &self.out_tensor {
             check_writable(out)?;
         }
-        Ok(PictureOutput {
+        Ok(ImageOutput {
             places: self,
             images: Vec::new(),
             numbers: Vec::new(),
@@ -69,21 +69,21 @@ impl OutputArgs {
     }
 }
 
-impl PictureOutput<'_> {
+impl ImageOutput<'_> {
     /// Takes a batch, `[N, C, H, W]` f32 in [-1, 1]. Separate files are written at once, so that an interrupted command
     /// leaves what it has made.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub(in crate::cli) fn take(&mut self, pictures: &Tensor) -> Result<()> {
-        let images = to_array(pictures);
+    pub(in crate::cli) fn take(&mut self, x_0: &Tensor) -> Result<()> {
+        let images = to_array(x_0);
         if let Some(dir) = &self.places.separate {
             for (number, image) in (self.taken..).zip(images.outer_iter()) {
                 write_png(&dir.join(format!("{number:05}.png")), image)?;
             }
         }
         if self.places.out_tensor.is_some() {
-            self.numbers.push(pictures.to_device(Device::Cpu));
+            self.numbers.push(x_0.to_device(Device::Cpu));
         }
         self.taken += images.len_of(Axis(0)) as u64;
         if self.places.grid_path().is_some() {
@@ -92,7 +92,7 @@ impl PictureOutput<'_> {
         Ok(())
     }
 
-    /// Writes what is about all pictures, and says what is where. `about` goes into the file of numbers.
+    /// Writes what is about all images, and says what is where. `about` goes into the file of numbers.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -102,18 +102,18 @@ impl PictureOutput<'_> {
             safetensors::write(out, ("ddpm-sample".to_owned(), about), &tensors)?;
         }
         if let Some(dir) = &self.places.separate {
-            eprintln!("{} pictures in {}", self.taken, dir.display());
+            eprintln!("{} images in {}", self.taken, dir.display());
         }
         if let Some(out) = self.places.grid_path() {
             let views: Vec<_> = self.images.iter().map(Array4::view).collect();
             write_png(&out, grid(concatenate(Axis(0), &views)?.view()).view())?;
-            eprintln!("{} pictures in {}", self.taken, out.display());
+            eprintln!("{} images in {}", self.taken, out.display());
         }
         Ok(())
     }
 }
 
-/// Refuses a place for a picture that is not to be a PNG.
+/// Refuses a place for an image that is not to be a PNG.
 pub(in crate::cli) fn refuse_other_than_png(flag: &str, path: &std::path::Path) -> Result<()> {
     ensure!(
         path.extension().is_some_and(|e| e == "png"),

@@ -15,7 +15,7 @@ pub(in crate::cli) struct ModelArgs {
     /// Kind of network [default: the preset's]
     #[arg(long, value_enum)]
     model: Option<ModelKind>,
-    /// Picture size: 128, or 96x128 (height x width)
+    /// Image size: 128, or 96x128 (height x width)
     #[arg(long, value_name = "PIXELS")]
     size: Option<Size>,
     /// 3 (colour) or 1 (grey)

@@ -1,4 +1,4 @@
-//! Flags about samplers, shared by all commands that lead pictures through a reverse process.
+//! Flags about samplers, shared by all commands that lead images through a reverse process.
 
 use anyhow::{Result, ensure};
 use clap::Args;

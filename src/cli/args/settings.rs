@@ -88,20 +88,20 @@ impl NetworkArgs {
     }
 }
 
-/// Settings of the pictures.
+/// Settings of the images.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Pictures")]
+#[command(next_help_heading = "Images")]
 pub(in crate::cli) struct DataArgs {
-    /// Folder of PNG, JPEG, WebP, BMP and GIF pictures, at any depth [default: built-in faces]
+    /// Folder of PNG, JPEG, WebP, BMP and GIF images, at any depth [default: built-in faces]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// How pictures are scaled
+    /// How images are scaled
     #[arg(long, value_enum)]
     resize: Option<Resize>,
     /// Behind transparent pixels: white, black, #rrggbb, or ignore (drop transparency)
     #[arg(long, value_name = "COLOR")]
     background: Option<Background>,
-    /// Mirror half of the pictures, at random
+    /// Mirror half of the images, at random
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     flip: Option<bool>,
     /// How many built-in faces to draw
@@ -115,13 +115,13 @@ struct TrainArgs {
     /// Steps in all
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// Pictures a step; auto: as the settings say, split into as few microbatches as memory allows
+    /// Images a step; auto: as the settings say, split into as few microbatches as memory allows
     #[arg(long, value_name = "N")]
     batch: Option<BatchSize>,
     /// Split each batch into N microbatches: same maths, less memory (dropout draws other masks)
     #[arg(long, value_name = "N")]
     accumulate: Option<i64>,
-    /// Seed of weights, order, noise and built-in pictures
+    /// Seed of weights, order, noise and built-in images
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Steps between checkpoints
@@ -130,7 +130,7 @@ struct TrainArgs {
     /// Steps between sample grids; 0 for none
     #[arg(long, value_name = "N")]
     sample_every: Option<u64>,
-    /// Pictures in a sample grid
+    /// Images in a sample grid
     #[arg(long, value_name = "N")]
     sample_images: Option<u64>,
     /// Noise of the reverse steps of sample grids
@@ -210,7 +210,7 @@ struct DiffusionArgs {
 }
 
 impl SettingArgs {
-    /// Whether a folder of pictures is named.
+    /// Whether a folder of images is named.
     pub(in crate::cli) fn has_data(&self) -> bool {
         self.data.data.is_some()
     }
@@ -264,8 +264,8 @@ impl TrainArgs {
     fn apply(&self, config: &mut RunConfig) {
         let t = &mut config.train;
         set(&mut t.steps, &self.steps);
-        if let Some(BatchSize::Fixed(pictures)) = self.batch {
-            t.batch = pictures as i64;
+        if let Some(BatchSize::Fixed(images)) = self.batch {
+            t.batch = images as i64;
         }
         set(&mut t.accumulate, &self.accumulate);
         set(&mut t.seed, &self.seed);

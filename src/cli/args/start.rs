@@ -1,4 +1,4 @@
-//! Sampling that starts from a picture instead of from noise alone.
+//! Sampling that starts from an image instead of from noise alone.
 
 use std::path::{Path, PathBuf};
 
@@ -6,16 +6,16 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use tch::{Device, Tensor};
 
-use super::image_in::{read_mask, read_picture};
+use super::image_in::{read_image, read_mask};
 use crate::config::RunConfig;
 use crate::data::upright_size;
 use crate::sample::{Known, Resampling, Respaced};
 
-/// A picture to start from.
+/// An image to start from.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "From a picture")]
+#[command(next_help_heading = "From an image")]
 pub(in crate::cli) struct StartArgs {
-    /// Picture to start from, cropped and resized as for training
+    /// Image to start from, cropped and resized as for training
     #[arg(long, value_name = "FILE")]
     init_image: Option<PathBuf>,
     /// How much of the way to noise it is taken, 0 (it stays as it is) to 1 (nothing of it stays) [default: 0.5]
@@ -27,7 +27,7 @@ pub(in crate::cli) struct StartArgs {
         allow_negative_numbers = true
     )]
     strength: Option<f64>,
-    /// Fill in where this picture of the same size is white; RePaint, with --sampler ddpm
+    /// Fill in where this image of the same size is white; RePaint, with --sampler ddpm
     #[arg(long, value_name = "FILE", requires = "init_image")]
     mask: Option<PathBuf>,
     /// With --mask: steps taken back at a time
@@ -43,9 +43,9 @@ pub(in crate::cli) struct StartArgs {
 pub(in crate::cli) enum Start {
     /// Noise alone.
     Noise,
-    /// A picture, `[C, H, W]`, noised to the last visited step.
-    Picture(Tensor),
-    /// Noise, with a part of a picture known.
+    /// An image, `[C, H, W]`, noised to the last visited step.
+    Image(Tensor),
+    /// Noise, with a part of an image known.
     Part(Known, Resampling),
 }
 
@@ -54,16 +54,16 @@ impl Start {
     pub(in crate::cli) fn evaluations(&self, steps: usize) -> usize {
         match self {
             Start::Part(_, resampling) => resampling.evaluations(steps),
-            Start::Noise | Start::Picture(_) => steps,
+            Start::Noise | Start::Image(_) => steps,
         }
     }
 }
 
 impl StartArgs {
-    /// Reads the pictures, and shortens `levels` to the steps that are walked.
+    /// Reads the images, and shortens `levels` to the steps that are walked.
     ///
     /// # Errors
-    /// Files that are no pictures, a mask of another size, a strength outside 0 to 1.
+    /// Files that are no images, a mask of another size, a strength outside 0 to 1.
     pub(in crate::cli) fn start(
         &self,
         config: &RunConfig,
@@ -73,7 +73,7 @@ impl StartArgs {
         let Some(path) = &self.init_image else {
             return Ok(Start::Noise);
         };
-        let x_0 = read_picture(path, &config.model, &config.data)?.to_device(device);
+        let x_0 = read_image(path, &config.model, &config.data)?.to_device(device);
         if let Some(mask) = &self.mask {
             refuse_other_size(mask, path)?;
             let unknown = read_mask(mask, &config.model, &config.data)?;
@@ -86,7 +86,7 @@ impl StartArgs {
         let strength = self.strength.unwrap_or(0.5);
         ensure!(
             (0.0..=1.0).contains(&strength),
-            "--strength {strength}: want 0 (the picture as it is) to 1 (noise alone)"
+            "--strength {strength}: want 0 (the image as it is) to 1 (noise alone)"
         );
         let limit = strength * config.diffusion.timesteps as f64;
         let walked = levels.times.iter().take_while(|t| (**t as f64) < limit);
@@ -97,21 +97,21 @@ impl StartArgs {
             );
         }
         *levels = levels.truncated(walked);
-        Ok(Start::Picture(x_0))
+        Ok(Start::Image(x_0))
     }
 }
 
 /// The same crop is cut from both, so they must be of one size.
-fn refuse_other_size(mask: &Path, picture: &Path) -> Result<()> {
+fn refuse_other_size(mask: &Path, image: &Path) -> Result<()> {
     let size = |path: &Path| {
-        upright_size(path).with_context(|| format!("cannot use picture {}", path.display()))
+        upright_size(path).with_context(|| format!("cannot use image {}", path.display()))
     };
-    let ((mask_height, mask_width), (height, width)) = (size(mask)?, size(picture)?);
+    let ((mask_height, mask_width), (height, width)) = (size(mask)?, size(image)?);
     ensure!(
         (mask_height, mask_width) == (height, width),
         "--mask {}: it is {mask_width}x{mask_height} pixels, and {} is {width}x{height}; want a mask of the same size",
         mask.display(),
-        picture.display()
+        image.display()
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The way from noise to pictures, as an animation and as a strip.
+//! The way from noise to images, as an animation and as a strip.
 
 use std::path::PathBuf;
 
@@ -15,17 +15,17 @@ use crate::report::{
 };
 use crate::sample::Step;
 
-/// Pictures shown in a strip, one a row.
-const STRIP_PICTURES: usize = 8;
+/// Images shown in a strip, one a row.
+const STRIP_IMAGES: usize = 8;
 
 /// What to keep of the way.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Trajectory")]
 pub(in crate::cli) struct TrajectoryArgs {
-    /// The grid on its way from noise to pictures, as an animation
+    /// The grid on its way from noise to images, as an animation
     #[arg(long, value_name = "FILE.png|gif")]
     trajectory: Option<PathBuf>,
-    /// The same as one picture: a row for each of the first 8 pictures, time from left to right
+    /// The same as one image: a row for each of the first 8 images, time from left to right
     #[arg(long, value_name = "FILE.png")]
     strip: Option<PathBuf>,
     /// Show the predicted x_0 instead of x_t
@@ -118,7 +118,7 @@ impl Trajectory<'_> {
         }
         if let Some(path) = &self.args.strip {
             let column = |frame: Array4<u8>| {
-                let shown = frame.dim().0.min(STRIP_PICTURES);
+                let shown = frame.dim().0.min(STRIP_IMAGES);
                 grid_of_columns(frame.slice(s![..shown, .., .., ..]), 1)
             };
             let columns: Vec<Array3<u8>> = self.strip.frames().map(column).collect();
@@ -168,7 +168,7 @@ impl Recorder {
         }
     }
 
-    /// Each frame with the pictures of all batches, `[N, H, W, C]`.
+    /// Each frame with the images of all batches, `[N, H, W, C]`.
     fn frames(&self) -> impl Iterator<Item = Array4<u8>> {
         let frames = match self.ended.is_empty() {
             true => Vec::new(),

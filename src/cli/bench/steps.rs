@@ -1,4 +1,4 @@
-//! The steps that are timed, on made-up pictures.
+//! The steps that are timed, on made-up images.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -25,16 +25,16 @@ pub(super) trait Bench {
     fn phases(&mut self, steps: u32) -> Result<Vec<(&'static str, f64)>>;
 }
 
-/// Pictures in the made-up data set.
-const PICTURES: i64 = 256;
+/// Images in the made-up data set.
+const IMAGES: i64 = 256;
 
 /// Milliseconds each, of `steps` that took this long together.
 fn ms(all: Duration, steps: u32) -> f64 {
     all.as_secs_f64() * 1e3 / f64::from(steps)
 }
 
-fn trainer(config: &RunConfig, chosen: &Chosen, pictures: u64) -> Result<Trainer> {
-    let mut trainer = Trainer::new(config, pictures, chosen.device)?;
+fn trainer(config: &RunConfig, chosen: &Chosen, images: u64) -> Result<Trainer> {
+    let mut trainer = Trainer::new(config, images, chosen.device)?;
     trainer.net.set_precision(chosen.precision);
     Ok(trainer)
 }
@@ -57,7 +57,7 @@ pub(super) struct Train {
 impl Train {
     pub(super) fn new(config: &RunConfig, chosen: &Chosen) -> Result<Train> {
         let [c, h, w] = config.model.chw();
-        let pixels = Tensor::randint(256, [PICTURES, c, h, w], (Kind::Uint8, Device::Cpu));
+        let pixels = Tensor::randint(256, [IMAGES, c, h, w], (Kind::Uint8, Device::Cpu));
         let data = Store::new(pixels, chosen.device)?;
         let trainer = trainer(config, chosen, data.len())?;
         Ok(Train { trainer, data })
@@ -78,7 +78,7 @@ impl Bench for Train {
             self.step()?;
         }
         let mut phases = phases_of(&self.trainer, steps);
-        phases.push(("waiting for pictures", ms(self.data.waited(), steps)));
+        phases.push(("waiting for images", ms(self.data.waited(), steps)));
         Ok(phases)
     }
 }
@@ -90,7 +90,7 @@ pub(super) struct Update {
 
 impl Update {
     pub(super) fn new(config: &RunConfig, chosen: &Chosen) -> Result<Update> {
-        let trainer = trainer(config, chosen, PICTURES as u64)?;
+        let trainer = trainer(config, chosen, IMAGES as u64)?;
         let mut grads = trainer.arena.grads.shallow_clone();
         grads.copy_(&normal(0, Stream::Noise, 0, &grads.size(), chosen.device));
         Ok(Update { trainer })

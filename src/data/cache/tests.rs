@@ -25,7 +25,7 @@ fn write_cached(path: &Path, cached: &Cached) {
     write(path, &key(), Path::new("/data"), &spec(), decode).unwrap();
 }
 
-/// Two grey pictures of 1x2, and a skipped file with an awkward name.
+/// Two grey images of 1x2, and a skipped file with an awkward name.
 fn cached() -> Cached {
     use std::os::unix::ffi::OsStrExt;
     let odd = std::ffi::OsStr::from_bytes(b"\xff \n\\.png");
@@ -40,10 +40,10 @@ fn cached() -> Cached {
     }
 }
 
-fn spec() -> PictureSpec {
-    PictureSpec {
+fn spec() -> ImageSpec {
+    ImageSpec {
         channels: 1,
-        ..PictureSpec::rgb(1, 2)
+        ..ImageSpec::rgb(1, 2)
     }
 }
 
@@ -146,7 +146,7 @@ fn a_damaged_cache_is_an_error_that_says_what_to_do() {
                 ("manifest", text(&list)),
                 ("skipped", text("")),
             ],
-            "not pictures of [1, 1, 2]",
+            "not images of [1, 1, 2]",
         ),
         (
             vec![
@@ -154,7 +154,7 @@ fn a_damaged_cache_is_an_error_that_says_what_to_do() {
                 ("manifest", text(&list)),
                 ("skipped", text("")),
             ],
-            "it holds 1 pictures and lists 2",
+            "it holds 1 images and lists 2",
         ),
         (
             vec![
@@ -198,5 +198,5 @@ fn another_kind_of_file_is_not_overwritten() {
     let tensors = [("w".to_owned(), Tensor::from_slice(&[1f32]))];
     safetensors::write(&path, ("ddpm".into(), "{}".into()), &tensors).unwrap();
     let error = read_back(&path).unwrap_err().to_string();
-    assert!(error.contains("not a picture cache"), "{error}");
+    assert!(error.contains("not an image cache"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! JPEG pictures that are decoded at a fraction of their size.
+//! JPEG images that are decoded at a fraction of their size.
 
 use std::io::{self, BufReader};
 
@@ -11,22 +11,22 @@ use crate::config::Resize;
 use crate::data::budget::Capped;
 use crate::data::jpeg;
 use crate::data::resize::{self, Span};
-use crate::data::spec::PictureSpec;
+use crate::data::spec::ImageSpec;
 
-/// A picture of which only means over squares of pixels were decoded.
-pub(super) struct ShrunkPicture {
+/// An image of which only means over squares of pixels were decoded.
+pub(super) struct ShrunkImage {
     means: DynamicImage,
     /// The side of the squares, pixels.
     factor: usize,
-    /// Height and width of the full picture.
+    /// Height and width of the full image.
     pub(super) full: (usize, usize),
-    /// How far the first mean reaches beyond the full picture, down and across, in pixels: it was the
-    /// last one before the picture was turned.
+    /// How far the first mean reaches beyond the full image, down and across, in pixels: it was the
+    /// last one before the image was turned.
     overhang: (usize, usize),
 }
 
-impl ShrunkPicture {
-    /// Turns means upright that come from a picture of `height` x `width` pixels.
+impl ShrunkImage {
+    /// Turns means upright that come from an image of `height` x `width` pixels.
     fn new(
         means: Array3<u8>,
         (height, width): (usize, usize),
@@ -63,8 +63,8 @@ impl ShrunkPicture {
         })
     }
 
-    /// Crops where the full picture would be cropped, which can be between two means, and resizes.
-    pub(super) fn fit(&self, spec: &PictureSpec) -> Array3<u8> {
+    /// Crops where the full image would be cropped, which can be between two means, and resizes.
+    pub(super) fn fit(&self, spec: &ImageSpec) -> Array3<u8> {
         let crop = Crop::centred(self.full.0, self.full.1, spec.height, spec.width);
         // Which means, and the span on these of the crop.
         let part = |from: usize, length: usize, results| {
@@ -90,12 +90,12 @@ impl ShrunkPicture {
     }
 }
 
-/// By what a picture is shrunk while it is decoded: 4, where the crop is then still twice as large as wanted on both
+/// By what an image is shrunk while it is decoded: 4, where the crop is then still twice as large as wanted on both
 /// sides, so that what is cut between two means, and means where an exact decoder has pixels, weighs little.
 ///
 /// Decoding at a half or an eighth is no faster: in full, another decoder takes as long as this one for a half, and an
 /// eighth takes as long as a quarter.
-pub(super) fn shrink_factor(crop: Crop, spec: &PictureSpec) -> Option<usize> {
+pub(super) fn shrink_factor(crop: Crop, spec: &ImageSpec) -> Option<usize> {
     const FACTOR: usize = 4;
     let fits = crop.height >= 2 * FACTOR * spec.height && crop.width >= 2 * FACTOR * spec.width;
     (spec.resize == Resize::Fast && fits).then_some(FACTOR)
@@ -109,9 +109,9 @@ pub(super) fn shrink(
     size: (usize, usize),
     factor: usize,
     orientation: Orientation,
-) -> Option<ShrunkPicture> {
+) -> Option<ShrunkImage> {
     let mut source = Capped::new(file, file_bytes);
     io::Seek::rewind(&mut source).ok()?;
     let means = jpeg::shrink(BufReader::new(source), (size.1, size.0), factor)?;
-    ShrunkPicture::new(means, size, factor, orientation)
+    ShrunkImage::new(means, size, factor, orientation)
 }

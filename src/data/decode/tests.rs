@@ -26,7 +26,7 @@ const JPEG: [&str; 3] = [
 const ALPHA: &str = "x3_rgba_45x45.png";
 const DEEP: &str = "x4_16bit_40x52.png";
 
-/// The `[size, size, 3]` RGB bytes of each stored picture.
+/// The `[size, size, 3]` RGB bytes of each stored image.
 fn golden() -> HashMap<String, Vec<u8>> {
     let path = golden_folder().join("keras_imread.safetensors");
     let bytes = fs_err::read(path).unwrap();
@@ -41,17 +41,17 @@ fn golden_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/golden")
 }
 
-/// As Keras-DDPM reads its pictures.
-fn cv2(side: usize) -> PictureSpec {
-    PictureSpec {
+/// As Keras-DDPM reads its images.
+fn cv2(side: usize) -> ImageSpec {
+    ImageSpec {
         resize: Resize::Cv2,
         background: Background::Ignore,
-        ..PictureSpec::rgb(side, side)
+        ..ImageSpec::rgb(side, side)
     }
 }
 
 /// The bytes of a decoded file, row by row.
-fn decoded(path: &std::path::Path, spec: &PictureSpec) -> Vec<u8> {
+fn decoded(path: &std::path::Path, spec: &ImageSpec) -> Vec<u8> {
     let image = decode(path, spec).unwrap();
     assert_eq!(image.dim(), (spec.height, spec.width, spec.channels));
     image.into_iter().collect()
@@ -120,56 +120,56 @@ fn other_crops_have_the_wanted_shape() {
     assert_eq!(Crop::centred(10, 1000, 8192, 1), crop(0, 500, 10, 1)); // never empty
 }
 
-/// A folder that holds one picture.
-fn saved(name: &str, picture: impl Into<DynamicImage>) -> (tempfile::TempDir, PathBuf) {
+/// A folder that holds one image.
+fn saved(name: &str, image: impl Into<DynamicImage>) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
-    picture.into().save(&path).unwrap();
+    image.into().save(&path).unwrap();
     (dir, path)
 }
 
-fn decode_saved(name: &str, picture: impl Into<DynamicImage>, spec: &PictureSpec) -> Vec<u8> {
-    let (_dir, path) = saved(name, picture);
+fn decode_saved(name: &str, image: impl Into<DynamicImage>, spec: &ImageSpec) -> Vec<u8> {
+    let (_dir, path) = saved(name, image);
     decoded(&path, spec)
 }
 
 #[test]
 fn grey_fills_three_channels() {
-    let picture = GrayImage::from_fn(2, 1, |x, _| Luma([x as u8 * 200]));
+    let image = GrayImage::from_fn(2, 1, |x, _| Luma([x as u8 * 200]));
     assert_eq!(
-        decode_saved("a.png", picture, &PictureSpec::rgb(1, 2)),
+        decode_saved("a.png", image, &ImageSpec::rgb(1, 2)),
         [0, 0, 0, 200, 200, 200]
     );
 }
 
 #[test]
 fn one_channel_is_rec_709_luma() {
-    let spec = PictureSpec {
+    let spec = ImageSpec {
         channels: 1,
-        ..PictureSpec::rgb(1, 4)
+        ..ImageSpec::rgb(1, 4)
     };
     let colours = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [90, 90, 90]];
-    let picture = RgbImage::from_fn(4, 1, |x, _| Rgb(colours[x as usize]));
+    let image = RgbImage::from_fn(4, 1, |x, _| Rgb(colours[x as usize]));
     assert_eq!(
-        decode_saved("a.png", picture.clone(), &spec),
+        decode_saved("a.png", image.clone(), &spec),
         [54, 182, 18, 90]
     );
-    let theirs = DynamicImage::from(picture).to_luma8();
+    let theirs = DynamicImage::from(image).to_luma8();
     assert_eq!(theirs.as_raw(), &[54, 182, 18, 90]); // the image crate's own grey
 }
 
 #[test]
 fn transparency_is_blended_or_dropped() {
     let alphas = [0, 51, 255]; // nothing, a fifth, all
-    let picture = RgbaImage::from_fn(3, 1, |x, _| Rgba([255, 0, 100, alphas[x as usize]]));
+    let image = RgbaImage::from_fn(3, 1, |x, _| Rgba([255, 0, 100, alphas[x as usize]]));
     let over = |background: &str| {
         let background = background.parse().unwrap();
         decode_saved(
             "a.png",
-            picture.clone(),
-            &PictureSpec {
+            image.clone(),
+            &ImageSpec {
                 background,
-                ..PictureSpec::rgb(1, 3)
+                ..ImageSpec::rgb(1, 3)
             },
         )
     };
@@ -181,9 +181,9 @@ fn transparency_is_blended_or_dropped() {
 
 #[test]
 fn grey_with_alpha_is_blended_too() {
-    let picture = GrayAlphaImage::from_fn(2, 1, |x, _| LumaA([10, x as u8 * 255]));
+    let image = GrayAlphaImage::from_fn(2, 1, |x, _| LumaA([10, x as u8 * 255]));
     assert_eq!(
-        decode_saved("a.png", picture, &PictureSpec::rgb(1, 2)),
+        decode_saved("a.png", image, &ImageSpec::rgb(1, 2)),
         [255, 255, 255, 10, 10, 10]
     );
 }
@@ -191,19 +191,19 @@ fn grey_with_alpha_is_blended_too() {
 /// 0x12ff: cut off as OpenCV does, not rounded to 0x13.
 #[test]
 fn sixteen_bits_keep_the_high_byte() {
-    let picture = ImageBuffer::<Rgb<u16>, _>::from_pixel(1, 1, Rgb([0x12ff, 0xffff, 0x0080]));
+    let image = ImageBuffer::<Rgb<u16>, _>::from_pixel(1, 1, Rgb([0x12ff, 0xffff, 0x0080]));
     assert_eq!(
-        decode_saved("a.png", picture, &PictureSpec::rgb(1, 1)),
+        decode_saved("a.png", image, &ImageSpec::rgb(1, 1)),
         [0x12, 0xff, 0]
     );
 }
 
 #[test]
 fn lossless_formats_give_the_same_bytes() {
-    let picture = RgbImage::from_fn(2, 2, |x, y| Rgb([x as u8 * 255, y as u8 * 255, 255]));
+    let image = RgbImage::from_fn(2, 2, |x, y| Rgb([x as u8 * 255, y as u8 * 255, 255]));
     for name in ["a.png", "a.webp", "a.bmp", "a.gif"] {
-        let got = decode_saved(name, picture.clone(), &PictureSpec::rgb(2, 2));
-        assert_eq!(&got, picture.as_raw(), "{name}");
+        let got = decode_saved(name, image.clone(), &ImageSpec::rgb(2, 2));
+        assert_eq!(&got, image.as_raw(), "{name}");
     }
 }
 
@@ -218,7 +218,7 @@ fn an_animation_gives_its_first_frame() {
         encoder.encode_frame(image::Frame::new(frame)).unwrap();
     }
     drop(encoder);
-    assert_eq!(decoded(&path, &PictureSpec::rgb(2, 2)), [40; 12]);
+    assert_eq!(decoded(&path, &ImageSpec::rgb(2, 2)), [40; 12]);
 }
 
 #[test]
@@ -226,15 +226,15 @@ fn the_content_counts_not_the_name() {
     let (_dir, path) = saved("a.png", GrayImage::from_pixel(4, 4, Luma([77])));
     let renamed = path.with_extension("jpg");
     fs_err::rename(path, &renamed).unwrap();
-    assert_eq!(decoded(&renamed, &PictureSpec::rgb(1, 1)), [77; 3]);
+    assert_eq!(decoded(&renamed, &ImageSpec::rgb(1, 1)), [77; 3]);
 }
 
 /// A JPEG, red above blue, whose EXIF says that it lies on its side.
 fn jpeg_with_orientation(orientation: u8) -> Vec<u8> {
-    let picture = GrayImage::from_fn(16, 32, |_, y| Luma([if y < 16 { 0 } else { 255 }]));
+    let image = GrayImage::from_fn(16, 32, |_, y| Luma([if y < 16 { 0 } else { 255 }]));
     let mut jpeg = Vec::new();
     image::codecs::jpeg::JpegEncoder::new(&mut jpeg)
-        .encode(picture.as_raw(), 16, 32, ExtendedColorType::L8)
+        .encode(image.as_raw(), 16, 32, ExtendedColorType::L8)
         .unwrap();
     turned(&jpeg, orientation)
 }
@@ -250,12 +250,12 @@ fn turned(jpeg: &[u8], orientation: u8) -> Vec<u8> {
 }
 
 #[test]
-fn exif_turns_the_picture_upright() {
+fn exif_turns_the_image_upright() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.jpg");
-    let spec = |height, width| PictureSpec {
+    let spec = |height, width| ImageSpec {
         channels: 1,
-        ..PictureSpec::rgb(height, width)
+        ..ImageSpec::rgb(height, width)
     };
     for (orientation, wanted) in [(1, [0, 255]), (3, [255, 0])] {
         fs_err::write(&path, jpeg_with_orientation(orientation)).unwrap();
@@ -277,7 +277,7 @@ fn exif_turns_the_picture_upright() {
 }
 
 #[test]
-fn a_header_that_claims_a_huge_picture_is_refused() {
+fn a_header_that_claims_a_huge_image_is_refused() {
     // A sound PNG header of 100,000 x 100,000 RGB, then a few bytes of data.
     let mut png =
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\x01\x86\xa0\0\x01\x86\xa0\x08\x02\0\0\0".to_vec();
@@ -286,7 +286,7 @@ fn a_header_that_claims_a_huge_picture_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bomb.png");
     fs_err::write(&path, png).unwrap();
-    let error = decode(&path, &PictureSpec::rgb(8, 8)).unwrap_err();
+    let error = decode(&path, &ImageSpec::rgb(8, 8)).unwrap_err();
     assert!(
         matches!(error, DataError::TooLarge { width: 100_000, .. }),
         "{error:?}"
@@ -298,9 +298,9 @@ fn a_header_that_claims_a_huge_picture_is_refused() {
 fn damaged_files_are_errors_that_name_the_path() {
     let (_dir, path) = saved("a.png", GrayImage::from_pixel(64, 64, Luma([77])));
     let whole = fs_err::read(&path).unwrap();
-    for bytes in [&b""[..], b"not a picture", &whole[..whole.len() / 2]] {
+    for bytes in [&b""[..], b"not an image", &whole[..whole.len() / 2]] {
         fs_err::write(&path, bytes).unwrap();
-        let error = decode(&path, &PictureSpec::rgb(8, 8)).unwrap_err();
+        let error = decode(&path, &ImageSpec::rgb(8, 8)).unwrap_err();
         assert!(matches!(error, DataError::Decode { .. }), "{error:?}");
         assert!(error.to_string().contains("a.png"), "{error}");
     }
@@ -309,9 +309,9 @@ fn damaged_files_are_errors_that_name_the_path() {
 #[test]
 fn a_form_that_makes_no_sense_is_refused() {
     let check = |height, width, channels| {
-        PictureSpec {
+        ImageSpec {
             channels,
-            ..PictureSpec::rgb(height, width)
+            ..ImageSpec::rgb(height, width)
         }
         .check()
         .map_err(|e| e.to_string())
@@ -319,11 +319,11 @@ fn a_form_that_makes_no_sense_is_refused() {
     assert_eq!(check(1, 8192, 1), Ok(()));
     assert_eq!(
         check(8, 8, 4),
-        Err("picture channels is 4, but must be 1 or 3".to_owned())
+        Err("image channels is 4, but must be 1 or 3".to_owned())
     );
     assert_eq!(
         check(0, 8, 3),
-        Err("picture height is 0, but must be 1 to 8192 pixels".to_owned())
+        Err("image height is 0, but must be 1 to 8192 pixels".to_owned())
     );
 }
 
@@ -351,7 +351,7 @@ fn backgrounds_read_back_as_written() {
 }
 
 #[test]
-fn a_picture_keeps_its_kind_of_file_in_the_error() {
+fn an_image_keeps_its_kind_of_file_in_the_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.webp");
     let mut webp = Vec::new();
@@ -359,7 +359,7 @@ fn a_picture_keeps_its_kind_of_file_in_the_error() {
         .write_to(&mut std::io::Cursor::new(&mut webp), ImageFormat::WebP)
         .unwrap();
     fs_err::write(&path, &webp[..20]).unwrap();
-    assert!(decode(&path, &PictureSpec::rgb(8, 8)).is_err());
+    assert!(decode(&path, &ImageSpec::rgb(8, 8)).is_err());
 }
 
 /// A file of `scripts/parity/make_jpegs.py`: 93x75 pixels, soft shapes.
@@ -368,19 +368,19 @@ fn made(name: &str) -> Vec<u8> {
 }
 
 /// Colours, and large JPEGs at a fraction of their size.
-fn fast(height: usize, width: usize) -> PictureSpec {
-    PictureSpec {
+fn fast(height: usize, width: usize) -> ImageSpec {
+    ImageSpec {
         resize: Resize::Fast,
-        ..PictureSpec::rgb(height, width)
+        ..ImageSpec::rgb(height, width)
     }
 }
 
 /// What a file decodes to, and what it would without shrinking.
-fn both_ways(jpeg: &[u8], spec: &PictureSpec) -> (Vec<u8>, Vec<u8>) {
+fn both_ways(jpeg: &[u8], spec: &ImageSpec) -> (Vec<u8>, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.jpg");
     fs_err::write(&path, jpeg).unwrap();
-    let (Picture::Whole(full), _) = open(&path, None).unwrap() else {
+    let (Image::Whole(full), _) = open(&path, None).unwrap() else {
         panic!("shrunk without a wanted size");
     };
     let full = fit(full, spec).into_iter().collect();
@@ -389,7 +389,7 @@ fn both_ways(jpeg: &[u8], spec: &PictureSpec) -> (Vec<u8>, Vec<u8>) {
 
 #[test]
 fn a_jpeg_is_shrunk_while_it_stays_twice_as_large_as_wanted() {
-    let factor = |height, width, spec: &PictureSpec| {
+    let factor = |height, width, spec: &ImageSpec| {
         shrink_factor(Crop::centred(height, width, spec.height, spec.width), spec)
     };
     let square = |side| fast(side, side);
@@ -403,18 +403,18 @@ fn a_jpeg_is_shrunk_while_it_stays_twice_as_large_as_wanted() {
     assert_eq!(factor(1000, 1000, &fast(90, 120)), Some(4));
     assert_eq!(factor(1000, 1000, &fast(96, 128)), None);
     assert_eq!(factor(512, 512, &cv2(32)), None);
-    assert_eq!(factor(512, 512, &PictureSpec::rgb(32, 32)), None);
+    assert_eq!(factor(512, 512, &ImageSpec::rgb(32, 32)), None);
 }
 
-/// The border between two results can cut through a square, which then counts on both sides: in this picture of
+/// The border between two results can cut through a square, which then counts on both sides: in this image of
 /// waves that is what differs most. Then comes subsampled colour, which is blended over more pixels.
 #[test]
-fn shrunk_pictures_are_those_of_the_full_decoder_within_a_few_levels() {
+fn shrunk_images_are_those_of_the_full_decoder_within_a_few_levels() {
     for name in ["444.jpg", "grey.jpg", "422.jpg", "420.jpg"] {
         for (height, width) in [(4, 4), (8, 8), (16, 16), (5, 9), (9, 5)] {
             for channels in [1, 3] {
                 let size = fast(height, width);
-                let (shrunk, full) = both_ways(&made(name), &PictureSpec { channels, ..size });
+                let (shrunk, full) = both_ways(&made(name), &ImageSpec { channels, ..size });
                 let (worst, mean) = (
                     largest_difference(&shrunk, &full),
                     mean_difference(&shrunk, &full),
@@ -440,14 +440,14 @@ fn mean_difference(a: &[u8], b: &[u8]) -> f64 {
 /// Nothing is turned in between two pixels: no side of the file is a whole number of squares, so each way
 /// of turning begins at another place of the first one.
 #[test]
-fn a_turned_file_gives_the_turned_picture() {
+fn a_turned_file_gives_the_turned_image() {
     for side in [4, 8, 16] {
         let spec = fast(side, side);
         let (plain, _) = both_ways(&made("420.jpg"), &spec);
         for orientation in 1..=8 {
             let (got, _) = both_ways(&turned(&made("420.jpg"), orientation), &spec);
-            let picture = RgbImage::from_raw(side as u32, side as u32, plain.clone()).unwrap();
-            let mut wanted = DynamicImage::from(picture);
+            let image = RgbImage::from_raw(side as u32, side as u32, plain.clone()).unwrap();
+            let mut wanted = DynamicImage::from(image);
             wanted.apply_orientation(Orientation::from_exif(orientation).unwrap());
             assert_eq!(
                 got,

@@ -28,9 +28,9 @@ const INSIDE_MOUTH: Colour = [104.0, 16.0, 28.0];
 pub(super) struct Portrait {
     /// The colour behind everything.
     pub(super) background: Colour,
-    /// Size: the head is about this much of the picture's shorter side wide, times 0.5.
+    /// Size: the head is about this much of the image's shorter side wide, times 0.5.
     pub(super) scale: f32,
-    /// Where the face's origin is, from the picture's centre.
+    /// Where the face's origin is, from the image's centre.
     pub(super) shift: Pair,
     /// What to paint, first things first.
     pub(super) layers: Vec<Layer>,

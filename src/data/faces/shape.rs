@@ -1,6 +1,6 @@
 //! The two shapes faces are made of, as signed distances to their edge.
 //!
-//! Face coordinates: the head's centre is near (0, 0), x goes right and y down, and the picture's
+//! Face coordinates: the head's centre is near (0, 0), x goes right and y down, and the image's
 //! shorter side is about 2 long. Distances are negative inside and in the same unit.
 
 /// Red, green and blue, 0 to 255.

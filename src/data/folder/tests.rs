@@ -4,10 +4,10 @@ use image::{GrayImage, Luma, Rgb, RgbImage};
 
 use super::*;
 
-/// A folder of 4x4 grey pictures, each as bright as given.
-fn folder(pictures: &[(&str, u8)]) -> tempfile::TempDir {
+/// A folder of 4x4 grey images, each as bright as given.
+fn folder(images: &[(&str, u8)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for (name, grey) in pictures {
+    for (name, grey) in images {
         let path = dir.path().join(name);
         fs_err::create_dir_all(path.parent().unwrap()).unwrap();
         write_grey(&path, *grey);
@@ -23,11 +23,11 @@ fn write_grey(path: &Path, grey: u8) {
     fs_err::write(path, png.into_inner()).unwrap();
 }
 
-/// One grey pixel from each picture.
-fn dot() -> PictureSpec {
-    PictureSpec {
+/// One grey pixel from each image.
+fn dot() -> ImageSpec {
+    ImageSpec {
         channels: 1,
-        ..PictureSpec::rgb(1, 1)
+        ..ImageSpec::rgb(1, 1)
     }
 }
 
@@ -38,7 +38,7 @@ struct Loaded {
     pixels: Vec<u8>,
 }
 
-fn load_listed(dir: &Path, listing: Listing, spec: &PictureSpec) -> Result<Loaded, DataError> {
+fn load_listed(dir: &Path, listing: Listing, spec: &ImageSpec) -> Result<Loaded, DataError> {
     let mut pixels = Vec::new();
     let mut take = |part: &[u8]| {
         pixels.extend(part);
@@ -48,7 +48,7 @@ fn load_listed(dir: &Path, listing: Listing, spec: &PictureSpec) -> Result<Loade
     Ok(Loaded { folder, pixels })
 }
 
-fn load_quietly(dir: &Path, spec: &PictureSpec) -> Result<Loaded, DataError> {
+fn load_quietly(dir: &Path, spec: &ImageSpec) -> Result<Loaded, DataError> {
     load_listed(dir, list(dir)?, spec)
 }
 
@@ -70,7 +70,7 @@ fn names_of(dir: &Path, paths: &[PathBuf]) -> Vec<String> {
 }
 
 #[test]
-fn lists_every_kind_of_picture_in_byte_order() {
+fn lists_every_kind_of_image_in_byte_order() {
     let wanted = ["B.JPG", "a/z.png", "a.webp", "b.GIF", "c/d/e.Jpeg", "f.bmp"];
     let dir = folder(&wanted.map(|name| (name, 0)));
     for other in ["note.txt", "png", "g.png.bak", ".png"] {
@@ -90,14 +90,14 @@ fn loads_planes_in_list_order() {
             .save(dir.path().join(name))
             .unwrap();
     }
-    let folder = load_quietly(dir.path(), &PictureSpec::rgb(1, 2)).unwrap();
+    let folder = load_quietly(dir.path(), &ImageSpec::rgb(1, 2)).unwrap();
     assert_eq!(folder.pixels, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]);
     assert_eq!(loaded_names(&folder), ["a.png", "b.png"]);
     assert!(folder.folder.skipped.is_empty());
 }
 
 #[test]
-fn planes_of_a_two_pixel_picture() {
+fn planes_of_a_two_pixel_image() {
     let mut planes = [0; 6];
     to_planes(ndarray::array![[[1, 2, 3], [4, 5, 6]]].view(), &mut planes);
     assert_eq!(planes, [1, 4, 2, 5, 3, 6]);
@@ -106,7 +106,7 @@ fn planes_of_a_two_pixel_picture() {
 #[test]
 fn leaves_out_damaged_files_and_lists_them() {
     let dir = folder(&[("a.png", 10), ("c.png", 30), ("d.png", 40)]);
-    fs_err::write(dir.path().join("b.png"), "not a picture").unwrap();
+    fs_err::write(dir.path().join("b.png"), "not an image").unwrap();
     fs_err::write(dir.path().join("e.jpg"), b"\xff\xd8\xff\xe0 cut").unwrap();
     let folder = load_quietly(dir.path(), &dot()).unwrap();
     assert_eq!(folder.pixels, [10, 30, 40]);
@@ -152,7 +152,7 @@ fn says_what_is_wrong_with_the_folder() {
     fs_err::rename(dir.path().join("a.png"), dir.path().join("a.txt")).unwrap();
     let error_empty = error(dir.path());
     assert!(
-        matches!(error_empty, DataError::NoPictures { .. }),
+        matches!(error_empty, DataError::NoImages { .. }),
         "{error_empty}"
     );
     assert!(
@@ -166,7 +166,7 @@ fn says_what_is_wrong_with_the_folder() {
 fn quotes_reasons_when_nothing_could_be_read() {
     let dir = tempfile::tempdir().unwrap();
     for i in 0..5 {
-        fs_err::write(dir.path().join(format!("{i}.png")), "not a picture").unwrap();
+        fs_err::write(dir.path().join(format!("{i}.png")), "not an image").unwrap();
     }
     let error = load_quietly(dir.path(), &dot()).unwrap_err();
     let DataError::NoneReadable {
@@ -177,7 +177,7 @@ fn quotes_reasons_when_nothing_could_be_read() {
     };
     assert_eq!(reasons.len(), QUOTED_REASONS);
     assert!(
-        error.to_string().contains("none of the 5 pictures"),
+        error.to_string().contains("none of the 5 images"),
         "{error}"
     );
     assert!(error.to_string().contains("0.png: "), "{error}");
@@ -185,13 +185,13 @@ fn quotes_reasons_when_nothing_could_be_read() {
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    let pictures: Vec<_> = (0..60).map(|i| (format!("{i}.png"), i)).collect();
-    let pictures: Vec<_> = pictures
+    let images: Vec<_> = (0..60).map(|i| (format!("{i}.png"), i)).collect();
+    let images: Vec<_> = images
         .iter()
         .map(|(name, grey)| (name.as_str(), *grey))
         .collect();
-    let dir = folder(&pictures);
-    fs_err::write(dir.path().join("33.png"), "not a picture").unwrap();
+    let dir = folder(&images);
+    fs_err::write(dir.path().join("33.png"), "not an image").unwrap();
     let [one, eight] = [1, 8].map(|threads| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -209,7 +209,7 @@ fn the_number_of_threads_changes_nothing() {
 #[test]
 fn progress_counts_every_file_once() {
     let dir = folder(&[("a.png", 0), ("b.png", 0), ("c.png", 0)]);
-    fs_err::write(dir.path().join("b.png"), "not a picture").unwrap();
+    fs_err::write(dir.path().join("b.png"), "not an image").unwrap();
     let seen = Mutex::new(Vec::new());
     let listing = list(dir.path()).unwrap();
     let progress = |done| seen.lock().unwrap().push(done);
@@ -220,23 +220,23 @@ fn progress_counts_every_file_once() {
 }
 
 #[test]
-fn pictures_come_in_parts_without_gaps() {
+fn images_come_in_parts_without_gaps() {
     let dir = tempfile::tempdir().unwrap();
-    // Two parts and a half for a thread's 16 pictures, of 2 MiB each.
-    let spec = PictureSpec::rgb(836, 836);
+    // Two parts and a half for a thread's 16 images, of 2 MiB each.
+    let spec = ImageSpec::rgb(836, 836);
     for i in 0..80 {
         let path = dir.path().join(format!("{i:02}.png"));
         match i % 16 {
-            3 => fs_err::write(path, "not a picture").unwrap(),
+            3 => fs_err::write(path, "not an image").unwrap(),
             _ => write_grey(&path, i),
         }
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2);
     let mut parts = Vec::new();
     let mut take = |part: &[u8]| {
-        let pictures = part.chunks_exact(spec.bytes());
-        assert!(pictures.remainder().is_empty());
-        parts.push(pictures.map(|picture| picture[0]).collect::<Vec<_>>());
+        let images = part.chunks_exact(spec.bytes());
+        assert!(images.remainder().is_empty());
+        parts.push(images.map(|image| image[0]).collect::<Vec<_>>());
         Ok(())
     };
     let listing = list(dir.path()).unwrap();
@@ -299,20 +299,20 @@ fn file_names_need_not_be_text() {
 #[test]
 fn fingerprints_change_with_the_files_and_the_form() {
     let dir = folder(&[("a.png", 1), ("b.png", 2)]);
-    let of = |spec: &PictureSpec| fingerprint(dir.path(), &listed(dir.path()), spec);
+    let of = |spec: &ImageSpec| fingerprint(dir.path(), &listed(dir.path()), spec);
     let before = of(&dot());
     assert_eq!(before, of(&dot()));
-    assert_ne!(before, of(&PictureSpec { height: 2, ..dot() }));
+    assert_ne!(before, of(&ImageSpec { height: 2, ..dot() }));
     assert_ne!(
         before,
-        of(&PictureSpec {
+        of(&ImageSpec {
             resize: crate::config::Resize::Cv2,
             ..dot()
         })
     );
     assert_ne!(
         before,
-        of(&PictureSpec {
+        of(&ImageSpec {
             background: "black".parse().unwrap(),
             ..dot()
         })
@@ -357,7 +357,7 @@ fn fingerprints_do_not_depend_on_where_the_folder_is() {
 #[test]
 fn the_manifest_names_and_hashes_what_was_decoded() {
     let dir = folder(&[("b.png", 2), ("a b/c\td.png", 7)]);
-    let folder = load_quietly(dir.path(), &PictureSpec::rgb(2, 3)).unwrap();
+    let folder = load_quietly(dir.path(), &ImageSpec::rgb(2, 3)).unwrap();
     assert_eq!(loaded_names(&folder), [r"a b/c\td.png", "b.png"]);
     let digits = |grey: u8| blake3::hash(&[grey; 18]).to_hex()[..16].to_owned();
     let hashes = [0, 1].map(|i| format!("{:016x}", folder.folder.manifest.hash(i).unwrap()));

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Files that can be shrunk, and how far from the means over the full picture the worst byte is, measured.
+/// Files that can be shrunk, and how far from the means over the full image the worst byte is, measured.
 ///
 /// Without its high frequencies a square is not quite its mean: up to 5 levels at these soft shapes. Where colour is
 /// subsampled, it is then blended between samples that stand for more pixels.
@@ -30,19 +30,19 @@ fn file(name: &str) -> Vec<u8> {
 }
 
 fn fully(file: &[u8]) -> RgbImage {
-    let picture = image::load_from_memory_with_format(file, ImageFormat::Jpeg);
-    picture.unwrap().to_rgb8()
+    let image = image::load_from_memory_with_format(file, ImageFormat::Jpeg);
+    image.unwrap().to_rgb8()
 }
 
-/// The rounded mean of each whole square of the picture: `(x, y, rgb)`.
-fn means(picture: &RgbImage, factor: u32) -> Vec<(usize, usize, [u8; 3])> {
-    let (width, height) = (picture.width() / factor, picture.height() / factor);
+/// The rounded mean of each whole square of the image: `(x, y, rgb)`.
+fn means(image: &RgbImage, factor: u32) -> Vec<(usize, usize, [u8; 3])> {
+    let (width, height) = (image.width() / factor, image.height() / factor);
     let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
     let mean = |x, y, channel: usize| {
         let square =
             (0..factor * factor).map(|i| (x * factor + i % factor, y * factor + i / factor));
         let sum: u32 = square
-            .map(|(x, y)| u32::from(picture.get_pixel(x, y)[channel]))
+            .map(|(x, y)| u32::from(image.get_pixel(x, y)[channel]))
             .sum();
         ((sum + factor * factor / 2) / (factor * factor)) as u8
     };
@@ -59,7 +59,7 @@ fn at(shrunk: &Array3<u8>, x: usize, y: usize) -> [u8; 3] {
 }
 
 #[test]
-fn each_pixel_is_nearly_the_mean_of_a_square_of_the_full_picture() {
+fn each_pixel_is_nearly_the_mean_of_a_square_of_the_full_image() {
     for (name, tolerance) in PLAIN {
         let file = file(name);
         let full = fully(&file);

@@ -2,9 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn manifest(pictures: &[(&str, u64)]) -> Manifest {
+fn manifest(images: &[(&str, u64)]) -> Manifest {
     Manifest::new(
-        pictures
+        images
             .iter()
             .map(|(name, hash)| ((*name).to_owned(), *hash)),
     )
@@ -30,10 +30,10 @@ proptest! {
     }
 
     #[test]
-    fn lists_come_back(pictures in prop::collection::hash_map(
+    fn lists_come_back(images in prop::collection::hash_map(
         prop::collection::vec(any::<u8>(), 1..20), any::<u64>(), 0..20,
     )) {
-        let list = Manifest::new(pictures.iter().map(|(name, hash)| (escape(name), *hash)));
+        let list = Manifest::new(images.iter().map(|(name, hash)| (escape(name), *hash)));
         let read = Manifest::parse(list.to_text().as_bytes()).unwrap();
         prop_assert_eq!(&read, &list);
         prop_assert_eq!(read.fingerprint(), list.fingerprint());
@@ -76,7 +76,7 @@ fn the_text_is_as_documented() {
 #[test]
 fn files_come_back_and_are_looked_up() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("pictures.txt");
+    let path = dir.path().join("images.txt");
     for list in [three(), Manifest::default()] {
         list.write(&path).unwrap();
         assert_eq!(Manifest::read(&path).unwrap(), list);
@@ -90,10 +90,10 @@ fn files_come_back_and_are_looked_up() {
 /// What is wrong with a file that holds `bytes`.
 fn error(bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("pictures.txt");
+    let path = dir.path().join("images.txt");
     fs_err::write(&path, bytes).unwrap();
     let error = format!("{:#}", Manifest::read(&path).unwrap_err());
-    assert!(error.contains("pictures.txt"), "{error}");
+    assert!(error.contains("images.txt"), "{error}");
     error
 }
 
@@ -147,12 +147,12 @@ fn a_file_cut_anywhere_is_an_error() {
 #[test]
 fn differences_are_told_apart() {
     let before = manifest(&[("a", 1), ("b", 2), ("c", 3), ("d", 4)]);
-    let now = |pictures: &[(&str, u64)]| manifest(pictures).differences(&before);
+    let now = |images: &[(&str, u64)]| manifest(images).differences(&before);
     let told = |text: &str| Some(text.to_owned());
     assert_eq!(before.differences(&before), None);
     assert_eq!(
         now(&[("b", 2), ("a", 1), ("c", 3), ("d", 4)]),
-        told("the same pictures in another order")
+        told("the same images in another order")
     );
     assert_eq!(
         now(&[("a", 1), ("b", 9), ("c", 3)]),
@@ -174,7 +174,7 @@ fn differences_are_told_apart() {
 }
 
 #[test]
-fn equal_pictures_move_one_by_one() {
+fn equal_images_move_one_by_one() {
     let before = manifest(&[("a", 7), ("b", 7), ("c", 7)]);
     let now = manifest(&[("x", 7), ("y", 7)]);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What the pictures of a `.ddcm` file have in common.
+//! What the images of a `.ddcm` file have in common.
 
 use std::ops::Range;
 
@@ -29,7 +29,7 @@ pub struct DdcmHeader {
     pub codebook_size: u32,
     /// Seed of the codebooks.
     pub codebook_seed: u64,
-    /// Shape of a picture, `[C, H, W]`; at most 2^28 values.
+    /// Shape of an image, `[C, H, W]`; at most 2^28 values.
     pub chw: [i64; 3],
     /// Whether the index of x_T is stored; else x_T is entry 0.
     pub start_stored: bool,
@@ -38,14 +38,14 @@ pub struct DdcmHeader {
 }
 
 impl DdcmHeader {
-    /// The codebook steps that the indices of a picture belong to: 0 is x_T, 1..=S are the reverse steps.
+    /// The codebook steps that the indices of an image belong to: 0 is x_T, 1..=S are the reverse steps.
     pub fn codebook_steps(&self) -> Range<u64> {
         let end = self.steps.len() as u64 + u64::from(self.last_stored);
         u64::from(!self.start_stored)..end
     }
 
-    /// Number of indices of each picture.
-    pub fn indices_per_picture(&self) -> usize {
+    /// Number of indices of each image.
+    pub fn indices_per_image(&self) -> usize {
         let steps = self.codebook_steps();
         steps.end.saturating_sub(steps.start) as usize
     }
@@ -100,12 +100,12 @@ impl DdcmHeader {
             values.is_some_and(|n| (1..=MAX_VALUES).contains(&n)),
             &|| {
                 format!(
-                    "pictures [C, H, W] = {chw:?}, want at least 1 each and at most {MAX_VALUES} values"
+                    "images [C, H, W] = {chw:?}, want at least 1 each and at most {MAX_VALUES} values"
                 )
             },
         )?;
-        ensure(self.indices_per_picture() > 0, &|| {
-            "pictures without an index".to_owned()
+        ensure(self.indices_per_image() > 0, &|| {
+            "images without an index".to_owned()
         })
     }
 
@@ -172,7 +172,7 @@ fn parse_codebook_size(fields: &mut Fields) -> Result<u32, DdcmError> {
 fn parse_chw(fields: &mut Fields) -> Result<[i64; 3], DdcmError> {
     let mut chw = [0; 3];
     for side in &mut chw {
-        *side = fields.varint_to(MAX_VALUES as u64, "a side of the pictures")? as i64;
+        *side = fields.varint_to(MAX_VALUES as u64, "a side of the images")? as i64;
     }
     Ok(chw)
 }

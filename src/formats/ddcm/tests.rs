@@ -16,8 +16,8 @@ fn header() -> DdcmHeader {
     }
 }
 
-fn picture(header: &DdcmHeader, seed: u32) -> Vec<u32> {
-    (1..=header.indices_per_picture() as u32)
+fn image(header: &DdcmHeader, seed: u32) -> Vec<u32> {
+    (1..=header.indices_per_image() as u32)
         .map(|i| (i * 2_654_435 + seed) % header.codebook_size)
         .collect()
 }
@@ -29,8 +29,8 @@ fn sample() -> Ddcm {
         last_stored: true,
         ..header()
     };
-    let pictures = [picture(&header, 1), picture(&header, 2)];
-    Ddcm::new(header, &pictures).unwrap()
+    let images = [image(&header, 1), image(&header, 2)];
+    Ddcm::new(header, &images).unwrap()
 }
 
 /// What `change` makes of a good file, with a checksum that fits.
@@ -51,9 +51,9 @@ fn a_file_comes_back() {
     write(&path, &written).unwrap();
     let ddcm = read(&path).unwrap();
     assert_eq!(ddcm, written);
-    assert_eq!(ddcm.pictures(), 2);
+    assert_eq!(ddcm.images(), 2);
     assert_eq!(ddcm.header().codebook_steps(), 1..31);
-    assert_eq!(ddcm.indices(1), picture(ddcm.header(), 2));
+    assert_eq!(ddcm.indices(1), image(ddcm.header(), 2));
 }
 
 /// Byte by byte: a file of version 1 must be readable for ever.
@@ -93,7 +93,7 @@ fn the_bytes_are_those_of_the_format() {
 #[test]
 fn the_header_is_small() {
     let header = header();
-    let indices = picture(&header, 0);
+    let indices = image(&header, 0);
     let ddcm = Ddcm::new(header, &[indices]).unwrap();
     // 29 indices of 10 bits are 37 bytes.
     assert_eq!(ddcm.to_bytes().len(), 37 + 63);
@@ -181,7 +181,7 @@ fn what_the_format_does_not_allow_is_refused_by_name() {
     // The form, then 30, 957, 33 and 1.
     const INDEX_BITS: usize = STEPS + 6;
     const SEED: usize = INDEX_BITS + 1;
-    const PICTURES: usize = SEED + 6;
+    const IMAGES: usize = SEED + 6;
     for (at, new, reason) in [
         (4, &[0][..], "version 0, want 1"),
         (5, &[4], "flags 0b00000100"),
@@ -201,25 +201,25 @@ fn what_the_format_does_not_allow_is_refused_by_name() {
         (INDEX_BITS, &[0], "a codebook of 1 entries"),
         (INDEX_BITS, &[17], "indices of 17 bits, want 1 to 16"),
         (SEED, &[0x80, 0], "not in its shortest form"),
-        (SEED + 1, &[0], "pictures [C, H, W] = [0, 128, 128]"),
+        (SEED + 1, &[0], "images [C, H, W] = [0, 128, 128]"),
         (
             SEED + 1,
             &[255, 255, 255, 255, 15],
-            "a side of the pictures is",
+            "a side of the images is",
         ),
         (
             SEED + 1,
             &[0x80, 0x80, 0x80, 0x80, 1],
             "[C, H, W] = [268435456,",
         ),
-        (PICTURES, &[0], "0 pictures of 180 bits, want 1 or more"),
+        (IMAGES, &[0], "0 images of 180 bits, want 1 or more"),
         (
-            PICTURES,
+            IMAGES,
             &[255, 255, 255, 255, 255, 255, 255, 255, 255, 1],
             "at most 268435456 bytes",
         ),
         (
-            PICTURES,
+            IMAGES,
             &[0x80, 0x80, 0x80, 0x80, 1],
             "at most 268435456 bytes",
         ),
@@ -233,13 +233,9 @@ fn what_the_format_does_not_allow_is_refused_by_name() {
         );
         assert!(error.to_string().contains(reason), "{reason}: {error}");
     }
-    // 2 * 180 bits fill 45 bytes; three pictures of 180 leave half a byte.
+    // 2 * 180 bits fill 45 bytes; three images of 180 leave half a byte.
     let header = sample().header().clone();
-    let three = Ddcm::new(
-        header.clone(),
-        &[1, 2, 3].map(|seed| picture(&header, seed)),
-    )
-    .unwrap();
+    let three = Ddcm::new(header.clone(), &[1, 2, 3].map(|seed| image(&header, seed))).unwrap();
     let mut bytes = three.to_bytes();
     bytes.truncate(bytes.len() - CHECKSUM_BYTES);
     *bytes.last_mut().unwrap() |= 0x10;
@@ -254,27 +250,27 @@ fn what_the_format_does_not_allow_is_refused_by_name() {
 
 #[test]
 fn absurd_counts_ask_for_a_longer_file_and_for_no_memory() {
-    // As many pictures as a file may hold: the header is right, and the rest is missing.
+    // As many images as a file may hold: the header is right, and the rest is missing.
     let error = resealed(|bytes| {
-        let pictures = bytes.len() - 46;
-        assert_eq!(bytes[pictures], 2);
-        bytes.splice(pictures.., [0xFF, 0xFF, 0x7F]);
+        let images = bytes.len() - 46;
+        assert_eq!(bytes[images], 2);
+        bytes.splice(images.., [0xFF, 0xFF, 0x7F]);
     });
     assert!(matches!(error, DdcmError::Truncated { .. }), "{error}");
 }
 
 #[test]
 fn what_does_not_fit_is_not_written() {
-    let new = |header: DdcmHeader, pictures: &[Vec<u32>]| {
-        Ddcm::new(header, pictures).unwrap_err().to_string()
+    let new = |header: DdcmHeader, images: &[Vec<u32>]| {
+        Ddcm::new(header, images).unwrap_err().to_string()
     };
-    let good = picture(&header(), 0);
+    let good = image(&header(), 0);
     let short = good[1..].to_vec();
     assert!(new(header(), &[good.clone(), short]).contains("28 indices, its header says 29"));
     let mut large = good.clone();
     large[3] = 1024;
     assert!(new(header(), &[large]).contains("index 1024 into a codebook of 1024"));
-    assert!(new(header(), &[]).contains("0 pictures"));
+    assert!(new(header(), &[]).contains("0 images"));
     let changed = |change: fn(&mut DdcmHeader)| {
         let mut header = header();
         change(&mut header);
@@ -323,26 +319,26 @@ proptest! {
 
     #[test]
     fn round_trip(header in any_header(), seeds in prop::collection::vec(any::<u16>(), 1..5)) {
-        let pictures: Vec<Vec<u32>> = seeds
+        let images: Vec<Vec<u32>> = seeds
             .iter()
-            .map(|seed| picture(&header, u32::from(*seed)))
+            .map(|seed| image(&header, u32::from(*seed)))
             .collect();
-        let ddcm = Ddcm::new(header, &pictures).unwrap();
+        let ddcm = Ddcm::new(header, &images).unwrap();
         let read = from_bytes(&ddcm.to_bytes()).unwrap();
         prop_assert_eq!(&read, &ddcm);
-        for (number, indices) in pictures.iter().enumerate() {
+        for (number, indices) in images.iter().enumerate() {
             prop_assert_eq!(&read.indices(number), indices);
         }
     }
 
-    /// Whatever is read can be written, to the same pictures; nothing panics.
+    /// Whatever is read can be written, to the same images; nothing panics.
     #[test]
     fn any_bytes_with_a_good_checksum(
         header in any_header(),
         at in any::<prop::sample::Index>(),
         new in prop::collection::vec(any::<u8>(), 0..12),
     ) {
-        let indices = picture(&header, 0);
+        let indices = image(&header, 0);
         let mut bytes = Ddcm::new(header, &[indices]).unwrap().to_bytes();
         bytes.truncate(bytes.len() - CHECKSUM_BYTES);
         let at = at.index(bytes.len());

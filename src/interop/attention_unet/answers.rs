@@ -284,7 +284,7 @@ impl<'a> Answers<'a> {
         let question = Question {
             field: |h| h.image_size,
             flag: "--image-size HxW",
-            about: "height and width of a picture, in pixels",
+            about: "height and width of an image, in pixels",
         };
         match self.take(question) {
             Some(size) => set_image_size(model, size, "--image-size"),
@@ -312,7 +312,7 @@ impl<'a> Answers<'a> {
     }
 }
 
-/// Sets the size of a picture, which must survive all halvings.
+/// Sets the size of an image, which must survive all halvings.
 ///
 /// # Errors
 /// A size of 0 or below, a huge one, or one that the levels cannot halve.

@@ -41,7 +41,7 @@ pub(in crate::interop) fn read(
     let at = |place, part: &str| format!("{}{part}", (names.module)(place, grid));
     let conv_in = at(Place::ConvIn, ".weight");
     let time_in = at(Place::TimeIn, ".weight");
-    let channels = picture_channels(keys, &conv_in)?;
+    let channels = image_channels(keys, &conv_in)?;
     let widths = (0..grid.levels)
         .map(|level| {
             let place = Place::DownResnet { level, block: 0 };
@@ -112,12 +112,12 @@ pub(in crate::interop) fn note(model: &AttentionUNetConfig, report: &mut Report)
     }
 }
 
-fn picture_channels(keys: &Keys, conv_in: &str) -> Result<i64> {
+fn image_channels(keys: &Keys, conv_in: &str) -> Result<i64> {
     let channels = size(keys, conv_in, 4, 1)?;
     ensure!(
         channels == 3 || channels == 1,
         "tensor {conv_in} takes {channels} channels, want 3 (RGB) or 1 (grey); networks that work on \
-         latents or enlarge pictures are not supported"
+         latents or enlarge images are not supported"
     );
     Ok(channels)
 }

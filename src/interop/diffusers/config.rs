@@ -19,7 +19,7 @@ pub(super) const CLASS: &str = "UNet2DModel";
 /// More parameters than this are taken for nonsense: 40 GB in single precision.
 const MAX_PARAMETERS: i64 = 10_000_000_000;
 
-/// The settings that a `config.json` describes, and whether it gives the size of a picture; where it
+/// The settings that a `config.json` describes, and whether it gives the size of an image; where it
 /// does not, the smallest possible size stands in.
 ///
 /// # Errors
@@ -228,7 +228,7 @@ fn dropout(knobs: &Knobs) -> Result<f64> {
     Ok(dropout)
 }
 
-/// Height and width of a picture, and whether the file gives them.
+/// Height and width of an image, and whether the file gives them.
 fn size(knobs: &Knobs, levels: usize) -> Result<((i64, i64), bool)> {
     let factor = 1 << (levels - 1);
     let sides = match knobs.get("sample_size") {
@@ -244,7 +244,7 @@ fn size(knobs: &Knobs, levels: usize) -> Result<((i64, i64), bool)> {
         knobs.refused(
             "sample_size",
             format!(
-                "want multiples of {factor}, because {levels} levels halve the picture {} times",
+                "want multiples of {factor}, because {levels} levels halve the image {} times",
                 levels - 1
             )
         )

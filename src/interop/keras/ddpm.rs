@@ -217,14 +217,14 @@ fn infer_blocks(
     Ok(blocks)
 }
 
-/// The model with its pictures' size, which no weight depends on.
+/// The model with its images' size, which no weight depends on.
 fn with_size(
     model: UNetConfig,
     poolings: Option<&Poolings>,
     hints: &Hints,
     report: &mut Report,
 ) -> Result<UNetConfig> {
-    let about = "side of the pictures it was trained on, which also says how often it pools \
+    let about = "side of the images it was trained on, which also says how often it pools \
                  (no level of 4 pixels is pooled); ddpm.py as published: 128";
     let Some(side) = image_side(about, hints, report)? else {
         return Ok(model);

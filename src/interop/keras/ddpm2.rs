@@ -158,7 +158,7 @@ impl Found {
         })
     }
 
-    /// The network without its pictures' size: with L levels of b blocks there are L b blocks on the way
+    /// The network without its images' size: with L levels of b blocks there are L b blocks on the way
     /// down, one in the middle, and L (b + 1) whose inputs are joined.
     fn model(&self) -> Result<ConcatUNetConfig> {
         let mut before = self.base_width;
@@ -191,7 +191,7 @@ impl Found {
     }
 }
 
-/// Refuses a list of layers, if the file has one, that halves its pictures elsewhere.
+/// Refuses a list of layers, if the file has one, that halves its images elsewhere.
 fn check_poolings(model: &ConcatUNetConfig, layers: &[String]) -> Result<()> {
     let Some(poolings) = Poolings::of(layers) else {
         return Ok(());
@@ -208,20 +208,20 @@ fn check_poolings(model: &ConcatUNetConfig, layers: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The model with its pictures' size, which no weight depends on.
+/// The model with its images' size, which no weight depends on.
 fn with_size(
     model: ConcatUNetConfig,
     hints: &Hints,
     report: &mut Report,
 ) -> Result<ConcatUNetConfig> {
-    let about = "side of the pictures it was trained on; ddpm2.py as published: 128";
+    let about = "side of the images it was trained on; ddpm2.py as published: 128";
     let Some(side) = image_side(about, hints, report)? else {
         return Ok(model);
     };
     let factor = 1_i64 << (model.multipliers.len() - 1);
     ensure!(
         side % factor == 0,
-        "--image-size {side}: want a multiple of {factor}, because {} levels halve the picture {} times",
+        "--image-size {side}: want a multiple of {factor}, because {} levels halve the image {} times",
         model.multipliers.len(),
         model.multipliers.len() - 1
     );

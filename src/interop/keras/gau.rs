@@ -121,7 +121,7 @@ fn within(list: &WeightList, n: usize, weight: &str) -> String {
     list.first.weight(UNIT, n, weight)
 }
 
-/// What the shapes say: the network without its pictures' size, and T.
+/// What the shapes say: the network without its images' size, and T.
 fn read(keys: &Keys) -> Result<(GauConfig, i64)> {
     let first = FirstNumbers::of(keys, &KINDS)?;
     let table = keys.shape(&first.weight("embedding", 0, "embeddings:0"), 2)?;
@@ -164,7 +164,7 @@ fn read(keys: &Keys) -> Result<(GauConfig, i64)> {
     Ok((model, timesteps))
 }
 
-/// Colours of a picture and side of a patch, whose product of colours and pixels is `values`: no square
+/// Colours of an image and side of a patch, whose product of colours and pixels is `values`: no square
 /// is three times another.
 fn patch_of(values: i64) -> Result<(i64, i64)> {
     let side = |colours: i64| {
@@ -180,9 +180,9 @@ fn patch_of(values: i64) -> Result<(i64, i64)> {
     })
 }
 
-/// The model with its pictures' size, which no weight depends on.
+/// The model with its images' size, which no weight depends on.
 fn with_size(model: GauConfig, hints: &Hints, report: &mut Report) -> Result<GauConfig> {
-    let about = "side of the pictures it was trained on; ddpm-gau.py as published: 128";
+    let about = "side of the images it was trained on; ddpm-gau.py as published: 128";
     let Some(side) = image_side(about, hints, report)? else {
         return Ok(model);
     };

@@ -1,8 +1,8 @@
-//! Where a network halves its pictures: kernels do not tell how its blocks are split into levels.
+//! Where a network halves its images: kernels do not tell how its blocks are split into levels.
 
 use anyhow::{Result, ensure};
 
-/// Where the network halves its pictures, from the file's list of layers.
+/// Where the network halves its images, from the file's list of layers.
 pub(super) struct Poolings {
     /// How many norms come before each pooling; at least one pooling.
     pub(super) after: Vec<i64>,

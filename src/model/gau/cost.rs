@@ -1,10 +1,10 @@
-//! What a picture costs in the GAU network.
+//! What an image costs in the GAU network.
 
 use super::Gau;
 use crate::model::Cost;
 
 impl Gau {
-    /// Cost of one `height` × `width` picture.
+    /// Cost of one `height` × `width` image.
     pub fn cost(&self, height: i64, width: i64) -> Cost {
         let mut cost = Cost::default();
         let patches = height * width / (self.patch * self.patch);

@@ -27,7 +27,7 @@ impl Affine {
     }
 }
 
-/// Pre-norm Gated Attention Unit over the patches of a picture, with `s` = `key_width`:
+/// Pre-norm Gated Attention Unit over the patches of an image, with `s` = `key_width`:
 ///
 /// ```text
 /// u, v, z = swish(in_proj(norm(x)))                         units, units, s

@@ -141,7 +141,7 @@ impl Attention {
         out
     }
 
-    /// The trained keys (0) or values (1) before those of N pictures, along `dim`.
+    /// The trained keys (0) or values (1) before those of N images, along `dim`.
     fn with_memory(&self, which: i64, own: &Tensor, dim: i64) -> Tensor {
         let memory = self.mem_kv.select(0, which).unsqueeze(0);
         let memory = memory.expand([own.size()[0], -1, -1, -1], false);

@@ -1,4 +1,4 @@
-//! What a picture costs in lucidrains' U-Net.
+//! What an image costs in lucidrains' U-Net.
 
 use super::attention::{Attention, Heads};
 use super::blocks::ResidualBlock;
@@ -59,7 +59,7 @@ fn level(cost: &mut Cost, level: &Level, pixels: i64) {
 }
 
 impl LucidrainsUNet {
-    /// Cost of one `height` × `width` picture; the four trained keys and values of each head are left
+    /// Cost of one `height` × `width` image; the four trained keys and values of each head are left
     /// out.
     pub fn cost(&self, height: i64, width: i64) -> Cost {
         let mut cost = Cost::default();

@@ -18,7 +18,7 @@ fn uniform(path: &Path, name: &str, shape: &[i64], fan_in: i64) -> Tensor {
     tensor
 }
 
-/// A convolution of stride 1, padded so that the picture keeps its size.
+/// A convolution of stride 1, padded so that the image keeps its size.
 #[derive(Debug)]
 pub(super) struct Conv {
     pub(super) weight: Tensor,

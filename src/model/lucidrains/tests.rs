@@ -53,7 +53,7 @@ fn various() -> Vec<LucidrainsConfig> {
     ]
 }
 
-fn pictures(config: &LucidrainsConfig) -> Tensor {
+fn images(config: &LucidrainsConfig) -> Tensor {
     let shape = [2, config.channels, config.height, config.width];
     normal(0, Stream::Data, 0, &shape, Device::Cpu)
 }
@@ -62,7 +62,7 @@ fn pictures(config: &LucidrainsConfig) -> Tensor {
 fn every_setting_runs_and_is_trained() {
     for config in various() {
         let net = LucidrainsUNet::new(&config, 0);
-        let x = pictures(&config);
+        let x = images(&config);
         let out = net.forward(&x, &Tensor::from_slice(&[0i64, 999]), true);
         let c = config.channels * if config.learned_variance { 2 } else { 1 };
         assert_eq!(
@@ -94,7 +94,7 @@ fn dropout_is_for_training_only() {
         ..package_default(8, &[1, 2])
     };
     let net = LucidrainsUNet::new(&config, 0);
-    let (x, t) = (pictures(&config), Tensor::from_slice(&[3i64, 4]));
+    let (x, t) = (images(&config), Tensor::from_slice(&[3i64, 4]));
     let run = |train| tch::no_grad(|| net.forward(&x, &t, train));
     assert_eq!(run(false), run(false));
     assert_ne!(run(true), run(false));

@@ -1,4 +1,4 @@
-//! What a picture costs in the U-Net with attention.
+//! What an image costs in the U-Net with attention.
 
 use super::resample::{Downsample, Upsample};
 use super::resnet::{ResnetBlock, Within};
@@ -54,7 +54,7 @@ impl Cost {
 }
 
 impl AttentionUNet {
-    /// Cost of one `height` × `width` picture.
+    /// Cost of one `height` × `width` image.
     pub fn cost(&self, height: i64, width: i64) -> Cost {
         let mut cost = Cost::default();
         let mut pixels = height * width;

@@ -1,4 +1,4 @@
-//! The residual block, which can halve or double its picture on the way.
+//! The residual block, which can halve or double its image on the way.
 
 use tch::nn::Path;
 use tch::{Kind, Tensor};
@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::super::layers::{ALMOST_ZERO, Conv, Linear, Modulation, Norm};
 use crate::config::AttentionUNetConfig;
 
-/// What a block does to the size of its picture between its first swish and its first convolution.
+/// What a block does to the size of its image between its first swish and its first convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Within {
     Nothing,
@@ -106,7 +106,7 @@ impl ResnetBlock {
         self.dropout > 0.0
     }
 
-    /// What it does to the size of its picture.
+    /// What it does to the size of its image.
     pub(super) fn resampling(&self) -> Within {
         self.within
     }

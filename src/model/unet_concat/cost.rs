@@ -1,4 +1,4 @@
-//! What a picture costs in the U-Net with concatenated skips.
+//! What an image costs in the U-Net with concatenated skips.
 
 use super::ConcatUNet;
 use super::block::ResidualBlock;
@@ -18,7 +18,7 @@ fn block(cost: &mut Cost, block: &ResidualBlock, pixels: i64) {
 }
 
 impl ConcatUNet {
-    /// Cost of one `height` × `width` picture.
+    /// Cost of one `height` × `width` image.
     pub fn cost(&self, height: i64, width: i64) -> Cost {
         let mut cost = Cost::default();
         let mut pixels = height * width;

@@ -56,7 +56,7 @@ Tensor swish(const Tensor& x) {
 struct Normed {
   // f32
   Tensor out;
-  // [pictures, channels], equal within a group.
+  // [images, channels], equal within a group.
   Tensor mean, rstd;
 };
 
@@ -66,9 +66,9 @@ Normed silu_add_norm(const Tensor& h, bool activated, const Tensor& r, const Ten
   const Rows rows(h);
   const int64_t channels = rows.channels, width = channels / groups;
   Normed normed{at::empty_like(h, h.options().dtype(at::kFloat)),
-                at::empty({rows.pictures, channels}, gamma.options()),
-                at::empty({rows.pictures, channels}, gamma.options())};
-  Tensor scales = at::empty({rows.pictures, channels}, normed.mean.options());
+                at::empty({rows.images, channels}, gamma.options()),
+                at::empty({rows.images, channels}, gamma.options())};
+  Tensor scales = at::empty({rows.images, channels}, normed.mean.options());
   Sums sums(rows);
   float* mean = normed.mean.mutable_data_ptr<float>();
   float* rstd = normed.rstd.mutable_data_ptr<float>();
@@ -115,11 +115,11 @@ NormGrads silu_add_norm_backward(const Tensor& d, const Tensor& h, const Tensor&
   const Rows rows(h);
   const int64_t channels = rows.channels, width = channels / groups;
   NormGrads grads{at::empty_like(d), at::empty_like(h), at::empty_like(gamma), at::empty_like(gamma)};
-  // scale, offset and slope of each picture and channel.
-  Tensor factors = at::empty({3, rows.pictures, channels}, mean.options());
+  // scale, offset and slope of each image and channel.
+  Tensor factors = at::empty({3, rows.images, channels}, mean.options());
   float* scale = factors.mutable_data_ptr<float>();
-  float* offset = scale + rows.pictures * channels;
-  float* slope = offset + rows.pictures * channels;
+  float* offset = scale + rows.images * channels;
+  float* slope = offset + rows.images * channels;
   Sums sums(rows);
   const float* m = mean.const_data_ptr<float>();
   const float* s = rstd.const_data_ptr<float>();
@@ -155,7 +155,7 @@ NormGrads silu_add_norm_backward(const Tensor& d, const Tensor& h, const Tensor&
 
   for (int64_t c = 0; c < channels; ++c) {
     double of_gamma = 0, of_beta = 0;
-    for (int64_t n = 0; n < rows.pictures; ++n) {
+    for (int64_t n = 0; n < rows.images; ++n) {
       const auto [sum, dot] = sums.of(n, c);
       of_beta += sum;
       of_gamma += dot;
@@ -176,16 +176,16 @@ Tensor silu_backward_(const Tensor& d, const Tensor& h) {
   return a;
 }
 
-// to += d; returns the sums of d over the pixels, [pictures, channels].
+// to += d; returns the sums of d over the pixels, [images, channels].
 Tensor accumulate_(const Tensor& to, const Tensor& d) {
   const Rows rows(d);
   Sums sums(rows);
-  Tensor out = at::empty({rows.pictures, rows.channels}, to.options().memory_format(c10::nullopt));
+  Tensor out = at::empty({rows.images, rows.channels}, to.options().memory_format(c10::nullopt));
   float* total = out.mutable_data_ptr<float>();
   rows.each([&](int64_t n, int64_t i) {
     rows_accumulate(rows.change(to, n, i), rows.read(d, n, i), sums.first(n, i), rows.count(i), rows.channels);
   });
-  for (int64_t n = 0; n < rows.pictures; ++n) {
+  for (int64_t n = 0; n < rows.images; ++n) {
     for (int64_t c = 0; c < rows.channels; ++c) {
       total[n * rows.channels + c] = static_cast<float>(sums.of(n, c)[0]);
     }

@@ -23,7 +23,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Below these the transforms take more than they save: pixels of all pictures, as the filters are transformed once for
+// Below these the transforms take more than they save: pixels of all images, as the filters are transformed once for
 // all of them, and channels, as each value of a map is transformed once for all of the other's.
 struct Least {
   int64_t pixels, channels;

@@ -1,4 +1,4 @@
-// Convolutions of stride 1 that keep the picture's size: 3x3 ones by tiles (winograd_conv.h) where that takes less
+// Convolutions of stride 1 that keep the image's size: 3x3 ones by tiles (winograd_conv.h) where that takes less
 // time, all others libtorch's.
 
 #pragma once

@@ -1,5 +1,5 @@
 // Filters in bf16, in the order in which oneDNN multiplies, kept from one evaluation of a network to the next. While
-// pictures are sampled the weights stay as they are, for a thousand evaluations; casting and ordering the filters of
+// images are sampled the weights stay as they are, for a thousand evaluations; casting and ordering the filters of
 // small maps takes longer than their convolution.
 
 #pragma once
@@ -13,7 +13,7 @@ namespace ddpm {
 
 class KeptFilters {
  public:
-  // `weight`, [Cout, Cin, k, k] f32, for a convolution of `x` that keeps the picture's size. Nobody writes to a
+  // `weight`, [Cout, Cin, k, k] f32, for a convolution of `x` that keeps the image's size. Nobody writes to a
   // weight that was once given.
   at::Tensor of(const at::Tensor& weight, const at::Tensor& x);
 

@@ -74,46 +74,46 @@ struct Changed : Written {
   Changed(const at::Tensor& map, int64_t first, int64_t count) : Written(map, first, count) { get(); }
 };
 
-// A map as rows: [pictures][pixels][channels].
+// A map as rows: [images][pixels][channels].
 struct Rows {
-  int64_t pictures, pixels, channels;
+  int64_t images, pixels, channels;
   int64_t rows_of_part, parts;
 
   explicit Rows(const at::Tensor& map)
-      : pictures(map.size(0)), pixels(map.size(2) * map.size(3)), channels(map.size(1)) {
+      : images(map.size(0)), pixels(map.size(2) * map.size(3)), channels(map.size(1)) {
     rows_of_part = std::max<int64_t>(1, kPart / channels);
     parts = (pixels + rows_of_part - 1) / rows_of_part;
   }
 
   // Where a part starts, in values from the start of the map, and its rows.
-  int64_t first(int64_t picture, int64_t index) const { return (picture * pixels + index * rows_of_part) * channels; }
+  int64_t first(int64_t image, int64_t index) const { return (image * pixels + index * rows_of_part) * channels; }
   int64_t count(int64_t index) const { return std::min(rows_of_part, pixels - index * rows_of_part); }
 
   // A part of a map of these sizes.
-  Read read(const at::Tensor& map, int64_t picture, int64_t index) const {
-    return {map, first(picture, index), count(index) * channels};
+  Read read(const at::Tensor& map, int64_t image, int64_t index) const {
+    return {map, first(image, index), count(index) * channels};
   }
-  Written write(const at::Tensor& map, int64_t picture, int64_t index) const {
-    return {map, first(picture, index), count(index) * channels};
+  Written write(const at::Tensor& map, int64_t image, int64_t index) const {
+    return {map, first(image, index), count(index) * channels};
   }
-  Changed change(const at::Tensor& map, int64_t picture, int64_t index) const {
-    return {map, first(picture, index), count(index) * channels};
+  Changed change(const at::Tensor& map, int64_t image, int64_t index) const {
+    return {map, first(image, index), count(index) * channels};
   }
 
-  // Calls f(picture, part) for all parts, on all threads.
+  // Calls f(image, part) for all parts, on all threads.
   template <typename F>
   void each(F&& f) const {
-    at::parallel_for(0, pictures * parts, 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, images * parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) f(i / parts, i % parts);
     });
   }
 
-  // Calls first(picture, part) for all parts of a picture, then between(picture), then second(picture, part): picture
-  // by picture, as what the first pass read is then still in the cache for the second.
+  // Calls first(image, part) for all parts of an image, then between(image), then second(image, part): image
+  // by image, as what the first pass read is then still in the cache for the second.
   template <typename F, typename G, typename H>
   void each_twice(F&& first, G&& between, H&& second) const {
-    if (pictures >= at::get_num_threads()) {
-      at::parallel_for(0, pictures, 1, [&](int64_t begin, int64_t end) {
+    if (images >= at::get_num_threads()) {
+      at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; ++n) {
           for (int64_t i = 0; i < parts; ++i) first(n, i);
           between(n);
@@ -122,7 +122,7 @@ struct Rows {
       });
       return;
     }
-    for (int64_t n = 0; n < pictures; ++n) {
+    for (int64_t n = 0; n < images; ++n) {
       const auto over_parts = [&](auto& f) {
         at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) f(n, i);
@@ -135,21 +135,21 @@ struct Rows {
   }
 };
 
-// Two f32 sums a channel, of every part of every picture.
+// Two f32 sums a channel, of every part of every image.
 class Sums {
  public:
   explicit Sums(const Rows& rows)
-      : rows_(rows), values_(static_cast<size_t>(rows.pictures * rows.parts * 2 * rows.channels), 0.0f) {}
+      : rows_(rows), values_(static_cast<size_t>(rows.images * rows.parts * 2 * rows.channels), 0.0f) {}
 
-  float* first(int64_t picture, int64_t part) {
-    return values_.data() + (picture * rows_.parts + part) * 2 * rows_.channels;
+  float* first(int64_t image, int64_t part) {
+    return values_.data() + (image * rows_.parts + part) * 2 * rows_.channels;
   }
-  float* second(int64_t picture, int64_t part) { return first(picture, part) + rows_.channels; }
+  float* second(int64_t image, int64_t part) { return first(image, part) + rows_.channels; }
 
-  // Both sums of a channel over a picture.
-  std::array<double, 2> of(int64_t picture, int64_t channel) const {
+  // Both sums of a channel over an image.
+  std::array<double, 2> of(int64_t image, int64_t channel) const {
     std::array<double, 2> sums{0, 0};
-    const float* at = values_.data() + picture * rows_.parts * 2 * rows_.channels + channel;
+    const float* at = values_.data() + image * rows_.parts * 2 * rows_.channels + channel;
     for (int64_t i = 0; i < rows_.parts; ++i, at += 2 * rows_.channels) {
       sums[0] += at[0];
       sums[1] += at[rows_.channels];

@@ -3,7 +3,7 @@
 //   group_norm_silu   silu(group_norm(x + t) * weight + bias)
 //   rms_norm          x / |x| * weight + bias, |x| the length of a pixel's channels; with or without silu
 //
-// weight and bias are of a picture and a channel, so that the time embedding may scale and shift too. A group
+// weight and bias are of an image and a channel, so that the time embedding may scale and shift too. A group
 // norm reads x twice and writes once, the other reads once; kept for the backward pass are x and numbers a channel, which
 // is what PyTorch keeps of a norm alone.
 //
@@ -28,12 +28,12 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Numbers of each picture and channel.
+// Numbers of each image and channel.
 Tensor a_channel(const Tensor& x, int64_t kinds) {
   return at::empty({kinds, x.size(0), x.size(1)}, x.options().dtype(at::kFloat).memory_format(c10::nullopt));
 }
 
-// x as a group norm sees it, [5, pictures, channels]: silu's argument is x * scale + shift, the normalised x is
+// x as a group norm sees it, [5, images, channels]: silu's argument is x * scale + shift, the normalised x is
 // x * rstd + centre, and its mean over the pixels is mean_hat.
 struct Affine {
   Tensor numbers;
@@ -114,7 +114,7 @@ class GroupNormSilu : public torch::autograd::Function<GroupNormSilu> {
     float* of_bias = dbias.mutable_data_ptr<float>();
     // What is taken from the gradient of silu's argument: x * slope + offset.
     float* slope = lines.mutable_data_ptr<float>();
-    float* offset = slope + rows.pictures * channels;
+    float* offset = slope + rows.images * channels;
     Sums sums(rows);
 
     rows.each_twice(
@@ -191,8 +191,8 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     });
     const Tensor of_channels = a_channel(x, 2);
     float* of_bias = of_channels.mutable_data_ptr<float>();
-    float* of_weight = of_bias + rows.pictures * rows.channels;
-    for (int64_t n = 0; n < rows.pictures; ++n) {
+    float* of_weight = of_bias + rows.images * rows.channels;
+    for (int64_t n = 0; n < rows.images; ++n) {
       for (int64_t c = 0; c < rows.channels; ++c) {
         const auto [one, two] = sums.of(n, c);
         of_bias[n * rows.channels + c] = static_cast<float>(one);

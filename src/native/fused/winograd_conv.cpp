@@ -30,28 +30,28 @@ constexpr int64_t kTogetherOfWeight = 128;
 
 // Where tiles of 2x2 outputs lie in a map.
 struct Grid {
-  int64_t pictures, height, width, down, across;
+  int64_t images, height, width, down, across;
 
   explicit Grid(const Tensor& map)
-      : pictures(map.size(0)),
+      : images(map.size(0)),
         height(map.size(2)),
         width(map.size(3)),
         down((height + 1) / 2),
         across((width + 1) / 2) {}
 
-  int64_t tiles() const { return pictures * down * across; }
+  int64_t tiles() const { return images * down * across; }
 
   // Pointers to the size x size pixels of a tile, from `border` above and left of its outputs on; `outside` for
-  // those that the picture does not have.
+  // those that the image does not have.
   template <int size, typename T>
   void pixels(int64_t tile, int64_t border, T* map, int64_t channels, T* outside, T** out) const {
-    const int64_t picture = tile / (down * across);
+    const int64_t image = tile / (down * across);
     const int64_t top = 2 * (tile / across % down) - border, left = 2 * (tile % across) - border;
     for (int64_t i = 0; i < size; ++i) {
       for (int64_t j = 0; j < size; ++j) {
         const int64_t y = top + i, x = left + j;
         const bool inside = y >= 0 && y < height && x >= 0 && x < width;
-        *out++ = inside ? map + ((picture * height + y) * width + x) * channels : outside;
+        *out++ = inside ? map + ((image * height + y) * width + x) * channels : outside;
       }
     }
   }
@@ -110,7 +110,7 @@ Tensor filters(const Tensor& weight) {
 Tensor multiply(const Tensor& x, const Tensor& u, const Finish& finish) {
   const Grid grid(x);
   const int64_t ins = u.size(1), outs = u.size(2), tiles = grid.tiles();
-  Tensor y = at::empty({grid.pictures, outs, grid.height, grid.width}, x.options().memory_format(kLast));
+  Tensor y = at::empty({grid.images, outs, grid.height, grid.width}, x.options().memory_format(kLast));
   const float* from = x.const_data_ptr<float>();
   float* to = y.mutable_data_ptr<float>();
   const std::vector<float> zeros(static_cast<size_t>(std::max(ins, outs)), 0.0f);

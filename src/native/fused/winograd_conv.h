@@ -1,4 +1,4 @@
-// A 3x3 convolution of stride 1 that keeps the picture's size, and its gradients, by tiles (winograd.h): f32 on a CPU,
+// A 3x3 convolution of stride 1 that keeps the image's size, and its gradients, by tiles (winograd.h): f32 on a CPU,
 // maps and weights channels last in memory. No result depends on the number of threads.
 
 #pragma once

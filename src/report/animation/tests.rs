@@ -22,7 +22,7 @@ fn frames(channels: usize) -> Vec<Array3<u8>> {
 }
 
 struct Read {
-    pictures: Vec<Array3<u8>>,
+    images: Vec<Array3<u8>>,
     millis: Vec<u32>,
 }
 
@@ -33,7 +33,7 @@ fn read_apng(path: &Path) -> Read {
     let control = reader.info().animation_control.unwrap();
     assert_eq!(control.num_plays, 0);
     let mut read = Read {
-        pictures: vec![],
+        images: vec![],
         millis: vec![],
     };
     for _ in 0..control.num_frames {
@@ -41,7 +41,7 @@ fn read_apng(path: &Path) -> Read {
         let shown = reader.next_frame(&mut bytes).unwrap();
         let (h, w) = (shown.height as usize, shown.width as usize);
         let shape = (h, w, bytes.len() / (h * w));
-        (read.pictures).push(Array3::from_shape_vec(shape, bytes).unwrap());
+        (read.images).push(Array3::from_shape_vec(shape, bytes).unwrap());
         let delay = reader.info().frame_control.unwrap();
         read.millis
             .push(u32::from(delay.delay_num) * 1000 / u32::from(delay.delay_den));
@@ -58,7 +58,7 @@ fn read_gif(path: &Path) -> Read {
     assert!(bytes.windows(forever.len()).any(|part| part == forever));
     let decoder = GifDecoder::new(Cursor::new(bytes)).unwrap();
     let mut read = Read {
-        pictures: vec![],
+        images: vec![],
         millis: vec![],
     };
     for shown in decoder.into_frames() {
@@ -68,7 +68,7 @@ fn read_gif(path: &Path) -> Read {
         let shape = (h as usize, w as usize, 4);
         let rgba = Array3::from_shape_vec(shape, shown.into_buffer().into_raw()).unwrap();
         assert!(rgba.slice(s![.., .., 3]).iter().all(|alpha| *alpha == 255));
-        read.pictures.push(rgba.slice(s![.., .., ..3]).to_owned());
+        read.images.push(rgba.slice(s![.., .., ..3]).to_owned());
     }
     read
 }
@@ -89,7 +89,7 @@ fn an_apng_is_exact_and_lasts_as_asked() {
     for (name, channels) in [("a.png", 3), ("a.APNG", 1)] {
         let (_dir, path) = write(name, &frames(channels), (47, 2013));
         let read = read_apng(&path);
-        assert_eq!(read.pictures, frames(channels));
+        assert_eq!(read.images, frames(channels));
         assert_eq!(read.millis, [47, 47, 47, 2013]);
     }
 }
@@ -99,8 +99,8 @@ fn a_gif_of_few_colours_is_exact_and_lasts_as_asked() {
     for channels in [1, 3] {
         let (_dir, path) = write("a.gif", &frames(channels), (47, 2013));
         let read = read_gif(&path);
-        assert_eq!(read.pictures.len(), 4);
-        for (read, wanted) in read.pictures.iter().zip(frames(channels)) {
+        assert_eq!(read.images.len(), 4);
+        for (read, wanted) in read.images.iter().zip(frames(channels)) {
             assert_eq!(*read, wanted.broadcast((H, W, 3)).unwrap());
         }
         assert_eq!(read.millis, [50, 50, 50, 2010]);
@@ -111,11 +111,11 @@ fn a_gif_of_few_colours_is_exact_and_lasts_as_asked() {
 fn a_gif_of_many_colours_is_near() {
     // 4096 colours that fill a plane of the cube.
     let colour = |(y, x, c): (usize, usize, usize)| [4 * x, 4 * y, 2 * x + 2 * y][c] as u8;
-    let picture = Array3::from_shape_fn((64, 64, 3), colour);
-    let (_dir, path) = write("a.gif", std::slice::from_ref(&picture), (100, 100));
-    let read = read_gif(&path).pictures.remove(0);
-    let apart = (read.iter().zip(&picture)).map(|(a, b)| f64::from(a.abs_diff(*b)));
-    let mean = apart.clone().sum::<f64>() / picture.len() as f64;
+    let image = Array3::from_shape_fn((64, 64, 3), colour);
+    let (_dir, path) = write("a.gif", std::slice::from_ref(&image), (100, 100));
+    let read = read_gif(&path).images.remove(0);
+    let apart = (read.iter().zip(&image)).map(|(a, b)| f64::from(a.abs_diff(*b)));
+    let mean = apart.clone().sum::<f64>() / image.len() as f64;
     let most = apart.fold(0.0, f64::max);
     // Squares of 4 by 4 pixels, the best there can be, give a mean of 3.5 and at most 6. The encoder seeks
     // its palette step by step: 5.9 and 28 today, with room for another version of it.
@@ -127,7 +127,7 @@ fn a_single_frame_lasts_as_the_last_does() {
     let one = [frame(0, 3)];
     let (_dir, path) = write("a.png", &one, (100, 300));
     let read = read_apng(&path);
-    assert_eq!(read.pictures, one);
+    assert_eq!(read.images, one);
     assert_eq!(read.millis, [300]);
     let (_dir, path) = write("a.gif", &one, (100, 300));
     assert_eq!(read_gif(&path).millis, [300]);

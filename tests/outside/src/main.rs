@@ -4,7 +4,7 @@ use ddpm::config::{Preset, Sigma};
 use ddpm::diffusion::Schedule;
 use ddpm::model::Model;
 use ddpm::ndarray::Array1;
-use ddpm::sample::{Ddpm, NoiseSource, Pictures, Process, Respaced, Sampler, sample_pictures};
+use ddpm::sample::{Ddpm, NoiseSource, Images, Process, Respaced, Sampler, sample_images};
 use ddpm::tch::{self, Device, Tensor};
 
 fn main() {
@@ -17,13 +17,13 @@ fn main() {
     let levels = Respaced::all(&Schedule::new(&config.diffusion));
     let process = Process::new(&denoiser, &levels, &config.diffusion, true);
     let sampler = Sampler::Ddpm(Ddpm { sigma: Sigma::Beta, last_noise: true });
-    let wanted = Pictures {
+    let wanted = Images {
         noise: NoiseSource::Seed(1),
         numbers: 0..2,
         batch: 2,
         chw: config.model.chw(),
         device: Device::Cpu,
     };
-    let images = sample_pictures(&process, &sampler, &wanted, &mut |_| ());
+    let images = sample_images(&process, &sampler, &wanted, &mut |_| ());
     println!("images: {}", Array1::from(images.size()));
 }

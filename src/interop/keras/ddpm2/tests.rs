@@ -109,7 +109,7 @@ fn as_published_it_has_the_published_size() {
 }
 
 #[test]
-fn only_the_size_of_the_pictures_is_asked_for() {
+fn only_the_size_of_the_images_is_asked_for() {
     // Fifteen blocks of one width, besides the middle: five levels, or three, or one, and the joined inputs
     // tell which.
     for (levels, blocks) in [(5, 1), (3, 2), (1, 7)] {
@@ -203,7 +203,7 @@ fn shapes_that_cannot_be_are_refused() {
             }
         }
     }
-    // As many levels as no picture can have.
+    // As many levels as no image can have.
     let deep = keys_for(&config(&[1; 17], 1));
     let error = refused(inferred(&deep, &[], &sized(16), &mut Report::default()));
     assert!(error.contains("1 to 16 levels"), "{error}");

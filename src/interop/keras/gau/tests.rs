@@ -93,7 +93,7 @@ fn as_published_it_has_the_published_size() {
 }
 
 #[test]
-fn only_the_size_of_the_pictures_is_asked_for() {
+fn only_the_size_of_the_images_is_asked_for() {
     let keys = keys_for(&published());
     let mut report = Report::default();
     inferred(&keys, &[], &Hints::default(), &mut report).unwrap();

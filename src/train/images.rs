@@ -1,4 +1,4 @@
-//! The pictures of a run: it goes on with those it began with, or not at all.
+//! The images of a run: it goes on with those it began with, or not at all.
 
 use std::path::PathBuf;
 
@@ -9,8 +9,8 @@ use crate::config::RunConfig;
 use crate::data::{Loaded, Manifest};
 use crate::fs::write_bytes;
 
-/// Refuses a folder that has changed: the order of pictures depends on all of them, so the run would be neither
-/// the old nor a new one. Built-in pictures are what the settings say.
+/// Refuses a folder that has changed: the order of images depends on all of them, so the run would be neither
+/// the old nor a new one. Built-in images are what the settings say.
 ///
 /// `count` is what the checkpoint knows, for runs from before there was a list.
 ///
@@ -25,17 +25,17 @@ pub(super) fn refuse_others(
     if config.data.folder.is_none() {
         return Ok(());
     }
-    let list = folder.pictures_path();
+    let list = folder.images_path();
     let now = data.manifest.len() as u64;
     let change = if list.exists() {
         data.manifest.differences(&Manifest::read(&list)?)
     } else {
-        (count != now).then(|| format!("there were {count} pictures, there are {now}"))
+        (count != now).then(|| format!("there were {count} images, there are {now}"))
     };
     if let Some(change) = change {
         let run = folder.dir().display();
         bail!(
-            "the pictures of this run have changed: {change}. Put them back, or begin another run with its weights: ddpm train --data DIR --run NEW --init-from {run}"
+            "the images of this run have changed: {change}. Put them back, or begin another run with its weights: ddpm train --data DIR --run NEW --init-from {run}"
         );
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Pictures by number: picture i of a seed is the same whatever is sampled beside it.
+//! Images by number: image i of a seed is the same whatever is sampled beside it.
 
 use std::ops::Range;
 
@@ -8,12 +8,12 @@ use super::{NoiseSource, OnStep, Process, Sampler};
 
 /// What to sample.
 #[derive(Debug)]
-pub struct Pictures {
+pub struct Images {
     /// Where their noise comes from.
     pub noise: NoiseSource,
-    /// Which pictures.
+    /// Which images.
     pub numbers: Range<u64>,
-    /// Most pictures at a time.
+    /// Most images at a time.
     pub batch: u64,
     /// Shape of one, `[C, H, W]`.
     pub chw: [i64; 3],
@@ -21,8 +21,8 @@ pub struct Pictures {
     pub device: Device,
 }
 
-impl Pictures {
-    /// The pictures batch by batch.
+impl Images {
+    /// The images batch by batch.
     pub fn batches(&self) -> impl Iterator<Item = Range<u64>> + use<> {
         let (end, batch) = (self.numbers.end, self.batch.max(1));
         (self.numbers.start..end)
@@ -30,23 +30,23 @@ impl Pictures {
             .map(move |start| start..(start + batch).min(end))
     }
 
-    /// Draw `k` of the pictures `numbers`.
+    /// Draw `k` of the images `numbers`.
     pub fn draw(&self, numbers: &Range<u64>, k: u64) -> Tensor {
         self.noise.draw(numbers.clone(), k, self.chw, self.device)
     }
 }
 
-/// Samples pictures, batch by batch.
+/// Samples images, batch by batch.
 ///
 /// Noise depends on (seed, number, step) only; across batch sizes libtorch's kernels may still
 /// round differently in the last bits. `on_step` is called after each reverse step of each batch.
 ///
 /// # Shapes
 /// Returns `[numbers.len(), C, H, W]` f32 on CPU, clipped to [-1, 1].
-pub fn sample_pictures(
+pub fn sample_images(
     process: &Process,
     sampler: &Sampler,
-    wanted: &Pictures,
+    wanted: &Images,
     on_step: &mut OnStep,
 ) -> Tensor {
     let batch = |numbers: Range<u64>| {
@@ -71,7 +71,7 @@ mod tests {
         diffusion.timesteps = 10;
         let levels = Respaced::all(&Schedule::new(&diffusion));
         let process = Process::new(denoiser, &levels, &diffusion, true);
-        let wanted = Pictures {
+        let wanted = Images {
             noise: NoiseSource::Seed(4),
             numbers,
             batch,
@@ -82,11 +82,11 @@ mod tests {
             sigma: Sigma::Beta,
             last_noise: true,
         });
-        sample_pictures(&process, &sampler, &wanted, &mut |_| ())
+        sample_images(&process, &sampler, &wanted, &mut |_| ())
     }
 
     #[test]
-    fn a_network_s_picture_depends_on_the_batch_size_in_the_last_bits_only() {
+    fn a_network_s_image_depends_on_the_batch_size_in_the_last_bits_only() {
         let mut model = Preset::Demo.config().model;
         let m = model.unet_mut();
         (m.base_width, m.norm_groups) = (8, 2);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_does_not_depend_on_its_company() {
+    fn an_image_does_not_depend_on_its_company() {
         let sample = |numbers, batch| sample(&|x, _| x * 0.5, numbers, batch, [3, 8, 8]);
         let all = sample(0..5, 16);
         assert_eq!(all.size(), [5, 3, 8, 8]);

@@ -1,4 +1,4 @@
-//! The commands that make and change pictures, on a tiny network, and what they say when they cannot.
+//! The commands that make and change images, on a tiny network, and what they say when they cannot.
 
 mod common;
 
@@ -12,7 +12,7 @@ use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use tch::Tensor;
 
-/// A folder with the weights of a tiny untrained network (8 px, T = 20) and some pictures.
+/// A folder with the weights of a tiny untrained network (8 px, T = 20) and some images.
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -38,10 +38,10 @@ impl Place {
             ("b.png", 16, 16, 20),
             ("wide.png", 24, 10, 90),
         ] {
-            let picture = image::RgbImage::from_fn(width, height, |x, y| {
+            let image = image::RgbImage::from_fn(width, height, |x, y| {
                 image::Rgb([red, (x * 10) as u8, (y * 10) as u8])
             });
-            picture.save(place.at(name)).unwrap();
+            image.save(place.at(name)).unwrap();
         }
         let half = |width: u32| move |x: u32, _| image::Luma([if x < width / 2 { 0 } else { 255 }]);
         image::GrayImage::from_fn(16, 16, half(16))
@@ -50,7 +50,7 @@ impl Place {
         image::GrayImage::from_fn(10, 16, half(10))
             .save(place.at("narrow-mask.png"))
             .unwrap();
-        std::fs::write(place.at("text.png"), "no picture").unwrap();
+        std::fs::write(place.at("text.png"), "no image").unwrap();
         place
     }
 
@@ -76,7 +76,7 @@ impl Place {
         self.ddpm(line).failure().stderr(contains(said));
     }
 
-    fn pictures(&self, name: &str) -> Tensor {
+    fn images(&self, name: &str) -> Tensor {
         let file = safetensors::open(&self.at(name)).unwrap();
         file.tensors
             .into_iter()
@@ -91,7 +91,7 @@ fn size(path: &Path) -> (u32, u32) {
 }
 
 #[test]
-fn every_sampler_makes_pictures_and_refuses_what_it_has_no_use_for() {
+fn every_sampler_makes_images_and_refuses_what_it_has_no_use_for() {
     let place = Place::new();
     for sampler in [
         "ddpm",
@@ -112,10 +112,10 @@ fn every_sampler_makes_pictures_and_refuses_what_it_has_no_use_for() {
             line
         };
         place.ddpm(&line).success();
-        let pictures = place.pictures("out.safetensors");
-        assert_eq!(pictures.size(), [2, 3, 8, 8], "{sampler}");
+        let images = place.images("out.safetensors");
+        assert_eq!(images.size(), [2, 3, 8, 8], "{sampler}");
         assert!(
-            f64::try_from(pictures.isfinite().all()).unwrap() == 1.0,
+            f64::try_from(images.isfinite().all()).unwrap() == 1.0,
             "{sampler}"
         );
     }
@@ -158,7 +158,7 @@ fn every_sampler_makes_pictures_and_refuses_what_it_has_no_use_for() {
 }
 
 #[test]
-fn batch_sizes_do_not_change_the_pictures() {
+fn batch_sizes_do_not_change_the_images() {
     let place = Place::new();
     for (batch, out) in [("auto", "auto"), ("1", "one")] {
         let line = "sample run -n 3 --sampler ddim --steps 4 --out-tensor";
@@ -166,7 +166,7 @@ fn batch_sizes_do_not_change_the_pictures() {
             .ddpm(&format!("{line} {out}.safetensors --batch {batch}"))
             .success();
     }
-    let apart = place.pictures("auto.safetensors") - place.pictures("one.safetensors");
+    let apart = place.images("auto.safetensors") - place.images("one.safetensors");
     // The last bits: another batch may take other kernels.
     assert!(f64::try_from(apart.abs().max()).unwrap() < 1e-4);
 }
@@ -206,7 +206,7 @@ fn analytic_wants_its_measurements_and_those_of_the_same_network() {
 }
 
 #[test]
-fn pictures_to_start_from() {
+fn images_to_start_from() {
     let place = Place::new();
     let sample = |rest: &str| {
         place.ddpm(&format!(
@@ -217,7 +217,7 @@ fn pictures_to_start_from() {
     // Barely noised, it stays close to where it was: DDIM of a network that knows nothing keeps the mean.
     sample("--init-image wide.png --strength 0.1 --sampler ddim --steps 20").success();
     sample("--init-image a.png --mask mask.png --jump 3 --resample 2").success();
-    let filled = place.pictures("x.safetensors");
+    let filled = place.images("x.safetensors");
     // The left half is known, and exactly as it was: columns of 10 x, two of them a pixel.
     let want = |x: u32| (f64::from(20 * x + 5) / 127.5 - 1.0) as f32;
     for x in 0..4 {
@@ -290,10 +290,10 @@ fn interpolations_are_drawn_as_the_original_draws_them() {
         .success();
     assert_eq!(size(&place.at("z.png")), (8 * 5 + 20, 8));
     for (line, said) in [
-        ("interpolate run a.png", "1 pictures, want two"),
+        ("interpolate run a.png", "1 images, want two"),
         (
             "interpolate run",
-            "want two pictures for each row, or --latent",
+            "want two images for each row, or --latent",
         ),
         ("interpolate run a.png b.png --t0 20", "0 to 19"),
         ("interpolate run a.png b.png --t0 -1", "-1"),
@@ -323,7 +323,7 @@ fn inversion_tells_its_error() {
 }
 
 #[test]
-fn encoded_pictures_decode_with_their_model_alone() {
+fn encoded_images_decode_with_their_model_alone() {
     let place = Place::new();
     place
         .ddpm("encode run a.png b.png wide.png -o x.ddcm --codebook 16 --seed 3")
