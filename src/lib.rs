@@ -1,15 +1,68 @@
-//! Train and sample denoising diffusion models, on libtorch.
+//! Train denoising diffusion models and sample from them, on libtorch.
 //!
-//! # Reading order
+//! # Sampling
 //!
-//! 1. [`config`]: every setting, and the presets
-//! 2. [`model`]: the networks; [`diffusion`]: schedule, q_sample, loss
-//! 3. [`optim`]: the flat parameter arena, LAMB/Adam, EMA
-//! 4. [`train`]: the loop, top to bottom; [`sample`]: one sampler a file
-//! 5. [`data`]: folder of images to one uint8 tensor; [`checkpoint`]: files
+//! [`Pretrained`] is a network with its settings, from a run folder, a checkpoint, or a file of another program:
 //!
-//! Data flows one way: `main` → [`cli`] → {[`train`], [`sample`]} → {[`model`], [`diffusion`],
-//! [`optim`], [`data`], [`checkpoint`], [`report`]} → {[`native`], [`images`], [`rng`], [`mod@fs`], [`device`], [`memory`]}.
+//! ```no_run
+//! use ddpm::Pretrained;
+//! use ddpm::ndarray::Array4;
+//! use ddpm::sample::SamplerKind;
+//!
+//! let pretrained = Pretrained::load("runs/NAME")?;
+//! let images: Array4<u8> = pretrained // [N, H, W, C], 0 to 255
+//!     .sampler(SamplerKind::DpmPp2m)
+//!     .steps(20)
+//!     .sample(16, 7)?; // 16 images of seed 7
+//! # let _ = images;
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+//!
+//! # Training
+//!
+//! A preset holds all settings; [`train::Start`] says the rest of how a run begins:
+//!
+//! ```no_run
+//! use ddpm::checkpoint::RunFolder;
+//! use ddpm::config::Preset;
+//! use ddpm::train::{Start, train};
+//!
+//! let mut config = Preset::Demo.config();
+//! config.data.folder = Some("photos".into());
+//! config.train.steps = 10_000;
+//! train(Start {
+//!     folder: RunFolder::new("runs/photos".into()),
+//!     ..Start::new(config)
+//! })?;
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+//!
+//! It trains in silence and takes over no signals: [`train::Observer`] hears of the progress, and a [`train::Stop`] asks the
+//! run to stop. `examples/` has whole programs, and `docs/library.md` what a crate needs to build and start with this one.
+//!
+//! # Rooms
+//!
+//! Imports go down this list only (`scripts/check_rooms.py` checks it):
+//!
+//! 1. [`cli`]: the commands of the program, and all that is printed
+//! 2. [`pretrained`]: a network with its settings, from any file
+//! 3. [`train`]: the loop, read top to bottom, and what is done between steps
+//! 4. [`interop`]: other programs' checkpoints, in both directions
+//! 5. [`checkpoint`]: this program's own files, run folders and locks
+//! 6. [`sample`]: one sampler a file, each a loop over x_t
+//! 7. [`optim`]: the flat parameter arena, LAMB and Adam, EMA
+//! 8. [`diffusion`]: schedule, q_sample, loss
+//! 9. [`model`]: the networks
+//! 10. [`data`]: from a folder of images to one uint8 tensor
+//! 11. [`config`]: every setting, and the presets
+//! 12. [`report`]: metrics.jsonl, grids and animations
+//! 13. [`formats`]: byte layouts, all untrusted
+//! 14. [`images`], [`rng`], [`device`], [`memory`]: small rooms that know nothing of each other
+//! 15. [`native`]: the C++ shim and its safe face
+//! 16. [`mod@fs`], `text`: leaves
+//!
+//! A newcomer reads [`config`], then [`model`] and [`diffusion`], then [`fn@train::train`]. The ideas that all of it leans on
+//! are in `docs/design.md`.
 
 pub mod checkpoint;
 pub mod cli;
@@ -25,12 +78,13 @@ pub mod memory;
 pub mod model;
 pub mod native;
 pub mod optim;
-mod pretrained;
+pub mod pretrained;
 pub mod report;
 pub mod rng;
 pub mod sample;
 mod text;
 pub mod train;
 
-// What public functions take and return; another version would be other types.
+pub use pretrained::Pretrained;
+// A dependent's tensors and arrays must be those of the same versions.
 pub use {ndarray, tch};

@@ -1,106 +1,222 @@
-//! A trained network from a file of ours or of others, ready to use.
+//! A trained network with its settings, from any file or run folder.
+//!
+//! Nothing here prints: what is worth telling of a file stands in [`Pretrained::report`] and [`Pretrained::damaged`].
 
-use std::path::Path;
+mod sampling;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use ndarray::{Array1, Array4};
 use tch::{Device, Tensor};
 
-use crate::checkpoint::{Checkpoint, Meta, Which, fingerprint, is_ours, read_checkpoint, resolve};
-use crate::device::Precision;
+pub(crate) use sampling::batch_labels;
+pub use sampling::{Sampling, class_labels};
+
+use crate::checkpoint::{
+    Calibration, Checkpoint, Damaged, Meta, Which, find, fingerprint, is_ours, read_checkpoint,
+};
+use crate::config::RunConfig;
+use crate::device::{self, DeviceChoice, Precision};
+use crate::diffusion::Schedule;
 use crate::interop::{Foreign, Report, Request};
 use crate::model::{Model, load_state_dict};
 use crate::native::KeptFilters;
+use crate::sample::SamplerKind;
 
-/// A network with the weights and settings of a file.
+/// A network with the weights and settings of a file, on a device.
+///
+/// ```no_run
+/// use ddpm::Pretrained;
+/// use ddpm::sample::SamplerKind;
+///
+/// let pretrained = Pretrained::load("runs/NAME")?;
+/// let images = pretrained.sample(16, 7)?; // [16, H, W, C]
+/// let sooner = pretrained.sampler(SamplerKind::DpmPp2m).steps(20).sample(16, 7)?;
+/// # assert_eq!(images.shape(), sooner.shape());
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[derive(Debug)]
-pub(crate) struct Network {
-    pub(crate) meta: Meta,
-    /// What was found in a file of another program.
-    pub(crate) report: Option<Report>,
+pub struct Pretrained {
+    /// Settings, training steps done, and where the weights came from.
+    pub meta: Meta,
+    /// The file or folder that was read.
+    pub path: PathBuf,
+    /// The set of weights that was asked for.
+    pub which: Which,
+    /// What was found in a file of another program, and what was assumed.
+    pub report: Option<Report>,
+    /// Newer checkpoints of the run folder, which cannot be read and were passed over.
+    pub damaged: Vec<Damaged>,
     net: Model,
+    device: Device,
     kept: KeptFilters,
 }
 
-impl Network {
-    /// Loads weights onto `device`: averaged ones unless the request asks for raw ones. The file is a
-    /// checkpoint, a weights file or a run folder of ours, or anything that can be imported; what was
-    /// found in the latter is in the report.
-    pub(crate) fn load(argument: &Path, request: &Request, device: Device) -> Result<Network> {
-        let mut network = match ours(argument)? {
-            Some(path) => Network::from_ours(&path, request)?,
-            None => Network::from_foreign(argument, request)?,
-        };
-        network.net.move_to(device)?;
-        Ok(network)
+impl Pretrained {
+    /// Loads EMA weights onto the GPU if CUDA is usable, else for the CPU, in the precision that suits the device.
+    ///
+    /// `path` is a run folder (its newest checkpoint), a checkpoint, or a file or folder of another program that says all
+    /// that is needed; [`Pretrained::load_with`] takes hints for one that does not.
+    ///
+    /// # Errors
+    /// As [`Pretrained::load_with`].
+    pub fn load(path: impl AsRef<Path>) -> Result<Pretrained> {
+        let chosen = device::choose(DeviceChoice::Auto, Precision::Auto, false)?;
+        let mut pretrained = Pretrained::load_with(path, &Request::default(), chosen.device)?;
+        pretrained.set_precision(chosen.precision);
+        Ok(pretrained)
     }
 
-    fn from_ours(path: &Path, request: &Request) -> Result<Network> {
+    /// Loads the weights that `request` asks for onto `device`, to compute in f32.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is of no known kind; one that leaves something open
+    /// ([`MissingHints`](crate::interop::MissingHints), with what was found); settings that its tensors do not fit.
+    pub fn load_with(
+        path: impl AsRef<Path>,
+        request: &Request,
+        device: Device,
+    ) -> Result<Pretrained> {
+        let path = path.as_ref();
+        let mut pretrained = match ours(path)? {
+            Some((path, damaged)) => Pretrained {
+                damaged,
+                ..Pretrained::from_ours(path, request)?
+            },
+            None => Pretrained::from_foreign(path, request)?,
+        };
+        pretrained.net.move_to(device)?;
+        pretrained.device = device;
+        Ok(pretrained)
+    }
+
+    fn from_ours(path: PathBuf, request: &Request) -> Result<Pretrained> {
         let cannot = || format!("cannot use {}", path.display());
-        let checkpoint = read_checkpoint(path)?;
+        let checkpoint = read_checkpoint(&path)?;
         refuse_oversized(&checkpoint).with_context(cannot)?;
         let config = &checkpoint.meta.config;
         let net = Model::new(&config.model, config.diffusion.timesteps, 0);
-        let weights = checkpoint.weights(which(request)).with_context(cannot)?;
+        let weights = checkpoint.weights(request.which()).with_context(cannot)?;
         load_state_dict(&net.params(), &weights).with_context(cannot)?;
-        Ok(Network {
-            meta: checkpoint.meta,
-            net,
-            report: None,
-            kept: KeptFilters::new(),
-        })
+        Ok(Pretrained::new(checkpoint.meta, path, request, net))
     }
 
-    fn from_foreign(path: &Path, request: &Request) -> Result<Network> {
+    fn from_foreign(path: &Path, request: &Request) -> Result<Pretrained> {
         let foreign = Foreign::examine(path, request)?;
-        Ok(Network {
-            meta: foreign.meta()?,
-            net: foreign.network()?,
+        let (meta, net) = (foreign.meta()?, foreign.network()?);
+        Ok(Pretrained {
             report: Some(foreign.report),
-            kept: KeptFilters::new(),
+            ..Pretrained::new(meta, path.to_owned(), request, net)
         })
     }
 
-    /// The bare network's output, without dropout and gradients. `classes` is `[N]` i64, for networks
-    /// that are told a class.
-    pub(crate) fn predict(&self, x_t: &Tensor, t: &Tensor, classes: Option<&Tensor>) -> Tensor {
-        self.net.predict(x_t, t, classes, &self.kept)
+    fn new(meta: Meta, path: PathBuf, request: &Request, net: Model) -> Pretrained {
+        Pretrained {
+            meta,
+            path,
+            which: request.which(),
+            report: None,
+            damaged: Vec::new(),
+            net,
+            device: Device::Cpu,
+            kept: KeptFilters::new(),
+        }
+    }
+
+    /// All settings of the network and of how it was trained.
+    pub fn config(&self) -> &RunConfig {
+        &self.meta.config
+    }
+
+    /// The noise schedule that it was trained on.
+    pub fn schedule(&self) -> Schedule {
+        Schedule::new(&self.meta.config.diffusion)
+    }
+
+    /// Where the network lives.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// Computes in this precision from here on.
-    pub(crate) fn set_precision(&mut self, precision: Precision) {
+    pub fn set_precision(&mut self, precision: Precision) {
         self.net.set_precision(precision);
     }
 
-    /// The network's identity.
+    /// Samples `number` images with DDPM over all time steps, as the network's settings say. Image `i` depends on
+    /// `(seed, i)` only.
+    ///
+    /// # Shapes
+    /// Returns `[number, H, W, C]`, 0 to 255.
+    ///
+    /// # Errors
+    /// As [`Sampling::sample`].
+    pub fn sample(&self, number: u64, seed: u64) -> Result<Array4<u8>> {
+        self.sampler(SamplerKind::Ddpm).sample(number, seed)
+    }
+
+    /// Sampling with another sampler, to be chosen further.
+    pub fn sampler(&self, kind: SamplerKind) -> Sampling<'_> {
+        Sampling::new(self, kind)
+    }
+
+    /// The bare network's output, without dropout and gradients.
+    ///
+    /// # Shapes
+    /// - `x_t`: `[N, C, H, W]` f32; `t`: `[N]` i64, 0-based
+    /// - `classes`: `[N]` i64 for a class-conditional network, else `None`
+    /// - returns `[N, C, H, W]`, or `[N, 2C, H, W]` with learned variances
+    pub fn predict(&self, x_t: &Tensor, t: &Tensor, classes: Option<&Tensor>) -> Tensor {
+        self.net.predict(x_t, t, classes, &self.kept)
+    }
+
+    /// The network's identity: a hash of its settings and weights.
     ///
     /// # Errors
     /// Weights that are not f32.
-    pub(crate) fn fingerprint(&self) -> Result<blake3::Hash> {
+    pub fn fingerprint(&self) -> Result<blake3::Hash> {
         fingerprint(&self.meta.config, &self.state_dict())
     }
 
     /// The weights under our keys, in the network's order.
-    pub(crate) fn state_dict(&self) -> Vec<(String, Tensor)> {
+    pub fn state_dict(&self) -> Vec<(String, Tensor)> {
         self.net
             .params()
             .into_iter()
             .map(|p| (p.name, p.tensor))
             .collect()
     }
+
+    /// `E[eps_hat²]` at each time step, which `ddpm calibrate` measured and wrote beside the checkpoint.
+    ///
+    /// # Errors
+    /// No such file, or one of another network.
+    pub fn measured(&self) -> Result<Array1<f64>> {
+        let path = Calibration::path_beside(&self.path, self.which);
+        let timesteps = self.meta.config.diffusion.timesteps as usize;
+        let found = Calibration::read(&path, &self.fingerprint()?, timesteps);
+        let found = found.with_context(|| {
+            let checkpoint = self.path.display();
+            format!(
+                "the sampler analytic needs measurements; make them with: ddpm calibrate {checkpoint} --data DIR"
+            )
+        })?;
+        Ok(found.mean_sq_eps)
+    }
 }
 
-/// Which weights a request is for.
-pub(crate) fn which(request: &Request) -> Which {
-    if request.raw { Which::Raw } else { Which::Ema }
-}
-
-/// The file of ours that an argument means, or `None` for anything else that is there.
-pub(crate) fn ours(argument: &Path) -> Result<Option<std::path::PathBuf>> {
+/// The file of ours that an argument means, with newer ones of a run folder that cannot be read; `None` for anything
+/// else that is there.
+///
+/// # Errors
+/// No such file; a run folder without a checkpoint that can be read.
+pub fn ours(argument: &Path) -> Result<Option<(PathBuf, Vec<Damaged>)>> {
     if argument.is_dir() && !argument.join("config.toml").exists() {
         return Ok(None);
     }
-    let path = resolve(argument)?;
-    Ok(is_ours(&path)?.then_some(path))
+    let (path, damaged) = find(argument)?;
+    Ok(is_ours(&path)?.then_some((path, damaged)))
 }
 
 /// Settings in a file may describe a network far larger than its tensors; that is found before memory

@@ -15,6 +15,8 @@ use rustix::io::Errno;
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
+    /// Why it keeps nobody out, where the file system has no locks.
+    pub warning: Option<String>,
 }
 
 impl RunLock {
@@ -31,6 +33,7 @@ impl RunLock {
             .truncate(false)
             .open(path)
             .with_context(cannot)?;
+        let mut warning = None;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -44,16 +47,19 @@ impl RunLock {
             }
             // Some network file systems have no locks. Training without one beats no training.
             Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => {
-                eprintln!(
-                    "warning: the file system of {} has no locks; see to it that one process trains this run",
+                warning = Some(format!(
+                    "the file system of {} has no locks; see to it that one process trains this run",
                     path.display()
-                );
+                ));
             }
             Err(error) => return Err(error).with_context(cannot),
         }
         // Who holds it is a courtesy: a full disk must not end a run here.
         let _ = sign(&mut file);
-        Ok(RunLock { _file: file })
+        Ok(RunLock {
+            _file: file,
+            warning,
+        })
     }
 }
 

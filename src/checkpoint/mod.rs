@@ -22,4 +22,4 @@ pub use file::{
 pub use fingerprint::fingerprint;
 pub use lock::RunLock;
 pub use origin::{AttentionOrder, Family, Origin};
-pub use run_folder::{Damaged, Resumable, RunFolder, resolve};
+pub use run_folder::{Damaged, Resumable, RunFolder, find, resolve};

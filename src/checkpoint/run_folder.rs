@@ -353,11 +353,19 @@ fn latest(run: &Path) -> Result<Option<PathBuf>> {
 /// # Errors
 /// No such file, or a folder without checkpoints.
 pub fn resolve(argument: &Path) -> Result<PathBuf> {
+    find(argument).map(|(path, _)| path)
+}
+
+/// As [`resolve`], with the newer checkpoints of a run folder that cannot be read and are passed over.
+///
+/// # Errors
+/// As `resolve`.
+pub fn find(argument: &Path) -> Result<(PathBuf, Vec<Damaged>)> {
     if !argument.is_dir() {
         if !argument.exists() {
             bail!("no such file: {}", argument.display());
         }
-        return Ok(argument.to_owned());
+        return Ok((argument.to_owned(), Vec::new()));
     }
     let found = newest(argument, |path| read_checkpoint(path).map(drop))?;
     let found = found.with_context(|| {
@@ -366,10 +374,7 @@ pub fn resolve(argument: &Path) -> Result<PathBuf> {
             argument.display()
         )
     })?;
-    for damaged in &found.damaged {
-        eprintln!("warning: {damaged}; taking {}", found.path.display());
-    }
-    Ok(found.path)
+    Ok((found.path, found.damaged))
 }
 
 #[cfg(test)]

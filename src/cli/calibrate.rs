@@ -10,11 +10,11 @@ use tch::{Device, Kind, Tensor};
 use super::args::foreign::SamplerHints;
 use super::args::load::LoadArgs;
 use crate::checkpoint::Calibration;
+use crate::cli::progress::{DecodeProgress, SampleProgress};
 use crate::data::{self, Loaded, Order};
 use crate::diffusion::Schedule;
 use crate::fs::check_writable;
-use crate::pretrained::Network;
-use crate::report::{DecodeProgress, SampleProgress};
+use crate::pretrained::Pretrained;
 use crate::rng::{Stream, normal};
 use crate::sample::{Process, Respaced, measure};
 
@@ -64,7 +64,7 @@ impl CalibrateCommand {
         Ok(())
     }
 
-    fn images(&self, network: &Network, device: Device) -> Result<Loaded> {
+    fn images(&self, network: &Pretrained, device: Device) -> Result<Loaded> {
         let config = &network.meta.config;
         let mut wanted = config.data.clone();
         if self.data.is_some() {
@@ -89,7 +89,7 @@ impl CalibrateCommand {
 
     fn measure(
         &self,
-        network: &Network,
+        network: &Pretrained,
         loaded: &Loaded,
         batch: u64,
         batches: u64,

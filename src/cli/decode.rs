@@ -13,11 +13,11 @@ use super::args::foreign::{ForeignArgs, SamplerHints};
 use super::args::image_out::OutputArgs;
 use super::findings;
 use crate::checkpoint::is_ours;
+use crate::cli::progress::SampleProgress;
 use crate::config::Sigma;
 use crate::diffusion::Schedule;
 use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
-use crate::pretrained::Network;
-use crate::report::SampleProgress;
+use crate::pretrained::Pretrained;
 use crate::sample::{
     Choice, Codebook, Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Steps, sample_images,
 };
@@ -89,9 +89,9 @@ impl DecodeCommand {
     }
 
     /// The network that the file names by its hash.
-    fn network(&self, header: &DdcmHeader, device: Device) -> Result<Network> {
+    fn network(&self, header: &DdcmHeader, device: Device) -> Result<Pretrained> {
         let request = self.foreign.request(self.raw, SamplerHints::default())?;
-        let is_it = |network: &Network| {
+        let is_it = |network: &Pretrained| {
             Ok::<_, anyhow::Error>(*network.fingerprint()?.as_bytes() == header.model_hash)
         };
         if let Some(path) = &self.model {
@@ -107,7 +107,7 @@ impl DecodeCommand {
         let candidates = candidates(&self.file);
         for path in &candidates {
             // What is no model, or a damaged one, is not the one.
-            if let Ok(network) = Network::load(path, &request, device)
+            if let Ok(network) = Pretrained::load_with(path, &request, device)
                 && is_it(&network)?
             {
                 eprintln!("model: {}", path.display());
@@ -146,7 +146,7 @@ fn candidates(file: &Path) -> Vec<PathBuf> {
 }
 
 /// The steps that the file visits, checked against the network.
-fn levels(header: &DdcmHeader, network: &Network, sigma: Sigma) -> Result<Respaced> {
+fn levels(header: &DdcmHeader, network: &Pretrained, sigma: Sigma) -> Result<Respaced> {
     let config = &network.meta.config;
     ensure!(
         header.chw == config.model.chw()

@@ -11,11 +11,13 @@ use super::args::class::ClassArg;
 use super::args::ddcm::DecodeSettings;
 use super::args::image_in::read_images;
 use super::args::load::LoadArgs;
-use super::args::sampler::{ChosenSampler, SamplerArgs};
+use super::args::sampler::SamplerArgs;
+use crate::cli::progress::SampleProgress;
 use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
 use crate::fs::check_writable;
 use crate::images::to_array;
-use crate::report::{SampleProgress, psnr_db};
+use crate::report::psnr_db;
+use crate::sample::ChosenSampler;
 use crate::sample::SamplerKind;
 use crate::sample::{Codebook, Ddpm, Process, Sampler, Step, ddcm_encode};
 
@@ -59,7 +61,7 @@ impl EncodeCommand {
         let codebook = Codebook::new(self.seed, self.codebook, config.model.chw())?;
         let (chosen, options) = self.ddpm(config)?;
         let denoiser = self.class.denoiser(&network)?;
-        let process = chosen.process(&denoiser, &network);
+        let process = chosen.process(&denoiser, &network.meta.config.diffusion);
         let images = read_images(&self.images, &config.model, &config.data)?;
 
         let batches = images.split(i64::from(self.batch), 0);

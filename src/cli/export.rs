@@ -10,7 +10,6 @@ use super::args::foreign::{ForeignArgs, SamplerHints};
 use super::findings;
 use crate::checkpoint::{Contents, Family, Meta, Which, write_checkpoint};
 use crate::interop::{write_family_pt, write_family_safetensors, write_pipeline};
-use crate::pretrained::which;
 
 /// Write a model's weights for PyTorch or for other programs.
 ///
@@ -53,7 +52,7 @@ impl ExportCommand {
         match to.extension().and_then(|e| e.to_str()) {
             Some("safetensors") => match self.layout {
                 None | Some(Family::Ddpm) => {
-                    write_checkpoint(to, &of_weights(meta, which(&request)), &weights)?;
+                    write_checkpoint(to, &of_weights(meta, request.which()), &weights)?;
                 }
                 Some(family) => write_family_safetensors(to, family, meta, &weights)?,
             },
@@ -79,7 +78,7 @@ impl ExportCommand {
         }
         eprintln!(
             "{} weights of step {} in {}",
-            which(&request),
+            request.which(),
             meta.step,
             to.display()
         );

@@ -1,21 +1,42 @@
-//! What reading a foreign file found, told on the terminal.
+//! What reading a file found, on the terminal.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use tch::Device;
 
+use super::progress::say;
+use crate::checkpoint::Damaged;
 use crate::interop::{MissingHints, Report, Request};
-use crate::pretrained::Network;
+use crate::pretrained::{self, Pretrained};
 
 /// Loads a network and tells what was found in a file of another program, also where that is not enough to load it.
 ///
 /// # Errors
-/// As [`Network::load`].
-pub(super) fn load(argument: &Path, request: &Request, device: Device) -> Result<Network> {
-    let network = Network::load(argument, request, device).inspect_err(tell_of_missing)?;
-    network.report.iter().for_each(tell);
-    Ok(network)
+/// As [`Pretrained::load_with`].
+pub(super) fn load(argument: &Path, request: &Request, device: Device) -> Result<Pretrained> {
+    let loaded = Pretrained::load_with(argument, request, device).inspect_err(tell_of_missing)?;
+    warn_of_damaged(&loaded.damaged, &loaded.path);
+    loaded.report.iter().for_each(tell);
+    Ok(loaded)
+}
+
+/// The file of ours that an argument means; `None` for anything else that is there.
+///
+/// # Errors
+/// As [`pretrained::ours`].
+pub(super) fn ours(argument: &Path) -> Result<Option<PathBuf>> {
+    let found = pretrained::ours(argument)?;
+    Ok(found.map(|(path, damaged)| {
+        warn_of_damaged(&damaged, &path);
+        path
+    }))
+}
+
+fn warn_of_damaged(damaged: &[Damaged], taken: &Path) {
+    for damaged in damaged {
+        say(&format!("warning: {damaged}; taking {}", taken.display()));
+    }
 }
 
 /// Tells what was found in a file that leaves too much open.
@@ -28,9 +49,12 @@ pub(super) fn tell_of_missing(error: &anyhow::Error) {
 /// Tells people what was found in a foreign file, on stderr.
 pub(super) fn tell(report: &Report) {
     for fact in &report.facts {
-        eprintln!("  {}: {} (from {})", fact.what, fact.value, fact.from);
+        say(&format!(
+            "  {}: {} (from {})",
+            fact.what, fact.value, fact.from
+        ));
     }
     for assumption in &report.assumptions {
-        eprintln!("  assumed: {assumption}");
+        say(&format!("  assumed: {assumption}"));
     }
 }

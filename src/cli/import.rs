@@ -6,11 +6,11 @@ use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::args::foreign::{ForeignArgs, SamplerHints};
+use super::findings::ours;
 use super::findings::tell;
 use crate::checkpoint::write_checkpoint;
 use crate::fs::check_writable;
 use crate::interop::Foreign;
-use crate::pretrained::ours;
 
 /// Turn another program's checkpoint into a model that knows its settings.
 ///

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
+use super::findings::ours;
 use crate::interop::describe;
-use crate::pretrained::ours;
 
 /// Show what is inside a checkpoint, weights file or .pt file, without loading it, and what importing it
 /// would find and need.

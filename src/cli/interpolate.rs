@@ -13,10 +13,11 @@ use super::args::image_in::read_images;
 use super::args::image_out::refuse_other_than_png;
 use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
+use crate::cli::progress::SampleProgress;
 use crate::config::RunConfig;
 use crate::fs::check_writable;
 use crate::images::to_array;
-use crate::report::{SampleProgress, beside, grid_of_columns, write_png};
+use crate::report::{beside, grid_of_columns, write_png};
 use crate::rng::image_noise;
 use crate::sample::SamplerKind;
 use crate::sample::{OnStep, Process, Respaced, Step, ddim_invert, mixing};
@@ -84,14 +85,14 @@ impl InterpolateCommand {
         } else {
             SamplerKind::Ddpm
         };
-        let measured = || self.load.measured(&network);
+        let measured = || network.measured();
         let mut chosen = self.sampler.choose(config, kind, measured)?;
         let ends = self.ends(config, device.device)?;
         if let Ends::Images(_) = ends {
             chosen.levels = self.below_t0(&chosen.levels, config.diffusion.timesteps)?;
         }
         let denoiser = self.class.denoiser(&network)?;
-        let process = chosen.process(&denoiser, &network);
+        let process = chosen.process(&denoiser, &network.meta.config.diffusion);
 
         let draw =
             |numbers, k| image_noise(self.seed, numbers, k, config.model.chw(), device.device);

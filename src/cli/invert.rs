@@ -11,11 +11,12 @@ use super::args::foreign::SamplerHints;
 use super::args::image_in::read_images;
 use super::args::image_out::refuse_other_than_png;
 use super::args::load::LoadArgs;
+use crate::cli::progress::SampleProgress;
 use crate::diffusion::Schedule;
 use crate::formats::safetensors;
 use crate::fs::check_writable;
 use crate::images::to_array;
-use crate::report::{SampleProgress, grid_of_columns, mean_sq_error, psnr_db, write_png};
+use crate::report::{grid_of_columns, mean_sq_error, psnr_db, write_png};
 use crate::sample::{Ddim, Process, Respaced, Spacing, Step, Steps, ddim, ddim_invert};
 
 /// Find the noise that images come from (DDIM inversion), make them again from it, and tell how well that went.

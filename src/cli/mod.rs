@@ -13,8 +13,10 @@ mod inspect;
 mod interpolate;
 mod invert;
 mod predict;
+mod progress;
 mod replay;
 mod sample;
+mod terminal;
 mod train;
 
 use std::process::ExitCode;

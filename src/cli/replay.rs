@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::args::compute::ComputeArgs;
+use super::terminal::Terminal;
 use crate::checkpoint::RunFolder;
 use crate::train::replay;
 
@@ -37,7 +38,13 @@ impl ReplayCommand {
     pub(super) fn run(&self) -> Result<()> {
         let chosen = self.compute.choose()?;
         let folder = RunFolder::new(self.run.clone());
-        let found = replay(&folder, self.step, self.cache.clone(), &chosen)?;
+        let found = replay(
+            &folder,
+            self.step,
+            self.cache.clone(),
+            &chosen,
+            &Terminal::default(),
+        )?;
         eprintln!("replayed from the checkpoint of step {}", found.from_step);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&found.record)?);

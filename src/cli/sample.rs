@@ -1,23 +1,22 @@
 //! `ddpm sample`.
 
-use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::args::batch::BatchSize;
 use super::args::image_out::OutputArgs;
 use super::args::load::LoadArgs;
-use super::args::sampler::{ChosenSampler, SamplerArgs};
-use super::args::start::{Start, StartArgs};
+use super::args::sampler::SamplerArgs;
+use super::args::start::StartArgs;
 use super::args::trajectory::TrajectoryArgs;
+use super::progress::SampleProgress;
 use crate::formats::safetensors;
-use crate::report::SampleProgress;
-use crate::sample::SamplerKind;
+use crate::pretrained::{batch_labels, class_labels};
 use crate::sample::{
-    Choice, Codebook, Images, NoiseSource, OnStep, Process, Sampler, Step, repaint,
+    Choice, ChosenSampler, Codebook, Images, NoiseSource, SamplerKind, Step, sample_batch,
 };
 
 /// Make images with a trained model, of this program or another.
@@ -63,12 +62,12 @@ impl SampleCommand {
         self.trajectory.check()?;
         let (network, device) = self.load.load(self.sampler.hints())?;
         let config = &network.meta.config;
-        let measured = || self.load.measured(&network);
+        let measured = || network.measured();
         let mut chosen = self.sampler.choose(config, SamplerKind::Ddpm, measured)?;
         let start = self
             .start
             .start(config, &mut chosen.levels, device.device)?;
-        let classes = self.classes(config.model.classes())?;
+        let classes = class_labels(config.model.classes(), self.class, self.number)?;
         let wanted = Images {
             noise: self.noise(&chosen, config.model.chw())?,
             numbers: 0..self.number,
@@ -81,9 +80,9 @@ impl SampleCommand {
         let bar = SampleProgress::new("sampling", (steps * wanted.batches().count()) as u64);
         let mut trajectory = self.trajectory.open(steps);
         for numbers in wanted.batches() {
-            let classes = of_batch(classes.as_ref(), &numbers, device.device);
+            let classes = batch_labels(classes.as_ref(), &numbers, device.device);
             let denoiser = |x: &Tensor, t: &Tensor| network.predict(x, t, classes.as_ref());
-            let process = chosen.process(&denoiser, &network);
+            let process = chosen.process(&denoiser, &config.diffusion);
             let mut on_step = |step: Step| {
                 bar.step();
                 trajectory.see(&step);
@@ -96,35 +95,12 @@ impl SampleCommand {
                 &numbers,
                 &mut on_step,
             )?;
-            output.take(&x_0.clamp(-1.0, 1.0))?;
+            output.take(&x_0)?;
             trajectory.end_batch();
         }
         bar.finish();
         trajectory.finish()?;
         output.finish(format!("step {}", network.meta.step))
-    }
-
-    /// The class of each image, `[N]` i64, for models that are told one.
-    fn classes(&self, known: Option<i64>) -> Result<Option<Tensor>> {
-        let Some(known) = known else {
-            ensure!(
-                self.class.is_none(),
-                "--class: this model knows no classes; leave it out"
-            );
-            return Ok(None);
-        };
-        let number = self.number as i64;
-        Ok(Some(match self.class {
-            None => Tensor::arange(number, (Kind::Int64, Device::Cpu)).remainder(known),
-            Some(class) => {
-                ensure!(
-                    (0..known).contains(&class),
-                    "--class {class}: this model knows the classes 0 to {}",
-                    known - 1
-                );
-                Tensor::full([number], class, (Kind::Int64, Device::Cpu))
-            }
-        }))
     }
 
     /// The noise of --noise, of codebooks, or the seed's.
@@ -159,41 +135,4 @@ impl SampleCommand {
         );
         Ok(NoiseSource::Given(noise.shallow_clone()))
     }
-}
-
-/// One batch, not clipped.
-fn sample_batch(
-    process: &Process,
-    sampler: &Sampler,
-    start: &Start,
-    wanted: &Images,
-    numbers: &Range<u64>,
-    on_step: &mut OnStep,
-) -> Result<Tensor> {
-    let mut noise = |k| wanted.draw(numbers, k);
-    let first = noise(0);
-    Ok(match (start, sampler) {
-        (Start::Noise, _) => sampler.run(process, first, &mut noise, on_step),
-        (Start::Image(x_0), _) => {
-            let (signal, share) = process.levels.signal_and_noise(process.levels.len() - 1);
-            let x_start = x_0 * signal + first * share;
-            sampler.run(process, x_start, &mut noise, on_step)
-        }
-        (Start::Part(known, resampling), Sampler::Ddpm(options)) => repaint(
-            process,
-            *options,
-            *resampling,
-            known,
-            first,
-            &mut noise,
-            on_step,
-        ),
-        (Start::Part(..), _) => bail!("--mask: RePaint goes with --sampler ddpm only"),
-    })
-}
-
-/// The classes of one batch, on the network's device.
-fn of_batch(classes: Option<&Tensor>, numbers: &Range<u64>, device: Device) -> Option<Tensor> {
-    let count = (numbers.end - numbers.start) as i64;
-    classes.map(|c| c.narrow(0, numbers.start as i64, count).to_device(device))
 }

@@ -2,20 +2,23 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use tch::Device;
 
 use super::args::compute::ComputeArgs;
 use super::args::settings::{BaseArgs, SettingArgs};
 use super::findings;
+use super::progress::say;
+use super::terminal::Terminal;
 use crate::checkpoint::{Resumable, RunFolder};
 use crate::config::{Preset, RunConfig};
 use crate::interop::Request;
-use crate::pretrained::Network;
-use crate::train::{End, Start, farewell, train};
+use crate::pretrained::Pretrained;
+use crate::train::{End, Start, Stop, farewell, resume_changes, settings_around, train};
 
 /// Train a model; with --run on an existing run, go on where it was.
 ///
@@ -58,97 +61,50 @@ pub(super) struct TrainCommand {
     compute: ComputeArgs,
 }
 
-/// Settings that a resumed run may change without becoming another run.
-const MAY_CHANGE: [&str; 13] = [
-    "train.steps",
-    "train.save_every_steps",
-    "train.keep",
-    "train.accumulate",
-    "train.checkpoint_blocks",
-    "train.on_bad_step",
-    "train.explosion_factor",
-    "train.sample_steps",
-    "train.sample_limit_secs",
-    "sample.",
-    "optim.lr",
-    "optim.lr_schedule",
-    "optim.clip_norm",
-];
-
-fn may_change(key: &str) -> bool {
-    MAY_CHANGE
-        .iter()
-        .any(|k| key == *k || (k.ends_with('.') && key.starts_with(k)))
-}
-
 impl TrainCommand {
     pub(super) fn run(&self) -> Result<ExitCode> {
         let started = Instant::now();
         let auto_accumulate = self.settings.auto_accumulate()?;
-        let mut named = match &self.run {
-            Some(dir) => RunFolder::new(dir.clone()).resumable()?,
-            None => None,
-        };
-        for damaged in named.iter().flat_map(|run| &run.damaged) {
-            eprintln!("warning: {damaged}; going on from an earlier one");
-        }
-        let init = self.init(named.as_ref())?;
-        let config = self.resolve(named.as_ref(), init.as_ref())?;
-        for warning in config.validate()? {
-            eprintln!("warning: {warning}");
-        }
-        let folder = RunFolder::new(
-            self.run
-                .clone()
-                .unwrap_or_else(|| default_folder(config.preset)),
-        );
-        if self.cache.is_some() && config.data.folder.is_none() {
-            bail!(
-                "--cache keeps decoded images, and built-in ones are not decoded; give --data too"
-            );
-        }
-        if config.data.folder.is_none() && config.preset == Preset::Demo {
-            eprintln!("This is the demo, on built-in images. For your own: ddpm train --data DIR");
-        }
-        let (resume, lock) = match named.take() {
-            Some(run) => (
-                run.checkpoint.map(|(_, checkpoint)| checkpoint),
-                Some(run.lock),
-            ),
-            None => (None, None),
-        };
-        match &resume {
-            Some(c) => eprintln!(
-                "resuming {} at step {}",
-                folder.dir().display(),
-                c.meta.step
-            ),
-            None => eprintln!("run folder {}", folder.dir().display()),
-        }
+        let existing = self.existing()?;
+        let init = self.init(existing.as_ref())?;
+        let config = self.resolve(existing.as_ref(), init.as_ref())?;
+        config.validate()?;
         let start = Start {
-            folder: folder.clone(),
-            lock,
-            config: config.clone(),
-            resume,
-            init: init.map(|network| network.state_dict()),
-            cache: self.cache.clone(),
-            chosen: self.compute.choose()?,
-            time_limit: self.time_limit,
-            strict: self.strict,
             auto_accumulate,
+            ..self.start(config, existing, init)?
         };
+        announce(&start);
+        let (folder, config) = (start.folder.clone(), start.config.clone());
         match train(start)? {
             End::Finished => {
-                eprintln!("{}", farewell(&folder, &config, started.elapsed()));
+                say(&farewell(&folder, &config, started.elapsed()));
                 Ok(ExitCode::SUCCESS)
             }
-            End::Stopped(reason) => Ok(ExitCode::from(reason.exit_code())),
+            End::Stopped { reason, step } => {
+                let dir = folder.dir().display();
+                say(&format!(
+                    "saved at step {step}; go on with: ddpm train --run {dir}"
+                ));
+                Ok(ExitCode::from(reason.exit_code()))
+            }
         }
+    }
+
+    /// The run that --run names, if it exists.
+    fn existing(&self) -> Result<Option<Resumable>> {
+        let Some(dir) = &self.run else {
+            return Ok(None);
+        };
+        let existing = RunFolder::new(dir.clone()).resumable()?;
+        for damaged in existing.iter().flat_map(|run| &run.damaged) {
+            say(&format!("warning: {damaged}; going on from an earlier one"));
+        }
+        Ok(existing)
     }
 
     /// The network to begin with. A run that has steps goes on with its own weights, and one that has not
     /// may begin as it was told to.
-    fn init(&self, existing: Option<&Resumable>) -> Result<Option<Network>> {
+    fn init(&self, existing: Option<&Resumable>) -> Result<Option<Pretrained>> {
         let Some(path) = &self.init_from else {
             return Ok(None);
         };
@@ -162,96 +118,83 @@ impl TrainCommand {
         findings::load(path, &request, Device::Cpu).map(Some)
     }
 
-    /// Settings of a run that begins with the weights of `network`: all of that file's, or its network,
-    /// schedule and sampler over the preset or file that is named.
-    fn resolve_from(&self, network: &Network) -> Result<RunConfig> {
-        let theirs = &network.meta.config;
-        let mut config = theirs.clone();
-        if self.base.given() {
-            config = self.base.resolve(theirs.preset)?;
-            config.model = theirs.model.clone();
-            config.diffusion = theirs.diffusion.clone();
-            let sample = &mut config.sample;
-            sample.sigma = theirs.sample.sigma;
-            sample.clip_x0 = theirs.sample.clip_x0;
-            sample.last_noise = theirs.sample.last_noise;
-        }
-        config.data.folder = None;
-        self.settings.apply(&mut config)?;
-        Ok(config)
-    }
-
-    /// A new run: preset, file, flags. An existing one: its own settings, then flags; a preset or file
-    /// that is named again must describe the same run.
-    fn resolve(&self, existing: Option<&Resumable>, init: Option<&Network>) -> Result<RunConfig> {
-        if let (None, Some(network)) = (existing, init) {
-            return self.resolve_from(network);
-        }
+    /// A new run: preset, file, flags, or the settings of the weights that it begins with. An existing one: its own
+    /// settings, then flags; a preset or file that is named again must describe the same run.
+    fn resolve(
+        &self,
+        existing: Option<&Resumable>,
+        init: Option<&Pretrained>,
+    ) -> Result<RunConfig> {
         let fallback = if self.settings.has_data() {
             Preset::Celebahq128
         } else {
             Preset::Demo
         };
-        let Some(run) = existing else {
-            let mut config = self.base.resolve(fallback)?;
+        let base = || self.base.resolve(fallback);
+        let with_flags = |mut config| {
             self.settings.apply(&mut config)?;
-            return Ok(config);
+            Ok(config)
         };
-        if self.base.given() {
-            let mut again = self.base.resolve(fallback)?;
-            self.settings.apply(&mut again)?;
-            refuse_changes(&again, &run.config)?;
+        match (existing, init) {
+            (None, None) => with_flags(base()?),
+            (None, Some(network)) => {
+                let theirs = network.config();
+                let named = self.base.given();
+                let base = named.then(|| self.base.resolve(theirs.preset));
+                with_flags(settings_around(theirs, base.transpose()?))
+            }
+            (Some(run), _) => {
+                if self.base.given() {
+                    resume_changes(run, &with_flags(base()?)?)?;
+                }
+                let config = with_flags(run.config.clone())?;
+                for change in resume_changes(run, &config)? {
+                    say(&format!("changed from here on: {change}"));
+                }
+                Ok(config)
+            }
         }
-        let mut config = run.config.clone();
-        self.settings.apply(&mut config)?;
-        refuse_changes(&config, &run.config)?;
-        for change in config.differences(&run.config)? {
-            eprintln!("changed from here on: {change}");
-        }
-        let done = run.checkpoint.as_ref().map_or(0, |(_, c)| c.meta.step);
-        if config.train.steps < done {
-            bail!(
-                "this run has done {done} steps, more than --steps {}; name a larger number, or another --run",
-                config.train.steps
-            );
-        }
-        Ok(config)
     }
-}
 
-/// A resumed run with another network, data set or seed would be neither run.
-fn refuse_changes(wanted: &RunConfig, existing: &RunConfig) -> Result<()> {
-    let refused: Vec<String> = wanted
-        .differences(existing)?
-        .iter()
-        .filter(|d| !may_change(&d.key))
-        .map(|d| format!("\n  {d}"))
-        .collect();
-    if !refused.is_empty() {
-        bail!(
-            "this run exists with other settings; resume it without these, or begin another with its weights (--run NEW --init-from THIS_RUN):{}",
-            refused.concat()
+    /// Everything about this start, with the terminal and the signals that ask it to stop.
+    fn start(
+        &self,
+        config: RunConfig,
+        existing: Option<Resumable>,
+        init: Option<Pretrained>,
+    ) -> Result<Start> {
+        ensure!(
+            self.cache.is_none() || config.data.folder.is_some(),
+            "--cache keeps decoded images, and built-in ones are not decoded; give --data too"
         );
+        let (resume, lock) = match existing {
+            Some(run) => (run.checkpoint.map(|(_, c)| c), Some(run.lock)),
+            None => (None, None),
+        };
+        let new = Start::new(config);
+        Ok(Start {
+            folder: self.run.clone().map_or(new.folder, RunFolder::new),
+            lock,
+            resume,
+            init: init.map(|network| network.state_dict()),
+            cache: self.cache.clone(),
+            chosen: Some(self.compute.choose()?),
+            stop: Stop::install(self.time_limit)?,
+            strict: self.strict,
+            observer: Arc::new(Terminal::default()),
+            ..new
+        })
     }
-    Ok(())
 }
 
-/// `runs/PRESET-YYYYMMDD-HHMMSS` in UTC, with a number if that is taken.
-fn default_folder(preset: Preset) -> PathBuf {
-    let now = time::OffsetDateTime::now_utc();
-    let stamp = format!(
-        "runs/{}-{:04}{:02}{:02}-{:02}{:02}{:02}",
-        preset.name(),
-        now.year(),
-        now.month() as u8,
-        now.day(),
-        now.hour(),
-        now.minute(),
-        now.second()
-    );
-    let numbered = (2..).map(|n| PathBuf::from(format!("{stamp}-{n}")));
-    std::iter::once(PathBuf::from(&stamp))
-        .chain(numbered)
-        .find(|p| !p.exists())
-        .unwrap_or_default()
+/// What this start is: the demo or not, where the run is, and whether it goes on.
+fn announce(start: &Start) {
+    if start.config.data.folder.is_none() && start.config.preset == Preset::Demo {
+        say("This is the demo, on built-in images. For your own: ddpm train --data DIR");
+    }
+    let dir = start.folder.dir().display();
+    match &start.resume {
+        Some(checkpoint) => say(&format!("resuming {dir} at step {}", checkpoint.meta.step)),
+        None => say(&format!("run folder {dir}")),
+    }
 }

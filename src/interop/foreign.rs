@@ -51,7 +51,8 @@ pub struct Foreign {
 }
 
 impl Request {
-    fn which(&self) -> Which {
+    /// The set of weights it is for.
+    pub fn which(&self) -> Which {
         if self.raw { Which::Raw } else { Which::Ema }
     }
 }

@@ -1,13 +1,11 @@
-//! What a run tells: a progress bar, metrics.jsonl, grids and animations of images.
+//! What a run leaves to look at: metrics.jsonl, grids and animations of images.
 
 mod animation;
 mod figure;
 mod metrics;
-mod progress;
 mod units;
 
 pub use animation::{check_animation_path, frame_steps, strip, write_animation};
 pub use figure::{beside, grid, grid_of_columns, mean_sq_error, psnr_db, write_png};
 pub use metrics::{Metrics, StepMetrics};
-pub use progress::{DecodeProgress, SampleProgress, TrainProgress};
 pub use units::{bytes, count, duration};

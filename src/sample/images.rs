@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use anyhow::{Result, bail};
 use tch::{Device, Tensor};
 
-use super::{NoiseSource, OnStep, Process, Sampler};
+use super::{Known, NoiseSource, OnStep, Process, Resampling, Sampler, repaint};
 
 /// What to sample.
 #[derive(Debug)]
@@ -50,12 +51,76 @@ pub fn sample_images(
     on_step: &mut OnStep,
 ) -> Tensor {
     let batch = |numbers: Range<u64>| {
-        let mut noise = |k| wanted.draw(&numbers, k);
-        let x_start = noise(0);
-        let x_0 = sampler.run(process, x_start, &mut noise, on_step);
-        x_0.clamp(-1.0, 1.0).to_device(Device::Cpu)
+        let from_noise = sample_batch(
+            process,
+            sampler,
+            &StartFrom::Noise,
+            wanted,
+            &numbers,
+            on_step,
+        );
+        from_noise.expect("every sampler starts from noise")
     };
     Tensor::cat(&wanted.batches().map(batch).collect::<Vec<_>>(), 0)
+}
+
+/// Where reverse chains start.
+#[derive(Debug)]
+pub enum StartFrom {
+    /// Noise alone.
+    Noise,
+    /// An image `[C, H, W]` in [-1, 1], noised to the noisiest visited step.
+    Image(Tensor),
+    /// Noise, with a part of an image known (RePaint).
+    Part(Known, Resampling),
+}
+
+impl StartFrom {
+    /// Network evaluations over `steps` visited steps.
+    pub fn evaluations(&self, steps: usize) -> usize {
+        match self {
+            StartFrom::Part(_, resampling) => resampling.evaluations(steps),
+            StartFrom::Noise | StartFrom::Image(_) => steps,
+        }
+    }
+}
+
+/// Samples one of the batches of `wanted`, the images `numbers`.
+///
+/// # Shapes
+/// Returns `[numbers.len(), C, H, W]` f32 on CPU, clipped to [-1, 1].
+///
+/// # Errors
+/// A part of an image, for another sampler than ddpm.
+pub fn sample_batch(
+    process: &Process,
+    sampler: &Sampler,
+    start: &StartFrom,
+    wanted: &Images,
+    numbers: &Range<u64>,
+    on_step: &mut OnStep,
+) -> Result<Tensor> {
+    let mut noise = |k| wanted.draw(numbers, k);
+    let first = noise(0);
+    let x_0 = match (start, sampler) {
+        (StartFrom::Noise, _) => sampler.run(process, first, &mut noise, on_step),
+        (StartFrom::Image(x_0), _) => {
+            let (signal, share) = process.levels.signal_and_noise(process.levels.len() - 1);
+            let x_start = x_0 * signal + first * share;
+            sampler.run(process, x_start, &mut noise, on_step)
+        }
+        (StartFrom::Part(known, resampling), Sampler::Ddpm(options)) => repaint(
+            process,
+            *options,
+            *resampling,
+            known,
+            first,
+            &mut noise,
+            on_step,
+        ),
+        (StartFrom::Part(..), _) => bail!("a mask needs the sampler ddpm (RePaint)"),
+    };
+    Ok(x_0.clamp(-1.0, 1.0).to_device(Device::Cpu))
 }
 
 #[cfg(test)]

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tch::Tensor;
 
-use super::{Stop, Trainer};
+use super::{Observer, Stop, Trainer};
 use crate::checkpoint::{RunFolder, Which};
 use crate::config::RunConfig;
 use crate::images::to_array;
 use crate::native::KeptFilters;
-use crate::report::{SampleProgress, duration, grid, write_png};
+use crate::report::{duration, grid, write_png};
 use crate::sample::{
     Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Spacing, Steps, sample_images,
 };
@@ -35,9 +35,10 @@ pub(super) fn write(
     config: &RunConfig,
     trainer: &Trainer,
     stop: &Stop,
+    observer: &dyn Observer,
 ) -> Result<()> {
     for which in [Which::Raw, Which::Ema] {
-        let Some(images) = draw(config, trainer, which, stop)? else {
+        let Some(images) = draw(config, trainer, which, stop, observer)? else {
             return Ok(());
         };
         let name = which.to_string().to_lowercase();
@@ -52,6 +53,7 @@ fn draw(
     trainer: &Trainer,
     which: Which,
     stop: &Stop,
+    observer: &dyn Observer,
 ) -> Result<Option<Tensor>> {
     let settings = &config.sample;
     let wanted = Images {
@@ -79,7 +81,8 @@ fn draw(
         Duration::from_secs(config.train.sample_limit_secs),
         stop,
     );
-    let bar = SampleProgress::new(&format!("sampling {which}"), evaluations.into());
+    let weights_name = which.to_string();
+    let mut done = 0;
     let images = trainer.arena.with_weights(&weights, || {
         let kept = KeptFilters::new();
         let denoiser = |x: &Tensor, t: &Tensor| {
@@ -91,9 +94,11 @@ fn draw(
             }
         };
         let process = Process::new(&denoiser, &levels, &config.diffusion, settings.clip_x0);
-        sample_images(&process, &sampler, &wanted, &mut |_| bar.step())
+        sample_images(&process, &sampler, &wanted, &mut |_| {
+            done += 1;
+            observer.sampling(&weights_name, done, evaluations.into());
+        })
     });
-    bar.finish();
     patience.verdict()?;
     Ok((!patience.given_up()).then_some(images))
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use super::record::StepRecord;
-use super::{Trainer, state};
+use super::{Observer, Trainer, state};
 use crate::checkpoint::{Checkpoint, RunFolder};
 use crate::config::{OnBadStep, RunConfig};
 use crate::data::Loaded;
@@ -67,23 +67,30 @@ impl Incidents {
         config: &RunConfig,
         trainer: &mut Trainer,
         data: &Loaded,
+        observer: &dyn Observer,
     ) -> Result<()> {
         trainer.rewind_to_before(bad.step);
         let record = folder.incident_path(bad.step);
         let written = StepRecord::of_next(trainer, data, config.diffusion.timesteps)
             .and_then(|found| found.write(&record));
         match written {
-            Ok(()) => eprintln!("{bad}; see {}", record.display()),
-            Err(error) => eprintln!("{bad}; no record of it: {error:#}"),
+            Ok(()) => observer.message(&format!("{bad}; see {}", record.display())),
+            Err(error) => observer.message(&format!("{bad}; no record of it: {error:#}")),
         }
         match config.train.on_bad_step {
             OnBadStep::Stop => bail!("{bad}. {}", advice(folder, bad.step)),
-            OnBadStep::Skip => skip(bad, folder, trainer),
-            OnBadStep::Rollback => self.roll_back(bad, folder, trainer),
+            OnBadStep::Skip => skip(bad, folder, trainer, observer),
+            OnBadStep::Rollback => self.roll_back(bad, folder, trainer, observer),
         }
     }
 
-    fn roll_back(&mut self, bad: BadStep, folder: &RunFolder, trainer: &mut Trainer) -> Result<()> {
+    fn roll_back(
+        &mut self,
+        bad: BadStep,
+        folder: &RunFolder,
+        trainer: &mut Trainer,
+        observer: &dyn Observer,
+    ) -> Result<()> {
         let (rollbacks, factor) = (trainer.history.rollbacks + 1, trainer.history.lr_factor);
         if rollbacks > MOST_ROLLBACKS {
             bail!(
@@ -101,10 +108,10 @@ impl Incidents {
             bad_step: bad.step,
             to_step: trainer.step,
         });
-        eprintln!(
+        observer.message(&format!(
             "back to step {}, with {} of the learning rate",
             trainer.step, trainer.history.lr_factor
-        );
+        ));
         Ok(())
     }
 
@@ -128,7 +135,12 @@ fn advice(folder: &RunFolder, step: u64) -> String {
     )
 }
 
-fn skip(bad: BadStep, folder: &RunFolder, trainer: &mut Trainer) -> Result<()> {
+fn skip(
+    bad: BadStep,
+    folder: &RunFolder,
+    trainer: &mut Trainer,
+    observer: &dyn Observer,
+) -> Result<()> {
     let skipped = &trainer.history.skipped;
     let recent = skipped
         .iter()
@@ -140,6 +152,6 @@ fn skip(bad: BadStep, folder: &RunFolder, trainer: &mut Trainer) -> Result<()> {
         );
     }
     trainer.skip();
-    eprintln!("step {} is skipped", bad.step);
+    observer.message(&format!("step {} is skipped", bad.step));
     Ok(())
 }

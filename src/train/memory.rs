@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use anyhow::{Result, anyhow};
 use tch::Device;
 
-use super::Trainer;
+use super::{Observer, Trainer};
 use crate::config::{OptimizerKind, RunConfig};
 use crate::data::Store;
 use crate::memory::{asked_for, available_bytes, ran_out, resident_bytes};
@@ -129,6 +129,7 @@ impl Budget {
         trainer: &Trainer,
         data: &Store,
         auto: bool,
+        observer: &dyn Observer,
     ) -> Result<Budget> {
         let device = trainer.arena.device();
         // The drawn weights and a loaded checkpoint are gone; what they took is not training's.
@@ -141,11 +142,11 @@ impl Budget {
             device,
         };
         if auto {
-            budget.accumulate = budget.chosen()?;
+            budget.accumulate = budget.chosen(observer)?;
         } else if let Some(free) = budget.free
             && budget.needs.more(budget.micro()) > free
         {
-            eprintln!(
+            observer.message(&format!(
                 "warning: {} more are needed for {} images at a time and {} are free{}; {}",
                 bytes(budget.needs.more(budget.micro())),
                 budget.micro(),
@@ -155,12 +156,12 @@ impl Budget {
                     _ => ", so the system may end this program",
                 },
                 budget.advice(free)
-            );
+            ));
         }
         Ok(budget)
     }
 
-    fn chosen(&self) -> Result<i64> {
+    fn chosen(&self, observer: &dyn Observer) -> Result<i64> {
         let free = self.free.ok_or_else(|| {
             anyhow!(
                 "--batch auto: the system does not say how much memory is free; give --accumulate"
@@ -174,13 +175,13 @@ impl Budget {
                 bytes(free)
             )
         })?;
-        eprintln!(
+        observer.message(&format!(
             "--batch auto: batch {} in {parts} {} of {}, for {most} images at a time fit into {} free",
             self.batch,
             if parts == 1 { "part" } else { "parts" },
             self.batch / parts,
             bytes(free)
-        );
+        ));
         Ok(parts)
     }
 
@@ -318,9 +319,9 @@ mod tests {
 
     #[test]
     fn auto_chooses_by_what_is_free() {
-        assert_eq!(budget(64, 1, 2_000).chosen().unwrap(), 1);
-        assert_eq!(budget(64, 1, 200).chosen().unwrap(), 8);
-        let none = budget(64, 1, 100).chosen().unwrap_err().to_string();
+        assert_eq!(budget(64, 1, 2_000).chosen(&()).unwrap(), 1);
+        assert_eq!(budget(64, 1, 200).chosen(&()).unwrap(), 8);
+        let none = budget(64, 1, 100).chosen(&()).unwrap_err().to_string();
         assert!(none.contains("not even one image"), "{none}");
         let mut halved = budget(6, 1, 200);
         let steps: Vec<_> =

@@ -6,10 +6,12 @@ mod guard;
 mod images;
 mod incident;
 mod memory;
+mod observer;
 mod plan;
 mod readback;
 mod record;
 mod replay;
+mod resume;
 mod run;
 mod saver;
 mod state;
@@ -17,48 +19,100 @@ mod stop;
 mod trainer;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tch::Tensor;
 
 pub use clock::{Clock, Phase};
 pub use guard::Guard;
+pub use observer::Observer;
 pub use record::{ImageOfBatch, Number, ParameterGradient, StepRecord};
 pub use replay::{Replay, replay};
+pub use resume::{default_folder, resume_changes, settings_around};
 pub use stop::{Reason, Stop};
 pub use trainer::{Draw, Gradients, StepOutput, Trainer};
 
 use crate::checkpoint::{Checkpoint, RunFolder, RunLock};
 use crate::config::RunConfig;
 use crate::data::{self, Loaded};
-use crate::device::Chosen;
-use crate::report::{DecodeProgress, duration};
+use crate::device::{self, Chosen, DeviceChoice, Precision};
+use crate::report::duration;
 use run::Run;
 
 /// Everything about a start of a run that its config does not fix.
+///
+/// ```no_run
+/// use ddpm::config::Preset;
+/// use ddpm::train::{Start, train};
+///
+/// let mut config = Preset::Demo.config();
+/// config.train.steps = 100;
+/// train(Start::new(config))?;
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Start {
     /// Where the run is kept.
     pub folder: RunFolder,
     /// Its lock, if it exists already.
     pub lock: Option<RunLock>,
-    /// Resolved and validated settings.
+    /// All settings; validated before anything else is done.
     pub config: RunConfig,
     /// The checkpoint to go on from.
     pub resume: Option<Checkpoint>,
-    /// Weights to begin with instead of drawn ones.
+    /// Weights to begin with instead of drawn ones, by our names.
     pub init: Option<Vec<(String, Tensor)>>,
     /// File for the decoded images.
     pub cache: Option<PathBuf>,
-    /// Where to compute.
-    pub chosen: Chosen,
-    /// Save and stop after this long.
-    pub time_limit: Option<Duration>,
+    /// Where to compute; `None` takes CUDA if it is usable, else the CPU.
+    pub chosen: Option<Chosen>,
+    /// Asks the run to stop or to save: by signals, by a time limit, or by a clone that the caller keeps.
+    pub stop: Stop,
     /// End the run when a checkpoint or a grid fails, instead of going on to the next.
     pub strict: bool,
-    /// Whether the batch is split into as few parts as memory allows, whatever the settings say.
+    /// Split the batch into as few parts as memory allows, whatever the settings say.
     pub auto_accumulate: bool,
+    /// Hears of the run's progress.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Start {
+    /// A new run in `runs/PRESET-DATE`, without signal handlers and in silence.
+    pub fn new(config: RunConfig) -> Start {
+        Start {
+            folder: RunFolder::new(default_folder(config.preset)),
+            lock: None,
+            config,
+            resume: None,
+            init: None,
+            cache: None,
+            chosen: None,
+            stop: Stop::default(),
+            strict: false,
+            auto_accumulate: false,
+            observer: Arc::new(()),
+        }
+    }
+
+    /// The run in `folder`, which goes on where it was, with its own settings; signal handlers and observer as in
+    /// [`Start::new`].
+    ///
+    /// # Errors
+    /// No run there, one without a checkpoint that can be read, or one that another process trains.
+    pub fn resume(folder: RunFolder) -> Result<Start> {
+        let dir = folder.dir().to_owned();
+        let run = folder
+            .resumable()?
+            .with_context(|| format!("{} holds no run", dir.display()))?;
+        Ok(Start {
+            folder,
+            lock: Some(run.lock),
+            resume: run.checkpoint.map(|(_, checkpoint)| checkpoint),
+            ..Start::new(run.config)
+        })
+    }
 }
 
 /// How a start ended.
@@ -66,18 +120,22 @@ pub struct Start {
 pub enum End {
     /// All steps are done.
     Finished,
-    /// Saved and stopped before that.
-    Stopped(Reason),
+    /// Saved after `step` and stopped before the last one.
+    Stopped {
+        /// What asked for it.
+        reason: Reason,
+        /// Steps done.
+        step: u64,
+    },
 }
 
 /// Trains until all steps are done, or something asks to stop.
 ///
 /// # Errors
-/// Unreadable data, out of memory, a bad step (as the settings say), or a last checkpoint that cannot be written; earlier
-/// checkpoints stay as they were.
+/// Settings that cannot work, unreadable data, out of memory, a bad step (as the settings say), or a last checkpoint that
+/// cannot be written; earlier checkpoints stay as they were.
 pub fn train(start: Start) -> Result<End> {
-    let stop = Stop::install(start.time_limit)?;
-    let mut run = Run::begin(start, stop)?;
+    let mut run = Run::begin(start)?;
     while run.trainer.step < run.config.train.steps {
         let output = run.step()?;
         run.readback.push(output);
@@ -107,25 +165,29 @@ pub fn train(start: Start) -> Result<End> {
         }
         if let Some(reason) = stopping {
             run.finish()?;
-            eprintln!(
-                "saved at step {step}; go on with: ddpm train --run {}",
-                run.folder.dir().display()
-            );
-            return Ok(End::Stopped(reason));
+            return Ok(End::Stopped { reason, step });
         }
     }
     run.finish()?;
     Ok(End::Finished)
 }
 
+/// The device of a start, chosen now if it was left open.
+fn device_of(chosen: Option<Chosen>) -> Result<Chosen> {
+    match chosen {
+        Some(chosen) => Ok(chosen),
+        None => device::choose(DeviceChoice::Auto, Precision::Auto, false),
+    }
+}
+
 fn load_data(
     config: &RunConfig,
     cache: Option<&std::path::Path>,
     chosen: &Chosen,
+    observer: &dyn Observer,
 ) -> Result<Loaded> {
     let started = Instant::now();
-    let bar = DecodeProgress::new();
-    let progress = |done, total| bar.set(done, total);
+    let progress = |done, total| observer.decoding(done, total);
     let seed = config.train.seed;
     let loaded = data::load(
         &config.data,
@@ -135,29 +197,31 @@ fn load_data(
         chosen.device,
         &progress,
     );
-    bar.finish();
+    observer.decoded();
     let loaded = loaded?;
-    eprintln!(
+    observer.message(&format!(
         "{}, ready in {:.1} s",
         loaded.origin,
         started.elapsed().as_secs_f64()
-    );
+    ));
     if !loaded.skipped.is_empty() {
-        eprintln!(
-            "{} files could not be read and are left out:",
-            loaded.skipped.len()
-        );
-        for (path, reason) in loaded.skipped.iter().take(10) {
-            eprintln!("  {}: {reason}", path.display());
-        }
-        if loaded.skipped.len() > 10 {
-            eprintln!(
-                "  … and {} more (skipped.tsv of the run lists all)",
-                loaded.skipped.len() - 10
-            );
-        }
+        observer.message(&skipped(&loaded));
     }
     Ok(loaded)
+}
+
+/// The first of the files that were left out, a line each.
+fn skipped(loaded: &Loaded) -> String {
+    let count = loaded.skipped.len();
+    let mut text = format!("{count} files could not be read and are left out:");
+    for (path, reason) in loaded.skipped.iter().take(10) {
+        text += &format!("\n  {}: {reason}", path.display());
+    }
+    if count > 10 {
+        let more = count - 10;
+        text += &format!("\n  … and {more} more (skipped.tsv of the run lists all)");
+    }
+    text
 }
 
 /// The end of a finished run, for people.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use super::Trainer;
 use super::memory::{Budget, OutOfMemory};
+use super::{Observer, Trainer};
 use crate::config::RunConfig;
 use crate::data::Store;
 use crate::device::{Chosen, synchronize};
@@ -32,17 +32,18 @@ impl Plan {
         trainer: &mut Trainer,
         data: &Store,
         auto: bool,
+        observer: &dyn Observer,
     ) -> Result<Plan> {
-        let mut budget = Budget::settle(config, trainer, data, auto)?;
+        let mut budget = Budget::settle(config, trainer, data, auto, observer)?;
         let secs_per_step = loop {
             config.train.accumulate = budget.accumulate;
             trainer.set_accumulate(budget.accumulate);
             match budget.watch(|| secs_per_step(config, trainer, data)) {
                 Err(error) if auto && error.is::<OutOfMemory>() && budget.halve() => {
-                    eprintln!(
+                    observer.message(&format!(
                         "--batch auto: that did not fit after all; {} parts",
                         budget.accumulate
-                    );
+                    ));
                 }
                 other => break other?,
             }

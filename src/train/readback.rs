@@ -1,16 +1,17 @@
 //! Reading losses back from the device, a few steps at a time, and telling them.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
 use tch::{Device, Tensor};
 
-use super::StepOutput;
 use super::incident::BadStep;
+use super::{Observer, StepOutput};
 use crate::checkpoint::RunFolder;
 use crate::config::RunConfig;
-use crate::report::{Metrics, StepMetrics, TrainProgress};
+use crate::report::{Metrics, StepMetrics};
 
 /// Steps that a CUDA device may run ahead of the host. Reading each loss would make it wait.
 const CUDA_STEPS_AHEAD: usize = 10;
@@ -20,7 +21,8 @@ const CUDA_STEPS_AHEAD: usize = 10;
 pub(super) struct Readback {
     pending: Vec<StepOutput>,
     metrics: Metrics,
-    progress: TrainProgress,
+    observer: Arc<dyn Observer>,
+    steps: u64,
     batch: f64,
     /// Whether metrics.jsonl could not be written last time.
     metrics_fail: bool,
@@ -34,12 +36,13 @@ impl Readback {
         folder: &RunFolder,
         config: &RunConfig,
         step: u64,
-        progress: TrainProgress,
+        observer: Arc<dyn Observer>,
     ) -> Result<Readback> {
         Ok(Readback {
             pending: Vec::new(),
             metrics: Metrics::open(&folder.metrics_path(), step)?,
-            progress,
+            observer,
+            steps: config.train.steps,
             batch: config.train.batch as f64,
             metrics_fail: false,
             started: Instant::now(),
@@ -84,16 +87,16 @@ impl Readback {
                 });
                 break;
             }
-            lines.push(StepMetrics {
+            let metrics = StepMetrics {
                 step: output.step,
                 loss,
                 lr: output.lr,
                 grad_norm,
                 images_per_sec,
                 secs,
-            });
-            self.progress
-                .step(output.step, loss, self.batch, secs_per_step);
+            };
+            self.observer.step(&metrics, secs_per_step);
+            lines.push(metrics);
         }
         self.write(&lines);
         self.last_read = Instant::now();
@@ -106,7 +109,7 @@ impl Readback {
         if let Err(error) = &result
             && !self.metrics_fail
         {
-            self.tell(&format!(
+            self.observer.message(&format!(
                 "warning: {error:#}; the lines are kept and written later"
             ));
         }
@@ -125,11 +128,6 @@ impl Readback {
         }
     }
 
-    /// Prints a line without disturbing the bar.
-    pub(super) fn tell(&self, line: &str) {
-        self.progress.suspend(|| eprintln!("{line}"));
-    }
-
     /// Goes on from another step: metrics past it are dropped.
     ///
     /// # Errors
@@ -139,14 +137,14 @@ impl Readback {
         self.metrics = Metrics::open(&folder.metrics_path(), step)?;
         self.metrics.take(&unwritten);
         self.started = Instant::now();
-        self.progress.set(step);
+        self.observer.training(step, self.steps);
         Ok(())
     }
 
     /// Runs `work` without counting its time as training.
     pub(super) fn outside_the_clock<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let before = Instant::now();
-        let result = self.progress.suspend(work);
+        let result = work();
         self.last_read += before.elapsed();
         result
     }
@@ -154,10 +152,10 @@ impl Readback {
     /// The end; what cannot be written now is lost, and that is said.
     pub(super) fn finish(&mut self) {
         self.flush();
-        self.progress.finish();
+        self.observer.finished();
         if self.metrics_fail {
-            eprintln!(
-                "warning: the last lines of metrics.jsonl could not be written, and are lost"
+            self.observer.message(
+                "warning: the last lines of metrics.jsonl could not be written, and are lost",
             );
         }
     }

@@ -1,16 +1,17 @@
 //! One step of a run again, to look at it.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::incident::BadStep;
 use super::record::StepRecord;
-use super::{Trainer, load_data, state};
+use super::{Observer, Trainer, load_data, state};
 use crate::checkpoint::RunFolder;
 use crate::config::OnBadStep;
 use crate::device::Chosen;
-use crate::report::TrainProgress;
+use crate::report::StepMetrics;
 
 /// A step that was computed again.
 #[derive(Debug)]
@@ -33,21 +34,32 @@ pub fn replay(
     step: u64,
     cache: Option<PathBuf>,
     chosen: &Chosen,
+    observer: &dyn Observer,
 ) -> Result<Replay> {
     ensure!(step > 0, "steps count from 1");
     let checkpoint = folder.checkpoint_before(step - 1)?;
     // What may change on the way has the value of the last start.
     let config = &folder.config()?;
-    let data = load_data(config, cache.as_deref(), chosen)?;
+    let data = load_data(config, cache.as_deref(), chosen, observer)?;
     let mut trainer = Trainer::new(config, data.store.len(), chosen.device)?;
     trainer.net.set_precision(chosen.precision);
     state::restore(&mut trainer, &checkpoint)?;
     let from_step = trainer.step;
-    let mut progress = TrainProgress::new(from_step, step - 1);
+    observer.training(from_step, step - 1);
     while trainer.step < step - 1 {
+        let began = Instant::now();
         let output = trainer.train_step(&data.store)?;
         let [loss, grad_norm, halted] = [0, 1, 2].map(|i| output.numbers.double_value(&[i]));
-        progress.step(output.step, loss, config.train.batch as f64, 0.0);
+        let secs = began.elapsed().as_secs_f64();
+        let metrics = StepMetrics {
+            step: output.step,
+            loss,
+            lr: output.lr,
+            grad_norm,
+            images_per_sec: config.train.batch as f64 / secs,
+            secs,
+        };
+        observer.step(&metrics, secs);
         if halted != 0.0 {
             let bad = BadStep {
                 step: output.step,
@@ -61,7 +73,7 @@ pub fn replay(
             }
         }
     }
-    progress.finish();
+    observer.finished();
     let record = StepRecord::of_next(&mut trainer, &data, config.diffusion.timesteps)?;
     let path = folder.incident_path(step);
     let then = match path.exists() {

@@ -1,5 +1,6 @@
 //! A run while it is trained: its parts, and what is done between its steps.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,13 +10,14 @@ use super::memory::Budget;
 use super::plan::{self, Plan};
 use super::readback::Readback;
 use super::saver::Saver;
-use super::{Start, StepOutput, Stop, Trainer, grids, images, load_data, state};
+use super::{
+    Observer, Start, StepOutput, Stop, Trainer, device_of, grids, images, load_data, state,
+};
 use crate::checkpoint::{RunFolder, RunLock};
 use crate::config::{OnBadStep, RunConfig};
 use crate::data::Loaded;
 use crate::device::Chosen;
 use crate::model::load_state_dict;
-use crate::report::TrainProgress;
 
 /// A stall that a user may want to know of.
 const WORTH_TELLING: Duration = Duration::from_millis(1);
@@ -36,56 +38,66 @@ pub(super) struct Run {
     /// The step of the last save that was begun.
     saved: Option<u64>,
     pub(super) stop: Stop,
+    observer: Arc<dyn Observer>,
     /// The last to go: nobody else may write as long as the writer does.
     _lock: RunLock,
 }
 
 impl Run {
     /// All that comes before the first step.
-    pub(super) fn begin(start: Start, stop: Stop) -> Result<Run> {
+    pub(super) fn begin(start: Start) -> Result<Run> {
         let Start {
             folder,
             mut config,
-            chosen,
+            stop,
+            observer,
             ..
         } = start;
+        for warning in config.validate()? {
+            observer.message(&format!("warning: {warning}"));
+        }
+        let chosen = device_of(start.chosen)?;
         ensure!(
             config.model.classes().is_none(),
             "this network is told a class, and images of a folder have none; only sampling works with it"
         );
-        let data = load_data(&config, start.cache.as_deref(), &chosen)?;
+        let data = load_data(&config, start.cache.as_deref(), &chosen, &*observer)?;
         let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
         trainer.net.set_precision(chosen.precision);
         let given = start.init.is_some();
         if let Some(weights) = start.init {
             load_state_dict(&trainer.arena.as_params(&trainer.arena.params), &weights)
-                .context("the weights of --init-from do not fit this run's network")?;
+                .context("the weights to begin with do not fit this run's network")?;
         }
         if let Some(checkpoint) = &start.resume {
             images::refuse_others(&folder, &config, &data, checkpoint.meta.images)?;
             state::restore(&mut trainer, checkpoint)?;
-            warn_of_another_place(checkpoint.meta.environment.as_deref(), &chosen.environment);
+            let before = checkpoint.meta.environment.as_deref();
+            if let Some(note) = another_place(before, &chosen.environment) {
+                observer.message(&note);
+            }
         }
         let plan = Plan::make(
             &mut config,
             &mut trainer,
             &data.store,
             start.auto_accumulate,
+            &*observer,
         )?;
         let lock = match start.lock {
             Some(lock) => lock,
             None => folder.create()?,
         };
+        if let Some(warning) = &lock.warning {
+            observer.message(&format!("warning: {warning}"));
+        }
         folder.prepare()?;
         data.manifest.write(&folder.images_path())?;
         images::write_skipped(&folder, &data)?;
-        eprintln!(
-            "{}",
-            plan::line(&config, &trainer, &data.store, &chosen, &plan)
-        );
-        let progress = TrainProgress::new(trainer.step, config.train.steps);
+        observer.message(&plan::line(&config, &trainer, &data.store, &chosen, &plan));
+        observer.training(trainer.step, config.train.steps);
         let mut run = Run {
-            readback: Readback::open(&folder, &config, trainer.step, progress)?,
+            readback: Readback::open(&folder, &config, trainer.step, Arc::clone(&observer))?,
             saver: Saver::start(&folder, chosen.environment.clone())?,
             budget: plan.budget,
             incidents: Incidents::default(),
@@ -98,6 +110,7 @@ impl Run {
             data,
             trainer,
             stop,
+            observer,
         };
         run.catch_up(given)?;
         Ok(run)
@@ -166,8 +179,15 @@ impl Run {
         // Sampling swaps the weights for their average.
         self.saver.wait_for_copy();
         let drawn = self.readback.outside_the_clock(|| {
-            self.budget
-                .watch(|| grids::write(&self.folder, &self.config, &self.trainer, &self.stop))
+            self.budget.watch(|| {
+                grids::write(
+                    &self.folder,
+                    &self.config,
+                    &self.trainer,
+                    &self.stop,
+                    &*self.observer,
+                )
+            })
         });
         self.tolerate(
             drawn.with_context(|| format!("the grid of step {} is left out", self.trainer.step)),
@@ -178,8 +198,8 @@ impl Run {
     fn tolerate(&self, result: Result<()>) -> Result<()> {
         match result {
             Err(error) if !self.strict => {
-                self.readback
-                    .tell(&format!("warning: {error:#}; training goes on"));
+                self.observer
+                    .message(&format!("warning: {error:#}; training goes on"));
                 Ok(())
             }
             result => result,
@@ -196,16 +216,16 @@ impl Run {
             }
         }
         self.readback.finish();
-        eprintln!(
+        self.observer.message(&format!(
             "steps waited {:.1} s for images",
             self.data.store.waited().as_secs_f64()
-        );
+        ));
         let stall = self.saver.longest_stall;
         if stall >= WORTH_TELLING {
-            eprintln!(
+            self.observer.message(&format!(
                 "a checkpoint held a step up for {} ms at most",
                 stall.as_millis()
-            );
+            ));
         }
         Ok(())
     }
@@ -220,10 +240,12 @@ impl Run {
             data,
             readback,
             incidents,
+            observer,
             ..
         } = self;
-        let way =
-            readback.outside_the_clock(|| incidents.handle(bad, folder, config, trainer, data));
+        let way = readback.outside_the_clock(|| {
+            incidents.handle(bad, folder, config, trainer, data, &**observer)
+        });
         way?;
         let step = trainer.step;
         if step < bad.step {
@@ -239,11 +261,10 @@ impl Run {
     }
 }
 
-/// The same steps elsewhere round differently.
-fn warn_of_another_place(before: Option<&str>, now: &str) {
-    if let Some(before) = before.filter(|before| *before != now) {
-        eprintln!(
-            "note: the run was on {before}, and goes on on {now}: as good, but not the same in the last bits"
-        );
-    }
+/// A note that the same steps round differently here.
+fn another_place(before: Option<&str>, now: &str) -> Option<String> {
+    let before = before.filter(|before| *before != now)?;
+    Some(format!(
+        "note: the run was on {before}, and goes on on {now}: as good, but not the same in the last bits"
+    ))
 }

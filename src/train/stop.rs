@@ -15,8 +15,10 @@ use signal_hook::flag;
 pub enum Reason {
     /// SIGINT or SIGTERM.
     Signal(i32),
-    /// `--time-limit`.
+    /// The time limit.
     TimeLimit,
+    /// [`Stop::ask`].
+    Asked,
 }
 
 impl Reason {
@@ -25,14 +27,18 @@ impl Reason {
         match self {
             Reason::Signal(signal) => 128 + signal as u8,
             Reason::TimeLimit => 124,
+            Reason::Asked => 0,
         }
     }
 }
 
-/// What has been asked so far.
-#[derive(Debug, Clone)]
+/// What has been asked so far. Clones share it, so that one can be kept to ask a run that is being trained.
+///
+/// The default hears of nothing but [`Stop::ask`] and [`Stop::ask_save`].
+#[derive(Debug, Clone, Default)]
 pub struct Stop {
     received: Arc<AtomicUsize>,
+    asked: Arc<AtomicBool>,
     save: Arc<AtomicBool>,
     deadline: Option<Instant>,
 }
@@ -55,9 +61,20 @@ impl Stop {
         flag::register(SIGUSR1, Arc::clone(&save))?;
         Ok(Stop {
             received,
+            asked: Arc::default(),
             save,
             deadline: time_limit.and_then(|limit| Instant::now().checked_add(limit)),
         })
+    }
+
+    /// Asks the run to finish its step, save and stop.
+    pub fn ask(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks the run to save and sample now.
+    pub fn ask_save(&self) {
+        self.save.store(true, Ordering::Relaxed);
     }
 
     /// Why to stop, if there is a reason.
@@ -65,7 +82,11 @@ impl Stop {
         match self.received.load(Ordering::Relaxed) {
             0 => {
                 let late = self.deadline.is_some_and(|at| Instant::now() >= at);
-                late.then_some(Reason::TimeLimit)
+                if self.asked.load(Ordering::Relaxed) {
+                    Some(Reason::Asked)
+                } else {
+                    late.then_some(Reason::TimeLimit)
+                }
             }
             signal => Some(Reason::Signal(signal as i32)),
         }

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use crate::device::{peak_bytes, synchronize};
 use crate::memory::available_bytes;
 use crate::native::{CpuTally, cuda_memory, return_freed_memory};
-use crate::pretrained::Network;
+use crate::pretrained::Pretrained;
 
 /// A doubled batch must be this much faster an image to be worth its memory.
 const WORTHWHILE: f64 = 1.03;
@@ -45,7 +45,7 @@ impl BatchSize {
     /// `auto`, and not even one image fits.
     pub(in crate::cli) fn resolve(
         self,
-        network: &Network,
+        network: &Pretrained,
         device: Device,
         images: u64,
     ) -> Result<u64> {
@@ -110,7 +110,7 @@ struct Tried {
 
 impl Tried {
     /// None if it does not fit.
-    fn evaluation(network: &Network, device: Device, batch: u64) -> Option<Tried> {
+    fn evaluation(network: &Pretrained, device: Device, batch: u64) -> Option<Tried> {
         let [c, h, w] = network.meta.config.model.chw();
         let n = batch as i64;
         let zeros = |kind| Tensor::zeros([n], (kind, device));

@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use tch::{Kind, Tensor};
 
-use crate::pretrained::Network;
+use crate::pretrained::Pretrained;
 
 /// The class, for models that are told one.
 #[derive(Debug, Clone, Copy, Args)]
@@ -21,7 +21,7 @@ impl ClassArg {
     /// A class that the network does not know, or none where it wants one.
     pub(in crate::cli) fn denoiser(
         self,
-        network: &Network,
+        network: &Pretrained,
     ) -> Result<impl Fn(&Tensor, &Tensor) -> Tensor + use<'_>> {
         match (self.class, network.meta.config.model.classes()) {
             (Some(_), None) => bail!("--class: this model knows no classes; leave it out"),

@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use ndarray::Array1;
 
 use super::compute::ComputeArgs;
 use super::foreign::{ForeignArgs, SamplerHints};
 use crate::checkpoint::{Calibration, Which};
 use crate::cli::findings;
+use crate::cli::findings::ours;
 use crate::device::Chosen;
-use crate::pretrained::{Network, ours};
+use crate::pretrained::Pretrained;
 
 /// A network and the place to compute.
 #[derive(Debug, Args)]
@@ -42,28 +42,11 @@ impl LoadArgs {
         Ok(Calibration::path_beside(&checkpoint, self.which()))
     }
 
-    /// `E[eps_hat²]` at each time step, from the file beside the checkpoint.
-    ///
-    /// # Errors
-    /// No such file, or one of another network.
-    pub(in crate::cli) fn measured(&self, network: &Network) -> Result<Array1<f64>> {
-        let path = self.calibration_path()?;
-        let timesteps = network.meta.config.diffusion.timesteps as usize;
-        let found = Calibration::read(&path, &network.fingerprint()?, timesteps);
-        let found = found.with_context(|| {
-            let checkpoint = self.checkpoint.display();
-            format!(
-                "--sampler analytic wants measurements; make them with: ddpm calibrate {checkpoint} --data DIR"
-            )
-        })?;
-        Ok(found.mean_sq_eps)
-    }
-
     /// Chooses a device, loads the network onto it and says so.
     ///
     /// # Errors
     /// An unusable device or file, or answers that a foreign file needs.
-    pub(in crate::cli) fn load(&self, hints: SamplerHints) -> Result<(Network, Chosen)> {
+    pub(in crate::cli) fn load(&self, hints: SamplerHints) -> Result<(Pretrained, Chosen)> {
         self.load_onto(self.compute.choose()?, hints)
     }
 
@@ -71,11 +54,11 @@ impl LoadArgs {
     ///
     /// # Errors
     /// As `load`.
-    pub(in crate::cli) fn load_exact(&self, hints: SamplerHints) -> Result<(Network, Chosen)> {
+    pub(in crate::cli) fn load_exact(&self, hints: SamplerHints) -> Result<(Pretrained, Chosen)> {
         self.load_onto(self.compute.choose_exact()?, hints)
     }
 
-    fn load_onto(&self, chosen: Chosen, hints: SamplerHints) -> Result<(Network, Chosen)> {
+    fn load_onto(&self, chosen: Chosen, hints: SamplerHints) -> Result<(Pretrained, Chosen)> {
         let request = self.foreign.request(self.raw, hints)?;
         let mut network = findings::load(&self.checkpoint, &request, chosen.device)?;
         network.set_precision(chosen.precision);

@@ -1,17 +1,12 @@
 //! Flags about samplers, shared by all commands that lead images through a reverse process.
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, anyhow};
 use clap::Args;
 use ndarray::Array1;
 
 use super::foreign::SamplerHints;
 use crate::config::{RunConfig, Sigma};
-use crate::diffusion::Schedule;
-use crate::pretrained::Network;
-use crate::sample::{
-    Ddim, Ddpm, Denoiser, DpmSolver, Process, Respaced, Sampler, SamplerKind, Spacing, Steps,
-    UniPc, analytic,
-};
+use crate::sample::{ChosenSampler, SamplerKind, SamplerOptions, Spacing, UnusedOption};
 
 /// How to sample.
 #[derive(Debug, Clone, Args)]
@@ -46,27 +41,6 @@ pub(in crate::cli) struct SamplerArgs {
     clip_x0: Option<bool>,
 }
 
-/// What the flags chose, for one network.
-#[derive(Debug)]
-pub(in crate::cli) struct ChosenSampler {
-    pub(in crate::cli) kind: SamplerKind,
-    pub(in crate::cli) sampler: Sampler,
-    pub(in crate::cli) levels: Respaced,
-    pub(in crate::cli) clip_x0: bool,
-}
-
-impl ChosenSampler {
-    /// The reverse process of a network.
-    pub(in crate::cli) fn process<'a>(
-        &'a self,
-        denoiser: &'a Denoiser<'a>,
-        network: &Network,
-    ) -> Process<'a> {
-        let diffusion = &network.meta.config.diffusion;
-        Process::new(denoiser, &self.levels, diffusion, self.clip_x0)
-    }
-}
-
 impl SamplerArgs {
     /// The hints for foreign files that these choices are.
     pub(in crate::cli) fn hints(&self) -> SamplerHints {
@@ -84,95 +58,42 @@ impl SamplerArgs {
         default: SamplerKind,
         measured: impl FnOnce() -> Result<Array1<f64>>,
     ) -> Result<ChosenSampler> {
-        let kind = self.sampler.unwrap_or(default);
-        self.refuse_unused(kind)?;
-        let schedule = Schedule::new(&config.diffusion);
-        let levels = Respaced::new(&schedule, &self.visited(kind, schedule.len()))?;
-        Ok(ChosenSampler {
-            kind,
-            sampler: self.sampler(kind, config, &levels, measured)?,
-            levels,
-            clip_x0: self.clip_x0.unwrap_or(config.sample.clip_x0),
-        })
-    }
-
-    fn sampler(
-        &self,
-        kind: SamplerKind,
-        config: &RunConfig,
-        levels: &Respaced,
-        measured: impl FnOnce() -> Result<Array1<f64>>,
-    ) -> Result<Sampler> {
-        let last_noise = config.sample.last_noise;
-        Ok(match kind {
-            SamplerKind::Ddpm | SamplerKind::Ddcm => {
-                let sigma = self.sigma.unwrap_or(config.sample.sigma);
-                ensure!(
-                    sigma != Sigma::Learned || config.model.learned_variance(),
-                    "--sigma learned: this network places no variances; want beta or posterior"
-                );
-                Sampler::Ddpm(Ddpm { sigma, last_noise })
-            }
-            SamplerKind::Ddim => Sampler::Ddim(Ddim::new(self.eta.unwrap_or(0.0))?),
-            SamplerKind::Analytic => {
-                let eta = self.eta.unwrap_or(1.0);
-                Sampler::Ddim(analytic(levels, &measured()?, eta, last_noise)?)
-            }
-            SamplerKind::DpmPp2m => Sampler::DpmSolver(DpmSolver { sde: false }),
-            SamplerKind::DpmPp2mSde => Sampler::DpmSolver(DpmSolver { sde: true }),
-            SamplerKind::Heun => Sampler::Heun,
-            SamplerKind::UniPc => Sampler::UniPc(UniPc::new(self.order.unwrap_or(2))?),
-        })
-    }
-
-    /// Which of `timesteps` time steps to visit.
-    fn visited(&self, kind: SamplerKind, timesteps: usize) -> Steps {
-        let spacing = self.spacing.unwrap_or(kind.default_spacing());
-        match (self.steps, self.stride, &self.times) {
-            (Some(steps), ..) => Steps::Count(steps, spacing),
-            (_, Some(stride), _) => Steps::Stride(stride),
-            (_, _, Some(times)) => Steps::List(times.clone()),
-            _ => match kind.default_steps() {
-                Some(steps) => Steps::Count(steps.min(timesteps), spacing),
-                None => Steps::All,
-            },
-        }
-    }
-
-    /// Flags that the chosen sampler would pass over in silence.
-    fn refuse_unused(&self, kind: SamplerKind) -> Result<()> {
-        use SamplerKind::{Analytic, Ddcm, Ddim, Ddpm, UniPc};
-        refuse(kind, "--eta", self.eta.is_some(), &[Ddim, Analytic])?;
-        refuse(kind, "--sigma", self.sigma.is_some(), &[Ddpm, Ddcm])?;
-        refuse(kind, "--order", self.order.is_some(), &[UniPc])?;
-        ensure!(
-            self.spacing.is_none() || self.steps.or(kind.default_steps()).is_some(),
-            "--spacing: {} visits all time steps unless --steps says how many",
-            kind.name()
-        );
-        Ok(())
+        let options = SamplerOptions {
+            kind: self.sampler.unwrap_or(default),
+            steps: self.steps,
+            spacing: self.spacing,
+            stride: self.stride,
+            times: self.times.clone(),
+            eta: self.eta,
+            order: self.order,
+            sigma: self.sigma,
+            clip_x0: self.clip_x0,
+        };
+        options.choose(config, measured).map_err(with_flags)
     }
 }
 
-/// Refuses a flag that this sampler would pass over in silence, if it is `given`.
-///
-/// # Errors
-/// The flag is given and is none of this sampler's.
-fn refuse(kind: SamplerKind, flag: &str, given: bool, takers: &[SamplerKind]) -> Result<()> {
-    let names: Vec<String> = takers.iter().map(|kind| kind.name()).collect();
-    ensure!(
-        !given || takers.contains(&kind),
-        "{flag}: {} has none; want --sampler {}",
-        kind.name(),
-        names.join(" or ")
-    );
-    Ok(())
+/// The library names settings; here they are flags.
+fn with_flags(error: Error) -> Error {
+    match error.downcast_ref::<UnusedOption>() {
+        Some(unused) => {
+            let takers: Vec<String> = unused.takers.iter().map(|kind| kind.name()).collect();
+            anyhow!(
+                "--{}: {} has none; want --sampler {}",
+                unused.setting,
+                unused.kind.name(),
+                takers.join(" or ")
+            )
+        }
+        None => error,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Preset;
+    use crate::sample::{Ddim, DpmSolver, Sampler, UniPc};
     use clap::{Parser, ValueEnum};
 
     #[derive(Parser)]
@@ -238,10 +159,10 @@ mod tests {
                 "--order: dpmpp-2m has none; want --sampler unipc",
             ),
             ("--sampler unipc --order 4", "1, 2 or 3"),
-            ("--spacing karras", "--spacing: ddpm visits all time steps"),
+            ("--spacing karras", "spacing: ddpm visits all time steps"),
             ("--sampler ddim --eta 1.5", "eta = 1.5"),
             ("--sampler heun --steps 101", "want 1 to 100"),
-            ("--sigma learned", "places no variances"),
+            ("--sigma learned", "learns no variances"),
         ] {
             let error = choose(flags, 100).unwrap_err().to_string();
             assert!(error.contains(said), "{flags}: {error}");

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use tch::{Device, Tensor};
+use tch::Device;
 
 use super::image_in::{read_image, read_mask};
 use crate::config::RunConfig;
 use crate::data::upright_size;
-use crate::sample::{Known, Resampling, Respaced};
+use crate::sample::{Known, Resampling, Respaced, StartFrom};
 
 /// An image to start from.
 #[derive(Debug, Clone, Args)]
@@ -38,27 +38,6 @@ pub(in crate::cli) struct StartArgs {
     resample: u16,
 }
 
-/// Where chains start.
-#[derive(Debug)]
-pub(in crate::cli) enum Start {
-    /// Noise alone.
-    Noise,
-    /// An image, `[C, H, W]`, noised to the last visited step.
-    Image(Tensor),
-    /// Noise, with a part of an image known.
-    Part(Known, Resampling),
-}
-
-impl Start {
-    /// How many times the network is asked over `steps` visited steps.
-    pub(in crate::cli) fn evaluations(&self, steps: usize) -> usize {
-        match self {
-            Start::Part(_, resampling) => resampling.evaluations(steps),
-            Start::Noise | Start::Image(_) => steps,
-        }
-    }
-}
-
 impl StartArgs {
     /// Reads the images, and shortens `levels` to the steps that are walked.
     ///
@@ -69,9 +48,9 @@ impl StartArgs {
         config: &RunConfig,
         levels: &mut Respaced,
         device: Device,
-    ) -> Result<Start> {
+    ) -> Result<StartFrom> {
         let Some(path) = &self.init_image else {
-            return Ok(Start::Noise);
+            return Ok(StartFrom::Noise);
         };
         let x_0 = read_image(path, &config.model, &config.data)?.to_device(device);
         if let Some(mask) = &self.mask {
@@ -81,7 +60,7 @@ impl StartArgs {
                 jump: self.jump.into(),
                 times: self.resample.into(),
             };
-            return Ok(Start::Part(Known { x_0, unknown }, resampling));
+            return Ok(StartFrom::Part(Known { x_0, unknown }, resampling));
         }
         let strength = self.strength.unwrap_or(0.5);
         ensure!(
@@ -97,7 +76,7 @@ impl StartArgs {
             );
         }
         *levels = levels.truncated(walked);
-        Ok(Start::Image(x_0))
+        Ok(StartFrom::Image(x_0))
     }
 }
 

@@ -1,29 +1,22 @@
-//! A program of another crate: asks libtorch about CUDA first of all, and samples two images from a new network.
+//! A program of another crate: asks libtorch about CUDA first of all, trains five steps and samples two images.
 
-use ddpm::config::{Preset, Sigma};
-use ddpm::diffusion::Schedule;
-use ddpm::model::Model;
-use ddpm::ndarray::Array1;
-use ddpm::sample::{Ddpm, NoiseSource, Images, Process, Respaced, Sampler, sample_images};
-use ddpm::tch::{self, Device, Tensor};
+use ddpm::Pretrained;
+use ddpm::checkpoint::RunFolder;
+use ddpm::config::Preset;
+use ddpm::tch::utils::has_cudart;
+use ddpm::train::{Start, train};
 
 fn main() {
-    println!("libtorch's CUDA half: {}", tch::utils::has_cudart());
-    let _no_grad = tch::no_grad_guard();
+    println!("libtorch's CUDA half: {}", has_cudart());
+    let run = std::env::args().nth(1).expect("a folder for the run");
     let mut config = Preset::Demo.config();
-    config.diffusion.timesteps = 10;
-    let network = Model::new(&config.model, 10, 0);
-    let denoiser = |x_t: &Tensor, t: &Tensor| network.forward(x_t, t, None, false);
-    let levels = Respaced::all(&Schedule::new(&config.diffusion));
-    let process = Process::new(&denoiser, &levels, &config.diffusion, true);
-    let sampler = Sampler::Ddpm(Ddpm { sigma: Sigma::Beta, last_noise: true });
-    let wanted = Images {
-        noise: NoiseSource::Seed(1),
-        numbers: 0..2,
-        batch: 2,
-        chw: config.model.chw(),
-        device: Device::Cpu,
-    };
-    let images = sample_images(&process, &sampler, &wanted, &mut |_| ());
-    println!("images: {}", Array1::from(images.size()));
+    config.data.builtin_images = 8;
+    (config.train.batch, config.train.steps) = (4, 5);
+    (config.sample.images, config.train.sample_steps) = (1, 1);
+    let folder = RunFolder::new(run.clone().into());
+    let end = train(Start { folder, ..Start::new(config) }).expect("five steps");
+    println!("{end:?}");
+    let pretrained = Pretrained::load(run).expect("its checkpoint");
+    let images = pretrained.sampler(ddpm::sample::SamplerKind::DpmPp2m).steps(2);
+    println!("images: {:?}", images.sample(2, 1).expect("two images").shape());
 }

@@ -1,26 +1,35 @@
 //! Progress on stderr: bars on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::units::duration;
+use crate::report::{StepMetrics, duration};
 
 /// Where there is no terminal, a line this often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// All bars of the process, one below the other.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Prints a line above the bars.
+pub(super) fn say(text: &str) {
+    BARS.suspend(|| eprintln!("{text}"));
+}
 
 fn bar(total: u64, template: &str) -> Option<ProgressBar> {
     std::io::stderr().is_terminal().then(|| {
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        ProgressBar::new(total).with_style(style)
+        BARS.add(ProgressBar::new(total).with_style(style))
     })
 }
 
 /// Training: step, smoothed loss, images a second, time left.
 #[derive(Debug)]
-pub struct TrainProgress {
+pub(super) struct TrainProgress {
     bar: Option<ProgressBar>,
     steps: u64,
     smoothed_loss: f64,
@@ -32,7 +41,7 @@ pub struct TrainProgress {
 
 impl TrainProgress {
     /// Progress of a run that has done `step` of `steps` steps.
-    pub fn new(step: u64, steps: u64) -> TrainProgress {
+    pub(super) fn new(step: u64, steps: u64) -> TrainProgress {
         let bar = bar(steps, "step {pos}/{len} {wide_bar} {msg}");
         if let Some(bar) = &bar {
             bar.set_position(step);
@@ -47,8 +56,10 @@ impl TrainProgress {
         }
     }
 
-    /// Takes in one step of `images` images that took `secs`.
-    pub fn step(&mut self, step: u64, loss: f64, images: f64, secs: f64) {
+    /// Takes in one step that took `secs`.
+    pub(super) fn step(&mut self, metrics: &StepMetrics, secs: f64) {
+        let (step, loss) = (metrics.step, metrics.loss);
+        let images = metrics.images_per_sec * secs;
         // The mean of the first steps, then an exponential average over about 50.
         self.seen += 1;
         let weight = 1.0 / self.seen.min(50) as f64;
@@ -71,23 +82,15 @@ impl TrainProgress {
     }
 
     /// Goes on from `step`, with a fresh average.
-    pub fn set(&mut self, step: u64) {
+    pub(super) fn set(&mut self, step: u64) {
         self.seen = 0;
         if let Some(bar) = &self.bar {
             bar.set_position(step);
         }
     }
 
-    /// Takes the bar off the screen while `work` runs.
-    pub fn suspend<T>(&self, work: impl FnOnce() -> T) -> T {
-        match &self.bar {
-            Some(bar) => bar.suspend(work),
-            None => work(),
-        }
-    }
-
     /// Leaves the last state on the screen.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.abandon();
             // The cursor stays at the end of the bar.
@@ -98,13 +101,13 @@ impl TrainProgress {
 
 /// Decoding a folder of images.
 #[derive(Debug)]
-pub struct DecodeProgress {
+pub(super) struct DecodeProgress {
     bar: Option<ProgressBar>,
 }
 
 impl DecodeProgress {
     /// A bar that appears with the first file, once the number of files is known.
-    pub fn new() -> DecodeProgress {
+    pub(super) fn new() -> DecodeProgress {
         DecodeProgress {
             bar: bar(
                 0,
@@ -114,7 +117,7 @@ impl DecodeProgress {
     }
 
     /// `done` of `total` files are decoded.
-    pub fn set(&self, done: usize, total: usize) {
+    pub(super) fn set(&self, done: usize, total: usize) {
         if let Some(bar) = &self.bar {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
@@ -122,7 +125,7 @@ impl DecodeProgress {
     }
 
     /// Removes the bar.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -137,13 +140,13 @@ impl Default for DecodeProgress {
 
 /// Sampling: reverse steps over all batches.
 #[derive(Debug)]
-pub struct SampleProgress {
+pub(super) struct SampleProgress {
     bar: Option<ProgressBar>,
 }
 
 impl SampleProgress {
     /// `what` is being sampled in `steps` reverse steps.
-    pub fn new(what: &str, steps: u64) -> SampleProgress {
+    pub(super) fn new(what: &str, steps: u64) -> SampleProgress {
         let bar = bar(steps, "{msg} {pos}/{len} {wide_bar} {eta} left");
         if let Some(bar) = &bar {
             bar.set_message(what.to_owned());
@@ -152,14 +155,14 @@ impl SampleProgress {
     }
 
     /// One more step.
-    pub fn step(&self) {
+    pub(super) fn step(&self) {
         if let Some(bar) = &self.bar {
             bar.inc(1);
         }
     }
 
     /// Removes the bar.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -1,0 +1,77 @@
+//! Training as a terminal shows it: bars, and lines above them.
+
+use std::sync::{Mutex, MutexGuard};
+
+use super::progress::{DecodeProgress, SampleProgress, TrainProgress, say};
+use crate::report::StepMetrics;
+use crate::train::Observer;
+
+/// Shows a run on stderr.
+#[derive(Debug, Default)]
+pub(super) struct Terminal {
+    bars: Mutex<Bars>,
+}
+
+#[derive(Debug, Default)]
+struct Bars {
+    decoding: Option<DecodeProgress>,
+    training: Option<TrainProgress>,
+    sampling: Option<SampleProgress>,
+}
+
+impl Terminal {
+    fn bars(&self) -> MutexGuard<'_, Bars> {
+        // A panic while a bar was drawn leaves the bar as good as it was.
+        self.bars
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Observer for Terminal {
+    fn message(&self, text: &str) {
+        say(text);
+    }
+
+    fn decoding(&self, done: usize, total: usize) {
+        let mut bars = self.bars();
+        let bar = bars.decoding.get_or_insert_with(DecodeProgress::new);
+        bar.set(done, total);
+    }
+
+    fn decoded(&self) {
+        if let Some(bar) = self.bars().decoding.take() {
+            bar.finish();
+        }
+    }
+
+    fn training(&self, step: u64, steps: u64) {
+        match &mut self.bars().training {
+            Some(bar) => bar.set(step),
+            none => *none = Some(TrainProgress::new(step, steps)),
+        }
+    }
+
+    fn step(&self, metrics: &StepMetrics, secs: f64) {
+        if let Some(bar) = &mut self.bars().training {
+            bar.step(metrics, secs);
+        }
+    }
+
+    fn sampling(&self, weights: &str, done: u64, total: u64) {
+        let mut bars = self.bars();
+        let new = || SampleProgress::new(&format!("sampling {weights}"), total);
+        bars.sampling.get_or_insert_with(new).step();
+        if done == total
+            && let Some(bar) = bars.sampling.take()
+        {
+            bar.finish();
+        }
+    }
+
+    fn finished(&self) {
+        if let Some(bar) = self.bars().training.take() {
+            bar.finish();
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Sampling from a pretrained network, in one expression.
+
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+use ndarray::Array4;
+use tch::{Device, Kind, Tensor};
+
+use super::Pretrained;
+use crate::images::to_array;
+use crate::sample::{
+    Images, NoiseSource, OnStep, SamplerKind, SamplerOptions, Spacing, StartFrom, sample_batch,
+};
+
+/// Images that are sampled together unless told otherwise.
+const BATCH: u64 = 16;
+
+/// How to sample, for [`Pretrained::sampler`]: what is not chosen is the sampler's default, or what the network's settings
+/// say.
+#[derive(Debug, Clone)]
+pub struct Sampling<'a> {
+    pretrained: &'a Pretrained,
+    options: SamplerOptions,
+    class: Option<i64>,
+    batch: u64,
+}
+
+impl<'a> Sampling<'a> {
+    pub(super) fn new(pretrained: &'a Pretrained, kind: SamplerKind) -> Sampling<'a> {
+        Sampling {
+            pretrained,
+            options: SamplerOptions::new(kind),
+            class: None,
+            batch: BATCH,
+        }
+    }
+
+    /// Reverse steps, 1 to T.
+    pub fn steps(mut self, steps: usize) -> Sampling<'a> {
+        self.options.steps = Some(steps);
+        self
+    }
+
+    /// How the steps are spread over the T time steps.
+    pub fn spacing(mut self, spacing: Spacing) -> Sampling<'a> {
+        self.options.spacing = Some(spacing);
+        self
+    }
+
+    /// Noise of DDIM, 0 (none) to 1 (as DDPM).
+    pub fn eta(mut self, eta: f64) -> Sampling<'a> {
+        self.options.eta = Some(eta);
+        self
+    }
+
+    /// Clips the predicted x_0 to [-1, 1] at each step, or does not.
+    pub fn clip_x0(mut self, clip_x0: bool) -> Sampling<'a> {
+        self.options.clip_x0 = Some(clip_x0);
+        self
+    }
+
+    /// The class of every image, for class-conditional networks; without it image `i` is of class `i` modulo their number.
+    pub fn class(mut self, class: i64) -> Sampling<'a> {
+        self.class = Some(class);
+        self
+    }
+
+    /// Images sampled together, 16 by default.
+    pub fn batch(mut self, images: u64) -> Sampling<'a> {
+        self.batch = images;
+        self
+    }
+
+    /// All other choices of a sampler.
+    pub fn options(mut self, options: SamplerOptions) -> Sampling<'a> {
+        self.options = options;
+        self
+    }
+
+    /// Samples `number` images. Image `i` depends on `(seed, i)` only.
+    ///
+    /// # Shapes
+    /// Returns `[number, H, W, C]`, 0 to 255.
+    ///
+    /// # Errors
+    /// Choices that contradict each other or the network; the sampler `analytic` without measurements; no images.
+    pub fn sample(&self, number: u64, seed: u64) -> Result<Array4<u8>> {
+        Ok(to_array(&self.sample_tensor(number, seed, &mut |_| ())?))
+    }
+
+    /// As [`Sampling::sample`], as a tensor on the CPU; `on_step` is called after each reverse step of each batch.
+    ///
+    /// # Shapes
+    /// Returns `[number, C, H, W]` f32, clipped to [-1, 1].
+    ///
+    /// # Errors
+    /// As [`Sampling::sample`].
+    pub fn sample_tensor(&self, number: u64, seed: u64, on_step: &mut OnStep) -> Result<Tensor> {
+        ensure!(number > 0, "0 images: expected 1 or more");
+        let pretrained = self.pretrained;
+        let config = pretrained.config();
+        let chosen = self.options.choose(config, || pretrained.measured())?;
+        let classes = class_labels(config.model.classes(), self.class, number)?;
+        let wanted = Images {
+            noise: NoiseSource::Seed(seed),
+            numbers: 0..number,
+            batch: self.batch,
+            chw: config.model.chw(),
+            device: pretrained.device(),
+        };
+        let batch = |numbers: Range<u64>| {
+            let classes = batch_labels(classes.as_ref(), &numbers, pretrained.device());
+            let denoiser = |x: &Tensor, t: &Tensor| pretrained.predict(x, t, classes.as_ref());
+            let process = chosen.process(&denoiser, &config.diffusion);
+            let sampler = &chosen.sampler;
+            sample_batch(
+                &process,
+                sampler,
+                &StartFrom::Noise,
+                &wanted,
+                &numbers,
+                on_step,
+            )
+        };
+        let batches: Vec<Tensor> = wanted.batches().map(batch).collect::<Result<_>>()?;
+        Ok(Tensor::cat(&batches, 0))
+    }
+}
+
+/// The class of each of `number` images, `[number]` i64 on the CPU, for a network of `classes` classes: all of `class`, or
+/// image `i` of class `i` modulo their number; `None` for a network without classes.
+///
+/// # Errors
+/// A class for a network without classes, or one that it does not have.
+pub fn class_labels(
+    classes: Option<i64>,
+    class: Option<i64>,
+    number: u64,
+) -> Result<Option<Tensor>> {
+    let Some(classes) = classes else {
+        ensure!(
+            class.is_none(),
+            "class: this network is not class-conditional; leave it out"
+        );
+        return Ok(None);
+    };
+    let number = number as i64;
+    Ok(Some(match class {
+        None => Tensor::arange(number, (Kind::Int64, Device::Cpu)).remainder(classes),
+        Some(class) => {
+            ensure!(
+                (0..classes).contains(&class),
+                "class {class}: this network has the classes 0 to {}",
+                classes - 1
+            );
+            Tensor::full([number], class, (Kind::Int64, Device::Cpu))
+        }
+    }))
+}
+
+/// The labels of the images `numbers`, on `device`.
+pub(crate) fn batch_labels(
+    labels: Option<&Tensor>,
+    numbers: &Range<u64>,
+    device: Device,
+) -> Option<Tensor> {
+    let count = (numbers.end - numbers.start) as i64;
+    labels.map(|l| l.narrow(0, numbers.start as i64, count).to_device(device))
+}

@@ -1,0 +1,91 @@
+//! Where a run's settings come from when it does not begin with them: the run that it goes on with, or the weights that it
+//! begins with.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::checkpoint::Resumable;
+use crate::config::{Difference, Preset, RunConfig};
+
+/// Settings that a resumed run may change without becoming another run; one that ends in a dot stands for its section.
+const MAY_CHANGE: [&str; 13] = [
+    "train.steps",
+    "train.save_every_steps",
+    "train.keep",
+    "train.accumulate",
+    "train.checkpoint_blocks",
+    "train.on_bad_step",
+    "train.explosion_factor",
+    "train.sample_steps",
+    "train.sample_limit_secs",
+    "sample.",
+    "optim.lr",
+    "optim.lr_schedule",
+    "optim.clip_norm",
+];
+
+fn may_change(key: &str) -> bool {
+    MAY_CHANGE
+        .iter()
+        .any(|k| key == *k || (k.ends_with('.') && key.starts_with(k)))
+}
+
+/// Checks that `run` may go on with the settings `wanted`, and returns what changes.
+///
+/// # Errors
+/// Another network, data set or seed, which would make it neither run; fewer steps than it has done.
+pub fn resume_changes(run: &Resumable, wanted: &RunConfig) -> Result<Vec<Difference>> {
+    let changes = wanted.differences(&run.config)?;
+    let refused: Vec<String> = changes
+        .iter()
+        .filter(|change| !may_change(&change.key))
+        .map(|change| format!("\n  {change}"))
+        .collect();
+    if !refused.is_empty() {
+        bail!(
+            "this run exists with other settings; resume it without these, or begin another with its weights (--run NEW --init-from THIS_RUN):{}",
+            refused.concat()
+        );
+    }
+    let done = run.checkpoint.as_ref().map_or(0, |(_, c)| c.meta.step);
+    ensure!(
+        wanted.train.steps >= done,
+        "this run has done {done} steps, more than --steps {}; name a larger number, or another --run",
+        wanted.train.steps
+    );
+    Ok(changes)
+}
+
+/// Settings of a run that begins with weights of `theirs`: all of that file's, or its network, schedule and sampler in
+/// `base`. Its data folder is not taken over.
+pub fn settings_around(theirs: &RunConfig, base: Option<RunConfig>) -> RunConfig {
+    let mut config = base.unwrap_or_else(|| theirs.clone());
+    config.model = theirs.model.clone();
+    config.diffusion = theirs.diffusion.clone();
+    config.sample.sigma = theirs.sample.sigma;
+    config.sample.clip_x0 = theirs.sample.clip_x0;
+    config.sample.last_noise = theirs.sample.last_noise;
+    config.data.folder = None;
+    config
+}
+
+/// `runs/PRESET-YYYYMMDD-HHMMSS` in UTC, with a number if that is taken.
+pub fn default_folder(preset: Preset) -> PathBuf {
+    let now = time::OffsetDateTime::now_utc();
+    let stamp = format!(
+        "runs/{}-{:04}{:02}{:02}-{:02}{:02}{:02}",
+        preset.name(),
+        now.year(),
+        now.month() as u8,
+        now.day(),
+        now.hour(),
+        now.minute(),
+        now.second()
+    );
+    let numbered = (2..).map(|n| PathBuf::from(format!("{stamp}-{n}")));
+    std::iter::once(PathBuf::from(&stamp))
+        .chain(numbered)
+        .find(|p| !p.exists())
+        .unwrap_or_default()
+}
