@@ -15,6 +15,7 @@ mod input;
 mod machine;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod value;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,24 +23,13 @@ use std::io::Read;
 use std::sync::Arc;
 
 pub use error::PickleError;
+use error::Result;
 pub(super) use globals::storage_class;
 use input::Input;
-use machine::{Budget, Machine};
-use value::TreeBuilder;
+pub(super) use input::MAX_PICKLE_BYTES;
+use machine::{Machine, ValuesLeft};
+use tree::TreeBuilder;
 pub use value::{StorageRef, TensorRef, Value};
-
-/// Longest pickle that is read: a thousand tensors take about 200 kB.
-pub(super) const MAX_PICKLE_BYTES: u64 = 16 << 20;
-/// Most objects in a pickle, and in the tree made of it.
-const MAX_VALUES: usize = 2_000_000;
-/// Deepest nesting of the tree; an optimizer's state nests five deep.
-const MAX_DEPTH: usize = 100;
-/// Most dimensions of a tensor, which is torch's own limit.
-const MAX_DIMS: usize = 64;
-/// Longest module, class or storage name.
-const MAX_NAME_BYTES: usize = 256;
-
-type Result<T> = std::result::Result<T, PickleError>;
 
 /// A pickle's value, and the storages its tensors look at, by key.
 #[derive(Debug)]
@@ -63,7 +53,7 @@ pub fn from_bytes(mut bytes: &[u8]) -> Result<Value> {
 pub(super) fn unpickle(reader: &mut dyn Read) -> Result<Pickled> {
     let mut machine = Machine {
         input: Input { reader, at: 0 },
-        budget: Budget::default(),
+        left: ValuesLeft::default(),
         nodes: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),

@@ -4,7 +4,7 @@
 //! - `config`, `to_config`: the network, `config.json`
 //! - `scheduler`, `to_scheduler`, `betas`: the schedule and the sampler, `scheduler_config.json`
 //! - `params`: names and shapes that a network of these settings has
-//! - `knobs`: one value of an untrusted JSON file
+//! - `json`, `knobs`: an untrusted JSON file, and one value of it
 //!
 //! Our parameters carry diffusers' names, so the layout is the identity, but for the older names of
 //! the attention weights and their older shapes.
@@ -20,6 +20,7 @@ use crate::text::shown;
 mod betas;
 mod config;
 mod folder;
+mod json;
 mod knobs;
 mod params;
 mod scheduler;
@@ -30,7 +31,8 @@ mod weights;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use folder::{Folder, find, read_json};
+pub(crate) use folder::{Folder, find};
+pub(crate) use json::read_json;
 pub(crate) use params::parameters;
 pub(crate) use to_config::to_config;
 pub(crate) use to_scheduler::to_scheduler_config;

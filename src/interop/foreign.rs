@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::diffusers;
+use super::diffusers::{self, Folder};
 use super::hints::Hints;
 use super::layout::Entry;
 use super::lucidrains::diffusion::Buffers;
@@ -65,104 +65,54 @@ impl Foreign {
     /// shapes that do not fit together.
     pub fn examine(path: &Path, request: &Request) -> Result<Foreign> {
         let cannot = || format!("cannot import {}", path.display());
-        if let Some(folder) = diffusers::find(path, request.raw).with_context(cannot)? {
-            return Foreign::diffusers(path, &folder, request).with_context(cannot);
-        }
+        let folder = diffusers::find(path, request.raw).with_context(cannot)?;
         ensure!(
-            !path.is_dir(),
+            folder.is_some() || !path.is_dir(),
             "{} is a folder without checkpoints or weights that are known here; name a run folder or a file",
             path.display()
         );
-        let file = WeightsFile::open(path)?;
-        Foreign::of_file(path, file, request).with_context(cannot)
+        let file = match &folder {
+            Some(folder) if folder.sharded => {
+                WeightsFile::open_shards(&folder.weights).with_context(cannot)?
+            }
+            Some(folder) => WeightsFile::open(&folder.weights).with_context(cannot)?,
+            None => WeightsFile::open(path)?,
+        };
+        Foreign::assemble(path, file, folder.as_ref(), request).with_context(cannot)
     }
 
-    fn of_file(path: &Path, file: WeightsFile, request: &Request) -> Result<Foreign> {
-        let mut report = Report::default();
-        report.fact("container", file.container, "its first bytes");
-        let views = views::find(&file.root);
-        let view = views::choose(views, request.which(), request.key.as_deref())?;
-        if !view.path.is_empty() {
-            report.fact("weights at", &view.path, "its keys");
-        }
-        let family = match &request.config {
-            Some(_) => Family::Ddpm,
-            None => view.family,
+    /// Recognises the open file and gives each of its tensors a place in the network.
+    fn assemble(
+        path: &Path,
+        file: WeightsFile,
+        folder: Option<&Folder>,
+        request: &Request,
+    ) -> Result<Foreign> {
+        let found = match folder {
+            Some(folder) => Recognised::in_folder(folder, &file, request)?,
+            None => Recognised::in_file(&file, request)?,
         };
-        report.fact("family", family, "key names");
-        let settings = match &request.config {
-            Some(config) => registry::own(config),
-            None => {
-                let extras = extras(&file, &view)?;
-                family.infer(&view.keys, &extras, &request.hints, &mut report)?
-            }
-        };
+        let Recognised { view, settings, .. } = &found;
         let entries = settings.layout(&view.keys)?;
-        fit(&entries, &view)?;
+        fit(&entries, view)?;
         let slots = entries.iter().filter_map(|e| {
             let slot = view.slot(&e.theirs)?;
             Some((e.theirs.clone(), slot.clone()))
         });
         Ok(Foreign {
-            family,
             path: path.to_owned(),
             slots: slots.collect(),
-            // What was asked for is the one set of weights that is kept: nobody must ask for it again.
+            // The chosen set of weights is the only one that is kept: nobody must ask for it again.
             contents: match view.is_average() {
                 true => Contents::EmaWeights,
                 false => Contents::Weights,
             },
-            step: step(&file.root),
-            settings,
+            family: settings.origin.family,
+            step: found.step,
+            base: found.base,
+            settings: found.settings,
+            report: found.report,
             entries,
-            base: request.config.clone(),
-            report,
-            file,
-        })
-    }
-
-    fn diffusers(path: &Path, folder: &diffusers::Folder, request: &Request) -> Result<Foreign> {
-        let file = if folder.sharded {
-            WeightsFile::open_shards(&folder.weights)?
-        } else {
-            WeightsFile::open(&folder.weights)?
-        };
-        let mut report = Report::default();
-        report.fact("container", file.container, file.path.display().to_string());
-        if let Some(note) = &folder.note {
-            report.assume(note);
-        }
-        let view = View::whole(Family::Diffusers, &file.root)?;
-        report.fact("family", Family::Diffusers, "config.json");
-        let settings = {
-            let config = diffusers::read_json(&folder.config)?;
-            let scheduler = folder.scheduler.as_deref().map(diffusers::read_json);
-            let scheduler = scheduler.transpose()?;
-            let hints = &request.hints;
-            diffusers::infer(
-                &config,
-                scheduler.as_deref(),
-                &view.keys,
-                hints,
-                &mut report,
-            )?
-        };
-        let entries = settings.layout(&view.keys)?;
-        fit(&entries, &view)?;
-        let slots = entries.iter().filter_map(|e| {
-            let slot = view.slot(&e.theirs)?;
-            Some((e.theirs.clone(), slot.clone()))
-        });
-        Ok(Foreign {
-            family: Family::Diffusers,
-            path: path.to_owned(),
-            slots: slots.collect(),
-            contents: Contents::Weights,
-            step: 0,
-            settings,
-            entries,
-            base: None,
-            report,
             file,
         })
     }
@@ -287,6 +237,81 @@ impl Foreign {
         missing.sort_unstable();
         ensure!(missing.is_empty(), "no tensor for {}", missing.join(", "));
         Ok(())
+    }
+}
+
+/// What recognition found in an open file.
+struct Recognised<'f> {
+    view: View<'f>,
+    settings: Settings,
+    report: Report,
+    /// Training steps behind the weights; 0 if the file does not say.
+    step: u64,
+    /// The user's settings of weights under our own names.
+    base: Option<RunConfig>,
+}
+
+impl<'f> Recognised<'f> {
+    /// A single file: keys and shapes tell the family and the network.
+    fn in_file(file: &'f WeightsFile, request: &Request) -> Result<Recognised<'f>> {
+        let mut report = Report::default();
+        report.fact("container", file.container, "its first bytes");
+        let views = views::find(&file.root);
+        let view = views::choose(views, request.which(), request.key.as_deref())?;
+        if !view.path.is_empty() {
+            report.fact("weights at", &view.path, "its keys");
+        }
+        let family = match &request.config {
+            Some(_) => Family::Ddpm,
+            None => view.family,
+        };
+        report.fact("family", family, "key names");
+        let settings = match &request.config {
+            Some(config) => registry::own(config),
+            None => {
+                let extras = extras(file, &view)?;
+                family.infer(&view.keys, &extras, &request.hints, &mut report)?
+            }
+        };
+        Ok(Recognised {
+            step: step(&file.root),
+            base: request.config.clone(),
+            view,
+            settings,
+            report,
+        })
+    }
+
+    /// The weights of a diffusers folder, whose JSON files describe the network and the schedule.
+    fn in_folder(
+        folder: &Folder,
+        file: &'f WeightsFile,
+        request: &Request,
+    ) -> Result<Recognised<'f>> {
+        let mut report = Report::default();
+        report.fact("container", file.container, file.path.display().to_string());
+        if let Some(note) = &folder.note {
+            report.assume(note);
+        }
+        let view = View::whole(Family::Diffusers, &file.root)?;
+        report.fact("family", Family::Diffusers, "config.json");
+        let config = diffusers::read_json(&folder.config)?;
+        let scheduler = folder.scheduler.as_deref().map(diffusers::read_json);
+        let scheduler = scheduler.transpose()?;
+        let settings = diffusers::infer(
+            &config,
+            scheduler.as_deref(),
+            &view.keys,
+            &request.hints,
+            &mut report,
+        )?;
+        Ok(Recognised {
+            step: 0,
+            base: None,
+            view,
+            settings,
+            report,
+        })
     }
 }
 

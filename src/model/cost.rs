@@ -1,7 +1,8 @@
-//! What an image costs: arithmetic and memory of one forward pass.
+//! The cost of one image: arithmetic and memory of a forward pass.
 
 use super::block::ResidualBlock;
 use super::unet::UNet;
+use super::{Model, Network};
 
 /// Cost of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,6 +24,20 @@ const MAPS_OF_FUSED_BACKWARD: i64 = 5;
 
 /// Maps of a block that is not fused, computed again with what its backward pass needs and makes.
 const MAPS_OF_PLAIN_BLOCK: i64 = 7;
+
+/// Bytes of a kept value with bf16: what is between blocks stays in f32, inputs of norms that are not fused too, and
+/// weights are kept in bf16 besides. Measured on a CPU over the kinds of networks, within a quarter, as are those below.
+const BYTES_KEPT_IN_BF16: f64 = 3.1;
+
+/// The same where most values are queries, keys and values.
+const BYTES_KEPT_IN_BF16_BY_ATTENTION: f64 = 2.6;
+
+/// The same where norms, fused with their swish, keep their inputs in bf16.
+const BYTES_KEPT_IN_BF16_BY_FUSED_NORMS: f64 = 2.4;
+
+/// The same where inputs of blocks alone are kept, which come from norms in f32; what the backward pass takes to compute
+/// a block again is in bf16 for the greater part.
+const BYTES_KEPT_IN_BF16_BY_CHECKPOINTS: f64 = 3.8;
 
 impl Cost {
     pub(super) fn add_conv(&mut self, weight: &tch::Tensor, pixels: i64) {
@@ -75,6 +90,20 @@ impl Cost {
     }
 }
 
+impl Model {
+    /// Bytes of a value that is kept for the backward pass, on average.
+    pub fn bytes_kept_a_value(&self) -> f64 {
+        match &self.network {
+            _ if !self.bf16 => 4.0,
+            _ if self.checkpoints => BYTES_KEPT_IN_BF16_BY_CHECKPOINTS,
+            Network::Lucidrains(_) => BYTES_KEPT_IN_BF16_BY_ATTENTION,
+            Network::UnetAttention(net) if net.fuses() => BYTES_KEPT_IN_BF16_BY_FUSED_NORMS,
+            Network::UnetConcat(net) if net.fuses() => BYTES_KEPT_IN_BF16_BY_FUSED_NORMS,
+            _ => BYTES_KEPT_IN_BF16,
+        }
+    }
+}
+
 impl UNet {
     /// Cost of one `height` × `width` image.
     pub fn cost(&self, height: i64, width: i64) -> Cost {
@@ -112,8 +141,8 @@ impl UNet {
 
 #[cfg(test)]
 mod tests {
+    use super::Model;
     use crate::config::Preset;
-    use crate::model::Model;
 
     #[test]
     fn the_128_px_network_takes_29_6_gflop_an_image() {

@@ -30,20 +30,6 @@ use crate::config::ModelConfig;
 use crate::device::Precision;
 use crate::native::{Bf16, KeptFilters};
 
-/// Bytes of a kept value with bf16: what is between blocks stays in f32, inputs of norms that are not fused too, and
-/// weights are kept in bf16 besides. Measured on a CPU over the kinds of networks, within a quarter, as are those below.
-const BYTES_KEPT_IN_BF16: f64 = 3.1;
-
-/// The same where most values are queries, keys and values.
-const BYTES_KEPT_IN_BF16_BY_ATTENTION: f64 = 2.6;
-
-/// The same where norms, fused with their swish, keep their inputs in bf16.
-const BYTES_KEPT_IN_BF16_BY_FUSED_NORMS: f64 = 2.4;
-
-/// The same where inputs of blocks alone are kept, which come from norms in f32; what the backward pass takes to compute
-/// a block again is in bf16 for the greater part.
-const BYTES_KEPT_IN_BF16_BY_CHECKPOINTS: f64 = 3.8;
-
 /// A denoiser.
 #[derive(Debug)]
 pub struct Model {
@@ -95,18 +81,6 @@ impl Model {
         if let Network::Unet(net) = &mut self.network {
             net.set_checkpoint_blocks(on);
             self.checkpoints = on;
-        }
-    }
-
-    /// Bytes of a value that is kept for the backward pass, on average.
-    pub fn bytes_kept_a_value(&self) -> f64 {
-        match &self.network {
-            _ if !self.bf16 => 4.0,
-            _ if self.checkpoints => BYTES_KEPT_IN_BF16_BY_CHECKPOINTS,
-            Network::Lucidrains(_) => BYTES_KEPT_IN_BF16_BY_ATTENTION,
-            Network::UnetAttention(net) if net.fuses() => BYTES_KEPT_IN_BF16_BY_FUSED_NORMS,
-            Network::UnetConcat(net) if net.fuses() => BYTES_KEPT_IN_BF16_BY_FUSED_NORMS,
-            _ => BYTES_KEPT_IN_BF16,
         }
     }
 

@@ -131,20 +131,20 @@ int ddpm_set_grad(at::Tensor* leaf, at::Tensor* grad) {
 }
 
 // One step of libtorch's fused Adam or AdamW on one flat tensor, in place. `step` is an f32 scalar
-// tensor that already holds the number of this step (1 for the first); where `halted`, another, is 1,
+// tensor that already holds the number of this step (1 for the first); where `frozen`, another, is 1,
 // nothing changes.
 int ddpm_fused_adam(at::Tensor* param, at::Tensor* grad, at::Tensor* exp_avg, at::Tensor* exp_avg_sq,
-                    at::Tensor* step, at::Tensor* halted, double lr, double beta1, double beta2,
+                    at::Tensor* step, at::Tensor* frozen, double lr, double beta1, double beta2,
                     double weight_decay, double eps, int decoupled_weight_decay) {
   return guarded([&] {
     if (decoupled_weight_decay) {
       at::_fused_adamw_({*param}, {*grad}, {*exp_avg}, {*exp_avg_sq}, {}, {*step}, lr, beta1, beta2,
                         weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false,
-                        /*grad_scale=*/std::nullopt, /*found_inf=*/*halted);
+                        /*grad_scale=*/std::nullopt, /*found_inf=*/*frozen);
     } else {
       at::_fused_adam_({*param}, {*grad}, {*exp_avg}, {*exp_avg_sq}, {}, {*step}, lr, beta1, beta2,
                        weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false,
-                       /*grad_scale=*/std::nullopt, /*found_inf=*/*halted);
+                       /*grad_scale=*/std::nullopt, /*found_inf=*/*frozen);
     }
   });
 }

@@ -35,7 +35,7 @@ pub struct Arena {
     pub grads: Tensor,
     /// Scalar f32, 0 or 1. While it is 1, the optimizer and the average change nothing: a bad step is
     /// stopped on the device, before the host hears of it.
-    pub halted: Tensor,
+    pub frozen: Tensor,
     layout: Layout,
 }
 
@@ -57,7 +57,7 @@ impl Arena {
         let arena = Arena {
             params: Tensor::f_zeros([len], (Kind::Float, device))?,
             grads: Tensor::f_zeros([len], (Kind::Float, device))?,
-            halted: Tensor::f_zeros([], (Kind::Float, device))?,
+            frozen: Tensor::f_zeros([], (Kind::Float, device))?,
             layout: Layout {
                 spans: spans.into(),
             },

@@ -28,10 +28,10 @@ impl Ema {
         }
     }
 
-    /// Takes in the weights after a step, unless the arena is halted; the step is counted in any case.
+    /// Takes in the weights after a step, unless the arena is frozen; the step is counted in any case.
     pub fn update(&mut self, arena: &Arena) {
         no_grad(|| {
-            let weight = (1.0 - &arena.halted) * (1.0 - self.momentum);
+            let weight = (1.0 - &arena.frozen) * (1.0 - self.momentum);
             let _ = self.flat.lerp_tensor_(&arena.params, &weight);
         });
         self.steps += 1;

@@ -63,7 +63,7 @@ impl Optimizer {
         }
     }
 
-    /// One step on `arena.params` from `arena.grads`; none if the arena is halted.
+    /// One step on `arena.params` from `arena.grads`; none if the arena is frozen.
     ///
     /// # Errors
     /// Whatever libtorch refuses.
@@ -94,12 +94,12 @@ impl Optimizer {
             &self.exp_avg,
             &self.exp_avg_sq,
             &self.adam_t,
-            &arena.halted,
+            &arena.frozen,
             step,
         )
     }
 
-    /// Adam on a zeroed `delta` leaves Adam's update there (zero if the arena is halted); each tensor's update is then scaled by
+    /// Adam on a zeroed `delta` leaves Adam's update there (zero if the arena is frozen); each tensor's update is then scaled by
     /// ‖w‖ / ‖update‖ (1 where either is zero, for biases, and for norms unless the config adapts them).
     ///
     /// Keras's Adam adds eps to sqrt(v) before the bias correction and libtorch's after it; passing
@@ -124,7 +124,7 @@ impl Optimizer {
         )?;
         if c.weight_decay > 0.0 {
             native::add_scaled(&lamb.delta, &arena.params, -c.weight_decay)?;
-            let _ = lamb.delta.shallow_clone().g_mul_(&(1.0 - &arena.halted));
+            let _ = lamb.delta.shallow_clone().g_mul_(&(1.0 - &arena.frozen));
         }
         let param_norms = native::foreach_norm(&lamb.param_views)?;
         let delta_norms = native::foreach_norm(&lamb.delta_views)?;
@@ -162,8 +162,8 @@ mod tests {
             };
             let mut optimizer = Optimizer::new(&config, &arena);
             let mut ema = Ema::new(&arena, 0.9);
-            let mut step = |gradients: &Tensor, halted: f64, adam_t| {
-                let _ = arena.halted.shallow_clone().fill_(halted);
+            let mut step = |gradients: &Tensor, frozen: f64, adam_t| {
+                let _ = arena.frozen.shallow_clone().fill_(frozen);
                 arena.grads.shallow_clone().copy_(gradients);
                 let inputs = StepInputs {
                     adam_t,

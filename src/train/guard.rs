@@ -14,7 +14,7 @@ const MEMORY_STEPS: u64 = 100;
 /// Keeps weights, moments and average out of reach of a bad step.
 ///
 /// A step is bad if its loss or gradient norm is not finite, or, after the first hundred steps, more than
-/// `factor` times the running geometric mean. From then on the arena is halted, so that neither this step nor those
+/// `factor` times the running geometric mean. From then on the arena is frozen, so that neither this step nor those
 /// that are queued behind it change anything, until the host has read the numbers and calls
 /// [`release`](Guard::release): the state is then the one before the bad step, bit for bit.
 #[derive(Debug)]
@@ -50,19 +50,19 @@ impl Guard {
                 let excess = (&ln - &self.usual).max();
                 bad = bad.logical_or(&excess.gt(limit));
             }
-            let mut halted = arena.halted.shallow_clone();
-            halted.copy_(&halted.logical_or(&bad).to_kind(Kind::Float));
+            let mut frozen = arena.frozen.shallow_clone();
+            frozen.copy_(&frozen.logical_or(&bad).to_kind(Kind::Float));
             let weight = 1.0 / (self.seen + 1).min(MEMORY_STEPS) as f64;
             let next = self.usual.lerp(&ln, weight);
-            self.usual = self.usual.where_self(&halted.to_kind(Kind::Bool), &next);
+            self.usual = self.usual.where_self(&frozen.to_kind(Kind::Bool), &next);
         });
         self.seen += 1;
     }
 
-    /// Lets the arena change again, after `halted` steps that were judged and changed nothing.
-    pub fn release(&mut self, arena: &Arena, halted: u64) {
-        let _ = arena.halted.shallow_clone().zero_();
-        self.seen -= halted;
+    /// Lets the arena change again, after `frozen` steps that were judged and changed nothing.
+    pub fn release(&mut self, arena: &Arena, frozen: u64) {
+        let _ = arena.frozen.shallow_clone().zero_();
+        self.seen -= frozen;
     }
 
     /// The running means, to save; none before the first step. Waits for the device.
@@ -95,7 +95,7 @@ mod tests {
         let mut found = vec![];
         for (i, pair) in numbers.iter().enumerate() {
             guard.judge(&arena, &Tensor::from_slice(pair));
-            if arena.halted.double_value(&[]) == 1.0 {
+            if arena.frozen.double_value(&[]) == 1.0 {
                 found.push(i);
                 guard.release(&arena, 1);
             }
@@ -144,9 +144,9 @@ mod tests {
         let usual = guard.usual().unwrap();
         assert_eq!((usual.ln, usual.steps), ([8f32.ln(), 2f32.ln()], 1));
         guard.judge(&arena, &Tensor::from_slice(&[f32::NAN, 2.0]));
-        // Queued behind the bad one: halted still.
+        // Queued behind the bad one: frozen still.
         guard.judge(&arena, &Tensor::from_slice(&[9f32, 3.0]));
-        assert_eq!(arena.halted.double_value(&[]), 1.0);
+        assert_eq!(arena.frozen.double_value(&[]), 1.0);
         guard.release(&arena, 2);
         assert_eq!(guard.usual(), Some(usual));
         let mut other = Guard::new(1000.0, Device::Cpu);
@@ -156,6 +156,6 @@ mod tests {
         // A run from before there were means: nothing is usual yet, however large.
         other.restore(None);
         other.judge(&arena, &Tensor::from_slice(&[1e9f32, 1e9]));
-        assert_eq!(arena.halted.double_value(&[]), 0.0);
+        assert_eq!(arena.frozen.double_value(&[]), 0.0);
     }
 }

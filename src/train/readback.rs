@@ -78,8 +78,8 @@ impl Readback {
         let secs = self.metrics.earlier_secs + self.started.elapsed().as_secs_f64();
         let mut lines = Vec::new();
         let mut bad = None;
-        for (output, [loss, grad_norm, halted]) in self.pending.drain(..).zip(numbers) {
-            if halted != 0.0 {
+        for (output, [loss, grad_norm, frozen]) in self.pending.drain(..).zip(numbers) {
+            if frozen != 0.0 {
                 bad = Some(BadStep {
                     step: output.step,
                     loss,

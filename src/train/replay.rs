@@ -49,7 +49,7 @@ pub fn replay(
     while trainer.step < step - 1 {
         let began = Instant::now();
         let output = trainer.train_step(&data.store)?;
-        let [loss, grad_norm, halted] = [0, 1, 2].map(|i| output.numbers.double_value(&[i]));
+        let [loss, grad_norm, frozen] = [0, 1, 2].map(|i| output.numbers.double_value(&[i]));
         let secs = began.elapsed().as_secs_f64();
         let metrics = StepMetrics {
             step: output.step,
@@ -60,7 +60,7 @@ pub fn replay(
             secs,
         };
         observer.step(&metrics, secs);
-        if halted != 0.0 {
+        if frozen != 0.0 {
             let bad = BadStep {
                 step: output.step,
                 loss,

@@ -198,7 +198,7 @@ impl Trainer {
         self.step += 1;
         Ok(StepOutput {
             step: self.step,
-            numbers: Tensor::cat(&[numbers, self.arena.halted.view(1)], 0),
+            numbers: Tensor::cat(&[numbers, self.arena.frozen.view(1)], 0),
             lr: self.config.optim.lr * multiplier,
         })
     }
@@ -208,12 +208,12 @@ impl Trainer {
         self.step - self.history.skipped.len() as u64
     }
 
-    /// Back to before the bad step `step` (from 1), whose update was halted with all that were queued behind it.
+    /// Back to before the bad step `step` (from 1), whose update was frozen with all that were queued behind it.
     pub fn rewind_to_before(&mut self, step: u64) {
-        let halted = self.step - (step - 1);
-        self.step -= halted;
-        self.ema.steps -= halted;
-        self.guard.release(&self.arena, halted);
+        let frozen = self.step - (step - 1);
+        self.step -= frozen;
+        self.ema.steps -= frozen;
+        self.guard.release(&self.arena, frozen);
     }
 
     /// Passes over the next step: the data moves on, and nothing else.

@@ -2,6 +2,8 @@
 
 use std::io;
 
+pub(super) type Result<T> = std::result::Result<T, PickleError>;
+
 /// Why a pickle is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum PickleError {

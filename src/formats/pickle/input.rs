@@ -3,7 +3,12 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use super::{MAX_NAME_BYTES, MAX_PICKLE_BYTES, PickleError, Result};
+use super::error::{PickleError, Result};
+
+/// Longest pickle that is read: a thousand tensors take about 200 kB.
+pub(in crate::formats) const MAX_PICKLE_BYTES: u64 = 16 << 20;
+/// Longest module, class or storage name.
+pub(super) const MAX_NAME_BYTES: usize = 256;
 
 /// The bytes of the pickle, counted.
 pub(super) struct Input<'a> {

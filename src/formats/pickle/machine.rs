@@ -3,34 +3,34 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::error::{PickleError, Result};
 use super::globals::Global;
-use super::input::Input;
-use super::{
-    MAX_DIMS, MAX_NAME_BYTES, MAX_VALUES, PickleError, Result, StorageRef, TensorRef, Value,
-};
+use super::input::{Input, MAX_NAME_BYTES};
+use super::value::{StorageRef, TensorRef, Value};
+
+/// Most objects in a pickle, and in the tree made of it.
+const MAX_VALUES: usize = 2_000_000;
+/// Most dimensions of a tensor, which is torch's own limit.
+const MAX_DIMS: usize = 64;
 
 /// How many values a tensor without dimensions counts for: it takes the memory of several, and a
 /// few bytes of pickle make one.
 const TENSOR_COST: usize = 4;
 
-/// Values that may still be made.
-pub(super) struct Budget {
-    left: usize,
-}
+/// Number of values that may still be made.
+pub(super) struct ValuesLeft(usize);
 
-impl Default for Budget {
+impl Default for ValuesLeft {
     fn default() -> Self {
-        Self { left: MAX_VALUES }
+        Self(MAX_VALUES)
     }
 }
 
-impl Budget {
-    /// Takes `count` values off what is left; to be called before memory is taken for them.
+impl ValuesLeft {
+    /// Takes `count` values off; to be called before memory is taken for them.
     pub(super) fn charge(&mut self, count: usize) -> Result<()> {
-        self.left = self
-            .left
-            .checked_sub(count)
-            .ok_or(PickleError::TooManyValues { limit: MAX_VALUES })?;
+        let left = self.0.checked_sub(count);
+        self.0 = left.ok_or(PickleError::TooManyValues { limit: MAX_VALUES })?;
         Ok(())
     }
 }
@@ -48,7 +48,7 @@ pub(super) enum Node {
 /// The stack machine.
 pub(super) struct Machine<'a> {
     pub(super) input: Input<'a>,
-    pub(super) budget: Budget,
+    pub(super) left: ValuesLeft,
     pub(super) nodes: Vec<Node>,
     pub(super) stack: Vec<usize>,
     pub(super) marks: Vec<usize>,
@@ -99,7 +99,7 @@ impl Machine<'_> {
     // The stack.
 
     fn push(&mut self, node: Node) -> Result<()> {
-        self.budget.charge(1)?;
+        self.left.charge(1)?;
         self.stack.push(self.nodes.len());
         self.nodes.push(node);
         Ok(())
@@ -382,7 +382,7 @@ impl Machine<'_> {
         if tensor.shape.len() != tensor.strides.len() {
             return Err(self.input.malformed("one stride for each dimension"));
         }
-        self.budget.charge(TENSOR_COST + tensor.shape.len())?;
+        self.left.charge(TENSOR_COST + tensor.shape.len())?;
         self.push_leaf(Value::Tensor(Arc::new(tensor)))
     }
 

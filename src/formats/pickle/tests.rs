@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::tree::MAX_DEPTH;
 use super::*;
 
 /// Reads the pieces, joined, as one pickle of protocol 2 with its STOP.

@@ -11,14 +11,14 @@
 //! Only names are looked at here, and the small JSON files.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::config::{CLASS, class_of};
-use super::knobs::{Knobs, MAX_BYTES};
+use super::json::read_json;
+use super::knobs::Knobs;
 use super::weights;
 
 /// The files of one U-Net.
@@ -54,30 +54,6 @@ pub(crate) fn find(path: &Path, raw: bool) -> Result<Option<Folder>> {
     } else {
         around_file(&path)
     }
-}
-
-/// Reads a settings file of at most 1 MiB.
-///
-/// # Errors
-/// Not there, longer, or no UTF-8.
-pub(crate) fn read_json(path: &Path) -> Result<String> {
-    read_text(path, MAX_BYTES)
-}
-
-pub(super) fn read_text(path: &Path, most_bytes: u64) -> Result<String> {
-    let read = || -> Result<String> {
-        let mut text = String::new();
-        // One byte more shows that there is more.
-        let bytes = fs::File::open(path)?
-            .take(most_bytes + 1)
-            .read_to_string(&mut text)?;
-        ensure!(
-            bytes as u64 <= most_bytes,
-            "it is longer than {most_bytes} bytes"
-        );
-        Ok(text)
-    };
-    read().with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn in_folder(dir: &Path, raw: bool) -> Result<Option<Folder>> {

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::folder::read_text;
+use super::json::read_json;
 use super::knobs::Knobs;
 
 /// How the names of all of them begin.
@@ -132,11 +132,8 @@ fn variant_or_plain(name: &str) -> bool {
 /// No index, a name that leads out of the folder, or a shard that is not there.
 pub(super) fn check_shards(index: &Path) -> Result<()> {
     let name = index.display().to_string();
-    let knobs = Knobs::parse(
-        "the index of shards",
-        &read_text(index, super::knobs::MAX_BYTES)?,
-    )
-    .with_context(|| name.clone())?;
+    let knobs =
+        Knobs::parse("the index of shards", &read_json(index)?).with_context(|| name.clone())?;
     let map = knobs.get("weight_map").and_then(Value::as_object);
     let map = map.with_context(|| format!("{name}: no weight_map {{\"tensor\": \"file\", …}}"))?;
     let mut files = BTreeSet::new();

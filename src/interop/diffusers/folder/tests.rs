@@ -3,6 +3,7 @@
 use tempfile::TempDir;
 
 use super::*;
+use crate::interop::diffusers::knobs::MAX_BYTES;
 
 const UNET: &str = r#"{"_class_name": "UNet2DModel"}"#;
 const INDEX: &str = r#"{"_class_name": "DDPMPipeline", "_diffusers_version": "0.42.1",
