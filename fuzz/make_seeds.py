@@ -22,7 +22,7 @@ DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".sp
 
 
 def values():
-    """What people save, by name."""
+    """Typical saved objects, by name."""
     torch.manual_seed(0)
     base = torch.arange(6.0)
     flat = collections.OrderedDict(w=torch.arange(4.0).view(2, 2), b=torch.tensor([1, -1]))
@@ -73,7 +73,7 @@ def pickle_in(archive):
 
 
 def without_checksums(archive):
-    """A CRC of 0 stands for none; a mutation of the data then reaches the reader."""
+    """A CRC of 0 means no checksum; a mutation of the data then reaches the reader."""
     archive = bytearray(archive)
     at = archive.find(b"PK\x01\x02")
     while at >= 0:

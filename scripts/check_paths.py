@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Checks that documents, scripts and comments name no file of this project that is not there.
+"""Checks that every file of this project exists that documents, scripts and comments name.
 
     python scripts/check_paths.py    # prints FILE:LINE and the missing path; exit 1 if there is one
 
-What counts as a name:
+Names are:
 
 - a path that starts with one of `TOP`, as seen from the root, the folder of the text, or one between; `*` and `{a,b}`
   must match something, and of `a/NAME/b`, `a/$x/b` and `a/<x>/b` the part before counts
 - in Python, `/ "weights" / "golden"`
 - a link of Markdown, from the folder of the text, with its `#heading`
 - the program of `cargo … --test NAME`, `--bench NAME`, `--example NAME`
-- a bare `bench.sh` or `train.py` in backticks: any file of that name will do
+- a bare `bench.sh` or `train.py` in backticks: any file of that name counts
 
-What git ignores need not be there.
+Ignored files may be missing.
 """
 
 import re
@@ -26,7 +26,7 @@ TOP = {"src", "scripts", "tests", "docs", "weights", "fuzz", "benches", "example
 TEXTS = {".md", ".sh", ".py", ".rs", ".toml", ".h", ".cpp"}
 CARGO = {"test": "tests", "bench": "benches", "example": "examples"}
 
-# Programs of others, which the code names as its source.
+# Files of other programs, which the code names as its source.
 THEIRS = {
     "ddpm.py": "Keras-DDPM",
     "ddpm2.py": "Keras-DDPM",
@@ -71,7 +71,7 @@ def spelled_out(path: str) -> list[str]:
 
 
 def exists(path: str, text: str) -> bool:
-    """Whether `path`, which may be a pattern, is there for somebody who reads `text`."""
+    """True if `path`, which may be a pattern, exists as seen from the file `text`."""
     for folder in PurePosixPath(text).parents:
         full = str(folder / path)
         if any(fnmatchcase(name, full) for name in THERE) if "*" in full else full in THERE:
@@ -80,7 +80,7 @@ def exists(path: str, text: str) -> bool:
 
 
 def project_paths(token: str) -> list[str]:
-    """The paths of this project that `token` names: none, one, or one for each part of `{a,b}`."""
+    """The paths of this project in `token`: none, one, or one for each part of `{a,b}`."""
     if "://" in token:
         return []
     token = re.sub(r"^(?:\$\{?\w+\}?/|\{\w*\}/|\.\.?/|/)*", "", token.split(":")[0]).rstrip(".-/")
@@ -110,7 +110,7 @@ def broken_link(link: str, text: str) -> bool:
 
 
 def missing(line: str, text: str) -> list[str]:
-    """The names on one line of the file `text` that are not there."""
+    """The names on one line of the file `text` that do not exist."""
     paths = [path for token in TOKEN.findall(line) for path in project_paths(token)]
     if re.search(r"\bcargo\b", line):
         paths += [f"{CARGO[kind]}/{name}.rs" for kind, name in TARGET.findall(line) if not name.isupper()]
@@ -130,10 +130,10 @@ def main() -> int:
     for text in texts:
         for number, line in enumerate((ROOT / text).read_text().splitlines(), 1):
             for name in missing(line, text):
-                print(f"{text}:{number}: {name} is not there")
+                print(f"{text}:{number}: {name} does not exist")
                 count += 1
     if not count:
-        print(f"paths: every name in {len(texts)} files is there")
+        print(f"paths: every name in {len(texts)} files exists")
     return 1 if count else 0
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv in the repository root: Python packages, and libtorch for the Rust build at .venv/libtorch.
 #
-#   scripts/setup.sh                      # any directory; doing it again costs a second
+#   scripts/setup.sh                      # from any directory; a second run takes a second
 #   PYTHON=python3.12 scripts/setup.sh    # with this Python (3.10 or newer)
 #
 # A LIBTORCH set in the shell wins over .venv/libtorch.
@@ -25,7 +25,7 @@ new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev
 find_python() {
     local candidate
     if [[ -n ${PYTHON:-} ]]; then
-        have "$PYTHON" || fail "PYTHON is '$PYTHON', which is not there; set it to a Python 3.10 or newer, or unset it"
+        have "$PYTHON" || fail "PYTHON is '$PYTHON', which was not found; set it to a Python 3.10 or newer, or unset it"
         new_enough "$PYTHON" || fail "PYTHON is '$PYTHON', which is not Python 3.10 or newer"
         echo "$PYTHON"
         return
@@ -39,11 +39,11 @@ find_python() {
     fail "no Python 3.10 or newer found" "on Debian or Ubuntu: apt install python3 python3-venv, or set PYTHON"
 }
 
-# What the stamp holds when .venv is complete. It is written last.
+# The content of the stamp of a complete .venv. It is written last.
 fingerprint() { sha256sum "$requirements" | cut -d' ' -f1; }
 
-# Whether .venv can be added to: it runs, has pip, is of the Python version asked for, and no earlier
-# installation into it was interrupted.
+# True if packages can be added to .venv: it runs, has pip and the requested Python version, and no earlier
+# installation was interrupted.
 venv_usable() {
     local version='import sys; print(sys.version_info[:2])'
     [[ ! -e $unfinished ]] &&

@@ -4,20 +4,20 @@
     scripts/bench/bench.sh [flags]        # builds ddpm first; DDPM_BIN names a built one, PYTHON a Python
 
 Both sides get the same settings, threads and arithmetic (f32 on CPU and tf32 products on CUDA, unless
---precision says otherwise; with bf16, PyTorch gets autocast and channels last)
-and run by turns, ours, PyTorch, ours, PyTorch, each in a process of its own, --rounds times a row.
+--precision is given; with bf16, PyTorch gets autocast and channels last).
+They run in turn, ours, PyTorch, ours, PyTorch, each in a process of its own, --rounds times a row.
 
 How to read a row:
 
 - ms: median over the timed steps of all rounds. A training step is everything a real one does (batch,
-  forward, backward, optimizer, weight average, reading the loss); a sampling step is one reverse step; the rows of
-  optimizers are what a training step does with its gradients: their norm, the optimizer, the average.
+  forward, backward, optimizer, EMA, reading the loss); a sampling step is one reverse step; the rows of
+  optimizers are the part of a training step after the gradients: their norm, the optimizer, the EMA.
 - ratio: PyTorch / ours, median of the ratios of each round; above 1, ours is faster.
 - spread: smallest and largest ratio among the rounds. A row whose spread includes 1 shows no winner.
 - peak memory: on a CPU the whole process at its largest, Python and libraries included; on CUDA the
   tensors. Its ratio is PyTorch / ours too; above 1, ours takes less.
-- "start to first step": from starting `ddpm train` to its line of plan, after which the first step begins:
-  start of the process, the pictures (32 px: drawn; 128 px: 400 JPEG files whose decoded pictures are in a --cache),
+- "start to first step": from starting `ddpm train` to its last line before the first step:
+  start of the process, the images (32 px: drawn; 128 px: 400 JPEG files whose decoded images are in a --cache),
   the network, the speed probe. Best of 3; PyTorch has no counterpart.
 """
 
@@ -25,6 +25,7 @@ import argparse
 import copy
 import json
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -70,7 +71,7 @@ MODELS = {
     "64": MODEL_128 | {"height": 64, "width": 64, "base_width": 64, "multipliers": [1, 2, 2, 4], "norm_groups": 16},
     "128": MODEL_128,
 }
-# That of keras-ddpm2, 92 M parameters; for updates, which no picture takes part in.
+# The network of keras-ddpm2, 92 M parameters; for updates, which involve no image.
 MODEL_92M = {key: MODEL_128[key] for key in ("height", "width", "channels", "base_width", "multipliers", "norm_groups")}
 MODEL_92M |= {"kind": "unet-concat", "blocks": 2, "norm_eps": 1e-6, "dropout": 0.0}
 UPDATES = {"25 M": MODEL_128, "92 M": MODEL_92M}
@@ -91,26 +92,28 @@ BASE = {
 
 SIZES = [*MODELS, "optimizer"]
 
-# Whether its pictures are a folder's, decoded before into a cache, or drawn.
+FIRST_STEP = re.compile(r"\bsteps? to go\b")  # in the line before it
+
+# Name, flags, and True if its images come from a folder with a cache instead of being drawn.
 START = [
     ("32 px, demo", ["--preset", "demo"], False),
-    ("128 px, celebahq128, batch 1, cached pictures", ["--preset", "celebahq128", "--batch", "1"], True),
+    ("128 px, celebahq128, batch 1, cached images", ["--preset", "celebahq128", "--batch", "1"], True),
 ]
 
 
 class Failure(Exception):
-    """Something to tell the user, without a traceback."""
+    """An error to print without a traceback."""
 
 
 def call(command: list) -> str:
-    """Standard output of a command, or its last words as a Failure."""
+    """Standard output of a command, or the last lines of its errors as a Failure."""
     command = [str(word) for word in command]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
         raise Failure(f"cannot run {command[0]}: {error.strerror}") from None
     if done.returncode != 0:
-        words = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-8:]
+        words = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-8:]
         raise Failure(f"exit code {done.returncode} from: {shlex.join(command)}\n  " + "\n  ".join(words))
     return done.stdout
 
@@ -135,7 +138,7 @@ def torch_version(python: str) -> str:
 
 
 def cuda_name(doctor: str) -> str | None:
-    """The name of the first GPU if `ddpm doctor` says that CUDA can be used."""
+    """The name of the first GPU if CUDA can be used, from the output of `ddpm doctor`."""
     lines = [line.split(maxsplit=1) for line in doctor.splitlines()]
     facts = {words[0]: words[1] for words in lines if len(words) == 2}
     if not facts.get("CUDA", "").startswith("can be used"):
@@ -153,7 +156,7 @@ def cpu_name() -> str:
 
 
 def to_toml(config: dict) -> str:
-    """Sections of plain values; what JSON writes for numbers, strings, booleans and lists is TOML too."""
+    """TOML sections of plain values; numbers, strings, booleans and lists look the same in JSON and TOML."""
     sections = []
     for name, section in config.items():
         lines = [f"{key} = {json.dumps(value)}" for key, value in section.items()]
@@ -162,7 +165,7 @@ def to_toml(config: dict) -> str:
 
 
 def rows(devices: list[str], sizes: list[str]) -> list[dict]:
-    """What is compared, in the order of the table."""
+    """The rows to measure, in the order of the table."""
     found = []
     for device in devices:
         for size in sizes:
@@ -184,14 +187,14 @@ def name_of(row: dict) -> str:
     optimizer = {"adam": "Adam", "lamb": "LAMB"}[config["optim"]["optimizer"]]
     if row["what"] == "optimizer":
         form = "fused" if optimizer == "Adam" and not config["optim"].get("foreach") else "foreach"
-        return f"{row['device'].upper()}: {optimizer} and average, {row['size']} parameters, against {form}"
+        return f"{row['device'].upper()}: {optimizer} and EMA, {row['size']} parameters, against {form}"
     optimizer = f", {optimizer}" if row["what"] == "train" else ""
     side, batch = config["model"]["height"], config["train"]["batch"]
     return f"{row['device'].upper()}: {row['what']} step, {side} px, batch {batch}{optimizer}"
 
 
 def measure(row: dict, args: argparse.Namespace, ddpm: Path, python: str, folder: Path) -> None:
-    """Runs both sides by turns; adds the lists "ours" and "pytorch" of what each run reported."""
+    """Runs both sides in turn; adds the lists "ours" and "pytorch" of their reports."""
     toml, run_json = folder / "config.toml", folder / "run.json"
     ours = copy.deepcopy(row["config"])
     ours["optim"].pop("foreach", None)
@@ -235,11 +238,11 @@ def table_row(name: str, row: dict) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def cached_pictures(ddpm: Path, flags: list[str], folder: Path) -> list[str]:
-    """Flags for a folder of pictures whose cache is made."""
+def cached_images(ddpm: Path, flags: list[str], folder: Path) -> list[str]:
+    """Flags for a folder of images whose cache is made."""
     from photo_like import make
 
-    data = ["--data", make(folder, "jpeg-178x218"), "--cache", folder / "pictures.cache"]
+    data = ["--data", make(folder, "jpeg-178x218"), "--cache", folder / "images.cache"]
     with tempfile.TemporaryDirectory(dir=folder) as temp:
         run = ["--steps", 1, "--sample-every", 0, "--run", Path(temp) / "run", "--device", "cpu"]
         call([ddpm, "train", *flags, *data, *run])
@@ -249,7 +252,7 @@ def cached_pictures(ddpm: Path, flags: list[str], folder: Path) -> list[str]:
 def start_to_first_step(
     ddpm: Path, flags: list[str], device: str, args: argparse.Namespace, folder: Path
 ) -> list[float]:
-    """Milliseconds from starting `ddpm train` to its line of plan, after which the first step begins."""
+    """Milliseconds from starting `ddpm train` to its last line before the first step."""
     times = []
     for _ in range(1 if args.quick else 3):
         with tempfile.TemporaryDirectory(dir=folder) as temp:
@@ -259,7 +262,7 @@ def start_to_first_step(
             began = time.perf_counter()
             with subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True) as process:
                 for line in process.stderr:
-                    if "steps to go" in line:
+                    if FIRST_STEP.search(line):
                         times.append((time.perf_counter() - began) * 1e3)
             if process.returncode:
                 raise Failure(f"{ddpm} train failed with exit code {process.returncode}")
@@ -270,7 +273,7 @@ def comma_list(allowed: list[str]):
     def parse(text: str) -> list[str]:
         unknown = [word for word in text.split(",") if word not in allowed]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(allowed)}")
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(allowed)}")
         return text.split(",")
 
     return parse
@@ -278,13 +281,13 @@ def comma_list(allowed: list[str]):
 
 def positive(text: str) -> int:
     if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("want 1 or more")
+        raise argparse.ArgumentTypeError("must be 1 or more")
     return value
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="1 round of few steps: shows that it works, no more")
+    parser.add_argument("--quick", action="store_true", help="1 round of few steps, to check that it works")
     parser.add_argument("--rounds", type=positive, help="turns of each side per row (default 5)")
     parser.add_argument("--iters", type=positive, help="timed steps a round (default: by size and device)")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cpu, and cuda if it can be used")
@@ -294,7 +297,7 @@ def parse_args() -> argparse.Namespace:
         "--precision", choices=["bf16", "tf32", "f32"], help="of both sides (default: tf32 on CUDA, f32 on CPU)"
     )
     parser.add_argument(
-        "--against", choices=["eager", "compile"], default="eager", help="PyTorch as it is, or by torch.compile's max-autotune"
+        "--against", choices=["eager", "compile"], default="eager", help="PyTorch eager, or torch.compile with max-autotune"
     )
     parser.add_argument("--no-start", action="store_true", help='leave out "start to first step"')
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all numbers")
@@ -308,12 +311,12 @@ def run(args: argparse.Namespace) -> bool:
     ddpm, python = find_ddpm(), find_python()
     gpu = cuda_name(call([ddpm, "doctor"]))
     if args.device == "cuda" and gpu is None:
-        raise Failure("CUDA cannot be used; `ddpm doctor` says why")
+        raise Failure("CUDA cannot be used; run `ddpm doctor` for the reason")
     devices = [args.device] if args.device else ["cpu"] + ["cuda"] * (gpu is not None)
     if args.precision == "tf32" and "cpu" in devices:
         raise Failure("--precision tf32 exists on CUDA only; give --device cuda")
     if args.json and not args.json.absolute().parent.is_dir():
-        raise Failure(f"--json {args.json}: there is no such folder")
+        raise Failure(f"--json {args.json}: its folder does not exist")
     about = {"cpu": cpu_name(), "gpu": gpu if "cuda" in devices else None, "threads": args.threads}
     about["torch"] = torch_version(python) + ("" if args.against == "eager" else ", compiled")
     about["date"] = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
@@ -340,7 +343,7 @@ def run(args: argparse.Namespace) -> bool:
                 name = f"{device.upper()}: start to first step, {name}"
                 print(name, file=sys.stderr, flush=True)
                 try:
-                    flags = flags + (cached_pictures(ddpm, flags, Path(folder)) if cached else [])
+                    flags = flags + (cached_images(ddpm, flags, Path(folder)) if cached else [])
                     times = start_to_first_step(ddpm, flags, device, args, Path(folder))
                     print(f"| {name} | {number(min(times))} | – | – | – | – | – | – |", flush=True)
                     starts.append({"name": name, "ms_all": times})
@@ -348,9 +351,9 @@ def run(args: argparse.Namespace) -> bool:
                     complete = False
                     print(f"| {name} | failed | | | | | | |", flush=True)
                     print(f"bench: {name}: {failure}", file=sys.stderr)
-    print("\nratio = PyTorch / ours, above 1 ours is better; spread = smallest and largest ratio of a round.")
+    print("\nratio = PyTorch / ours: above 1, ours is better; spread = smallest and largest ratio of a round.")
     if not args.no_start:
-        print("start to first step = from starting `ddpm train` to the line before its first step, best of 3.")
+        print("start to first step = from starting `ddpm train` to its last line before the first step, best of 3.")
     if args.json:
         args.json.write_text(json.dumps({"about": about, "rows": measured, "starts": starts}, indent=1) + "\n")
     return complete

@@ -5,8 +5,8 @@
 #   scripts/bench/bench.sh --quick            # 1 round, few steps
 #   scripts/bench/bench.sh --device cpu --sizes demo --json raw.json
 #
-# DDPM_BIN names a built binary instead; PYTHON a Python with PyTorch instead of .venv/bin/python.
-# scripts/bench/bench.py says how to read the table and has the flags (--help).
+# DDPM_BIN: a binary that is built already; PYTHON: a Python with PyTorch, instead of .venv/bin/python.
+# How to read the table, and the flags: scripts/bench/bench.py (--help).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 

@@ -1,25 +1,25 @@
 #!/usr/bin/env python3
-"""Times how fast ddpm reads folders of pictures, against torchvision and OpenCV, and prints a Markdown table.
+"""Times how fast ddpm reads folders of images, against torchvision and OpenCV, and prints a Markdown table.
 
-    .venv/bin/python scripts/bench/bench_decode.py [flags]    # ddpm built before; DDPM_BIN names another one
+    .venv/bin/python scripts/bench/bench_decode.py [flags]    # target/release/ddpm, or the binary in $DDPM_BIN
 
-Who does what, each for all pictures of a folder, from files in the system's memory to bytes of one size:
+Each program reads all images of a folder, from files in the system's memory to bytes of one size:
 
-- ours: `ddpm bench --what decode`, what `ddpm train --data` does at its start, with 1 thread or --cores threads.
+- ours: `ddpm bench --what decode`, the decoding of `ddpm train --data`, with 1 thread or --cores threads.
 - torchvision: ImageFolder with Pillow, Resize(size, antialias), CenterCrop and PILToTensor, through a DataLoader of
   batches of 64: in the process itself for 1 core, with --cores workers for more.
 - OpenCV (if Python has it): imread, crop of the centre, resize with INTER_AREA, one process a core.
 
-They run by turns, ours, torchvision, OpenCV, ours, …, --rounds times a row, each in a process of its own, which reads
-the folder once without being timed and then --passes times. The workers' start is not timed; the program's neither.
+They run in turn, ours, torchvision, OpenCV, ours, …, --rounds times a row, each in a process of its own, which reads
+the folder once without being timed and then --passes times. The start of programs and workers is not timed.
 
 How to read a row:
 
-- pictures/s: medians over the rounds of all cores together.
+- images/s: medians over the rounds of all cores together.
 - ratio: ours / theirs, median of the ratios of each round; above 1, ours is faster.
 - spread: smallest and largest ratio among the rounds. A row whose spread includes 1 shows no winner.
 
-The pictures are made by scripts/bench/photo_like.py; --photos keeps them for the next time, and --data times a folder of
+The images are made by scripts/bench/photo_like.py; --photos keeps them for the next time, and --data times a folder of
 your own instead. OpenCV: `pip install opencv-python-headless`.
 """
 
@@ -42,11 +42,11 @@ from photo_like import KINDS, make
 BATCH = 64
 
 
-# The peers. Each gives the seconds of every pass over the folder.
+# The peers. Each returns the seconds of every pass over the folder.
 
 
 def timed_passes(one_pass, passes: int) -> list[float]:
-    """The first pass is not counted: it brings files and workers into memory."""
+    """The first pass is not timed: it loads files and workers into memory."""
     one_pass()
     times = []
     for _ in range(passes):
@@ -65,7 +65,7 @@ def torchvision_passes(folder: str, side: int, cores: int, passes: int) -> list[
     data = datasets.ImageFolder(folder, transforms.Compose(steps))
     workers = {"num_workers": cores, "persistent_workers": True} if cores > 1 else {}
     loader = torch.utils.data.DataLoader(data, batch_size=BATCH, **workers)
-    return timed_passes(lambda: [pictures for pictures, _ in loader], passes)
+    return timed_passes(lambda: [images for images, _ in loader], passes)
 
 
 def opencv_read(job: tuple) -> int:
@@ -74,12 +74,12 @@ def opencv_read(job: tuple) -> int:
     cv2.setNumThreads(0)
     paths, side = job
     for path in paths:
-        picture = cv2.imread(path)
-        height, width = picture.shape[:2]
+        image = cv2.imread(path)
+        height, width = image.shape[:2]
         crop = min(height, width)
         top, left = (height - crop + 1) // 2, (width - crop + 1) // 2
-        picture = picture[top : top + crop, left : left + crop]
-        cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+        image = image[top : top + crop, left : left + crop]
+        cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     return len(paths)
 
 
@@ -96,7 +96,7 @@ PEERS = {"torchvision": torchvision_passes, "opencv": opencv_passes}
 
 
 def peer_main(words: list[str]) -> None:
-    """What a process of its own runs: name, folder, side, cores, passes."""
+    """The body of a peer's process; `words`: name, folder, side, cores, passes."""
     name, folder, side, cores, passes = words
     print(json.dumps(PEERS[name](folder, int(side), int(cores), int(passes))))
 
@@ -114,7 +114,7 @@ def measure_ours(ddpm: Path, folder: Path, side: int, cores: int, passes: int) -
     command += ["--threads", cores, "--device", "cpu", "--warmup", 1, "--iters", passes]
     report = json.loads(call(command))
     if report["skipped"]:
-        raise Failure(f"ddpm could not read {report['skipped']} of the pictures in {folder}")
+        raise Failure(f"ddpm could not read {report['skipped']} of the images in {folder}")
     return report["ms_median"] / 1e3
 
 
@@ -155,15 +155,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--cores", nargs="+", type=positive, default=sorted({1, cores}), help="default: 1 and all")
     parser.add_argument("--rounds", type=positive, default=5, help="turns of each program per row; default: 5")
     parser.add_argument("--passes", type=positive, default=1, help="timed passes a round; default: 1")
-    parser.add_argument("--share", type=float, default=1.0, help="of the usual number of pictures; default: 1")
-    parser.add_argument("--photos", type=Path, metavar="DIR", help="keep the made pictures here")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="time this folder: a folder for each class, as torchvision has it")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the usual number of images; default: 1")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="make the images here and keep them")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="time this folder, which has a folder for each class, as torchvision requires")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all numbers")
     return parser.parse_args()
 
 
 def folders(args: argparse.Namespace, work: Path):
-    """Name and folder of each set of pictures."""
+    """Name and folder of each set of images."""
     if args.data:
         yield args.data.name, args.data.absolute()
         return
@@ -176,11 +176,11 @@ def run(args: argparse.Namespace, work: Path) -> None:
     ddpm, peers = find_ddpm(), ["torchvision", "opencv"]
     if not has_opencv():
         peers.remove("opencv")
-        print("no OpenCV in this Python, so it is left out", file=sys.stderr)
+        print("this Python has no OpenCV, so it is left out", file=sys.stderr)
     date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     command = shlex.join(["scripts/bench/bench_decode.py", *sys.argv[1:]])
     print(f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores; {date}; `{command}`\n")
-    print("| pictures/s | ours | " + " | ".join(f"{name} | ratio | spread" for name in peers) + " |")
+    print("| images/s | ours | " + " | ".join(f"{name} | ratio | spread" for name in peers) + " |")
     print("| --- | ---: | " + " | ".join(["---: | ---: | ---:"] * len(peers)) + " |", flush=True)
     rows = []
     for kind, folder in folders(args, work):

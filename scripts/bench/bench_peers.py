@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Times ddpm against the programs a user would pick instead, each on its own network, and prints a Markdown table.
+"""Times ddpm against diffusers and denoising-diffusion-pytorch, each on its own network; prints a Markdown table.
 
     python scripts/bench/bench_peers.py [flags]       # DDPM_BIN names a built ddpm, PYTHON a Python with the packages
 
 diffusers: UNet2DModel of `google/ddpm-cifar10-32` with the loop of its unconditional training example (AdamW, clipping to
 length 1, EMAModel); against --preset ddpm-cifar10. denoising-diffusion-pytorch: Unet and Trainer's loop as its README has
-them (Adam, clipping, its average every tenth step); against --preset lucidrains. Both sides have the same network, batch,
-threads and precision, and run by turns in processes of their own; pictures are in memory on both sides. Saving and logging are
+them (Adam, clipping, its EMA every tenth step); against --preset lucidrains. Both sides have the same network, batch,
+threads and precision, and run in turn in processes of their own; images are in memory on both sides. Saving and logging are
 left out on both. How to read the columns: scripts/bench/bench.py.
 """
 
@@ -22,7 +22,7 @@ from datetime import datetime
 
 from bench import Failure, call, cpu_name, cuda_name, find_ddpm, find_python, positive, table_row
 
-PICTURES = 256
+IMAGES = 256
 PEERS = {"diffusers": "ddpm-cifar10", "lucidrains": "lucidrains"}
 BATCHES = {"cpu": {"diffusers": 4, "lucidrains": 2}, "cuda": {"diffusers": 128, "lucidrains": 32}}
 ITERS = {"cpu": 3, "cuda": 30}
@@ -30,10 +30,10 @@ WARMUP = {"cpu": 1, "cuda": 5}
 
 
 def pixels(size: int, device: str):
-    """Pictures in 0..1."""
+    """Images in 0..1."""
     import torch
 
-    return torch.rand(PICTURES, 3, size, size, device=device)
+    return torch.rand(IMAGES, 3, size, size, device=device)
 
 
 def diffusers_steps(args: argparse.Namespace) -> tuple:
@@ -82,7 +82,7 @@ def diffusers_steps(args: argparse.Namespace) -> tuple:
     ema = EMAModel(net.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
 
     def train() -> None:
-        clean = data[torch.randint(0, PICTURES, (args.batch,), device=args.device)]
+        clean = data[torch.randint(0, IMAGES, (args.batch,), device=args.device)]
         if args.channels_last:
             clean = clean.contiguous(memory_format=torch.channels_last)
         noise = torch.randn_like(clean)
@@ -132,7 +132,7 @@ def lucidrains_steps(args: argparse.Namespace) -> tuple:
     ema = EMA(diffusion, beta=0.995, update_every=10).to(args.device)
 
     def train() -> None:
-        batch = data[torch.randint(0, PICTURES, (args.batch,), device=args.device)]
+        batch = data[torch.randint(0, IMAGES, (args.batch,), device=args.device)]
         with autocast:
             loss = diffusion(batch)
             loss.item()

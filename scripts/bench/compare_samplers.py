@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Measures how near each solver comes to the pictures of all T steps, and prints a Markdown table.
+"""Measures the distance of each solver's images from those of all T steps; prints a Markdown table.
 
     .venv/bin/python scripts/bench/compare_samplers.py runs/NAME [flags]
 
-Every picture starts from the same x_T whatever the sampler, so a solver without noise has a right answer: where DDIM with
-all T steps leads. A row is a solver and a spacing, a number the root mean square distance of the pixels from that
-answer, in [-1, 1] (2 / 255 = 0.0078 is one grey level), over all pictures. Evaluations are how often the network is asked,
-which is what sampling costs: one a step, but two for heun save the last. The best spacing of each solver and number of
+All samplers start from the same x_T, so a solver without noise has a right answer: the result of DDIM with all T steps.
+A row is a solver and a spacing; a number is the root mean square distance of the pixels from that
+answer, in [-1, 1] (2 / 255 = 0.0078 is one grey level), over all images. Evaluations of the network are the cost of
+sampling: one a step, but two for heun except at the last. The best spacing of each solver and number of
 steps is bold.
 
-With --check-answer the last line says how far the answer itself is from heun's with all T steps, which is of second order:
-differences smaller than that tell nothing about which solver is better.
+With --check-answer the last line is the distance of the answer itself from heun's with all T steps, which is of second
+order: smaller differences do not show which solver is better.
 
-Samplers with noise (ddpm, ddim with --eta, analytic, dpmpp-2m-sde) lead elsewhere by nature and are not compared.
+Samplers with noise (ddpm, ddim with --eta, analytic, dpmpp-2m-sde) end at other images by nature and are not compared.
 """
 
 import argparse
@@ -43,18 +43,18 @@ def arguments() -> argparse.Namespace:
     default = Path(os.environ.get("DDPM", ROOT / "target" / "release" / "ddpm"))
     parser.add_argument("checkpoint", type=Path, help="checkpoint, weights file or run folder")
     parser.add_argument("--ddpm", type=Path, default=default, help="the program; default: $DDPM, else %(default)s")
-    parser.add_argument("-n", "--number", type=int, default=32, metavar="N", help="pictures; default: %(default)s")
+    parser.add_argument("-n", "--number", type=int, default=32, metavar="N", help="images; default: %(default)s")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 50], metavar="N", help="numbers of steps")
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=list(SOLVERS), metavar="S")
     parser.add_argument("--spacings", nargs="+", choices=SPACINGS, default=list(SPACINGS), metavar="S")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clip-x0", choices=("true", "false"), help="default: as the model's settings say")
+    parser.add_argument("--clip-x0", choices=("true", "false"), help="default: as in the model's settings")
     parser.add_argument("--check-answer", action="store_true", help="compare the answer with heun's; 2 T evaluations")
     return parser.parse_args()
 
 
-class Pictures:
-    """Samples pictures of one checkpoint, all from the same x_T."""
+class Images:
+    """Samples images of one checkpoint, all from the same x_T."""
 
     def __init__(self, args: argparse.Namespace, folder: Path):
         self.file = folder / "pictures.safetensors"
@@ -94,19 +94,19 @@ def main() -> None:
         sys.exit(f"compare_samplers: no program at {args.ddpm}; build it with cargo build --release, or give --ddpm")
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="samplers-") as folder:
-        pictures = Pictures(args, Path(folder))
-        wanted = pictures.of(*SOLVERS["ddim"], *ALL_STEPS)
+        images = Images(args, Path(folder))
+        wanted = images.of(*SOLVERS["ddim"], *ALL_STEPS)
         print(f"| solver | spacing | evaluations | {' | '.join(f'{n} steps' for n in args.steps)} |")
         print(f"| --- | --- | --- |{' ---: |' * len(args.steps)}")
         for solver in args.solvers:
             errors = {}
             for spacing in args.spacings:
-                ours = (pictures.of(*SOLVERS[solver], "--steps", n, "--spacing", spacing) for n in args.steps)
-                errors[spacing] = [rms(picture, wanted) for picture in ours]
+                ours = (images.of(*SOLVERS[solver], "--steps", n, "--spacing", spacing) for n in args.steps)
+                errors[spacing] = [rms(image, wanted) for image in ours]
             print_solver(solver, errors, args.steps)
-        print(f"\n{args.number} pictures, {time.monotonic() - start:.0f} s")
+        print(f"\n{args.number} images, {time.monotonic() - start:.0f} s")
         if args.check_answer:
-            apart = rms(pictures.of(*SOLVERS["heun"], *ALL_STEPS), wanted)
+            apart = rms(images.of(*SOLVERS["heun"], *ALL_STEPS), wanted)
             print(f"ddim and heun with all T steps: {apart:.4f} apart")
 
 

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""How time and memory grow with the batch, the size of the pictures and their number; prints Markdown tables.
+"""Measures how time and memory grow with batch, image size and number of images; prints Markdown tables.
 
-    .venv/bin/python scripts/bench/growth.py [--only batch size pictures] [--device cpu] [--ddpm target/release/ddpm]
+    .venv/bin/python scripts/bench/growth.py [--only batch size images] [--device cpu] [--ddpm target/release/ddpm]
 
 The network is that of the demo preset, in f32. Each figure comes from a process of its own; times of steps are medians
-of --rounds rounds that go through all rows by turns, so that a busy minute does not fall on one row alone.
+of --rounds rounds, each through all rows, so that a busy minute does not affect one row only.
 
 - batch, size: one training step and one sampling step (`ddpm bench`) and the largest memory of the process (on CUDA:
-  of tensors). "a picture", "a pixel": the step's time divided by what should be in proportion to it, and memory above
-  that of the smallest row likewise. Columns that stay level say that cost is linear.
-- pictures: `ddpm train --data DIR --cache FILE` up to its first step, with nothing cached ("first start") and again
-  ("next start"), then --steps steps of training, as the program reports them: seconds until the pictures are ready, and
-  the largest resident set. The folder has 1,000 drawn JPEG files of 64x64 pixels and as many hard links to them as it
-  takes. Resident memory counts pages of the cache file that were read, which the system may take back.
+  of tensors). Then time per image or pixel, and memory for each one more than in the smallest row. Where these columns
+  stay level, the cost is linear.
+- images: `ddpm train --data DIR --cache FILE` up to its first step, with nothing cached ("first start") and again
+  ("next start"), then --steps steps of training, as the program reports them: seconds until the images are ready, and
+  the largest resident set. The folder has 1,000 drawn JPEG files of 64x64 pixels and hard links to them
+  for the rest. Resident memory counts pages of the cache file that were read, which the system may take back.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BATCHES = [1, 2, 4, 8, 16, 32, 64]
 SIZES = [16, 32, 64, 128, 256]
 SIZE_BATCH = 2
-PICTURES = [1_000, 10_000, 100_000, 1_000_000]
+IMAGES = [1_000, 10_000, 100_000, 1_000_000]
 DRAWN = 1_000
 MIB = 2**20
 READY = re.compile(r"ready in ([\d.]+) s")
@@ -41,13 +41,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("DDPM_BIN", ROOT / "target" / "release" / "ddpm"))
     parser.add_argument("--ddpm", type=Path, default=default, help="the program; default: $DDPM_BIN, else %(default)s")
-    tables = ["batch", "size", "pictures"]
-    parser.add_argument("--only", nargs="+", choices=tables, default=tables, help="which tables; default: all")
+    tables = ["batch", "size", "images"]
+    parser.add_argument("--only", nargs="+", choices=tables, default=tables, help="tables to print; default: all")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=3, help="training steps after each start; default: %(default)s")
-    parser.add_argument("--most", type=int, default=PICTURES[-1], help="pictures at most; default: %(default)s")
-    parser.add_argument("--folder", type=Path, help="where to put pictures and caches; default: a temporary one")
+    parser.add_argument("--most", type=int, default=IMAGES[-1], help="largest number of images; default: %(default)s")
+    parser.add_argument("--folder", type=Path, help="folder for images and caches; default: a temporary one")
     return parser.parse_args()
 
 
@@ -66,7 +66,8 @@ def steps_table(args: argparse.Namespace, unit: str, rows: list[tuple[int, int, 
             print(f"round {index + 1} of {args.rounds}: size {row[1]}, batch {row[2]}", file=sys.stderr, flush=True)
             for what, found in measured[row].items():
                 found.append(bench(args, what, row[1], row[2]))
-    print(f"| size | batch | train step, ms | us a {unit} | memory, MiB | KiB a {unit} more | sample step, ms | us a {unit} |")
+    per = {"image": "an image", "pixel": "a pixel"}[unit]
+    print(f"| size | batch | train step, ms | us {per} | memory, MiB | KiB for another {unit} | sample step, ms | us {per} |")
     print("| ---: " * 8 + "|")
     least = min(run["peak_bytes"] for run in measured[rows[0]]["train"])
     for row in rows:
@@ -96,7 +97,7 @@ def link(folder: Path, start: int, end: int) -> None:
 
 
 def start(args: argparse.Namespace, data: Path, cache: Path) -> tuple[float, float, float]:
-    """Seconds until pictures are ready, largest resident set in MiB, and seconds of the whole run."""
+    """Seconds until images are ready, largest resident set in MiB, and seconds of the whole run."""
     with tempfile.TemporaryDirectory(dir=cache.parent) as run:
         command = [args.ddpm, "train", "--preset", "demo", "--data", data, "--cache", cache, "--run", Path(run) / "run"]
         command += ["--steps", args.steps, "--sample-every", 0, "--device", args.device, "--precision", "f32"]
@@ -109,15 +110,15 @@ def start(args: argparse.Namespace, data: Path, cache: Path) -> tuple[float, flo
         return float(ready[1]), usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
 
 
-def pictures_table(args: argparse.Namespace, folder: Path) -> None:
-    data = folder / "pictures"
+def images_table(args: argparse.Namespace, folder: Path) -> None:
+    data = folder / "images"
     data.mkdir()
     draw(data)
-    print("| pictures | cache, MiB | first start, s | us a picture | memory, MiB | next start, s | us a picture | memory, MiB |")
+    print("| images | cache, MiB | first start, s | us an image | memory, MiB | next start, s | us an image | memory, MiB |")
     print("| ---: " * 8 + "|")
     there = DRAWN
-    for count in [n for n in PICTURES if n <= args.most]:
-        print(f"{count} pictures", file=sys.stderr, flush=True)
+    for count in [n for n in IMAGES if n <= args.most]:
+        print(f"{count} images", file=sys.stderr, flush=True)
         link(data, there, count)
         there = count
         cache = folder / "cache"
@@ -133,12 +134,12 @@ def pictures_table(args: argparse.Namespace, folder: Path) -> None:
 def main() -> None:
     args = arguments()
     if "batch" in args.only:
-        steps_table(args, "picture", [(batch, 32, batch) for batch in BATCHES])
+        steps_table(args, "image", [(batch, 32, batch) for batch in BATCHES])
     if "size" in args.only:
         steps_table(args, "pixel", [(SIZE_BATCH * size * size, size, SIZE_BATCH) for size in SIZES])
-    if "pictures" in args.only:
+    if "images" in args.only:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            pictures_table(args, Path(folder))
+            images_table(args, Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Holds the memory that `ddpm train` says it will take against what it takes, for every preset, on CPU.
+"""Compares the memory estimate of `ddpm train` with the memory it uses, for every preset, on CPU.
 
     .venv/bin/python scripts/bench/memory.py [--presets NAME ...] [--batches N ...] [--precision f32]
                                       [--ddpm target/release/ddpm]
 
-Each row is a run of three steps on eight built-in pictures in a folder of its own, with a checkpoint after every
-step, so that what is held for one overlaps with the next step. Columns:
+Each row is a run of three steps on eight built-in images in a folder of its own, with a checkpoint after every
+step, so that its memory overlaps with that of the next step. Columns:
 
-- estimate: what the program says before its first step, of the whole process
-- truth: the largest resident set of the process (getrusage), libraries included
-- ratio: estimate / truth
-- above libraries: the same ratio after what a process has that only loads libtorch is taken from both
+- estimate: printed by the program before its first step, of the whole process
+- measured: the largest resident set of the process (getrusage), libraries included
+- ratio: estimate / used
+- above libraries: the same ratio, with the memory of a process that only loads libtorch subtracted from both
 
 Fails if a ratio is not within 20 %. Rows whose estimate is above --limit are left out.
 """
@@ -25,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = {"B": 1 / 2**20, "KiB": 1 / 2**10, "MiB": 1, "GiB": 2**10, "TiB": 2**20}
+PRESETS = re.compile(r"\[possible values: ([^\]]+)\]")
 ESTIMATE = re.compile(r"about ([\d.]+) (\w+) of memory")
 
 
@@ -40,13 +41,13 @@ def arguments() -> argparse.Namespace:
 
 
 def presets(ddpm: Path) -> list[str]:
-    text = subprocess.run([ddpm, "train", "--help"], check=True, capture_output=True, text=True).stdout
-    _, listed = text.split("--preset <PRESET>", 1)
-    return re.findall(r"^ +- ([\w-]+):", listed.split("--config", 1)[0], re.MULTILINE)
+    """The names that the error about an unknown preset lists."""
+    error = subprocess.run([ddpm, "train", "--preset", "unknown"], capture_output=True, text=True).stderr
+    return PRESETS.search(error)[1].split(", ")
 
 
 def peak(command: list[str], limit: float) -> tuple[float | None, float | None]:
-    """The estimate, if any, and the largest resident set, in MiB; no truth if the estimate is above the limit."""
+    """The estimate, if any, and the largest resident set, in MiB; the latter is None if the estimate is above the limit."""
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         estimate = None
@@ -72,7 +73,7 @@ def main() -> None:
         sys.exit(f"memory: no program at {args.ddpm}; build it with cargo build --release, or give --ddpm")
     _, libraries = peak([args.ddpm, "completions", "bash"], args.limit)
     print(f"MiB; a process that only loads libtorch: {libraries:.0f}\n")
-    print("| preset | microbatch | estimate | truth | ratio | above libraries |")
+    print("| preset | microbatch | estimate | measured | ratio | above libraries |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
     failures = []
     for preset in args.presets or presets(args.ddpm):
@@ -81,12 +82,12 @@ def main() -> None:
                 flags = f"--batch {batch} --steps 3 --save-every 1 --keep 1 --sample-every 0 --builtin-images 8"
                 command = [args.ddpm, "train", "--preset", preset, *flags.split()]
                 command += ["--device", "cpu", "--precision", args.precision]
-                estimate, truth = peak([*command, "--run", f"{folder}/run"], args.limit)
-            if truth is None:
+                estimate, used = peak([*command, "--run", f"{folder}/run"], args.limit)
+            if used is None:
                 print(f"| {preset} | {batch} | {estimate:.0f} | above --limit | | |", flush=True)
                 continue
-            ratio, above = estimate / truth, (estimate - libraries) / (truth - libraries)
-            print(f"| {preset} | {batch} | {estimate:.0f} | {truth:.0f} | {ratio:.2f} | {above:.2f} |", flush=True)
+            ratio, above = estimate / used, (estimate - libraries) / (used - libraries)
+            print(f"| {preset} | {batch} | {estimate:.0f} | {used:.0f} | {ratio:.2f} | {above:.2f} |", flush=True)
             if abs(ratio - 1) > 0.2:
                 failures.append(f"{preset} {batch}: {ratio:.2f}")
     if failures:

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Makes folders of photo-like pictures, for timing decoders: the same files wherever it runs with the same libraries.
+"""Makes folders of photo-like images, for timing decoders: the same files on every machine with the same libraries.
 
     .venv/bin/python scripts/bench/photo_like.py DIR [--share 1.0]
 
-A picture is a sum of what makes photographs cost what they do: large shapes with sharp edges, textures whose power
+An image is a sum of the things that make photographs slow to decode: large shapes with sharp edges, textures whose power
 falls with frequency as that of natural scenes does, and the noise of a sensor, stronger in some parts than in others.
-At quality 90 that gives 1.4 to 3 bits a pixel, as cameras and face data sets have.
+At quality 90 that is 1.4 to 3 bits a pixel, as in files of cameras and face data sets.
 
-A folder a kind: see KINDS. JPEG at quality 90 with halved colour (4:2:0), as most are; PNG with Pillow's usual effort.
+There is one folder per kind, see KINDS. JPEG at quality 90 with halved colour (4:2:0), as most are; PNG with Pillow's usual effort.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from PIL import Image
 
 SEED = 20260
 
-# Name of the folder: width, height, ending, how many.
+# Name of the folder: width, height, suffix, number of files.
 KINDS = {
     "jpeg-178x218": (178, 218, "jpg", 400),  # as CelebA's
     "jpeg-512x512": (512, 512, "jpg", 200),
@@ -55,19 +55,19 @@ def shapes(rng: np.random.Generator, height: int, width: int, count: int = 12) -
 
 def photo(rng: np.random.Generator, height: int, width: int) -> Image.Image:
     light, colour = texture(rng, height, width), texture(rng, height, width)
-    picture = shapes(rng, height, width)
-    picture += 22 * light[:, :, None] + 8 * colour[:, :, None] * np.array([1, -0.3, -1], np.float32)
+    image = shapes(rng, height, width)
+    image += 22 * light[:, :, None] + 8 * colour[:, :, None] * np.array([1, -0.3, -1], np.float32)
     # Rough in some parts and smooth in others, as skin beside hair.
     roughness = np.clip(0.5 + 1.5 * texture(rng, height, width), 0, 6)
-    picture += roughness[:, :, None] * rng.standard_normal((height, width, 1), np.float32)
-    picture += 0.8 * rng.standard_normal((height, width, 3), np.float32)
-    return Image.fromarray(np.clip(picture + 0.5, 0, 255).astype(np.uint8))
+    image += roughness[:, :, None] * rng.standard_normal((height, width, 1), np.float32)
+    image += 0.8 * rng.standard_normal((height, width, 3), np.float32)
+    return Image.fromarray(np.clip(image + 0.5, 0, 255).astype(np.uint8))
 
 
 def make(folder: Path, kind: str, share: float = 1.0) -> Path:
-    """Writes the pictures of one kind unless they are there; returns their folder."""
+    """Writes the images of one kind unless they are there; returns their folder."""
     width, height, ending, count = KINDS[kind]
-    out = folder / kind / "all"  # torchvision wants a folder for each class
+    out = folder / kind / "all"  # torchvision requires a folder for each class
     out.mkdir(parents=True, exist_ok=True)
     for number in range(max(2, round(count * share))):
         path = out / f"{number:04}.{ending}"
@@ -82,7 +82,7 @@ def make(folder: Path, kind: str, share: float = 1.0) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--share", type=float, default=1.0, help="of the usual number of pictures; default: %(default)s")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the usual number of images; default: %(default)s")
     args = parser.parse_args()
     for kind, (width, height, _, _) in KINDS.items():
         files = list(make(args.folder, kind, args.share).glob("*/*"))

@@ -3,9 +3,9 @@
 
     .venv/bin/python scripts/bench/precision.py [--steps 2000] [--seed N] [--chance] [--device cpu] [--threads N] [ddpm]
 
-Both runs have the same pictures, order, time steps and noise. With --chance the second run is in f32 too, and its
-learning rate a millionth larger: how far runs part by chance that begin as good as alike. The held-out loss is the mean
-of 100 steps in f32 at no learning rate, from the averaged weights, on faces drawn with another seed: the same for both.
+Both runs have the same images, order, time steps and noise. With --chance the second run is in f32 too, with a
+learning rate larger by a millionth: it shows how far two nearly equal runs diverge by chance. The held-out loss is the
+mean of 100 steps in f32 with no learning rate to speak of, from the EMA weights, on faces drawn with another seed.
 """
 
 import argparse

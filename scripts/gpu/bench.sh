@@ -4,7 +4,7 @@
 #
 #   scripts/gpu/bench.sh            DDPM_BIN and PYTHON as in scripts/bench/bench.sh
 #
-# How to read a row: the header of scripts/bench/bench.py. Ends before 9 minutes are over; what was not reached then is missing.
+# How to read a row: the header of scripts/bench/bench.py. Ends within 9 minutes; rows not reached by then are missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}

@@ -7,12 +7,11 @@
 # Needs a Python ($PYTHON, else python3) with torch 2.11 for CUDA, numpy, safetensors and packaging, whose
 # libtorch ddpm then uses too. Without DDPM_BIN it builds ddpm with cargo.
 #
-# Every part runs, whatever happened to those before it; each ends in "ok" or "FAILED". The exit code is
-# 0 only if all are ok. The table of the last part is explained in scripts/bench/bench.py.
+# Every part runs, also after a failed one, and ends in "ok" or "FAILED". The exit code is 0 only if all are ok. The table of the last part is explained in scripts/bench/bench.py.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${PYTHON:-python3}
-deadline=525 # seconds after which nothing is begun or goes on
+deadline=525 # seconds, after which nothing starts or continues
 
 fail() {
     printf 'gpu/check: %s\n' "$@" >&2
@@ -34,7 +33,7 @@ if [[ -z ${DDPM_BIN:-} ]]; then
     (cd "$root" && LIBTORCH=$torch cargo build --release) >&2 || fail "the build failed"
     DDPM_BIN=$(cd "$root" && realpath "${CARGO_TARGET_DIR:-target}/release/ddpm")
 fi
-[[ -x $DDPM_BIN ]] || fail "DDPM_BIN is '$DDPM_BIN', which is no program"
+[[ -x $DDPM_BIN ]] || fail "DDPM_BIN is '$DDPM_BIN', which is not a program"
 ddpm=$(realpath "$DDPM_BIN")
 export DDPM_BIN=$ddpm PYTHON=$python LD_LIBRARY_PATH=$torch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 
@@ -55,7 +54,7 @@ limit() {
     }
 }
 
-# quietly COMMAND...: shows what it said only if it fails.
+# quietly COMMAND...: shows its output only if it fails.
 quietly() {
     "$@" >"$work/log" 2>&1 || {
         local status=$?
@@ -103,7 +102,7 @@ import json, statistics, sys
 lines = [json.loads(line) for line in open(sys.argv[1])]
 loss = [line["loss"] for line in lines]
 if [line["step"] for line in lines] != list(range(1, 61)):
-    sys.exit(f"metrics.jsonl has {len(lines)} lines, want steps 1 to 60 once each")
+    sys.exit(f"metrics.jsonl has {len(lines)} lines, expected steps 1 to 60 once each")
 first, fiftieth, last = (statistics.mean(part) for part in (loss[:5], loss[45:50], loss[50:]))
 print(f"mean loss of steps 1-5: {first:.1f}, 46-50: {fiftieth:.1f}, resumed 51-60: {last:.1f}")
 if not (fiftieth < first and last < first):
@@ -111,7 +110,8 @@ if not (fiftieth < first and last < first):
 PYTHON
 }
 
-# With --deterministic a resumed run ends with the bytes of one that never stopped; what that and a checkpoint cost.
+# With --deterministic a resumed run must end with the bytes of one that never stopped; prints the cost of that and of a
+# checkpoint.
 resume() {
     local steps
     for steps in 60 30; do
@@ -119,13 +119,13 @@ resume() {
             --steps $steps --run "$work/resume$steps"
     done
     quietly limit 60 "$ddpm" train --deterministic --device cuda --steps 60 --run "$work/resume30"
-    cmp "$work"/resume{60,30}/checkpoints/step-00000060.safetensors && echo "- the same bytes after a resume"
+    cmp "$work"/resume{60,30}/checkpoints/step-00000060.safetensors && echo "- a resumed run ends with the same bytes"
     local flag
     for flag in "" --deterministic; do
         quietly limit 60 "$ddpm" train --preset celebahq128 $flag --save-every 10 --sample-every 0 --device cuda \
             --builtin-images 256 --steps 30 --run "$work/cost$flag"
         echo "- celebahq128 ${flag:-as usual}: $(sed -n 's/.*"images_per_sec":\([0-9.]*\).*/\1/p' \
-            "$work/cost$flag/metrics.jsonl" | tail -n 1) img/s; $(grep -o 'held a step up .*' "$work/log" || echo 'no stall')"
+            "$work/cost$flag/metrics.jsonl" | tail -n 1) img/s; $(grep -o 'longest pause for a checkpoint.*' "$work/log" || echo 'no stall')"
         rm -r "$work/cost$flag"
     done
 }
@@ -141,7 +141,7 @@ import json, sys
 line = next(l for l in open(sys.argv[2]) if l.startswith("{"))
 result = json.loads(line)
 peak = result["peak_bytes"] / 2**30
-print(f"- {sys.argv[1]}: peak {peak:.2f} GiB (want < 24), batch {result['batch']}, {result['ms_median']:.1f} ms a step")
+print(f"- {sys.argv[1]}: peak {peak:.2f} GiB (must be < 24), batch {result['batch']}, {result['ms_median']:.1f} ms a step")
 sys.exit(not 0 < peak < 24)
 PYTHON
     done
@@ -160,7 +160,7 @@ echo "# ddpm on a GPU"
 part "Doctor" doctor
 part "Same numbers on CUDA, CPU and in PyTorch" parity
 part "Training and resuming on CUDA" train
-part "Exact resume, and what it and checkpoints cost" resume
+part "Exact resume, and the cost of it and of checkpoints" resume
 part "Memory of training celebahq128 at batch 64" memory
 part "Speed against PyTorch" bench
 

@@ -3,8 +3,8 @@
 
     python scripts/gpu/parity.py DDPM RUN      # the binary, and a run folder or checkpoint
 
-The network runs on random x and t in full f32 everywhere. Each line is the largest difference between
-two of the outputs, relative to the largest value; more than 1e-4 fails.
+All three run the network in full f32 on the same random x and t. Each line is the largest difference between
+two outputs, relative to the largest value; more than 1e-4 fails.
 """
 
 import argparse
@@ -23,7 +23,7 @@ except ImportError as error:
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
 from unet import UNet  # noqa: E402
 
-WANT = 1e-4
+AT_MOST = 1e-4
 
 
 def main() -> None:
@@ -66,14 +66,14 @@ def main() -> None:
         reference = model(x.to(args.device), t.to(args.device)).cpu()
 
     failed = False
-    print("| compared | largest difference | relative | want | |\n| --- | ---: | ---: | ---: | --- |")
+    print("| compared | largest difference | relative | at most | |\n| --- | ---: | ---: | ---: | --- |")
     for other, out in [(f"PyTorch {args.device}", reference), ("ddpm cpu", ours_cpu)]:
         difference = (ours - out).abs().max().item()
         relative = difference / out.abs().max().item()
-        ok = relative <= WANT  # false for nan too
+        ok = relative <= AT_MOST  # false for nan too
         failed |= not ok
         verdict = "ok" if ok else "FAILED"
-        print(f"| ddpm {args.device}, {other} | {difference:.2e} | {relative:.2e} | {WANT:.0e} | {verdict} |")
+        print(f"| ddpm {args.device}, {other} | {difference:.2e} | {relative:.2e} | {AT_MOST:.0e} | {verdict} |")
     sys.exit(1 if failed else 0)
 
 

@@ -4,13 +4,13 @@
     python scripts/parity/check_peers.py [--ddpm target/release/ddpm] [--only GROUP ...]
 
     shapes      diffusers' UNet2DModel in many shapes and file layouts: predictions, and export back
-    pictures    diffusers' schedulers: pictures from the same noise, DDPM and DDIM from our exported folder
-    lucidrains  denoising-diffusion-pytorch: predictions, pictures, and export back
+    images      diffusers' schedulers: images from the same noise, DDPM and DDIM from our exported folder
+    lucidrains  denoising-diffusion-pytorch: predictions, images, and export back
     families    pesser, w86763777, improved and guided diffusion: predictions and round trips, by reference_nets
     stored      weights/peers: predictions and round trips
 
 Networks are small, random and new, with fixed seeds; nothing is downloaded. The packages are in
-scripts/requirements.txt. `refuses or agrees` marks what `ddpm` need not support: an error passes, a wrong answer fails.
+scripts/requirements.txt. `refuses or agrees` marks cases that `ddpm` need not support: an error passes, a wrong answer fails.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import torch
 from peers.checking import Ddpm, Table
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUPS = ("shapes", "pictures", "lucidrains", "families", "stored")
+GROUPS = ("shapes", "images", "lucidrains", "families", "stored")
 
 
 def arguments() -> argparse.Namespace:
@@ -39,14 +39,14 @@ def arguments() -> argparse.Namespace:
 
 
 def check(groups: list[str], table: Table, ddpm: Ddpm, peers: Path) -> None:
-    """Imports each group's packages only when it is asked for."""
-    if "shapes" in groups or "pictures" in groups:
-        from peers.diffusers_cases import check_pictures, check_shapes
+    """Runs the groups, and imports the packages of these only."""
+    if "shapes" in groups or "images" in groups:
+        from peers.diffusers_cases import check_images, check_shapes
 
         if "shapes" in groups:
             check_shapes(table, ddpm)
-        if "pictures" in groups:
-            check_pictures(table, ddpm)
+        if "images" in groups:
+            check_images(table, ddpm)
     if "lucidrains" in groups:
         from peers.lucidrains_cases import check_lucidrains
 

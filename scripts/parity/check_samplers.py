@@ -3,7 +3,7 @@
 
     .venv/bin/python scripts/parity/check_samplers.py [--ddpm target/release/ddpm] [--peers DIR]
 
-One small network of weights/peers, told to predict eps or v, the same noise and the same time steps on both sides: DDIM,
+One small network of weights/peers, used as a prediction of eps or v, with the same noise and time steps on both sides: DDIM,
 DPM-Solver++(2M) with and without noise, UniPC, Heun and DDPM with fewer steps, clipped and not. Conventions that differ
 are listed in scripts/parity/peers/sampler_cases.py. Nothing is downloaded.
 """

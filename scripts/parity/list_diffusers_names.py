@@ -3,7 +3,7 @@
 
     .venv/bin/python scripts/parity/list_diffusers_names.py plain >src/interop/testdata/diffusers_plain.txt
 
-It made the files diffusers_*.txt in src/interop/testdata. They say what diffusers calls the tensors of a network with the
+It made the files diffusers_*.txt in src/interop/testdata: diffusers' names for the tensors of networks with the
 settings of the other lists there, which list_state_dict.py made.
 """
 
@@ -18,7 +18,7 @@ SCALED = dict(out_channels=6, resnet_time_scale_shift="scale_shift", attn_norm_n
 SETTINGS = {
     "plain": SMALL,
     "improved": SMALL | SCALED,
-    # Only blocks with attention heed downsample_type and upsample_type.
+    # Only blocks with attention use downsample_type and upsample_type.
     "guided": SMALL | SCALED | dict(
         downsample_type="resnet", upsample_type="resnet",
         down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
@@ -31,7 +31,7 @@ SETTINGS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", choices=SETTINGS, help="which network")
+    parser.add_argument("settings", choices=SETTINGS, help="the network")
     settings = parser.parse_args().settings
     print(f"# scripts/parity/list_diffusers_names.py {settings}")
     for name, tensor in UNet2DModel(sample_size=32, **SETTINGS[settings]).state_dict().items():

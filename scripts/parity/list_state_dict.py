@@ -4,7 +4,7 @@
     .venv/bin/python scripts/parity/list_state_dict.py FILE.pt [KEY] >names.txt
 
 It made guided.txt, improved.txt, pesser.txt and w86763777.txt in src/interop/testdata; their first line, added by hand,
-says of which file.
+names the file.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", metavar="FILE.pt")
-    parser.add_argument("key", metavar="KEY", nargs="?", help="where in a larger dictionary it is, for example ema_model")
+    parser.add_argument("key", metavar="KEY", nargs="?", help="its key in a larger dictionary, for example ema_model")
     args = parser.parse_args()
     tensors = torch.load(args.file, map_location="cpu", weights_only=True)
     if args.key:

@@ -4,8 +4,8 @@
     python scripts/parity/make_goldens.py ORACLE_DIR OUT_DIR
 
 ORACLE_DIR holds the .npz files dumped from the original program and its input images. Every network
-tensor is converted to NCHW, RGB and contiguous norm groups (scripts/reference/keras_weights.py says how).
-What each file holds is in its metadata ("description") and in weights/README.md.
+tensor is converted to NCHW, RGB and contiguous norm groups (by scripts/reference/keras_weights.py).
+The contents of each file are described in its metadata ("description") and in weights/README.md.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import torch
 from safetensors.numpy import save
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
-from keras_weights import gau_to_ours, name_map, pictures_to_ours, regroup, to_ours  # noqa: E402
+from keras_weights import gau_to_ours, images_to_ours, name_map, regroup, to_ours  # noqa: E402
 from networks import build  # noqa: E402
 
 SOURCE = "Keras-DDPM (github.com/bojone/Keras-DDPM) run on TensorFlow 1.15.5, Keras 2.3.1, CPU"
@@ -100,7 +100,7 @@ class Oracle:
 def forward_and_gradients(oracle: Oracle) -> dict[str, np.ndarray]:
     given = oracle.load("forward")
     out = {f"w.{n}": a for n, a in oracle.weights.items()}
-    out |= {k: pictures_to_ours(given[k]) for k in ("x", "noise", "y")}
+    out |= {k: images_to_ours(given[k]) for k in ("x", "noise", "y")}
     out |= {"t": given["t"][:, 0], "loss": given["loss"].astype(np.float64).reshape(1)}
     out |= {f"grad.{n}": oracle.to_ours(n, a) for n, a in oracle.by_name("grads", "g/").items()}
     for name, sample in oracle.by_name("grads", "gsub/").items():
@@ -111,7 +111,7 @@ def forward_and_gradients(oracle: Oracle) -> dict[str, np.ndarray]:
 
 def trajectories(oracle: Oracle) -> dict[str, np.ndarray]:
     batches = oracle.load("batches")
-    out = {k: pictures_to_ours(batches[k]) for k in ("noisy", "noise")} | {"t": batches["t"][..., 0]}
+    out = {k: images_to_ours(batches[k]) for k in ("noisy", "noise")} | {"t": batches["t"][..., 0]}
     index = {n: oracle.sampled(n, TRAJECTORY_SAMPLES[oracle.model]) for n in oracle.weights}
     out |= {f"idx.{n}": i for n, i in index.items()}
     for mode in ("before", "after"):
@@ -170,14 +170,14 @@ def gau_parts(folder: Path) -> dict[str, np.ndarray]:
 
 def ddpm_short(folder: Path) -> dict[str, np.ndarray]:
     run = load(folder / "ddpm_sample_T20.npz")
-    pictures = ("z_T", "noise", "preclip_beta", "result_beta", "preclip_ratio", "result_ratio")
-    out = {k: pictures_to_ours(run[k]) for k in pictures}
+    images = ("z_T", "noise", "preclip_beta", "result_beta", "preclip_ratio", "result_ratio")
+    out = {k: images_to_ours(run[k]) for k in images}
     return out | {k.replace("sched/", ""): run[k] for k in run if k.startswith("sched/")}
 
 
 def ddpm_long(folder: Path) -> dict[str, np.ndarray]:
     run = load(folder / "ddpm_sample_T1000_segments.npz")
-    return {k: pictures_to_ours(run[k]) for k in ("z_in", "eps", "noise", "z_out")} | {"t": run["t"]}
+    return {k: images_to_ours(run[k]) for k in ("z_in", "eps", "noise", "z_out")} | {"t": run["t"]}
 
 
 def imread(folder: Path) -> dict[str, np.ndarray]:
@@ -217,8 +217,8 @@ def check_forward(oracle: Oracle) -> None:
     net.load_state_dict({n: torch.from_numpy(a.copy()) for n, a in oracle.weights.items()}, strict=True)
     given = oracle.load("forward")
     with torch.no_grad():
-        y = net(torch.from_numpy(pictures_to_ours(given["x"])), torch.from_numpy(given["t"][:, 0])).numpy()
-    print(f"{oracle.model}: forward max|diff| {np.abs(y - pictures_to_ours(given['y'])).max():.2g}")
+        y = net(torch.from_numpy(images_to_ours(given["x"])), torch.from_numpy(given["t"][:, 0])).numpy()
+    print(f"{oracle.model}: forward max|diff| {np.abs(y - images_to_ours(given['y'])).max():.2g}")
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes weights/golden/jpeg: one small picture as JPEG files of every kind that src/data/jpeg.rs takes or leaves.
+"""Makes weights/golden/jpeg: one small image as JPEG files of every kind that src/data/jpeg.rs distinguishes.
 
     .venv/bin/python scripts/parity/make_jpegs.py
 
@@ -34,11 +34,11 @@ def colour(x: int, y: int) -> tuple:
 
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    picture = Image.new("RGB", (WIDTH, HEIGHT))
-    picture.putdata([colour(x, y) for y in range(HEIGHT) for x in range(WIDTH)])
+    image = Image.new("RGB", (WIDTH, HEIGHT))
+    image.putdata([colour(x, y) for y in range(HEIGHT) for x in range(WIDTH)])
     for name, options in KINDS.items():
         mode = options.pop("mode", "RGB")
-        picture.convert(mode).save(OUT / name, quality=85, optimize=False, **options)
+        image.convert(mode).save(OUT / name, quality=85, optimize=False, **options)
 
 
 if __name__ == "__main__":

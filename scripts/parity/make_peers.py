@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Makes weights/peers: small random checkpoints in the file formats of six families, and what they compute.
+"""Makes weights/peers: small random checkpoints in the file formats of six programs, and the outputs of their networks.
 
     python scripts/parity/make_peers.py weights/peers
-    python scripts/parity/make_peers.py --against DIR    # only compares reference_nets with the families' own code
+    python scripts/parity/make_peers.py --against DIR    # only compares reference_nets with the programs' own code
 
 diffusers' and lucidrains' numbers come from their packages. pesser, w86763777, improved and guided diffusion
-are no packages: theirs come from peers/reference_nets.py. The same versions of torch and the packages give
-the same bytes again, but for the storages' names in pesser.ckpt: the legacy container names them by address.
-weights/peers/README.md says what is in each file.
+are not packages: theirs come from peers/reference_nets.py. The same versions of torch and the packages give
+the same bytes again, except for the storages' names in pesser.ckpt: the legacy container names them by address.
+weights/peers/README.md describes each file.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from peers import files
-from peers.drawing import diffusers_pictures, inputs, lucidrains_pictures, noise, randomize
+from peers.drawing import diffusers_images, inputs, lucidrains_images, noise, randomize
 from peers.reference_nets import OpenAiNet, PesserNet, W86Net
 
 SIZE = 16
@@ -52,7 +52,7 @@ class Maker:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, name: str, file: str, layout: str, hints: list[str], io: dict[str, Tensor]) -> None:
-        """Writes the numbers beside a checkpoint that is written already."""
+        """Writes the numbers beside a checkpoint that exists already."""
         package = {"diffusers": "diffusers", "lucidrains": "denoising-diffusion-pytorch"}.get(layout)
         versions = {p: version(p) for p in ("torch", package) if p}
         numbers = f"{name}.io.safetensors"
@@ -80,7 +80,7 @@ class Maker:
         z = noise(2, 20, (1, 3, SIZE, SIZE))
         io = computed(3, lambda x, t: unet(x, t).sample, 20)
         self.add(
-            "diffusers", "diffusers", "diffusers", [], io | {"noise": z, "pictures": diffusers_pictures(pipeline, z)}
+            "diffusers", "diffusers", "diffusers", [], io | {"noise": z, "pictures": diffusers_images(pipeline, z)}
         )
 
     def lucidrains(self) -> None:
@@ -100,7 +100,7 @@ class Maker:
         z = noise(13, steps, (1, 3, SIZE, SIZE))
         io = computed(14, ema.ema_model.model, steps)
         io["out_raw"] = computed(14, diffusion.model, steps)["out"]
-        io |= {"noise": z, "pictures": lucidrains_pictures(ema.ema_model, z)}
+        io |= {"noise": z, "pictures": lucidrains_images(ema.ema_model, z)}
         self.add("lucidrains", "lucidrains-model-1.pt", "lucidrains", ["--image-size", str(SIZE)], io)
 
     def pesser(self) -> None:
@@ -138,7 +138,7 @@ class Maker:
 
 
 def compare(folder: Path) -> None:
-    """reference_nets on checkpoints and outputs made with the families' own code."""
+    """reference_nets on checkpoints and outputs made with the programs' own code."""
     worst = 0.0
     for name, (file, make, entry) in AGAINST.items():
         weights = torch.load(folder / file, weights_only=True)

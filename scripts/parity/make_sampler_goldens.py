@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes the golden files of Keras-DDPM's samplers and picture programs to weights/golden/.
+"""Writes the golden files of Keras-DDPM's samplers and image programs to weights/golden/.
 
     python scripts/parity/make_sampler_goldens.py ORACLE_DIR OUT_DIR
 
-As make_goldens.py, which has the networks: pictures are converted to NCHW and RGB. Values before the final clip
+As make_goldens.py, which has the networks: images are converted to NCHW and RGB. Values before the final clip
 are kept as f32; what each file holds is in its metadata ("description") and in weights/README.md.
 """
 
@@ -11,15 +11,15 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from make_goldens import load, pictures_to_ours, write
+from make_goldens import load, images_to_ours, write
 
 
 def f32(array: np.ndarray) -> np.ndarray:
-    return pictures_to_ours(array).astype(np.float32)
+    return images_to_ours(array).astype(np.float32)
 
 
 def figure(array: np.ndarray) -> np.ndarray:
-    """A figure as it was written, HWC and BGR, as ours: CHW, RGB, u8."""
+    """A figure as written, HWC and BGR, in our layout: CHW, RGB, u8."""
     return np.moveaxis(array[..., ::-1], -1, 0)
 
 

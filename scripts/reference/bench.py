@@ -3,7 +3,7 @@
 
 A training step is everything a real one does: gather a batch from u8 pixels, normalise, draw t and eps,
 noise, forward, backward, optimizer, EMA, and reading the loss back. A sampling step is one reverse step
-for `train.batch` pictures, its noise included. An update is what a training step does with its gradients: their
+for `train.batch` images, its noise included. An update is the part of a training step after the gradients: their
 norm, optimizer and EMA.
 
 "peak_bytes" is the process's peak resident memory on a CPU (interpreter and libraries included) and
@@ -24,7 +24,7 @@ from diffusion import Diffusion
 from networks import build
 from train import Trainer, to_unit
 
-PICTURES = 256
+IMAGES = 256
 
 
 def train_step(config: dict, model: torch.nn.Module, memory_format: torch.memory_format) -> Callable[[int], float]:
@@ -34,11 +34,11 @@ def train_step(config: dict, model: torch.nn.Module, memory_format: torch.memory
     trainer = Trainer(model, diffusion, config["optim"])
     batch, accumulate = config["train"]["batch"], config["train"]["accumulate"]
     m = config["model"]
-    shape = (PICTURES, m["channels"], m["height"], m["width"])
+    shape = (IMAGES, m["channels"], m["height"], m["width"])
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
 
     def step(index: int) -> float:
-        chosen = torch.randint(0, PICTURES, (batch,), device=device)
+        chosen = torch.randint(0, IMAGES, (batch,), device=device)
         x_0 = to_unit(pixels[chosen]).contiguous(memory_format=memory_format)
         t = torch.randint(0, diffusion.timesteps, (batch,), device=device)
         loss = trainer.backward(x_0, t, torch.randn_like(x_0), accumulate)

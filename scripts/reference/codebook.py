@@ -1,4 +1,4 @@
-"""The codebooks of DDCM once more, after the recipe in src/sample/codebook.rs: the same bits, in NumPy.
+"""The codebooks of DDCM in NumPy, by the recipe in src/sample/codebook.rs: the same bits.
 
     .venv/bin/python scripts/reference/codebook.py SEED STEP INDEX COUNT
 

@@ -48,7 +48,7 @@ def make_betas(schedule: str, timesteps: int) -> np.ndarray:
 
 
 class Diffusion:
-    """The tables of one schedule, and what is computed from them.
+    """The tables of one schedule, and the process they define.
 
     `config` is the "diffusion" object of a run's JSON: timesteps, schedule, loss.
     """
@@ -82,7 +82,7 @@ class Diffusion:
     def loss(self, eps_hat: Tensor, eps: Tensor) -> Tensor:
         """The loss, in f32 even if the network ran in bfloat16.
 
-        "sum": squared error summed over each picture, mean over the batch. "mse": mean over all elements.
+        "sum": squared error summed over each image, mean over the batch. "mse": mean over all elements.
         """
         eps_hat = eps_hat.float()
         if self.loss_kind == "sum":
@@ -94,7 +94,7 @@ class Diffusion:
     def p_step(self, x_t: Tensor, t: int, eps_hat: Tensor, z: Tensor, sigma: str, clip_x0: bool) -> Tensor:
         """x_{t-1} from x_t, Ho et al. algorithm 2, except that noise is added at t = 0 too (as Keras-DDPM does).
 
-        `clip_x0` clips the picture implied by eps_hat to [-1, 1] and recomputes eps_hat from it.
+        `clip_x0` clips the image implied by eps_hat to [-1, 1] and recomputes eps_hat from it.
         All tensors [N, C, H, W]; `z` is standard normal; `sigma` is a key of `self.sigmas`.
         """
         signal, noise = self.sqrt_alphas_cumprod[t], self.sqrt_one_minus_alphas_cumprod[t]
@@ -119,14 +119,14 @@ class Diffusion:
         return x
 
 
-def picture_noise(seed: int, pictures: list[int], shape: tuple[int, int, int]) -> Callable[[int], Tensor]:
-    """The `draw` of `Diffusion.sample` for these picture indices; shape is (C, H, W).
+def image_noise(seed: int, images: list[int], shape: tuple[int, int, int]) -> Callable[[int], Tensor]:
+    """The `draw` of `Diffusion.sample` for these image indices; shape is (C, H, W).
 
-    Picture i has its own key, so it does not depend on which others are sampled with it.
+    Image i has its own key, so it does not depend on which others are sampled with it.
     """
 
     def one(i: int, k: int) -> Tensor:
         torch.manual_seed(key(key(seed, SAMPLE, i), 0, k))
         return torch.randn(shape)
 
-    return lambda k: torch.stack([one(i, k) for i in pictures])
+    return lambda k: torch.stack([one(i, k) for i in images])

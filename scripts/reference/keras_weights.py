@@ -77,6 +77,6 @@ def regroup(array: np.ndarray, axis: int) -> np.ndarray:
     return np.take(array, source, axis)
 
 
-def pictures_to_ours(array: np.ndarray) -> np.ndarray:
+def images_to_ours(array: np.ndarray) -> np.ndarray:
     """[..., H, W, 3] BGR to [..., 3, H, W] RGB."""
     return np.ascontiguousarray(np.moveaxis(array[..., ::-1], -1, -3))

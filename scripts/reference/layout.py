@@ -3,8 +3,8 @@
 
     .venv/bin/python scripts/reference/layout.py [--threads N] [--rounds N]
 
-Contiguous; channels last from the input on, which the network hands on; and with the weights channels last too. The
-three take turns step by step in one process, so that a machine whose speed wanders treats them alike. Prints medians
+Contiguous; channels last from the input on; and with the weights channels last too. The
+three take turns step by step in one process, so that a machine of varying speed treats them alike. Prints medians
 in ms, and the medians of the ratios of the rounds: above 1, faster than the layout before it.
 """
 

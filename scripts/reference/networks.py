@@ -10,7 +10,7 @@ KINDS = {"unet": UNet, "unet-concat": ConcatUNet, "gau": Gau}
 
 
 def build(model_config: dict, timesteps: int) -> nn.Module:
-    """The network of `model_config["kind"]`, the simplified U-Net where none is said; `timesteps` is T."""
+    """The network of `model_config["kind"]`, the simplified U-Net if there is none; `timesteps` is T."""
     kind = model_config.get("kind", "unet")
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, want one of {', '.join(KINDS)}")
@@ -18,7 +18,7 @@ def build(model_config: dict, timesteps: int) -> nn.Module:
 
 
 def not_adapted(model: nn.Module, adapt_norms: bool) -> set[str]:
-    """Names of the parameters whose steps LAMB does not tie to their size: biases, and unless `adapt_norms`
+    """Names of the parameters to which LAMB does not adapt the step size: biases, and unless `adapt_norms`
     the scales and shifts of norms and of a GAU's queries and keys, which start at 1 and 0 as well.
     """
     kinds = (nn.GroupNorm, nn.RMSNorm, Affine)

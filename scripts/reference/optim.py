@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class Lamb:
-    """Adam with the size of each tensor's step tied to the size of the tensor.
+    """LAMB: Adam with each tensor's step scaled to the norm of the tensor.
 
     `t` (Adam's step count, from 1) and the learning-rate multiplier are arguments of `step`, so that any
     schedule can be replayed. The multiplier scales the step after layer adaptation, and Adam's eps is
     added to sqrt(v) before bias correction ("epsilon-hat").
 
-    `params` maps names to tensors; those in `not_adapted` take plain Adam steps. Weight decay, which
-    Keras-DDPM has none of, joins the step before it is adapted.
+    `params` maps names to tensors; those in `not_adapted` take plain Adam steps. Weight decay (none in
+    Keras-DDPM) is added to the step before adaptation.
 
     Source: bert4keras 0.11.5, `extend_with_layer_adaptation` over `keras.optimizers.Adam`; the idea is
     You et al. 2019 <https://arxiv.org/abs/1904.00962>.
@@ -80,7 +80,7 @@ class Ema:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Takes in the current weights; call it after the optimizer."""
+        """Adds the current weights; call it after the optimizer."""
         torch._foreach_lerp_(self.average, self.params, 1 - self.momentum)
         self.steps += 1
 

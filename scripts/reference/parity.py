@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""One forward and backward of the reference on given tensors, for comparison with the Rust program.
+"""Runs one forward and backward of the reference on given tensors, for comparison with the Rust program.
 
 Input file: `x` [N, C, H, W] f32, `t` [N] i64, `noise` [N, C, H, W] f32. Output file: `out` (eps_hat),
-`loss` (squared error against `noise`, summed per picture, mean over the batch) and `grad.<name>`.
+`loss` (squared error against `noise`, summed per image, mean over the batch) and `grad.<name>`.
 """
 
 import argparse

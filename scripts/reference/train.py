@@ -37,7 +37,7 @@ class Trainer:
             excluded = not_adapted(model, config["adapt_norms"])
             self.optimizer = Lamb(params, lr, *betas, eps, decay, excluded)
         elif kind == "adam":
-            # One kernel over all parameters unless the caller asks for the older form, a kernel an operation.
+            # One kernel for all parameters, unless the caller asks for the older form with one per operation.
             form = {"foreach": True} if config.get("foreach") else {"fused": True}
             self.optimizer = torch.optim.Adam(self.params, lr, betas, eps, decay, **form)
         elif kind == "adamw":
@@ -89,7 +89,7 @@ class Trainer:
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    """The order in which an epoch visits the pictures, [count] i64."""
+    """The order in which an epoch visits the images, [count] i64."""
     torch.manual_seed(key(seed, ORDER, epoch))
     return torch.randperm(count)
 
@@ -100,7 +100,7 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 
 def draw_step(pixels: Tensor, step: int, batch: int, timesteps: int, seed: int, flip: bool):
-    """What step `step` trains on: x_0 [B, C, H, W], t [B], eps [B, C, H, W]. `pixels` is u8 [N, C, H, W].
+    """The batch of step `step`: x_0 [B, C, H, W], t [B], eps [B, C, H, W]. `pixels` is u8 [N, C, H, W].
 
     Epochs follow one another without a gap: a batch may end one and begin the next.
     """

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Trains one step on a folder of 100,000 files full of rubbish, bombs and loops; checks what became of each file.
+"""Trains one step on a folder of 100,000 files full of rubbish, bombs and loops; checks the outcome of each file.
 
     .venv/bin/python scripts/reliability/bad_data.py [target/release/ddpm] [--files 100000] [--threads 8] [--keep DIR]
 
-Every picture has to be decoded or skipped with a reason, which is read back from the --cache file; the peak of the
-memory, less that of a start that finds only rubbish, has to stay within the 3 GiB that src/data/decode.rs states. Some
+Every image must be decoded, or skipped with a reason, which is read back from the --cache file. The peak memory, less
+that of a start that finds only rubbish, must stay within the 3 GiB that src/data/decode.rs states. Some
 files are replaced, cut and removed while the program runs. Needs 1 GB of disk and some minutes. Exit code 1 if
-anything is not as it should be.
+a check fails.
 """
 
 import argparse
@@ -34,13 +34,13 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ddpm", nargs="?", type=Path, default=ROOT / "target" / "release" / "ddpm")
-    parser.add_argument("--files", type=int, default=100_000, help="how many small files; default: %(default)s")
+    parser.add_argument("--files", type=int, default=100_000, help="number of small files; default: %(default)s")
     parser.add_argument("--threads", type=int, default=8, help="threads that decode; default: %(default)s")
     parser.add_argument("--keep", type=Path, help="make the folder here and keep it")
     return parser.parse_args()
 
 
-# Files, by hand: libraries do not write what no honest program would.
+# Files made by hand: libraries do not write broken ones.
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -120,11 +120,11 @@ def jpeg_claim(side: int) -> bytes:
     return bytes(whole)
 
 
-# The folder. What should become of a file: None if decoded, else words of the reason.
+# The folder. Expected outcome of a file: None if decoded, else words from the reason.
 
 
 def special_files() -> dict:
-    """Path to (bytes, words of the reason or None)."""
+    """From path to (bytes, expected outcome)."""
     return {
         "large/18000 a.png": (png(18000, 18000, 1), None),
         "large/18000 b.png": (png(18000, 18000, 2), None),
@@ -270,7 +270,7 @@ def run(args, data: Path, work: Path, name: str, cache: bool = True) -> dict:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory a process has held; what wait4 gives counts this script's own before the exec."""
+    """Peak resident memory of a process; that of wait4 includes this script's own before the exec."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -317,7 +317,7 @@ def outcomes(cache: Path) -> tuple:
 
 
 def complaints(expected: dict, decoded: set, skipped: dict) -> list:
-    """What is not as it should be."""
+    """Each file whose outcome is wrong."""
     wrong = []
     for name, words in expected.items():
         reason = skipped.get(name)
@@ -353,7 +353,7 @@ def main() -> None:
         if not args.keep:
             shutil.rmtree(work)
     report(rows)
-    print("\n".join(wrong[:50]) or "every file is decoded or skipped with a reason, within the bound")
+    print("\n".join(wrong[:50]) or "every file is decoded or skipped with a reason, within the memory limit")
     sys.exit(1 if wrong else 0)
 
 
@@ -370,7 +370,7 @@ def measure(args, work: Path) -> tuple:
     print(f"{len(expected)} files made", file=sys.stderr, flush=True)
     (large / "a.png").symlink_to(data / "large/18000 a.png")
 
-    # A start that ends when no picture can be read has taken what every start takes before.
+    # A start that ends because no image can be read used as much memory as every start does before decoding.
     floor = run(args, rubbish, work, "rubbish", cache=False)
     assert "could be read" in floor["log"], floor["log"]
 
@@ -384,7 +384,7 @@ def measure(args, work: Path) -> tuple:
             wrong.append(f"{name}: {gib(above)} above a start on only rubbish")
 
     rows.append(["only rubbish", 1, 0, 1, f"{floor['secs']:.1f}", gib(floor["peak"]), "-"])
-    add("20 small pictures", run(args, plain, work, "plain", cache=False), 20, 20, 0)
+    add("20 small images", run(args, plain, work, "plain", cache=False), 20, 20, 0)
     one = run(args, large, work, "one", cache=False)
     add("one of 18,000 x 18,000", one, 1, 1, 0)
     several = run(args, data / "large", work, "several")
@@ -407,7 +407,7 @@ def measure(args, work: Path) -> tuple:
     wrong += complaints(expected, decoded, skipped)
     churned = [name for name in skipped if name.startswith("churn/")]
     print(f"{churn.changes} changes of {len(churn.paths)} files meanwhile; {len(churned)} of them were skipped\n")
-    # The folder is still now: the first of these two makes a cache, the second uses it.
+    # The folder no longer changes: the first of these two makes a cache, the second uses it.
     again = run(args, data, work, "still")
     decoded, skipped = outcomes(work / "still.safetensors")
     add("all, unchanged", again, len(decoded) + len(skipped), len(decoded), len(skipped))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Kills a training run with SIGKILL at random moments, many times over, and holds its end against that of
-# a run that nobody disturbed: the same bytes, and every checkpoint that was ever named is readable.
+# Kills a training run with SIGKILL at random moments, many times over. It must end with the same bytes as an
+# undisturbed run, and every checkpoint that `latest` ever named must be readable.
 #
 #   scripts/reliability/chaos.sh [KILLS] [SEED]        default: 200 kills; needs target/release/ddpm
 set -euo pipefail
@@ -59,10 +59,10 @@ for grid in "$work"/whole/samples/*; do
   cmp -s "$grid" "$work/killed/samples/$(basename "$grid")" || grids=NO
 done
 cat <<TABLE
-| what | count |
+| measured | count |
 |---|---|
 | SIGKILLs | $kills |
-| of these, inside a write (half a file was left) | $inside |
+| during a write (half a file was left) | $inside |
 | before the start had saved anything | $before_first |
 | steps of the run | $end |
 | times the pointer went back | $lost |

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A training run on a disk that fills up, turns read-only, is slow, or loses the run's folder; each time the run must go
-# on, keep its last good checkpoint, and end with the bytes of a run on a good disk. Needs target/release/ddpm, gcc, and
+# A training run on a disk that fills up, turns read-only, is slow, or loses the run's folder; each time the run must
+# continue, keep its last good checkpoint, and end with the bytes of a run on a good disk. Needs target/release/ddpm, gcc, and
 # the right to mount (root, or user namespaces).
 #
 #   scripts/reliability/faults.sh
@@ -51,7 +51,7 @@ next_checkpoint() { # NAME: waits for one after it
   done
   fail "no checkpoint after $1"
 }
-finish() { # stops the run, takes it one step further, and holds its end against a run on a good disk
+finish() { # stops the run, trains one step more, and compares with a run on a good disk
   kill -TERM $pid
   local code=0
   wait $pid || code=$?
@@ -63,10 +63,10 @@ finish() { # stops the run, takes it one step further, and holds its end against
   name=$(newest)
   train "$work/whole$step" $step "$work/log2"
   wait $pid
-  cmp "$disk/run/checkpoints/$name" "$work/whole$step/checkpoints/$name" || fail "other bytes"
-  [ "$(find "$disk" -name '.tmp*' | wc -l)" -eq 0 ] || fail "rubbish"
+  cmp "$disk/run/checkpoints/$name" "$work/whole$step/checkpoints/$name" || fail "the checkpoint has other bytes than on a good disk"
+  [ "$(find "$disk" -name '.tmp*' | wc -l)" -eq 0 ] || fail "temporary files are left"
   diff <(sed 's/,"images_per_sec.*//' "$disk/run/metrics.jsonl") \
-    <(sed 's/,"images_per_sec.*//' "$work/whole$step/metrics.jsonl") >/dev/null || fail "other metrics"
+    <(sed 's/,"images_per_sec.*//' "$work/whole$step/metrics.jsonl") >/dev/null || fail "the metrics differ from those on a good disk"
   echo "| $1 | $2 | step $step | yes |"
   umount "$disk"
   rm -rf "$work"/whole*
@@ -77,14 +77,14 @@ new_disk() { # SIZE
 }
 warnings() { grep -c "is not saved" "$work/log" || true; }
 
-echo "| fault | saves that failed and were told | ended at | same bytes as on a good disk |"
+echo "| fault | failed saves, each with a warning | ended at | same bytes as on a good disk |"
 echo "|---|---|---|---|"
 
 new_disk 64m
 start
 dd if=/dev/zero of="$disk/filler" bs=64k 2>/dev/null || true
 wait_for "is not saved; earlier checkpoints are untouched: a checkpoint takes" 3
-grep -q "No space left" "$work/log" || fail "not the reason"
+grep -q "No space left" "$work/log" || fail "the warning does not name the cause"
 "$ddpm" inspect "$disk/run" >/dev/null || fail "the last good checkpoint is gone"
 seen=$(newest)
 rm "$disk/filler"
@@ -97,7 +97,7 @@ start
 mount --bind "$disk/run/checkpoints" "$disk/run/checkpoints"
 mount -o remount,ro,bind "$disk/run/checkpoints"
 wait_for "is not saved" 3
-grep -q "Read-only file system" "$work/log" || fail "not the reason"
+grep -q "Read-only file system" "$work/log" || fail "the warning does not name the cause"
 "$ddpm" inspect "$disk/run" >/dev/null || fail "the last good checkpoint is gone"
 seen=$(newest)
 umount "$disk/run/checkpoints"

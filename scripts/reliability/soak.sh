@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains for an hour or more with frequent saves and grids, and prints the memory of the process as it goes: it must
-# stay flat. Needs target/release/ddpm.
+# Trains for an hour or more with frequent saves and grids, and prints the memory of the process every five minutes: it
+# must stay level. Needs target/release/ddpm.
 #
 #   scripts/reliability/soak.sh [MINUTES]              default: 60
 set -euo pipefail
@@ -12,7 +12,7 @@ target/release/ddpm train --preset demo --builtin-images 500 --batch 8 --device 
   --save-every 20 --sample-every 200 --sample-steps 10 --sample-images 4 --time-limit "${minutes}m" \
   --run "$work/run" 2>"$work/log" &
 pid=$!
-echo "| minute | step | resident MiB | of these anonymous | threads | open files |"
+echo "| minute | step | resident MiB | anonymous MiB | threads | open files |"
 echo "|---|---|---|---|---|---|"
 for ((minute = 0; minute + 1 < minutes; minute += 5)); do
   sleep 60

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 PREDICTION = 2e-5  # scale-relative; f32 sums in two orders. The families' own code differs from itself by 1e-6
-PICTURE = 1e-3  # max abs in [-1, 1]: an eighth of a grey level. diffusers keeps its schedule tables in f32
+IMAGE = 1e-3  # max abs in [-1, 1]: an eighth of a grey level. diffusers keeps its schedule tables in f32
 
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # the networks are too small for two
@@ -23,7 +23,7 @@ class Refused(Exception):
 
 
 class Table:
-    """Prints a row per check and remembers the failures. A check that raises is a failure and no more."""
+    """Prints a row per check and remembers the failures. A check that raises is one failure, and the rest run."""
 
     def __init__(self):
         self.rows = 0
@@ -69,7 +69,7 @@ class Table:
 
     @contextmanager
     def guard(self, case: str, what: str):
-        """Turns what is raised inside into a failed row."""
+        """Turns an exception inside into a failed row."""
         try:
             yield
         except Refused as error:
@@ -114,7 +114,7 @@ class Ddpm:
     def sample(
         self, checkpoint: Path, noise: Tensor, batch: int | None = None, flags: Sequence[object] = ()
     ) -> Tensor:
-        """Pictures in [-1, 1] from `noise` [steps + 1, N, C, H, W]: x_T, then what each reverse step adds."""
+        """Images in [-1, 1] from `noise` [steps + 1, N, C, H, W]: x_T, then the noise of each reverse step."""
         given, result, n = self.file(), self.file(), noise.shape[1]
         save_file({"noise": noise.contiguous()}, given)
         files = ("--noise", given, "--out-tensor", result)
@@ -137,7 +137,7 @@ def refused_or_near(
     limit: float = PREDICTION,
     relative: bool = True,
 ) -> None:
-    """For what `ddpm` need not support: an error is well, the right answer is well, a wrong answer is not."""
+    """For cases that `ddpm` need not support: an error passes, and so does the right answer; a wrong answer fails."""
     try:
         got = ours()
     except Refused as error:

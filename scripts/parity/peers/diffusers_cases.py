@@ -1,4 +1,4 @@
-"""diffusers: fresh random pipelines against ours, in network, pictures and on the way back."""
+"""diffusers: its networks, samples and exports compared with ours, on fresh random pipelines."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from diffusers.utils import logging
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .checking import PICTURE, PREDICTION, Ddpm, Table, refused_or_near
-from .drawing import diffusers_pictures, inputs, noise, randomize
+from .checking import IMAGE, PREDICTION, Ddpm, Table, refused_or_near
+from .drawing import diffusers_images, inputs, noise, randomize
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
-# What a folder without a scheduler does not tell
+# Hints for a folder without a scheduler
 NO_SCHEDULER = ("--schedule", "linear", "--timesteps", 1000, "--prediction", "eps", "--sigma", "posterior")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 STEPS = 20
@@ -48,14 +48,14 @@ RESNET = {"resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet",
 
 @dataclass
 class Shape:
-    """A network to compare, and how its files are written."""
+    """A network to compare, and the layout of its files."""
 
     name: str
     unet: dict = field(default_factory=dict)
     way: str = "pipeline"
     hints: tuple[object, ...] = ()
     must: bool = True
-    """False: `ddpm` may say that it cannot; but it must not give another answer."""
+    """False: `ddpm` may refuse, but must not give another answer."""
 
 
 SHAPES = [
@@ -97,7 +97,7 @@ SHAPES = [
                                   "up_block_types": ("AttnSkipUpBlock2D", "SkipUpBlock2D")}, must=False),
 ]  # fmt: skip
 
-# name, scheduler, is the network's output doubled
+# name, scheduler, True if the network's output is doubled
 SCHEDULERS = [
     ("linear, epsilon, fixed_small", {"beta_schedule": "linear"}),
     ("squaredcos, epsilon, fixed_large", {"beta_schedule": "squaredcos_cap_v2", "variance_type": "fixed_large"}),
@@ -202,7 +202,7 @@ def scheduler_pipeline(scheduler: dict, seed: int) -> DDPMPipeline:
     return DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=STEPS, **scheduler))
 
 
-def ddim_pictures(pipeline: DDIMPipeline) -> Tensor:
+def ddim_images(pipeline: DDIMPipeline) -> Tensor:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(7)
     return pipeline(2, generator=generator, eta=0.5, num_inference_steps=10, output_type="pt").images * 2 - 1
@@ -214,13 +214,13 @@ def check_scheduler_back(
     """Our exported folder, in diffusers, against the pipeline that we imported."""
     pipeline = DDPMPipeline.from_pretrained(back)
     table.same(name, "exported folder", pipeline.unet.state_dict(), original.unet.state_dict())
-    table.near(name, "DDPMPipeline from our folder", diffusers_pictures(pipeline, z), wanted, PICTURE, relative=False)
+    table.near(name, "DDPMPipeline from our folder", diffusers_images(pipeline, z), wanted, IMAGE, relative=False)
     doubled = original.unet.config.out_channels > original.unet.config.in_channels
     if not doubled and original.scheduler.config.beta_schedule != "sigmoid":  # DDIMScheduler knows neither
         theirs = DDIMPipeline(original.unet, DDIMScheduler.from_config(original.scheduler.config))
         ours = DDIMPipeline.from_pretrained(back)
         table.near(
-            name, "DDIMPipeline from our folder", ddim_pictures(ours), ddim_pictures(theirs), PICTURE, relative=False
+            name, "DDIMPipeline from our folder", ddim_images(ours), ddim_images(theirs), IMAGE, relative=False
         )
 
 
@@ -228,14 +228,14 @@ def check_scheduler(table: Table, ddpm: Ddpm, label: str, scheduler: dict, seed:
     name, folder, z = f"diffusers {label}", ddpm.file("-source"), noise(5, STEPS, (2, 3, 16, 16))
     pipeline = scheduler_pipeline(scheduler, seed)
     pipeline.save_pretrained(folder)
-    wanted = diffusers_pictures(pipeline, z)
+    wanted = diffusers_images(pipeline, z)
     saturated = (wanted.abs() > 0.999).float().mean().item()
     if saturated > 0.8:
         raise ValueError(f"{saturated:.0%} of the wanted pixels are clipped: this case would show little")
     checkpoint = ddpm.imported(folder)
     with table.guard(name, "sample with the same noise"):
         ours = ddpm.sample(checkpoint, z, batch)
-        table.near(name, "sample with the same noise", ours, wanted, PICTURE, relative=False)
+        table.near(name, "sample with the same noise", ours, wanted, IMAGE, relative=False)
     with table.guard(name, "export to a folder"):
         check_scheduler_back(table, name, pipeline, ddpm.export(checkpoint, ""), z, wanted)
 
@@ -244,15 +244,15 @@ def check_may_refuse(table: Table, ddpm: Ddpm, label: str, scheduler: dict, seed
     folder, z = ddpm.file("-source"), noise(5, STEPS, (2, 3, 16, 16))
     pipeline = scheduler_pipeline(scheduler, seed)
     pipeline.save_pretrained(folder)
-    wanted = diffusers_pictures(pipeline, z)
+    wanted = diffusers_images(pipeline, z)
 
     def ours() -> Tensor:
         return ddpm.sample(ddpm.imported(folder), z)
 
-    refused_or_near(table, f"diffusers {label}", ours, wanted, PICTURE, relative=False)
+    refused_or_near(table, f"diffusers {label}", ours, wanted, IMAGE, relative=False)
 
 
-def check_pictures(table: Table, ddpm: Ddpm) -> None:
+def check_images(table: Table, ddpm: Ddpm) -> None:
     for i, (label, scheduler) in enumerate(SCHEDULERS):
         with table.guard(f"diffusers {label}", "import"):
             check_scheduler(table, ddpm, label, scheduler, 200 + i, batch=1 if i == 0 else None)

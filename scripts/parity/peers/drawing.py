@@ -1,4 +1,4 @@
-"""Random weights in which no tensor is idle, and the packages' samplers on noise that is given."""
+"""Random weights in which every tensor matters, and the packages' samplers on given noise."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def randomize(net: nn.Module, seed: int) -> None:
-    """Fills every parameter: outputs stay near 1, and no norm is left at 1, no bias or last layer at 0."""
+    """Fills every parameter: outputs stay near 1, and no norm stays at 1, no bias or last layer at 0."""
     generator = torch.Generator().manual_seed(seed)
     for name, p in net.named_parameters():
         if name == "time_embedding.timembedding.0.weight":
@@ -62,7 +62,7 @@ def given_noise(z: Tensor, *places: str) -> Iterator[None]:
             patch.stop()
 
 
-def diffusers_pictures(pipeline, z: Tensor) -> Tensor:
+def diffusers_images(pipeline, z: Tensor) -> Tensor:
     """[N, C, H, W] in [-1, 1], by all T steps of a DDPMPipeline."""
     pipeline.set_progress_bar_config(disable=True)
     places = (
@@ -74,9 +74,9 @@ def diffusers_pictures(pipeline, z: Tensor) -> Tensor:
     return images * 2 - 1
 
 
-def lucidrains_pictures(diffusion, z: Tensor) -> Tensor:
+def lucidrains_images(diffusion, z: Tensor) -> Tensor:
     """[N, C, H, W] in [-1, 1], by all T steps of a GaussianDiffusion."""
     with given_noise(z, "torch.randn", "torch.randn_like"):
         with mock.patch("denoising_diffusion_pytorch.denoising_diffusion_pytorch.tqdm", lambda steps, **_: steps):
-            pictures = diffusion.p_sample_loop(tuple(z.shape[1:]))
-    return (pictures * 2 - 1).clamp(-1, 1)
+            images = diffusion.p_sample_loop(tuple(z.shape[1:]))
+    return (images * 2 - 1).clamp(-1, 1)

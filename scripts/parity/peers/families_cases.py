@@ -1,4 +1,4 @@
-"""Fresh random files of the families that have no package, against reference_nets; and the files of weights/peers."""
+"""Fresh random files of the programs that are not packages, compared with reference_nets; and the files of weights/peers."""
 
 import json
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from .reference_nets import OpenAiNet, PesserNet, W86Net
 
 SIZE = 16
 NETWORKS = {
-    "w86763777": {"the average": "ema_model.", "the weights in training": "net_model."},
-    "lucidrains": {"the average": "ema.ema_model.", "the weights in training": ("model.", "ema.online_model.")},
+    "w86763777": {"EMA weights": "ema_model.", "raw weights": "net_model."},
+    "lucidrains": {"EMA weights": "ema.ema_model.", "raw weights": ("model.", "ema.online_model.")},
 }
-"""Where a family's file keeps its networks; elsewhere the whole file is one network."""
+"""Keys of the networks in a program's file; a file without an entry here is one network."""
 
 
 def openai_hints(*more: object, timesteps: int = 1000) -> tuple[object, ...]:
@@ -37,7 +37,7 @@ class Family:
     """The values of the state dict are `nn.Parameter`s."""
     classes: int | None = None
     times: float = 1.0
-    """What the network is given is t times this."""
+    """Factor on the t that the network receives."""
 
 
 FAMILIES = [
@@ -88,13 +88,12 @@ FAMILIES = [
 def check_round_trip(table: Table, ddpm: Ddpm, name: str, source: Path, hints, layout: str) -> None:
     """Import, then export to the layout that the program chooses itself: the weights and tables must come back.
 
-    Where a file holds an average and the weights in training, one of the two is imported, and stands for both in
-    what is exported. An optimizer and step counters need not come back. f16 may come back as f32 of the same values.
+    If a file has averaged and raw weights, one set is imported, and exported as both. An optimizer and step counters need not come back. f16 may come back as f32 of the same values.
     """
     wanted = files.tensors(files.load(source) if zipped(source) else torch.load(source, weights_only=True))
     halved = {k for k, v in wanted.items() if v.dtype == torch.float16}
     for part, start in NETWORKS.get(layout, {"": ""}).items():
-        raw = ("--raw",) if part == "the weights in training" else ()
+        raw = ("--raw",) if part == "raw weights" else ()
         what = f"import and export{part and ': '}{part}"
         with table.guard(name, what):
             got = files.tensors(files.load(ddpm.export(ddpm.imported(source, (*hints, *raw)), ".pt")))
@@ -104,7 +103,7 @@ def check_round_trip(table: Table, ddpm: Ddpm, name: str, source: Path, hints, l
 
 
 def check_own_layout(table: Table, ddpm: Ddpm, name: str, source: Path, hints) -> None:
-    """What we write under our own names: the same tensors as .pt, by torch's safe reader, and as .safetensors."""
+    """Exports under our own names: the same tensors as .pt, by torch's safe reader, and as .safetensors."""
     with table.guard(name, "our own layout"):
         checkpoint = ddpm.imported(source, hints)
         pickled = files.tensors(files.load(ddpm.export(checkpoint, ".pt", "ddpm")))
@@ -146,7 +145,7 @@ def check_families(table: Table, ddpm: Ddpm) -> None:
 
 
 def check_stored(table: Table, ddpm: Ddpm, folder: Path) -> None:
-    """weights/peers: what tests/ replays without Python, here with the round trip through our files."""
+    """weights/peers, which tests/ replays without Python; here with the round trip through our files."""
     for name, entry in json.loads((folder / "peers.json").read_text()).items():
         case, source, hints = f"stored {name}", folder / entry["file"], entry["hints"]
         with table.guard(case, "the check itself"):

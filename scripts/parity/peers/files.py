@@ -1,4 +1,4 @@
-"""Checkpoint files as each family's trainer writes them, and what torch.load finds in a file."""
+"""Checkpoint files as each program's trainer writes them, and the contents of a file by torch.load."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def save(data: object, path: Path, *, legacy_container: bool = False) -> None:
-    """`legacy_container`: the format of torch before 1.6, in which older checkpoints are."""
+    """`legacy_container`: the format of torch before 1.6, used by older checkpoints."""
     torch.save(data, path, _use_new_zipfile_serialization=not legacy_container)
 
 
@@ -21,7 +21,7 @@ def w86_checkpoint(net: nn.Module, ema: nn.Module, size: int) -> dict[str, objec
 
 
 def openai_state(net: nn.Module, *, parameters: bool) -> dict[str, Tensor]:
-    """A flat state dict; trainers that train in f32 leave its values `nn.Parameter`s."""
+    """A flat state dict; the values are `nn.Parameter`s if the trainer used f32."""
     state = net.state_dict()
     for name in state:
         state[name] = nn.Parameter(state[name].clone()) if parameters else state[name]
@@ -29,7 +29,7 @@ def openai_state(net: nn.Module, *, parameters: bool) -> dict[str, Tensor]:
 
 
 def lucidrains_checkpoint(diffusion: nn.Module, ema: nn.Module, optim: torch.optim.Optimizer) -> dict[str, object]:
-    """What Trainer.save writes when it trains without mixed precision."""
+    """The dictionary that Trainer.save writes when it trains without mixed precision."""
     from denoising_diffusion_pytorch.version import __version__
 
     return {

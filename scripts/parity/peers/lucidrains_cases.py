@@ -1,4 +1,4 @@
-"""denoising-diffusion-pytorch: fresh random checkpoints against ours, in network, pictures and on the way back."""
+"""denoising-diffusion-pytorch: its networks, samples and exports compared with ours, on fresh random checkpoints."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from denoising_diffusion_pytorch import GaussianDiffusion, LearnedGaussianDiffus
 from ema_pytorch import EMA
 
 from . import files
-from .checking import PICTURE, PREDICTION, Ddpm, Table, refused_or_near
-from .drawing import inputs, lucidrains_pictures, noise, randomize
+from .checking import IMAGE, PREDICTION, Ddpm, Table, refused_or_near
+from .drawing import inputs, lucidrains_images, noise, randomize
 
 SIZE = 16
 
 
 @dataclass
 class Case:
-    """A network, its diffusion, and what the file does not tell."""
+    """A network, its diffusion, and the hints for what the file leaves open."""
 
     name: str
     unet: dict
@@ -26,41 +26,41 @@ class Case:
     must: bool = True
 
 
-def told(steps: int, schedule: str, objective: str, **more: object) -> dict[str, object]:
+def settings(steps: int, schedule: str, objective: str, **more: object) -> dict[str, object]:
     return {"timesteps": steps, "beta_schedule": schedule, "objective": objective} | more
 
 
 PLAIN = {"dim": 16, "dim_mults": (1, 2)}
 LEARNED = {"kind": LearnedGaussianDiffusion, "unet": PLAIN | {"learned_variance": True}}
 CASES = [
-    Case("sigmoid, pred_v", PLAIN, told(32, "sigmoid", "pred_v")),
+    Case("sigmoid, pred_v", PLAIN, settings(32, "sigmoid", "pred_v")),
     Case(
         "cosine, pred_noise, 1 channel",
         {"dim": 8, "dim_mults": (1, 2, 4), "channels": 1},
-        told(32, "cosine", "pred_noise"),
+        settings(32, "cosine", "pred_noise"),
     ),
     # fewer than 21 steps of its linear schedule end in a beta above 1
     Case(
         "linear, pred_x0, init_dim 24",
         PLAIN | {"init_dim": 24, "attn_heads": 2, "attn_dim_head": 16},
-        told(40, "linear", "pred_x0"),
+        settings(40, "linear", "pred_x0"),
     ),
     Case(
         "heads and full attention by level",
         {"dim": 8, "dim_mults": (1, 2, 2), "attn_heads": (1, 2, 4), "attn_dim_head": (16, 8, 32),
          "full_attn": (True, False, True)},
-        told(32, "linear", "pred_noise"),
+        settings(32, "linear", "pred_noise"),
     ),
-    Case("learned variance", diffusion=told(32, "cosine", "pred_noise"), **LEARNED),
+    Case("learned variance", diffusion=settings(32, "cosine", "pred_noise"), **LEARNED),
     Case(
-        "min-SNR, told with a hint",
+        "min-SNR, given by a hint",
         PLAIN,
-        told(32, "sigmoid", "pred_x0", min_snr_loss_weight=True),
+        settings(32, "sigmoid", "pred_x0", min_snr_loss_weight=True),
         hints=("--prediction", "x0"),
     ),
     # It samples from the noise it predicts whatever its objective, which only loss_weight repeats
-    Case("learned variance under pred_v", diffusion=told(32, "cosine", "pred_v"), must=False, **LEARNED),
-    Case("self-conditioning", PLAIN | {"self_condition": True}, told(32, "sigmoid", "pred_v"), must=False),
+    Case("learned variance under pred_v", diffusion=settings(32, "cosine", "pred_v"), must=False, **LEARNED),
+    Case("self-conditioning", PLAIN | {"self_condition": True}, settings(32, "sigmoid", "pred_v"), must=False),
 ]  # fmt: skip
 
 
@@ -113,8 +113,8 @@ def check_back(table: Table, ddpm: Ddpm, name: str, case: Case, ema: EMA, checkp
     wanted_tables = dict(ema.ema_model.named_buffers())
     worst = max(((t - wanted_tables[k]).abs().max() / wanted_tables[k].abs().max()).item() for k, t in tables.items())
     table.add(name, "exported schedule tables, the worst", worst <= 1e-6, f"{worst:.2g}", "1e-06")
-    theirs = lucidrains_pictures(loaded.ema_model, z)
-    table.near(name, "their pictures from our file", theirs, wanted, PICTURE, relative=False)
+    theirs = lucidrains_images(loaded.ema_model, z)
+    table.near(name, "their images from our file", theirs, wanted, IMAGE, relative=False)
 
 
 def check_case(table: Table, ddpm: Ddpm, case: Case, seed: int) -> None:
@@ -125,15 +125,15 @@ def check_case(table: Table, ddpm: Ddpm, case: Case, seed: int) -> None:
     if diffusion.self_condition:
         return
     z = noise(seed, diffusion.num_timesteps, (2, diffusion.channels, SIZE, SIZE))
-    wanted = lucidrains_pictures(ema.ema_model, z)
+    wanted = lucidrains_images(ema.ema_model, z)
     hints = ("--image-size", SIZE, *case.hints)
     if not case.must:
         return refused_or_near(
-            table, name, lambda: ddpm.sample(ddpm.imported(source, hints), z), wanted, PICTURE, relative=False
+            table, name, lambda: ddpm.sample(ddpm.imported(source, hints), z), wanted, IMAGE, relative=False
         )
     checkpoint = ddpm.imported(source, hints)
     with table.guard(name, "sample with the same noise"):
-        table.near(name, "sample with the same noise", ddpm.sample(checkpoint, z), wanted, PICTURE, relative=False)
+        table.near(name, "sample with the same noise", ddpm.sample(checkpoint, z), wanted, IMAGE, relative=False)
     with table.guard(name, "export as lucidrains"):
         check_back(table, ddpm, name, case, ema, checkpoint, z, wanted)
 

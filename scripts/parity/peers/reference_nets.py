@@ -1,8 +1,8 @@
-"""The U-Nets of four families of checkpoints, in plain PyTorch and under those families' own parameter names.
+"""The U-Nets of four programs, in plain PyTorch and with their own parameter names.
 
-`ddpm` reads such files by renaming their tensors into one network. Here each family is a network of its
-own, built from its description, so that the two can be compared: a mistake in a renaming would have to be made
-twice to go unseen. `make_peers.py --against` compares these networks with what the families' own code computed.
+`ddpm` reads their files by renaming the tensors into one network. Here each program has a network of its
+own, built from its description, to compare with: a mistake in a renaming would have to be made
+twice to go unseen. `make_peers.py --against` compares these networks with outputs of the programs' own code.
 
     PesserNet   pesser/pytorch_diffusion
     W86Net      w86763777/pytorch-ddpm
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUPS = 32  # every group norm of every family
+GROUPS = 32  # of every group norm
 
 
 def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1, padding: int | None = None) -> nn.Conv2d:
@@ -32,7 +32,7 @@ def angles(t: Tensor, half: int, divisor: float) -> Tensor:
 
 
 def residual(x, temb, norm1, conv1, emb, norm2, conv2, shortcut, scale_shift=False, resample=None) -> Tensor:
-    """The block that all families share; `resample` changes both the branch and the shortcut."""
+    """The residual block that all share; `resample` changes both the branch and the shortcut."""
     h = F.silu(norm1(x))
     if resample:
         h, x = resample(h), resample(x)
@@ -64,7 +64,7 @@ def double(x: Tensor) -> Tensor:
 
 
 def bag(**modules: nn.Module) -> nn.Module:
-    """A module that only names others."""
+    """A module that only groups its submodules under a name."""
     holder = nn.Module()
     for name, module in modules.items():
         holder.add_module(name, module)

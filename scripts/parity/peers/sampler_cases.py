@@ -1,17 +1,17 @@
 """diffusers' schedulers against our samplers: one network, the same noise, the same time steps.
 
-Where the two sides differ by convention, and what is done about it:
+Conventions in which the two sides differ, and what is done about each:
 
 - Time steps. diffusers' spacings are not ours (its linspace leaves out t = 0 for the multistep solvers, its leading depends on
   the solver): its own choice goes into our --times, and once a list of ours into its `timesteps`.
-- The last step. `final_sigmas_type` is zero: down to the picture, as here. Its DDIM finds the time step before by
+- The last step. `final_sigmas_type` is zero: down to the image, as here. Its DDIM finds the time step before by
   subtracting T // N, so N divides T.
 - Clipping. Its DDIM keeps the network's eps beside a clipped x_0 unless `use_clipped_model_output`; here eps always follows x_0,
   so that is on. Its DPM-Solver and UniPC do not clip, but their thresholding with a largest value of 1 is just that.
 - Heun works on x_t / signal: it is given x_T / signal, and visits each time step twice but the first. Its linspace does not
   round, so N - 1 divides T - 1.
 - Heun on the cosine schedule is left out: there x_T / signal is 2,000 times x_T, and diffusers' f32 loses 3e-3 of the
-  picture (3e-5 with its state in f64, and then the difference is its f32 table of sigmas).
+  image (3e-5 with its state in f64, and then the difference is its f32 table of sigmas).
 - Its DDPM adds noise at the last step if that leaves t > 0; here never. With fixed_small that noise is zero.
 - UniPC's and DPM-Solver's last steps are of lower order, `lower_order_final`, which here is always so.
 """
@@ -40,14 +40,14 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 T = 100
-PICTURES = 4
-# Factor of the noise given, and of the network's output: most pixels then end between -1 and 1, where they can differ.
+IMAGES = 4
+# Factor on the given noise and on the network's output: most pixels then end between -1 and 1, where they can differ.
 LOUDNESS = 0.3
 # Max abs in [-1, 1], a 400th of a grey level. Largest measured: 6.5e-6, by UniPC of order 3, whose weights diffusers solves for
 # in f32; 3e-6 by the others but one. Its schedules are f32 tables, which are off by 1e-6 near t = 0, ours f64.
 SAMPLER = 2e-5
 
-# The schedules that the network is said to be trained with.
+# Schedules of training that the network is used with.
 MODELS = {
     "eps": {"beta_schedule": "linear", "beta_start": 1e-3, "beta_end": 0.03},
     "v": {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"},
@@ -65,13 +65,13 @@ class Case:
     flags: Sequence[object]
     """Ours, besides --times and --clip-x0."""
     options: dict = field(default_factory=dict)
-    """Of the scheduler."""
+    """Options of the scheduler."""
     step: dict = field(default_factory=dict)
-    """Of each of its steps."""
+    """Options of each of its steps."""
     steps: tuple[int, int] = (10, 20)
-    """How many: not clipped, clipped."""
+    """Number of steps: not clipped, clipped."""
     given_times: bool = False
-    """Whether it visits UNEVEN, so many, not its own choice of time steps."""
+    """Visits UNEVEN instead of diffusers' own choice of time steps."""
 
 
 def dpm(kind: str, spacing: str, **more) -> dict:
@@ -122,7 +122,7 @@ def clipping(case: Case, clip: bool) -> dict:
 
 
 def their_chain(case: Case, unet: UNet2DModel, scheduler, steps: int, z: Tensor) -> tuple[list[int], Tensor]:
-    """The time steps visited and the pictures. `z` is x_T, then what each step adds."""
+    """The time steps visited and the images. `z` is x_T, then the noise of each step."""
     if case.given_times:
         scheduler.set_timesteps(timesteps=UNEVEN)
     else:
@@ -148,7 +148,7 @@ def check_case(
     steps = len(UNEVEN) if case.given_times else steps
     what = f"{steps} steps{', clipped' if clip else ''}"
     with table.guard(name, what):
-        z = noise(11, steps, (PICTURES, 3, 16, 16)) * LOUDNESS
+        z = noise(11, steps, (IMAGES, 3, 16, 16)) * LOUDNESS
         options = {"num_train_timesteps": T} | MODELS[model] | case.options | clipping(case, clip)
         times, wanted = their_chain(case, unet, case.scheduler(**options), steps, z)
         flags = (*case.flags, "--times", ",".join(map(str, times)), f"--clip-x0={str(clip).lower()}")
@@ -158,7 +158,7 @@ def check_case(
 
 
 def refuse_idle(wanted: Tensor, clip: bool) -> None:
-    """Pictures that are clipped nearly everywhere would agree whatever the sampler."""
+    """Images that are clipped nearly everywhere would agree whatever the sampler."""
     saturated = (wanted.abs() > 0.999).double().mean().item()
     if saturated > 0.5:
         raise ValueError(f"{saturated:.0%} of the wanted pixels are clipped: this case would show little")
