@@ -1,21 +1,21 @@
-//! 3×3 convolutions as the networks compute them on a CPU, against libtorch's own, shape by shape: what the thresholds of
-//! `src/native/fused/conv.cpp` are chosen by.
+//! Compares the networks' 3×3 convolutions on a CPU with libtorch's, shape by shape. The thresholds in
+//! `src/native/fused/conv.cpp` are chosen by it.
 //!
 //! ```text
 //! cargo bench --bench conv3x3              # on all cores
 //! cargo bench --bench conv3x3 -- 2         # on two threads
 //! ```
 //!
-//! Columns: libtorch's time / ours, above 1 ours is faster, for the result, the gradient of x and that of the weight;
-//! each the median of calls by turns. Where a shape does not go by tiles both sides are the same, and the ratio is the
-//! noise of the machine. Errors are relative L2 distances of the result from that in f64.
+//! Columns: our time, and libtorch's time / ours (above 1 ours is faster), for the result, the gradient of x and that
+//! of the weight; each is the median of alternating calls. For a shape that does not use Winograd tiles both sides are
+//! the same, and the ratio shows the machine's noise. Errors are relative L2 distances of the result from that in f64.
 
 use std::time::Instant;
 
 use ddpm::native;
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// Images, channels in and out, side in pixels: where the thresholds lie, and what the presets' networks have.
+/// Images, channels in and out, side in pixels: around the thresholds, and those of the presets' networks.
 const SHAPES: [[i64; 3]; 20] = [
     [32, 32, 32],
     [8, 32, 16],
@@ -38,7 +38,7 @@ const SHAPES: [[i64; 3]; 20] = [
     [2, 512, 16],
     [8, 512, 4],
 ];
-/// A shape is timed for this long, or four turns if they take longer.
+/// Seconds of timing per shape, or four rounds if they take longer.
 const SECONDS: f64 = 2.0;
 const LEAST_TURNS: usize = 4;
 
@@ -71,7 +71,7 @@ impl Case {
         }
     }
 
-    /// Milliseconds of the result, of the gradient of x and of that of the weight.
+    /// Milliseconds for the result, the gradient of x and that of the weight.
     fn times(&self, conv: Conv) -> [f64; 3] {
         let forward = timed(|| no_grad(|| conv(&self.x, &self.weight)));
         let gradient = |x: &Tensor, weight: &Tensor, of: &Tensor| {
@@ -121,7 +121,7 @@ fn compare(case: &Case) -> [[f64; 3]; 2] {
 }
 
 fn main() {
-    // Cargo says --bench first.
+    // Cargo passes --bench first.
     let threads = std::env::args().find_map(|word| word.parse().ok());
     tch::set_num_threads(threads.unwrap_or_else(tch::get_num_threads));
     tch::manual_seed(1);

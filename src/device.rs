@@ -1,4 +1,4 @@
-//! Choosing where to compute, and saying why.
+//! Selects the device and precision, with the reason.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,12 +9,12 @@ use tch::{Cuda, Device};
 
 use crate::native;
 
-/// What the user asked for.
+/// The requested device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// CUDA if usable, else CPU.
     Auto,
-    /// The processor.
+    /// The CPU.
     Cpu,
     /// One CUDA device, by index.
     Cuda(usize),
@@ -24,7 +24,8 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wanted = || format!("{text:?} is no device; want auto, cpu, cuda or cuda:INDEX");
+        let wanted =
+            || format!("{text:?} is not a valid device; want auto, cpu, cuda or cuda:INDEX");
         match text {
             "auto" => Ok(DeviceChoice::Auto),
             "cpu" => Ok(DeviceChoice::Cpu),
@@ -44,9 +45,9 @@ pub enum Precision {
     Auto,
     /// Full single precision.
     F32,
-    /// CUDA's 19-bit tensor-core format for products, f32 for all else.
+    /// CUDA's 19-bit tensor-core format for products, f32 for the rest.
     Tf32,
-    /// Products and what is between them in bf16, by PyTorch's autocast; weights, moments, their average, norms and
+    /// Products and maps between them in bf16, by PyTorch's autocast; weights, Adam's moments, EMA weights, norms and
     /// the loss in f32.
     Bf16,
 }
@@ -62,24 +63,24 @@ impl fmt::Display for Precision {
     }
 }
 
-/// A device that can be used, ready for use.
+/// A usable device, set up.
 #[derive(Debug, Clone)]
 pub struct Chosen {
-    /// For tensors.
+    /// Device for tensors.
     pub device: Device,
-    /// Never `Auto`.
+    /// Resolved precision, never `Auto`.
     pub precision: Precision,
-    /// For people: what it is, and why it was chosen if that was left open.
+    /// Human-readable description, with the reason if the choice was automatic.
     pub description: String,
-    /// All that the last bits of a result depend on.
+    /// Everything that the last bits of a result depend on.
     pub environment: String,
 }
 
-/// Resolves a choice and sets libtorch up for it; `deterministic` asks for the same bits every time, which a
-/// CPU gives anyway.
+/// Resolves a choice and sets libtorch up for it. `deterministic` requests the same bits every time, which a CPU
+/// returns anyway.
 ///
 /// # Errors
-/// CUDA or TF32 asked for and not usable, with the reason; never a silent fall-back.
+/// If CUDA or TF32 is requested but not usable, with the reason; never a silent fallback.
 pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -> Result<Chosen> {
     native::keep_freed_memory();
     if deterministic {
@@ -110,7 +111,7 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
         }
         (p, _) => p,
     };
-    // With bf16, for the products that stay in f32.
+    // With bf16, this is for the products that stay in f32.
     native::set_tf32(precision != Precision::F32)?;
     if let Device::Cuda(_) = device {
         Cuda::cudnn_set_benchmark(!deterministic);
@@ -133,7 +134,7 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
     })
 }
 
-/// Whether there are instructions that multiply in bf16. libtorch imitates them elsewhere, slowly.
+/// True if the hardware multiplies in bf16. Elsewhere libtorch emulates it, slowly.
 fn has_bf16(device: Device) -> Result<bool> {
     Ok(match device {
         Device::Cuda(index) => native::cuda_device(index)?.capability_major >= 8,
@@ -148,7 +149,7 @@ fn cpu() -> String {
     format!("CPU, {} threads", tch::get_num_threads())
 }
 
-/// The processor's name, as far as the system tells.
+/// The CPU's name, as far as the system reports it.
 fn cpu_model() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|l| l.strip_prefix("model name"));
@@ -157,7 +158,7 @@ fn cpu_model() -> String {
     })
 }
 
-/// Why CUDA device `index` cannot be used; `None` if it can.
+/// Reason why CUDA device `index` cannot be used; `None` if it can.
 pub fn cuda_unusable(index: usize) -> Option<String> {
     let ready = native::load_cuda().and_then(|()| {
         ensure!(
@@ -185,7 +186,7 @@ pub fn synchronize(device: Device) {
     }
 }
 
-/// Most memory used so far in bytes: tensors on a CUDA device, the whole process on CPU.
+/// Peak memory in bytes: of tensors on a CUDA device, of the whole process on CPU.
 pub fn peak_bytes(device: Device) -> Option<u64> {
     match device {
         Device::Cuda(index) => native::cuda_peak_bytes(index).ok(),

@@ -1,4 +1,4 @@
-//! Files that are written whole or not at all.
+//! Atomic writing of files: whole or not at all.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 
 /// Writes `path` through a temporary file beside it: write, fsync, rename, fsync of the folder.
 ///
-/// `write` gets the temporary file. Whatever fails, an older `path` stays as it was and the
-/// temporary file is removed.
+/// `write` receives the temporary file. On any error an older `path` stays unchanged and the temporary
+/// file is removed.
 ///
 /// # Errors
-/// Anything `write` returns, or an I/O error naming `path`.
+/// Errors of `write`, or an I/O error naming `path`.
 pub fn write_atomic(
     path: &Path,
     write: impl FnOnce(&mut tempfile::NamedTempFile) -> Result<()>,
@@ -19,7 +19,7 @@ pub fn write_atomic(
     let dir = folder_of(path);
     let mut file = tempfile::Builder::new()
         .prefix(".tmp-")
-        // The default of the tempfile crate is readable by the owner alone.
+        // The tempfile crate's default is readable only by the owner.
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(dir)
         .with_context(|| {
@@ -32,8 +32,8 @@ pub fn write_atomic(
     write(&mut file).with_context(|| format!("cannot write {}", path.display()))?;
     let finish = || -> io::Result<()> {
         file.as_file_mut().flush()?;
-        // `write` may have put another file under the temporary name (safetensors does): sync and
-        // keep that one, with the permissions that ours was made with.
+        // `write` may have replaced the file under the temporary name (safetensors does): sync and
+        // keep the new one, with the permissions of ours.
         std::fs::set_permissions(file.path(), file.as_file().metadata()?.permissions())?;
         std::fs::File::open(file.path())?.sync_all()?;
         file.persist(path).map_err(|e| e.error)?;
@@ -42,7 +42,7 @@ pub fn write_atomic(
     finish().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Fails now, before long work, if [`write_atomic`] could not make a file at `path` later.
+/// Fails early, before long work, if [`write_atomic`] could not make a file at `path` later.
 pub fn check_writable(path: &Path) -> Result<()> {
     let dir = folder_of(path);
     tempfile::tempfile_in(dir).map(drop).with_context(|| {
@@ -54,11 +54,11 @@ pub fn check_writable(path: &Path) -> Result<()> {
     })
 }
 
-/// Removes the temporary files that a killed [`write_atomic`] left in `dir`. Nobody may be writing there.
+/// Removes temporary files that a killed [`write_atomic`] left in `dir`. Requires that no one is writing there.
 pub fn remove_leftovers(dir: &Path) -> Result<()> {
     for entry in fs_err::read_dir(dir)? {
         let entry = entry?;
-        // The safetensors crate makes one of its own, without our dash.
+        // The safetensors crate makes its own, without our dash.
         if entry.file_name().as_encoded_bytes().starts_with(b".tmp") && entry.path().is_file() {
             fs_err::remove_file(entry.path())?;
         }
@@ -66,13 +66,13 @@ pub fn remove_leftovers(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Bytes that a process like this one may still write in the file system of `path`; `None` if it does not say.
+/// Free bytes for this user in the file system of `path`; `None` if unknown.
 pub fn free_bytes(path: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path).ok()?;
     Some(stat.f_bavail * stat.f_frsize)
 }
 
-/// The folder that `path` lies in.
+/// The folder that contains `path`.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,

@@ -1,13 +1,13 @@
-//! Images on the host and images on a device, and the way from one to the other.
+//! Conversion between images on the host and images on a device.
 //!
-//! On the host an image is an array of bytes `[H, W, C]`, as files have it, and several are `[N, H, W, C]`: `ndarray`.
-//! A network takes and gives `[N, C, H, W]` f32 in [-1, 1] on its device: `tch::Tensor`. C is 1 (grey) or 3 (RGB). The
-//! bytes 0 to 255 are spread evenly from -1 to 1.
+//! On the host an image is an `ndarray` of u8 `[H, W, C]`, as in files, and a batch is `[N, H, W, C]`. A network's
+//! inputs and outputs are `tch::Tensor`s `[N, C, H, W]` f32 in [-1, 1] on its device. C is 1 (grey) or 3 (RGB). The
+//! bytes 0 to 255 map linearly to -1 to 1.
 
 use ndarray::{Array4, ArrayView4};
 use tch::{Device, Kind, Tensor};
 
-/// Values in [-1, 1] to bytes on the same device: (x + 1) / 2 * 255, rounded half to even, clipped.
+/// Converts values in [-1, 1] to bytes on the same device: (x + 1) / 2 * 255, rounded half to even, clipped.
 ///
 /// # Shapes
 /// - `images`: any, f32; returns the same shape, u8
@@ -18,10 +18,10 @@ pub fn to_pixels(images: &Tensor) -> Tensor {
         .to_kind(Kind::Uint8)
 }
 
-/// The images of a tensor on the host, rounded by [`to_pixels`].
+/// Converts a tensor to images on the host, rounded by [`to_pixels`].
 ///
 /// # Shapes
-/// - `images`: `[N, C, H, W]` f32 in [-1, 1], or u8 that [`to_pixels`] made; returns `[N, H, W, C]`
+/// - `images`: `[N, C, H, W]` f32 in [-1, 1], or u8 from [`to_pixels`]; returns `[N, H, W, C]`
 ///
 /// # Panics
 /// With another number of dimensions.
@@ -36,7 +36,7 @@ pub fn to_array(images: &Tensor) -> Array4<u8> {
     Array4::from_shape_vec(shape, bytes).expect("as many bytes as the shape says")
 }
 
-/// Images of the host as a network takes them.
+/// Converts images on the host to a network's input.
 ///
 /// # Shapes
 /// - `images`: `[N, H, W, C]`; returns `[N, C, H, W]` f32 in [-1, 1] on CPU
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn rounding_is_half_to_even_and_clipped() {
-        // 0 is 127.5, the one tie among numbers that f32 holds; then values outside the range.
+        // 0 maps to 127.5, the only tie among f32 numbers; then values outside the range.
         let x = Tensor::from_slice(&[0.0f32, 1.0, -1.0, 1.2, -7.0]);
         assert_eq!(
             Vec::<u8>::try_from(to_pixels(&x)).unwrap(),

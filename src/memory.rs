@@ -1,4 +1,4 @@
-//! How much memory there is, and whether an error says that it ran out.
+//! Available memory, and recognition of out-of-memory errors.
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use tch::Device;
 
 use crate::native;
 
-/// Bytes that this process can still take on `device`; none if the system does not say.
+/// Bytes that this process can still allocate on `device`; `None` if the system does not report it.
 ///
-/// On CPU the least of what the system has available, what the control groups of this process leave, and
-/// what its limit on address space leaves.
+/// On CPU it is the minimum of the system's available memory, of what the control groups of this process leave, and
+/// of what its limit on address space leaves.
 pub fn available_bytes(device: Device) -> Option<u64> {
     if let Device::Cuda(index) = device {
         return native::cuda_memory(index).ok().map(|m| m.free_bytes);
@@ -27,7 +27,7 @@ pub fn available_bytes(device: Device) -> Option<u64> {
     .min()
 }
 
-/// Bytes of memory that this process has resident, libraries included.
+/// Resident memory of this process in bytes, libraries included.
 pub fn resident_bytes() -> Option<u64> {
     kib_of(&read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
@@ -39,7 +39,7 @@ fn kib_of(text: &str, name: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// What the memory limits of a process's control groups leave, of both versions; `cgroups` is its
+/// Bytes left by the memory limits of a process's control groups, version 1 or 2; `cgroups` is its
 /// `/proc/self/cgroup`. A group's parents limit it too. In a container the named folder may not be visible,
 /// and `root` is then the group itself.
 fn left_in_groups(cgroups: &str, root: &Path) -> Option<u64> {
@@ -66,10 +66,10 @@ fn left_in_groups(cgroups: &str, root: &Path) -> Option<u64> {
 
 fn left_in_group(folder: &Path, limit: &str, used: &str) -> Option<u64> {
     let number = |file: &str| read_to_string(folder.join(file)).ok()?.trim().parse().ok();
-    // "max" is no number; without a limit version 1 has one near 2^63.
+    // Without a limit, version 2 has "max" and version 1 a number near 2^63.
     let limit: u64 = number(limit).filter(|n| *n < 1 << 60)?;
     let used: u64 = number(used)?;
-    // Files that the system has read ahead count as used, and are given back when memory is asked for.
+    // The page cache counts as used, but is freed when memory is needed.
     let stat = read_to_string(PathBuf::from(folder).join("memory.stat")).unwrap_or_default();
     let cached = |name: &str| {
         let line = stat.lines().find_map(|l| l.strip_prefix(name))?;
@@ -79,7 +79,7 @@ fn left_in_group(folder: &Path, limit: &str, used: &str) -> Option<u64> {
     Some(limit.saturating_sub(used.saturating_sub(cached.unwrap_or(0))))
 }
 
-/// `ulimit -v`, less what is mapped.
+/// `ulimit -v` minus mapped memory, bytes.
 fn left_of_address_space() -> Option<u64> {
     let limits = read_to_string("/proc/self/limits").ok()?;
     let line = limits
@@ -90,7 +90,7 @@ fn left_of_address_space() -> Option<u64> {
     Some(limit.saturating_sub(mapped))
 }
 
-/// Whether libtorch says in `text` that memory ran out, on either device.
+/// True if the error `text` of libtorch reports that memory ran out, on CPU or CUDA.
 pub fn ran_out(text: &str) -> bool {
     [
         "can't allocate memory",
@@ -102,7 +102,7 @@ pub fn ran_out(text: &str) -> bool {
     .any(|said| text.contains(said))
 }
 
-/// How much libtorch asked for when memory ran out, for people: "1.50 GiB", "123 bytes".
+/// Size of the failed allocation in an error of libtorch, human-readable: "1.50 GiB", "123 bytes".
 pub fn asked_for(text: &str) -> Option<&str> {
     let (_, after) = text.split_once("ried to allocate ")?;
     let number = after.split_whitespace().next()?;

@@ -1,26 +1,26 @@
 //! Step-keyed randomness: every draw is a function of (seed, stream, index), never of a generator's
 //! history.
 //!
-//! libtorch has one generator a device for the whole process, so [`seeded`] locks it between reseeding
-//! and drawing: two threads do not disturb each other.
+//! libtorch has one generator per device for the whole process, so [`seeded`] holds a lock while reseeding
+//! and drawing: threads do not disturb each other.
 //!
-//! A resume therefore needs only the step number, a batch can be replayed alone, and on CPU the
-//! PyTorch reference (`scripts/reference/rng.py`) draws the same bits. The key reseeds libtorch's
-//! generators before each draw; libtorch's CPU generator uses the low 32 bits of it.
+//! So a resumed run needs only the step number, a batch can be replayed alone, and on CPU the PyTorch
+//! reference (`scripts/reference/rng.py`) draws the same bits. The key reseeds libtorch's generators
+//! before each draw; libtorch's CPU generator uses its low 32 bits.
 
 use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
-/// What a draw is for; streams of one seed do not share numbers.
+/// Purpose of a draw; streams of one seed share no numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Stream {
     /// Initial weights.
     Init = 1,
-    /// Order of the images, one permutation an epoch.
+    /// Order of the images, one permutation per epoch.
     Order = 2,
-    /// Which images of a batch are mirrored.
+    /// Random horizontal flips of a batch.
     Flip = 3,
     /// The time steps t of a batch.
     Timestep = 4,
@@ -32,11 +32,11 @@ pub enum Stream {
     Sample = 7,
     /// The built-in images.
     Data = 8,
-    /// Entries of codebooks that sampled images take.
+    /// Codebook entries of sampled images.
     Entry = 9,
 }
 
-/// splitmix64's step: a bijection of u64 whose output bits all depend on all input bits.
+/// The mixing step of splitmix64: a bijection of u64 whose output bits all depend on all input bits.
 ///
 /// Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
 pub fn mix(z: u64) -> u64 {
@@ -57,15 +57,15 @@ fn key_raw(seed: u64, stream: u64, index: u64) -> u64 {
 
 static GENERATOR: Mutex<()> = Mutex::new(());
 
-/// Runs `draw` with libtorch's generators freshly seeded from `key`. It must not call itself.
+/// Runs `draw` with libtorch's generators freshly seeded from `key`. `draw` must not call `seeded`.
 pub fn seeded<T>(key: u64, draw: impl FnOnce() -> T) -> T {
-    // A draw that panicked leaves nothing behind that the next reseeding does not replace.
+    // Ignore poisoning: the next reseeding replaces whatever state a panicking draw left.
     let _guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     tch::manual_seed(key as i64);
     draw()
 }
 
-/// Standard normal draw of shape `shape` (f32) on `device` for (seed, stream, index).
+/// Draws standard normal f32 values of shape `shape` on `device` for (seed, stream, index).
 pub fn normal(seed: u64, stream: Stream, index: u64, shape: &[i64], device: Device) -> Tensor {
     seeded(key(seed, stream, index), || {
         Tensor::randn(shape, (Kind::Float, device))
@@ -74,8 +74,8 @@ pub fn normal(seed: u64, stream: Stream, index: u64, shape: &[i64], device: Devi
 
 /// Noise for sampling images `images.start..images.end`, each of shape `[C, H, W]`.
 ///
-/// Image `i` of draw `k` (0 for x_T, then 1, 2, … for the reverse steps) depends on
-/// (seed, i, k) only: not on which other images are drawn with it.
+/// Image `i` of draw `k` (0 for x_T, then 1, 2, … for the reverse steps) depends only on (seed, i, k), not
+/// on the images drawn with it.
 ///
 /// # Shapes
 /// Returns `[images.len(), C, H, W]` f32.

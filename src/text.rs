@@ -1,16 +1,16 @@
-//! Words from files in messages: files are untrusted, and terminals obey what they are shown.
+//! Safe quoting of text from files in messages: files are untrusted, and terminals obey control characters.
 
 use std::fmt;
 
 use anyhow::Error;
 
-/// Longest message of a parser that is passed on, in characters.
+/// Maximum length of a parser's message that is passed on, in characters.
 const MAX_CHARS: usize = 1500;
 
-/// Longest name from a file that a message repeats, in characters.
+/// Maximum length of a name from a file in a message, in characters.
 const MAX_SHOWN_CHARS: usize = 200;
 
-/// Text from a file as a terminal may see it: without control characters.
+/// Text from a file, with control characters escaped for a terminal.
 pub(crate) fn printable(text: &str) -> String {
     let mut printable = String::new();
     for char in text.chars() {
@@ -22,14 +22,14 @@ pub(crate) fn printable(text: &str) -> String {
     printable
 }
 
-/// A parser's message, which repeats words of the file, as an error that is safe to print. Its lines stay.
+/// A parser's message, which may quote the file, as an error that is safe to print. Line breaks are kept.
 pub(crate) fn quoting(message: impl fmt::Display) -> Error {
     let text: String = message.to_string().chars().take(MAX_CHARS).collect();
     let lines: Vec<String> = text.split('\n').map(printable).collect();
     Error::msg(lines.join("\n"))
 }
 
-/// A name from a file, cut for a message: the file chose its length.
+/// A name from a file, truncated for a message: the file chose its length.
 pub(crate) fn shown(name: &str) -> String {
     match name.char_indices().nth(MAX_SHOWN_CHARS) {
         Some((end, _)) => format!("{}...", &name[..end]),

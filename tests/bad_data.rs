@@ -1,4 +1,4 @@
-//! Folders that do their worst: each file is decoded or skipped with a reason, in bounded memory.
+//! Hostile folders: each file is decoded or skipped with a reason, in bounded memory.
 //!
 //! `scripts/reliability/bad_data.py` is the same at full length, on 100,000 files and images of
 //! 18,000x18,000.
@@ -17,7 +17,7 @@ use tch::Device;
 static MEMORY: PeakAlloc = PeakAlloc;
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// What a decoder may take before it knows the size of its image, as `data` states it.
+/// Memory a decoder may use before it knows the size of its image, as stated in `data`.
 const HEADER_BYTES: usize = 32 << 20;
 
 /// Tests that measure memory run one at a time.
@@ -25,7 +25,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The most that `work` had allocated at once, and what it gave.
+/// Peak bytes that `work` allocated, and its result.
 fn peak_of<T>(work: impl FnOnce() -> T) -> (usize, T) {
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
@@ -47,7 +47,7 @@ fn png_header(width: u32, height: u32) -> Vec<u8> {
 
 /// A zlib stream of `mebibytes` of zeros, a thousandth as long.
 fn zeros(mebibytes: usize) -> Vec<u8> {
-    // The compressor at hand is that of the png crate: an image of one row a KiB gives the stream.
+    // The compressor at hand is the png crate's: an image with rows of one KiB gives the stream.
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, 1023, mebibytes as u32 * 1024);
     encoder.set_color(png::ColorType::Grayscale);
@@ -104,7 +104,7 @@ fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Files of a few bytes that claim, or unpack to, many; and whether they can be decoded.
+/// Files of a few bytes that claim, or unpack to, many; true for those that can be decoded.
 fn bombs() -> Vec<(&'static str, Vec<u8>, bool)> {
     let pixel = [
         chunk(b"IDAT", b"x\x9cc`\xe4\x02\x00\x00\x17\x00\x0b"),
@@ -154,13 +154,13 @@ fn bombs_are_skipped_before_they_go_off() {
         let (peak, result) = peak_of(|| decode(&path, &ImageSpec::rgb(8, 8)));
         assert_eq!(result.is_ok(), sound, "{name}: {result:?}");
         if name != "claim.webp" {
-            // Of 16,384x16,384 pixels that are within the limit, memory is set aside, not used.
+            // For 16,384x16,384 pixels, which are within the limit, memory is reserved, not used.
             assert!(peak < HEADER_BYTES + (4 << 20), "{name}: {peak} bytes");
         }
     }
 }
 
-/// The multiples of the decoded size that `data` reckons with.
+/// The multiples of the decoded size that `data` assumes.
 #[test]
 fn decoders_take_no_more_than_is_reckoned_with() {
     let _alone = alone();
@@ -208,7 +208,7 @@ fn small_bmp(number: u32) -> Vec<u8> {
     encoded(&image.into(), ImageFormat::Bmp)
 }
 
-/// `count` small images in folders of a hundred, of which every twentieth is rubbish.
+/// `count` small images in folders of a hundred; every twentieth is rubbish.
 fn many(dir: &Path, count: u32) -> usize {
     for number in 0..count {
         let folder = dir.join(format!("{:02}", number / 100));
@@ -245,7 +245,7 @@ fn thousands_of_files_with_rubbish_among_them() {
     assert_eq!(loaded.manifest.name(0), Some("00/0001.bmp"));
 }
 
-/// Other threads replace, cut and remove files all the while.
+/// Other threads replace, cut and remove files during loading.
 #[test]
 fn a_folder_may_change_while_it_is_read() {
     let _alone = alone();
@@ -261,7 +261,7 @@ fn a_folder_may_change_while_it_is_read() {
                 let path = dir
                     .path()
                     .join(format!("{:02}/{number:04}.bmp", number / 100));
-                // The first stays, so that there is always an image.
+                // The first file stays, so that there is always an image.
                 match (round % 4, number) {
                     (_, 1) => {}
                     (0, _) => std::fs::write(path, b"rubbish").unwrap(),
@@ -281,7 +281,7 @@ fn a_folder_may_change_while_it_is_read() {
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
-    // Now that it is quiet, what the cache gives is what the folder holds.
+    // With no more changes, the cache has the same images as the folder.
     let (fresh, cached) = (load(dir.path(), None), load(dir.path(), Some(&cache)));
     assert_eq!(fresh.manifest, cached.manifest);
     assert_eq!(fresh.store.pixels(), cached.store.pixels());

@@ -73,7 +73,7 @@ fn flags_that_a_sampler_does_not_take_are_refused() {
     for (flags, said) in [
         ("--sampler heun --eta 0.5", "--eta: heun has none"),
         ("--sampler ddim --order 2", "--order: ddim has none"),
-        ("--sampler unipc --order 0", "UniPC takes 1, 2 or 3"),
+        ("--sampler unipc --order 0", "want 1, 2 or 3"),
         ("--sampler analytic", "ddpm calibrate"),
         ("--sampler dpm", "dpmpp-2m-sde"),
     ] {

@@ -1,10 +1,10 @@
-//! Samplers against closed forms, in f64: data that are Gaussian, for which the best network, the probability-flow ODE and
+//! Compares samplers with closed forms, in f64: for Gaussian data, the optimal network, the probability-flow ODE and
 //! the moments of every sampler are known exactly.
 //!
-//! - `gaussian`: the data and their network; what a sampler makes of each of its noises, one by one
-//! - `theory`: the samplers once more, as scalar formulas of their papers
+//! - `gaussian`: the data and their network; a sampler's response to each of its noises
+//! - `theory`: the samplers again, as scalar formulas of their papers
 //! - `moments`: every step of every sampler against these formulas, and 20,000 samples against their moments
-//! - `convergence`: orders
+//! - `convergence`: orders of convergence
 //! - `ddcm`: noise from codebooks
 //! - `analytic`: Analytic-DPM's variances and their measurement
 

@@ -1,8 +1,8 @@
-//! Against numbers of the original Keras-DDPM, dumped from its own code (weights/README.md).
+//! Compares with numbers of the original Keras-DDPM, dumped from its own code (weights/README.md).
 //!
 //! Tolerances: the original in f32 differs from itself in f64 by up to 4.6e-6 (forward, absolute),
-//! 1.4e-5 (gradients, relative L2) and 5e-4 (12-step weight changes, relative), so f32 libtorch can be
-//! held to a few times that.
+//! 1.4e-5 (gradients, relative L2) and 5e-4 (12-step weight changes, relative), so f32 libtorch must
+//! stay within a few times that.
 
 mod common;
 
@@ -59,7 +59,7 @@ fn group_norms() {
     for case in ["gn0_C64", "gn1_C96", "gn2_C32", "gn3_C256"] {
         let part = |p: &str| golden.get(&format!("{case}.{p}"));
         let y = group_norm(part("x"), 32, part("weight"), part("bias"), 1e-6);
-        // f32 statistics of as few as 8 values a group.
+        // f32 statistics over groups of as few as 8 values.
         let error = rel_l2(&y, part("y"));
         assert!(error < 1e-5, "{case}: {error}");
     }
@@ -115,7 +115,7 @@ fn every_gradient() {
 }
 
 /// LAMB as the original ran it: norms adapted too, because its exclusion list, 'Norm' and 'bias', matches
-/// the biases alone.
+/// only the biases.
 fn keras_lamb() -> OptimConfig {
     OptimConfig {
         adapt_norms: true,
@@ -124,7 +124,7 @@ fn keras_lamb() -> OptimConfig {
     }
 }
 
-/// Relative to how far the weights moved, over the golden sub-sample of one tensor.
+/// Error relative to the change of the weights, over the golden subsample of one tensor.
 fn moved_error(ours: &Tensor, want: &Tensor, start: &Tensor, index: &Tensor) -> f64 {
     let pick = |t: &Tensor| t.reshape([-1]).index_select(0, index).to_kind(Kind::Double);
     let distance = (want.to_kind(Kind::Double) - pick(start)).norm();
@@ -195,7 +195,7 @@ fn compare_weights(golden: &Golden, start: &Golden, arena: &Arena, ema: &Ema, ke
         let index = golden.get(&format!("idx.{name}")).to_kind(Kind::Int64);
         let w0 = start.get(&format!("w.{name}"));
         let error = moved_error(&weight, entry("wsub"), w0, &index);
-        // The original's own f32 error is 5e-4 of the way at worst.
+        // The original's own f32 error is at most 5e-4 of the change.
         assert!(
             error <= 1e-3,
             "{key} {name}: {error} of the way the weights moved"
@@ -206,7 +206,7 @@ fn compare_weights(golden: &Golden, start: &Golden, arena: &Arena, ema: &Ema, ke
             "{key} {name}: norm"
         );
         let average = averages[&name].reshape([-1]).index_select(0, &index);
-        // A norm's shift starts at zero, so its average is as small as its few steps.
+        // A norm's shift starts at zero, so its EMA is as small as its few steps.
         let error = rel_l2(&average, entry("emasub"));
         assert!(error <= 2e-5, "{key} {name}: EMA {error}");
     }
@@ -221,8 +221,8 @@ fn lamb_on_prescribed_gradients() {
         .map(|(name, _)| name)
         .collect();
     let store = tch::nn::VarStore::new(Device::Cpu);
-    // Our exclusion goes by name, the original's by regular expression: a tensor that it excluded
-    // gets a name that ours excludes.
+    // We exclude by name, the original by regular expression: a tensor that it excluded gets a name
+    // that we exclude.
     let path_of = |name: &str| {
         let adapted = golden.get(&format!("adapted.{name}")).int64_value(&[0]) == 1;
         let group = if adapted { "plain" } else { "norm" };

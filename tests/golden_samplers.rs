@@ -1,4 +1,4 @@
-//! Samplers against numbers of the original Keras-DDPM, dumped from its own code (weights/README.md).
+//! Compares samplers with numbers of the original Keras-DDPM, dumped from its own code (weights/README.md).
 //!
 //! Tolerance: chains of 20 steps of the original in f32 differ from it in f64 by up to 7e-7, its network's forward by
 //! 4.6e-6; all values are compared before the final clip.
@@ -78,7 +78,7 @@ fn single_steps_of_a_1000_step_chain() {
             let x_prev = options.step(&levels, &estimate, t, || at("noise"));
             (estimate.eps_hat(), x_prev)
         });
-        // Values grow to about 100 in this chain; f32 keeps 24 bits of them.
+        // Values grow to about 100 in this chain; f32 has 24 bits for them.
         let error = rel_l2(&x_prev, &at("z_out"));
         assert!(error <= 1e-6, "t = {t}: {error}");
         let error = rel_l2(&eps_hat, &at("eps"));
@@ -86,13 +86,13 @@ fn single_steps_of_a_1000_step_chain() {
     }
 }
 
-/// A figure of the original, which cannot be told from ours but for ties of rounding.
+/// Compares with a figure of the original, which may differ from ours only in rounding ties.
 fn assert_same_figure(ours: Array3<u8>, want: &Tensor, what: &str) {
     let ours = Tensor::try_from(ours.as_standard_layout()).unwrap();
     let ours = ours.permute([2, 0, 1]);
     assert_eq!(ours.size(), want.size(), "{what}");
     let apart = (ours.to_kind(Kind::Int) - want.to_kind(Kind::Int)).abs();
-    // f32 here and f64 there fall on either side of a half now and then.
+    // f32 here and f64 there sometimes round a half differently.
     let (most, places) = (apart.max().int64_value(&[]), apart.ne(0).sum(Kind::Int64));
     assert!(most <= 1, "{what}: {most} levels apart");
     assert!(
@@ -101,7 +101,7 @@ fn assert_same_figure(ours: Array3<u8>, want: &Tensor, what: &str) {
     );
 }
 
-/// Of chains that grow to about 100 the error is relative, of others absolute.
+/// The error is relative for chains that grow to about 100, else absolute.
 fn assert_close(out: &Tensor, want: &Tensor, what: &str) {
     let largest = f64::try_from(want.abs().max()).unwrap();
     let error = max_abs(out, want) / (largest / 10.0).max(1.0);
@@ -141,7 +141,7 @@ fn latent_interpolation() {
     let net = Golden::open("keras_D").network();
     let z = golden.get("inter.z");
     let rows = [0i64, 2].map(|i| {
-        // The original begins with the second of a pair.
+        // The original starts from the second of a pair.
         mixing::spherical(&z.get(i + 1), &z.get(i), 3, std::f64::consts::FRAC_PI_2)
     });
     let x_start = Tensor::cat(&rows, 0);
@@ -166,7 +166,7 @@ fn analytic_variances_measured_and_used() {
     let golden = Golden::open("keras_analytic");
     let net = Golden::open("keras_D").network();
     let all = levels(20, &Steps::All);
-    // The three images whose noised forms are stored: x_t as images without any noise.
+    // Three stored x_t, scaled to serve as images to which no noise is added.
     let measured = with_process(&net, &all, |process| {
         let mut noised =
             |t: u64| Ok(golden.get("inputs").get(t as i64) / all.signal_and_noise(t as usize).0);
@@ -245,7 +245,7 @@ fn ddcm_samples_and_encodes() {
     let x_0 = golden.get("encode.x_0");
     let (indices, encoded) = with_process(&net, &levels, |process| {
         let start = codebook(0).narrow(0, 0, 1).repeat([4, 1, 1, 1]);
-        // In two parts, as large codebooks come.
+        // In two parts, as with large codebooks.
         let mut parts = |k: u64| -> Box<dyn Iterator<Item = Tensor>> {
             Box::new(codebook(k).split_with_sizes([5, 3], 0).into_iter())
         };
@@ -254,7 +254,7 @@ fn ddcm_samples_and_encodes() {
     assert_eq!(&indices, golden.get("encode.indices"));
     assert_close(&encoded, golden.get("encode.preclip"), "encode");
     assert_eq!(decode(&indices, 1), encoded);
-    // Each image with what became of it to its right.
+    // Each image with its decoded form to its right.
     let pairs = Tensor::stack(&[x_0, &encoded], 1).flatten(0, 1);
     assert_same_figure(
         grid_of_columns(to_array(&pairs).view(), 4),
@@ -263,7 +263,7 @@ fn ddcm_samples_and_encodes() {
     );
 }
 
-/// The original noises to t0 and starts at T - t0 - 1; the product starts where it noised to.
+/// The original noises to t0 and starts at T - t0 - 1; we start at the step that we noised to.
 #[test]
 fn image_interpolation() {
     let golden = Golden::open("keras_ddpm_inter");

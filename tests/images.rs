@@ -1,4 +1,4 @@
-//! The commands that make and change images, on a tiny network, and what they say when they cannot.
+//! The commands that make and change images, on a tiny network, and their error messages.
 
 mod common;
 
@@ -134,10 +134,7 @@ fn every_sampler_makes_images_and_refuses_what_it_has_no_use_for() {
             "sample run --sampler heun --order 2",
             "--order: heun has none",
         ),
-        (
-            "sample run --sampler unipc --order 4",
-            "UniPC takes 1, 2 or 3",
-        ),
+        ("sample run --sampler unipc --order 4", "want 1, 2 or 3"),
         ("sample run --spacing karras", "visits all time steps"),
         ("sample run --steps 21", "want 1 to 20"),
         ("sample run --steps 0", "want 1 to 20"),
@@ -167,7 +164,7 @@ fn batch_sizes_do_not_change_the_images() {
             .success();
     }
     let apart = place.images("auto.safetensors") - place.images("one.safetensors");
-    // The last bits: another batch may take other kernels.
+    // The last bits may differ: another batch size may use other kernels.
     assert!(f64::try_from(apart.abs().max()).unwrap() < 1e-4);
 }
 
@@ -184,7 +181,7 @@ fn analytic_wants_its_measurements_and_those_of_the_same_network() {
     place
         .ddpm("sample run -n 1 --sampler analytic --steps 5 --eta 0")
         .success();
-    // Trained on, it is another network.
+    // After more training it is another network.
     place
         .ddpm("train --run run --steps 2 --sample-every 0")
         .success();
@@ -214,11 +211,11 @@ fn images_to_start_from() {
         ))
     };
     sample("--init-image a.png --strength 0.3").success();
-    // Barely noised, it stays close to where it was: DDIM of a network that knows nothing keeps the mean.
+    // Barely noised, it stays close to the original: DDIM with an untrained network keeps the mean.
     sample("--init-image wide.png --strength 0.1 --sampler ddim --steps 20").success();
     sample("--init-image a.png --mask mask.png --jump 3 --resample 2").success();
     let filled = place.images("x.safetensors");
-    // The left half is known, and exactly as it was: columns of 10 x, two of them a pixel.
+    // The left half is known, and exactly as before: columns of 10 x, two of them per pixel.
     let want = |x: u32| (f64::from(20 * x + 5) / 127.5 - 1.0) as f32;
     for x in 0..4 {
         let seen = filled.double_value(&[1, 1, 3, i64::from(x)]) as f32;

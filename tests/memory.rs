@@ -1,4 +1,4 @@
-//! What the program says about memory, held against what libtorch takes.
+//! Compares the program's estimates of memory with libtorch's use.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -12,7 +12,7 @@ use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use tch::{Device, Kind, Tensor};
 
-/// A network of this kind whose feature maps are large beside its weights.
+/// A network of this kind with large feature maps compared to its weights.
 fn small(kind: ModelKind) -> RunConfig {
     let mut config = kind.preset().config();
     config.model = kind.config([3, 64, 64]);
@@ -32,7 +32,7 @@ fn small(kind: ModelKind) -> RunConfig {
     config
 }
 
-/// Bytes of tensors after a forward pass of two images, and at most in a forward and a backward pass.
+/// Bytes of tensors after a forward pass of two images, and the peak of a forward and a backward pass.
 fn measured(trainer: &Trainer, [c, h, w]: [i64; 3]) -> (i64, i64) {
     let x = Tensor::zeros([2, c, h, w], (Kind::Float, Device::Cpu));
     let t = Tensor::zeros([2], (Kind::Int64, Device::Cpu));
@@ -65,11 +65,11 @@ fn the_values_that_networks_keep_are_counted() {
     }
 }
 
-/// Copies of weights that autocast keeps are the process's: a thread that is done with bf16 drops those of the others,
-/// whose tallies then miss them.
+/// Autocast's copies of weights belong to the process: a thread that ends its bf16 drops those of other threads, whose
+/// counts then miss them.
 static CASTING: Mutex<()> = Mutex::new(());
 
-/// Holds the estimate of this network against what it takes, and returns what it keeps and takes at most, in bytes.
+/// Checks the estimate for this network, and returns the bytes kept and the peak.
 fn hold(config: &RunConfig, dropout: f64, precision: Precision) -> (i64, i64) {
     let _alone = CASTING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut config = config.clone();
@@ -87,8 +87,8 @@ fn hold(config: &RunConfig, dropout: f64, precision: Precision) -> (i64, i64) {
     );
     let what = format!("{:?} {dropout} {precision}", config.model.kind());
     println!("{what}: {counted:.3} of {kept}, {estimated:.3} of {peak}");
-    // What is left out is statistics, the embedding of t, and the output itself; with bf16, weights as bf16, and
-    // which values stay in f32.
+    // The estimate omits statistics, the embedding of t and the output itself; with bf16 it is also approximate in the
+    // bf16 weights and in the values that stay in f32.
     let (of_kept, of_peak) = match precision {
         Precision::Bf16 => (0.75..1.25, 0.75..1.25),
         _ => (0.95..1.03, 0.85..1.15),
@@ -111,7 +111,7 @@ fn what_checkpointed_blocks_keep_is_counted_and_less() {
         config.train.checkpoint_blocks = true;
         let (kept, peak) = hold(&config, dropout, precision);
         assert!(kept * 3 < all * 2, "{dropout} {precision}: {kept} of {all}");
-        // In bf16 what is not kept is half as large.
+        // In bf16 the values not kept are half as large.
         let [part, whole] = match precision {
             Precision::Bf16 => [4, 5],
             _ => [3, 4],
@@ -144,8 +144,8 @@ fn resampling_and_scaled_norms_are_counted_too() {
     }
 }
 
-/// `ddpm train` of the demo's network at 128 px, with a batch for which `room_mib` beyond what a process with
-/// libtorch maps are too few.
+/// Runs `ddpm train` with the demo's network at 128 px and a batch that does not fit into `room_mib` beyond the memory
+/// that a process with libtorch maps.
 fn train(run: &std::path::Path, room_mib: u64, flags: &str) -> Command {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let mapped = status.lines().find_map(|l| l.strip_prefix("VmSize:"));
@@ -190,7 +190,7 @@ fn out_of_memory_names_what_would_fit_and_auto_takes_it() {
         .assert()
         .success()
         .stderr(contains("--batch auto: batch 32 in ").and(contains("1 steps done")));
-    // The batch is what it was, in parts.
+    // The batch is unchanged, but split into parts.
     let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
     let value = |key: &str| -> i64 {
         let line = config.lines().find_map(|l| l.strip_prefix(key));

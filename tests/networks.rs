@@ -1,4 +1,4 @@
-//! The networks that no other test trains, end to end: training, going on, sampling, exporting.
+//! End-to-end tests of the networks that no other test trains: training, resuming, sampling, exporting.
 
 mod common;
 
@@ -14,7 +14,7 @@ use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use tch::Tensor;
 
-/// Flags that make a tiny network of each, and how `inspect --json` names it.
+/// Flags for a tiny network of each kind, and its name in `inspect --json`.
 const NETWORKS: [(&str, &str); 4] = [
     (
         "--preset keras-ddpm2 --base-width 8 --norm-groups 2 --multipliers 1,2 --blocks 1",
@@ -37,7 +37,7 @@ fn ddpm(arguments: &str) -> Command {
     command
 }
 
-/// Trains on CPU in `run`, going on where it is, until `steps`.
+/// Trains on CPU in `run`, from its last step to `steps`.
 fn train(run: &Path, network: &str, steps: u32) {
     let flags = format!(
         "train {network} --size 8 --timesteps 4 --builtin-images 6 --batch 4 --sample-images 2 \
@@ -47,7 +47,7 @@ fn train(run: &Path, network: &str, steps: u32) {
     ddpm(&flags).arg(run).assert().success();
 }
 
-/// Files of ours and of PyTorch keep tensors in different orders.
+/// Our files and PyTorch's have tensors in different orders.
 fn sorted(mut tensors: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     tensors
@@ -68,7 +68,7 @@ fn each_trains_goes_on_samples_and_exports() {
         train(&twice, network, 3);
         train(&twice, network, 5);
         let (straight, resumed) = (tensors(&once, 5), tensors(&twice, 5));
-        // Weights, average and both moments of every parameter, bit for bit.
+        // Weights, EMA weights and both moments of every parameter, bit for bit.
         assert!(straight.len() > 40, "{network}");
         assert_eq!(straight.len(), resumed.len(), "{network}");
         for ((name, a), (again, b)) in straight.iter().zip(&resumed) {

@@ -1,4 +1,4 @@
-//! Against the live PyTorch reference in scripts/reference/ (skipped without a .venv with torch).
+//! Compares with the live PyTorch reference in scripts/reference/ (skipped without a .venv with torch).
 
 mod common;
 
@@ -32,7 +32,7 @@ fn run(python: &Path, script: &str, args: &[(&str, &Path)], more: &[&str]) {
     );
 }
 
-/// Runs Python text whose arguments are `folder` and the folder of the reference.
+/// Runs Python code whose arguments are `folder` and the folder of the reference.
 fn run_program(python: &Path, program: &str, folder: &Path) {
     let out = Command::new(python)
         .args(["-c", program])
@@ -116,7 +116,7 @@ fn forward_and_gradients_of_every_variant() {
         let dir = tempfile::tempdir().unwrap();
         let file = |n: &str| dir.path().join(n);
         let net = Model::new(&config.model, config.diffusion.timesteps, 11);
-        // What starts at almost nothing would hide what is before it.
+        // Layers that start near zero would hide what is before them.
         for p in net.params() {
             if p.tensor.dim() > 1 && p.tensor.abs().max().double_value(&[]) < 1e-4 {
                 let _ = tch::no_grad(|| p.tensor.shallow_clone().g_mul_scalar_(1e5));
@@ -153,7 +153,7 @@ fn forward_and_gradients_of_every_variant() {
         let out = net.forward(&x, &t, None, false);
         let loss = microbatch_loss(config.diffusion.loss, &out, &noise, 4);
         loss.backward();
-        // Same kernels; the memory layout alone changes the order of sums.
+        // Same kernels; only the memory layout changes the order of sums.
         assert!(
             max_abs(&out, theirs.get("out")) < 1e-5,
             "{name}: {}",
@@ -164,8 +164,8 @@ fn forward_and_gradients_of_every_variant() {
             (f64::try_from(&loss).unwrap() - want).abs() < 1e-5 * want,
             "{name}: loss"
         );
-        // Some gradients are zero but for rounding (a shift just before an instance norm): those are
-        // held against the whole gradient instead.
+        // Some gradients are zero except for rounding (a shift just before an instance norm): these are
+        // compared relative to the whole gradient.
         let params = net.params();
         let all: Vec<Tensor> = params
             .iter()
@@ -236,7 +236,7 @@ fn train_both(python: &Path, config: &RunConfig) -> Vec<StepPair> {
         .collect()
 }
 
-/// The losses are asked to agree to 1e-4; gradient norms, which rounding moves more, to 1e-3.
+/// Losses must agree to 1e-4; gradient norms, which rounding affects more, to 1e-3.
 fn assert_same_training(name: &str, steps: &[StepPair]) {
     for (step, [(loss, their_loss), (norm, their_norm)]) in steps.iter().enumerate() {
         let step = step + 1;
@@ -301,7 +301,7 @@ fn twenty_training_steps_from_the_same_seed() {
     }
 }
 
-/// Adam hardly feels the scale of gradients unless its epsilon is large, as here.
+/// Adam is nearly independent of the gradients' scale unless its epsilon is large, as here.
 #[test]
 fn clipping_like_the_reference() {
     let Some(python) = python() else { return };

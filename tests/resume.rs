@@ -1,4 +1,4 @@
-//! N + M steps in one go and N, stop, M are the same bits on CPU.
+//! Resuming: N + M steps in one go, and N steps, stop, M steps give the same bits on CPU.
 
 mod common;
 
@@ -9,7 +9,7 @@ use assert_cmd::cargo::cargo_bin_cmd;
 use common::Golden;
 use tch::Tensor;
 
-/// Trains a tiny network on CPU in `run`, going on where it is, until `steps`.
+/// Trains a tiny network on CPU in `run`, from its last step to `steps`.
 fn train(run: &Path, steps: u32, more: &[&str]) {
     let steps = steps.to_string();
     let flags = "--size 8 --base-width 8 --norm-groups 2 --multipliers 1,2 --timesteps 4 \
@@ -83,7 +83,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
     let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
     train(&whole, 8, &[]);
     train(&killed, 5, &[]);
-    // As if killed after step 5 without its save: steps 4 and 5 are in the metrics only.
+    // As if killed after step 5 without saving it: steps 4 and 5 are only in the metrics.
     std::fs::remove_file(killed.join("checkpoints/step-00000005.safetensors")).unwrap();
     std::fs::write(
         killed.join("checkpoints/latest"),
@@ -158,7 +158,7 @@ fn another_network_data_set_or_seed_is_refused_with_the_difference() {
             .failure()
             .stderr(predicates::str::contains(named));
     }
-    // What may change, may, and is said; no other flag is needed.
+    // Settings that may change do so with a message; no other flag is needed.
     cargo_bin_cmd!("ddpm")
         .args([
             "train",
@@ -177,7 +177,7 @@ fn another_network_data_set_or_seed_is_refused_with_the_difference() {
             "changed from here on: optim.lr: 0.001 instead of 0.01",
         ));
     checkpoint(&run, 3);
-    // Fewer steps than it has done are no resume.
+    // Resuming to fewer steps than done is an error.
     cargo_bin_cmd!("ddpm")
         .args(["train", "--steps", "2", "--run"])
         .arg(&run)

@@ -1,4 +1,4 @@
-//! What gives the same bits on any number of threads. Alone in its process, whose number of threads it sets.
+//! Operations with the same bits on any number of threads. Alone in its process, whose number of threads it sets.
 
 use ddpm::native::conv3x3;
 use tch::{Device, Kind, Tensor};
@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 #[test]
 fn convolutions_by_tiles() {
     tch::manual_seed(7);
-    // n, c_in, c_out, height, width: tiles that fill the last part, and that do not
+    // n, c_in, c_out, height, width: tiles that fill the last part, and tiles that do not
     for [n, c_in, c_out, height, width] in [
         [2, 128, 128, 32, 32],
         [3, 128, 136, 19, 23],

@@ -1,11 +1,11 @@
-//! Bounded memory for files that nobody has vouched for.
+//! Bounded memory for untrusted files.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Bytes of memory that many threads share: who wants some waits until there are enough.
+/// A memory budget, in bytes, shared by threads: a thread waits until enough is free.
 ///
-/// Nobody may wait while holding a [`Permit`], or two threads could wait for each other for ever.
+/// A thread must not wait while it holds a [`Permit`], or two could wait for each other for ever.
 #[derive(Debug)]
 pub(crate) struct Budget {
     total: u64,
@@ -13,7 +13,7 @@ pub(crate) struct Budget {
     returned: Condvar,
 }
 
-/// A share of a [`Budget`], given back when dropped.
+/// A share of a [`Budget`], returned when dropped.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Permit<'a> {
@@ -22,7 +22,7 @@ pub(crate) struct Permit<'a> {
 }
 
 impl Budget {
-    /// A budget of `total` bytes, all of them free.
+    /// A budget of `total` bytes, all free.
     pub(crate) const fn new(total: u64) -> Self {
         Self {
             total,
@@ -31,12 +31,12 @@ impl Budget {
         }
     }
 
-    /// All that there is, free or not.
+    /// Total bytes, free or not.
     pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
-    /// Waits until `bytes` are free and takes them; no more than there are in all.
+    /// Waits until `bytes` are free, then takes them. More than the total is reduced to the total.
     pub(crate) fn take(&self, bytes: u64) -> Permit<'_> {
         let bytes = bytes.min(self.total);
         let mut free = self.free();
@@ -50,14 +50,14 @@ impl Budget {
         }
     }
 
-    /// The count is a number, which no panic leaves half written.
+    /// Ignores poisoning: a panic cannot leave a number half written.
     fn free(&self) -> MutexGuard<'_, u64> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Permit<'_> {
-    /// Becomes a permit for `bytes` if they are free right now; stays as it is otherwise.
+    /// Becomes a permit for `bytes` if they are free right now; otherwise returns false and stays unchanged.
     pub(crate) fn try_resize(&mut self, bytes: u64) -> bool {
         let mut free = self.budget.free();
         if bytes > self.bytes + *free {
@@ -81,7 +81,7 @@ impl Drop for Permit<'_> {
     }
 }
 
-/// A reader that ends after a number of bytes, however long its source has become meanwhile.
+/// A reader that ends after a number of bytes, even if its source has grown meanwhile.
 #[derive(Debug)]
 pub(crate) struct Capped<R> {
     inner: R,
@@ -90,7 +90,7 @@ pub(crate) struct Capped<R> {
 }
 
 impl<R> Capped<R> {
-    /// The first `end` bytes of `inner`, which stands at its start.
+    /// Reads the first `end` bytes of `inner`, which is at its start.
     pub(crate) fn new(inner: R, end: u64) -> Self {
         Self { inner, at: 0, end }
     }

@@ -1,12 +1,12 @@
-//! The decoded data set in a file, for an instant next start.
+//! Cache file of the decoded data set, so that the next start is instant.
 //!
-//! A safetensors file with, in its metadata, the fingerprint of the folder and settings it was made
-//! from, and three u8 tensors: `pixels` `[N, C, H, W]`; `manifest`, the text of the list of these
-//! images; and `skipped`, a line for each file that could not be read: path below the folder,
-//! tab, reason, escaped as in the list. The pixels are mapped, not read: training reads them as it goes, so
-//! that they may be more than fit in memory.
+//! A safetensors file. Its metadata hold the fingerprint of the folder and of the settings it was made
+//! from. It has three u8 tensors: `pixels` `[N, C, H, W]`; `manifest`, the text of the list of these
+//! images; and `skipped`, a line for each file that could not be read: path below the folder, tab,
+//! reason, escaped as in the list. The pixels are memory-mapped: training reads them as it goes, so that
+//! they may exceed memory.
 //!
-//! Version 1 had the pixels only; such a file is made again.
+//! Version 1 had only the pixels; such a file is rebuilt.
 
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ pub(super) const VERSION: u32 = 2;
 /// Metadata of a cache file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CacheKey {
-    /// Version of this layout.
+    /// Version of the layout.
     pub(super) version: u32,
     /// Hash of file names, sizes, times and decode settings.
     pub(super) fingerprint: String,
@@ -37,24 +37,24 @@ pub(super) struct CacheKey {
 
 const METADATA_KEY: &str = "ddpm-cache";
 
-/// Where the pixels begin: whole pages, written last.
+/// Offset of the pixels, whole pages; the header before them is written last.
 const HEADER_BYTES: usize = 4096;
 
-/// What a cache file keeps.
+/// Contents of a cache file.
 #[derive(Debug)]
 pub(super) struct Cached {
     /// `[N, C, H, W]` u8.
     pub(super) pixels: Tensor,
-    /// What the images are called.
+    /// Names and hashes of the images.
     pub(super) manifest: Manifest,
     /// Files that could not be read, with the reason.
     pub(super) skipped: Vec<(PathBuf, String)>,
 }
 
-/// What was cached for the folder `dir`, if `path` exists and was made from the same folder and settings.
+/// Reads the cache of folder `dir`; `None` unless `path` exists and was made from the same folder and settings.
 ///
 /// # Errors
-/// A file that is there but is no cache: it is never overwritten. A damaged cache.
+/// A file at `path` that is not a cache (it is never overwritten); a damaged cache.
 pub(super) fn read(
     path: &Path,
     key: &CacheKey,
@@ -101,7 +101,7 @@ fn unpack(tensor: impl Fn(&str) -> Option<Tensor>, dir: &Path, spec: &ImageSpec)
     let chw = [spec.channels, spec.height, spec.width].map(|n| n as i64);
     ensure!(
         pixels.kind() == Kind::Uint8 && size.len() == 4 && size[0] > 0 && size[1..] == chw,
-        "it holds {:?} {size:?}, not images of {chw:?}",
+        "it holds {:?} {size:?}, expected images of {chw:?}",
         pixels.kind()
     );
     let manifest = Manifest::parse(&bytes("manifest")?).context("in tensor `manifest`")?;
@@ -130,13 +130,13 @@ fn skipped_file(line: &str, dir: &Path) -> Option<(PathBuf, String)> {
     Some((dir.join(path), String::from_utf8(unescape(reason)?).ok()?))
 }
 
-/// Writes what `decode` hands on, from the folder `dir`, for a later [`read`] with the same key.
+/// Writes the images of folder `dir` that `decode` produces, for a later [`read`] with the same key.
 ///
-/// The pixels go to the disk as they come, so that they may be more than fit in memory. That is why the file is
-/// put together here: the safetensors crate wants all of a tensor at once.
+/// Pixels are written as they come, so that they may exceed memory. This is why the file is assembled here: the
+/// safetensors crate requires a whole tensor at once.
 ///
 /// # Errors
-/// What `decode` says; a full disk. An older file stays as it was.
+/// Errors of `decode`; a full disk. An older file stays unchanged.
 pub(super) fn write(
     path: &Path,
     key: &CacheKey,
@@ -173,7 +173,7 @@ fn skipped_text(folder: &Folder, dir: &Path) -> String {
     folder.skipped.iter().map(line).collect()
 }
 
-/// Length, JSON and spaces up to the first pixel.
+/// Header: length, JSON, and spaces up to the first pixel.
 fn header(key: &CacheKey, spec: &ImageSpec, count: usize, texts: [usize; 2]) -> Result<Vec<u8>> {
     let mut end = 0;
     let mut tensor = |shape: &[usize]| {

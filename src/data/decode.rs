@@ -1,23 +1,23 @@
-//! One image file to an array of bytes of the wanted size.
+//! Decodes one image file to a u8 array of the target size.
 //!
-//! Open, turn upright, crop the centre to the wanted shape, drop or fill the transparency, resize. A JPEG
-//! that is much larger than wanted is decoded at a fraction of its size, see `shrunk` and
-//! [`jpeg`](super::jpeg); where that cannot be done, or fails for whatever reason, it is decoded in full.
+//! Steps: open, turn upright, crop the centre to the target aspect ratio, drop or fill the transparency,
+//! resize. A JPEG much larger than the target is decoded at a fraction of its size, see `shrunk` and
+//! [`jpeg`](super::jpeg); if that is impossible or fails for whatever reason, it is decoded in full.
 //!
 //! # Memory
 //!
-//! All images that are being decoded take at most 3 GiB ([`WORKING_BYTES`]) together, whatever
-//! the files hold and however many threads there are. Before its pixels are decoded, an image
-//! takes from that budget what it can need at worst ([`cost`]: the decoder's own buffers, and the
-//! copies made for turning and cropping), and waits if others have it. A file above 1 GiB, a
-//! image above 1 GiB once decoded and one that would need more than 3 GiB are refused. Metadata
-//! may take 16 MiB, and a PNG or GIF that asks for more than its pixels and that is refused, too.
+//! All images being decoded use at most 3 GiB ([`WORKING_BYTES`]) together, whatever the files hold
+//! and however many threads there are. Before its pixels are decoded, an image reserves its worst case
+//! from that budget ([`cost`]: the decoder's own buffers, and the copies for turning and cropping),
+//! waiting until it is free. A file above 1 GiB, an image above 1 GiB once decoded, and one that would
+//! need more than 3 GiB are refused. Metadata may use 16 MiB; a PNG or GIF that needs more than its
+//! pixels and that is refused, too.
 //!
 //! Measured for the whole program, libtorch included: 1.0 GiB with one RGB image of 18,000x18,000,
-//! whose crop is all of it and so no copy; 2.8 GiB at most with four of them and three
-//! other large ones on 8 threads. The bound is on memory that is used: a WebP file that lies about a
-//! length can make its decoder set aside, without touching it, up to 4 GiB of addresses. Not bounded
-//! is what a lossless WebP's Huffman tables take, in proportion to the length of the file.
+//! whose crop is the whole image and needs no copy; 2.8 GiB at most with four of them and three other
+//! large ones on 8 threads. The bound is on memory in use: a WebP file with a false length can make its
+//! decoder reserve, without touching it, up to 4 GiB of addresses. The Huffman tables of a lossless
+//! WebP, proportional to the length of the file, are not bounded.
 
 use std::io::{self, BufReader};
 use std::path::Path;
@@ -36,35 +36,35 @@ use shrunk::{ShrunkImage, shrink, shrink_factor};
 
 mod shrunk;
 
-/// The most bytes one decoded image may take: 1 GiB, a 357-megapixel RGB image.
+/// Maximum bytes of one decoded image: 1 GiB, a 357-megapixel RGB image.
 ///
 /// A file of a few bytes can claim any size; without a limit it would fill the memory.
 pub(crate) const MAX_DECODED_BYTES: u64 = 1 << 30;
 
-/// The longest file that is read as an image.
+/// Maximum length of an image file, bytes.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// The most memory for all images that are being decoded: see the module's text.
+/// Maximum memory for all images being decoded, bytes: see the module's documentation.
 pub(crate) const WORKING_BYTES: u64 = 3 << 30;
 
-/// What a decoder may take before the size of its image is known: metadata, tables, a few rows.
+/// Memory a decoder may use before the size of its image is known: metadata, tables, a few rows.
 pub(crate) const HEADER_BYTES: u64 = 32 << 20;
 
-/// The limit it is given for that: a buffer that grows to this size was copied from a smaller one.
+/// The limit set in the decoder for that: half, as a buffer growing to this size was copied from a smaller one.
 const HEADER_LIMIT_BYTES: u64 = HEADER_BYTES / 2;
 
 static WORKING: Budget = Budget::new(WORKING_BYTES);
 
-/// Reads one image in the form of `spec`.
+/// Reads one image as `spec` describes.
 ///
-/// The kind of file is told from its content, not its name. PNG, JPEG, WebP, BMP and GIF (the
-/// first frame of an animation) in any colour type; the EXIF orientation is applied, colour
-/// profiles are not. Of 16-bit values the high byte is kept, as OpenCV does. The crop is the
-/// largest centred one of the wanted shape.
+/// The format is detected from the file's content, not its name: PNG, JPEG, WebP, BMP and GIF (the
+/// first frame of an animation), in any colour type. The EXIF orientation is applied, colour
+/// profiles are not. 16-bit values keep their high byte, as in OpenCV. The crop is the largest
+/// centred one of the target's aspect ratio.
 ///
-/// A JPEG whose crop is at least eight times as large as wanted on both sides is decoded at 1/4 with
-/// [`Resize::Fast`], so that at least a factor of two is left to the resize. The result differs from that of the
-/// full image by about a level in the mean, and most at sharp edges of colour (docs/images.md).
+/// With [`Resize::Fast`], a JPEG whose crop is at least eight times the target on both sides is decoded at 1/4
+/// of its size, so that at least a factor of two is left to the resize. The result differs from that of the full
+/// image by about one level on average, and most at sharp edges of colour (docs/images.md).
 ///
 /// Grey is `(2126 R + 7152 G + 722 B) / 10000`, rounded down: the weights of the `image` crate
 /// (Rec. 709), not OpenCV's.
@@ -100,7 +100,7 @@ fn fit(image: DynamicImage, spec: &ImageSpec) -> Array3<u8> {
     resize(pixels.view(), spec.height, spec.width)
 }
 
-/// Height and width of an image as it is seen, in pixels.
+/// Height and width of an upright image, in pixels.
 ///
 /// # Errors
 /// As [`decode`].
@@ -117,7 +117,7 @@ enum Image {
     Shrunk(ShrunkImage),
 }
 
-/// Height and width after turning.
+/// Height and width once upright.
 fn upright((height, width): (usize, usize), orientation: Orientation) -> (usize, usize) {
     match turns(orientation) {
         true => (width, height),
@@ -125,7 +125,7 @@ fn upright((height, width): (usize, usize), orientation: Orientation) -> (usize,
     }
 }
 
-/// Whether rows become columns.
+/// True if turning upright makes rows columns.
 fn turns(orientation: Orientation) -> bool {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     matches!(
@@ -134,13 +134,13 @@ fn turns(orientation: Orientation) -> bool {
     )
 }
 
-/// A file that was opened as an image, its pixels not decoded yet.
+/// An image file opened up to its header, pixels not yet decoded.
 struct Opened<D> {
     decoder: D,
     orientation: Orientation,
-    /// Memory for all that is done with the image.
+    /// Memory for all work on the image.
     cost: u64,
-    /// See [`shrink_factor`]; only for a JPEG.
+    /// See [`shrink_factor`]; JPEG only.
     factor: Option<usize>,
 }
 
@@ -154,13 +154,13 @@ impl<D: ImageDecoder> Opened<D> {
 
 /// Decodes the file and turns it upright.
 ///
-/// The permit covers the image, and what [`decode`] makes of it for `spec`, until it is dropped.
+/// The permit covers the image, and [`decode`]'s work on it for `spec`, until it is dropped.
 fn open(path: &Path, spec: Option<&ImageSpec>) -> Result<(Image, Permit<'static>), DataError> {
     let failed = |source| DataError::Decode {
         path: path.to_owned(),
         source,
     };
-    // Opening what is no file can wait for ever.
+    // Opening something other than a file (a pipe) can wait for ever.
     if !fs_err::metadata(path)?.is_file() {
         return Err(failed(ImageError::IoError(io::Error::other("not a file"))));
     }
@@ -184,7 +184,7 @@ fn open(path: &Path, spec: Option<&ImageSpec>) -> Result<(Image, Permit<'static>
     };
     let mut opened = read_header(path, &file, file_bytes, spec)?;
     if !permit.try_resize(opened.cost) {
-        // Waiting for more with something in hand could wait for ever: let go, and begin again.
+        // Waiting for more memory while holding some could deadlock: release it, and begin again.
         let cost = opened.cost;
         drop((opened, permit));
         permit = WORKING.take(cost);
@@ -192,7 +192,7 @@ fn open(path: &Path, spec: Option<&ImageSpec>) -> Result<(Image, Permit<'static>
     }
     if let Some(factor) = opened.factor {
         let (size, orientation, cost) = (opened.size(), opened.orientation, opened.cost);
-        // It holds the file.
+        // The decoder holds the file.
         drop(opened);
         if let Some(image) = shrink(&file, file_bytes, size, factor, orientation) {
             return Ok((Image::Shrunk(image), permit));
@@ -209,7 +209,7 @@ fn open(path: &Path, spec: Option<&ImageSpec>) -> Result<(Image, Permit<'static>
     Ok((Image::Whole(image), permit))
 }
 
-/// Reads up to the pixels, of which only the first `file_bytes` of the file are taken.
+/// Reads the header, up to the pixels; only the first `file_bytes` of the file count.
 fn read_header<'a>(
     path: &Path,
     file: &'a fs_err::File,
@@ -226,9 +226,9 @@ fn read_header<'a>(
     reader.limits(limits(HEADER_LIMIT_BYTES));
     let format = reader.format();
     let mut decoder = reader.into_decoder().map_err(failed)?;
-    // The decoders' own limits do not count the buffer we read into.
+    // The decoders' own limits do not count the buffer that we read into.
     let decoded = decoder.total_bytes();
-    // Damaged EXIF is no reason to lose the image.
+    // Damaged EXIF data must not lose the image.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let (width, height) = decoder.dimensions();
     let too_large = |bytes, limit| DataError::TooLarge {
@@ -275,17 +275,18 @@ fn limits(bytes: u64) -> Limits {
     limits
 }
 
-/// The most that is held of a file itself: JPEG's decoder keeps all of it, and again its metadata.
+/// Maximum memory for copies of the file: JPEG's decoder keeps all of it, and its metadata once more.
 fn file_copies(file_bytes: u64) -> u64 {
     2 * file_bytes
 }
 
-/// The most memory that an image takes on its way from a file to a crop, bytes.
+/// Maximum memory for an image from file to crop, bytes.
 ///
-/// `decoded` is the size of its pixels. A decoder holds, in multiples of that and at the worst:
-/// PNG and BMP the pixels; GIF a frame that does not fill its screen, and its indices; JPEG the
-/// coefficients of a progressive CMYK file, four of two bytes for three (those of three colours and twice the shrunk
-/// image, where it is shrunk); WebP an animation's canvas and frame with four channels each, its transparency in two steps, and luma and chroma.
+/// `decoded` is the size of its pixels. A decoder holds, at worst and in multiples of that: PNG and BMP
+/// the pixels; GIF a frame that does not fill its screen, and its indices; JPEG the coefficients of a
+/// progressive CMYK file, four of two bytes for three (if shrunk, those of three colours and twice the shrunk
+/// image); WebP an animation's canvas and frame with four channels each, its transparency in two steps,
+/// and luma and chroma.
 fn cost(
     format: Option<ImageFormat>,
     file_bytes: u64,
@@ -309,7 +310,7 @@ fn cost(
     HEADER_BYTES + (file + multiple * decoded).max(decoded + copy)
 }
 
-/// The part of an image that is kept, in pixels from the top left.
+/// The crop: the part of an image that is kept, in pixels from the top left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Crop {
     top: usize,
@@ -319,9 +320,9 @@ struct Crop {
 }
 
 impl Crop {
-    /// The largest centred part of `height` x `width` with the shape of `to_height` x `to_width`.
+    /// The largest centred part of `height` x `width` with the aspect ratio of `to_height` x `to_width`.
     ///
-    /// An odd remainder puts the extra pixel before the crop, as Keras-DDPM does.
+    /// With an odd remainder, the extra pixel is cut off before the crop, as in Keras-DDPM.
     fn centred(height: usize, width: usize, to_height: usize, to_width: usize) -> Self {
         let scaled = |side: usize, to: usize, from: usize| ((side * to + from / 2) / from).max(1);
         let fit_height = height.min(scaled(width, to_height, to_width));
@@ -347,13 +348,13 @@ fn flatten<'a>(image: &'a DynamicImage, crop: Crop, spec: &ImageSpec) -> CowArra
         DynamicImage::ImageLumaA16(p) => gather(p, crop, spec),
         DynamicImage::ImageRgb16(p) => gather(p, crop, spec),
         DynamicImage::ImageRgba16(p) => gather(p, crop, spec),
-        // Float images: none of the formats above gives them.
+        // Float images: the formats above cannot contain them.
         other => gather(&other.to_rgba8(), crop, spec),
     };
     gathered.into()
 }
 
-/// The samples of the crop, `[crop.height, crop.width, samples a pixel]`: no copy.
+/// Samples of the crop, `[crop.height, crop.width, samples per pixel]`: a view, not a copy.
 fn cropped<P: Pixel>(
     image: &ImageBuffer<P, Vec<P::Subpixel>>,
     crop: Crop,
@@ -369,7 +370,7 @@ fn cropped<P: Pixel>(
         ])
 }
 
-/// The crop of an image that has the wanted form already: a copy only where it is narrower.
+/// Crop of an image that already has the target's channels: copies only if it is narrower.
 fn rows(image: &RgbImage, crop: Crop) -> CowArray<'_, u8, Ix3> {
     let pixels = cropped(image, crop);
     if pixels.is_standard_layout() {
@@ -382,13 +383,12 @@ fn rows(image: &RgbImage, crop: Crop) -> CowArray<'_, u8, Ix3> {
     resize::image_of(out, crop.height, crop.width).into()
 }
 
-/// The samples of a row of a [`cropped`] image.
+/// Samples of a row of a [`cropped`] image.
 fn in_a_row<'a, S>(row: &'a ArrayView2<'_, S>) -> &'a [S] {
-    row.as_slice()
-        .expect("the samples of a row lie side by side")
+    row.as_slice().expect("the samples of a row are contiguous")
 }
 
-/// A sample of an image as one byte.
+/// Conversion of a sample to one byte.
 trait HighByte: Copy {
     fn high_byte(self) -> u8;
 }

@@ -1,13 +1,12 @@
-//! What can go wrong between a folder of files and a buffer of pixels.
+//! Errors between a folder of files and a buffer of pixels.
 
 use std::path::PathBuf;
 
 use crate::report::bytes;
 
-/// A data set that cannot be used, or one image of it that cannot be read.
+/// A data set that cannot be used, or an image that cannot be read.
 ///
-/// A few bad images do not spoil a data set: loading a folder leaves them out and
-/// lists them.
+/// A few bad images are no error: loading a folder skips and lists them.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The path of the data set does not exist.
@@ -34,13 +33,13 @@ pub enum DataError {
     NoImages {
         /// The folder searched.
         dir: PathBuf,
-        /// The endings looked for, lower case, without the dot.
+        /// The extensions looked for, lower case, without the dot.
         extensions: &'static [&'static str],
-        /// How many entries below the folder could not be read, and so were not searched.
+        /// Number of entries below the folder that could not be read, and so were not searched.
         unreadable: usize,
     },
 
-    /// Every single image failed; the reasons usually name the cause.
+    /// Not one image could be read; the reasons usually name the cause.
     #[error(
         "none of the {count} images in {} could be read, for example {}",
         dir.display(),
@@ -49,13 +48,13 @@ pub enum DataError {
     NoneReadable {
         /// The folder searched.
         dir: PathBuf,
-        /// How many files looked like images.
+        /// Number of files that looked like images.
         count: usize,
         /// The first few failures, each as `path: reason`.
         reasons: Vec<String>,
     },
 
-    /// The file could be opened, but not decoded: damaged, or of a kind that is not supported.
+    /// The file could be opened, but not decoded: damaged, or of an unsupported kind.
     #[error("cannot decode {}: replace the file, or convert it to PNG", path.display())]
     Decode {
         /// The image.
@@ -77,9 +76,9 @@ pub enum DataError {
         width: u32,
         /// Height in the file's header, pixels.
         height: u32,
-        /// Size once decoded, or all that decoding it could take.
+        /// Bytes once decoded, or the most that decoding could need.
         bytes: u64,
-        /// The most that this may be.
+        /// The limit, bytes.
         limit: u64,
     },
 
@@ -91,31 +90,31 @@ pub enum DataError {
     FileTooLong {
         /// The image.
         path: PathBuf,
-        /// Length of the file.
+        /// Length of the file, bytes.
         bytes: u64,
-        /// The most bytes that an image's file may have.
+        /// The limit, bytes.
         limit: u64,
     },
 
     /// The whole data set does not fit in memory.
     #[error(
-        "{count} images of {image_bytes} bytes each do not fit into the {} of memory that are free: give \
+        "{count} images of {image_bytes} bytes each do not fit into the {} of free memory: give \
          --cache FILE to keep them in a file, from which training then reads, or use fewer or smaller images",
         bytes(*free_bytes)
     )]
     OutOfMemory {
-        /// How many images there are.
+        /// Number of images.
         count: usize,
         /// Bytes of one image after resizing.
         image_bytes: usize,
-        /// Memory that could be had, bytes.
+        /// Free memory, bytes.
         free_bytes: u64,
     },
 
-    /// The wanted form of the images makes no sense.
+    /// A setting of the target images is out of range.
     #[error("image {name} is {value}, but must be {wanted}")]
     Spec {
-        /// Which setting.
+        /// The setting.
         name: &'static str,
         /// Its value.
         value: usize,
@@ -123,12 +122,12 @@ pub enum DataError {
         wanted: &'static str,
     },
 
-    /// The operating system refused; the source names the path.
+    /// The operating system returned an error; the source names the path.
     #[error("cannot read the data set")]
     Io(#[from] std::io::Error),
 }
 
-/// Tells apart "nothing there" from "could not look".
+/// Note that tells "nothing there" from "could not look".
 fn unreadable_note(unreadable: usize) -> String {
     match unreadable {
         0 => String::new(),

@@ -1,11 +1,11 @@
-//! The built-in data set: drawn faces, as many as wanted, in any size.
+//! The built-in data set: drawn faces, in any number and size.
 //!
-//! A demonstration needs images that come with the program, that a tiny network learns in
-//! minutes on a CPU, and in which success and failure are plain to see. Flat colours and large
-//! shapes are easily learned, and everybody can tell a face from a blot. All faces look straight
-//! ahead from about the same place, and no part is smaller than a pixel of a 32x32 image.
+//! A demonstration needs images that come with the program, that a tiny network learns in minutes on
+//! a CPU, and that show success or failure at a glance. Flat colours and large shapes are easy to
+//! learn, and anyone can tell a face from a blot. All faces look straight ahead from about the same
+//! place, and no part is smaller than a pixel of a 32x32 image.
 //!
-//! `portrait` decides what a face looks like, `shape` where its parts are, and this file paints.
+//! `portrait` chooses a face's features, `shape` places its parts, and this file paints.
 
 mod portrait;
 mod shape;
@@ -43,9 +43,9 @@ pub(crate) fn dataset(
 
 /// Draws face number `index` of `seed`, the same bytes on every machine.
 ///
-/// Only additions, products, quotients and square roots are used, which IEEE 754 fixes to the last
-/// bit, and no sine or cosine, which it does not. The head fills the shorter side; a longer side
-/// shows more background.
+/// Only additions, products, quotients and square roots are used, which IEEE 754 fixes to the last bit;
+/// no sine or cosine, which it does not. The head fills the shorter side; a longer side shows more
+/// background.
 ///
 /// # Shapes
 /// - `image`: `[H, W, C]` u8, overwritten; C = 3 (RGB) or 1 (grey)
@@ -76,7 +76,7 @@ fn check(height: usize, width: usize, channels: usize) {
     );
 }
 
-/// An image in the making, and where the face lies in it.
+/// An image being painted, and the position of the face in it.
 struct Canvas {
     /// `[H, W]`.
     pixels: Array2<Colour>,
@@ -89,7 +89,7 @@ struct Canvas {
 impl Canvas {
     fn new(portrait: &Portrait, height: usize, width: usize) -> Self {
         let pixel = 2.0 / (height.min(width) as f32 * portrait.scale);
-        // From the image's centre, moved by the face's shift, back to its first pixel.
+        // From the image's centre, moved by the face's shift, back to the first pixel.
         let origin = [
             (1.0 - width as f32) / 2.0 * pixel - portrait.shift[0],
             (1.0 - height as f32) / 2.0 * pixel - portrait.shift[1],
@@ -101,7 +101,7 @@ impl Canvas {
         }
     }
 
-    /// Paints one layer over what is there. An edge covers its pixels in part.
+    /// Paints one layer over the image. An edge covers its pixels in part.
     fn add(&mut self, layer: &Layer) {
         let [columns, rows] = self.bounds(layer);
         for row in rows {
@@ -130,7 +130,7 @@ impl Canvas {
         let range = |axis: usize, end: usize| {
             let at = (centre[axis] - self.origin[axis]) / self.pixel;
             let reach = half[axis] / self.pixel + 1.0;
-            // A cast to usize takes what is below zero as zero.
+            // A cast to usize turns negative values into zero.
             (at - reach) as usize..((at + reach + 1.0) as usize).min(end)
         };
         [range(0, self.pixels.ncols()), range(1, self.pixels.nrows())]
@@ -197,7 +197,7 @@ mod tests {
         assert!(dataset(0, 0, 8, 8, 3).is_empty());
     }
 
-    /// The box of each shape must hold all of it: painting everywhere changes nothing.
+    /// The box of each shape must contain all of it: painting everywhere changes nothing.
     #[test]
     fn nothing_is_cut_off_by_its_bounds() {
         for index in 0..50 {

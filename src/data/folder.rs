@@ -1,4 +1,4 @@
-//! A folder of image files, decoded part by part.
+//! Lists the image files of a folder and decodes them part by part.
 
 use std::collections::HashSet;
 use std::fs::Metadata;
@@ -18,22 +18,22 @@ use super::error::DataError;
 use super::manifest::{Manifest, escape, hash};
 use super::spec::ImageSpec;
 
-/// File name endings that count as images, in any case.
+/// File name extensions of images, matched in any case.
 pub(crate) const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];
 
 /// Part of every fingerprint: raise it when the same file decodes to other bytes than before.
 const FINGERPRINT_VERSION: &str = "images 1";
 
-/// How many failures an error quotes.
+/// Number of failures that an error quotes.
 const QUOTED_REASONS: usize = 3;
 
-/// Decoded images that are held before they are handed on.
+/// Bytes of decoded images held before they are passed on.
 const PART_BYTES: usize = 64 << 20;
 
-/// Images in a part for each thread at least, so that none waits long for the last one.
+/// Minimum images of a part per thread, so that no thread waits long for the last one.
 const PART_PER_THREAD: usize = 16;
 
-/// What lies in a folder.
+/// Contents of a folder.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     /// Image files, ordered by the bytes of their path below the folder.
@@ -42,10 +42,10 @@ pub(crate) struct Listing {
     pub(crate) unreadable: Vec<(PathBuf, String)>,
 }
 
-/// Takes decoded images, some at a time: `[some, C, H, W]` u8.
+/// Receives decoded images, some at a time: `[some, C, H, W]` u8.
 pub(crate) type Take<'a> = dyn FnMut(&[u8]) -> io::Result<()> + 'a;
 
-/// What became of the files of a folder.
+/// Result of decoding the files of a folder.
 #[derive(Debug)]
 pub(crate) struct Folder {
     /// The path below the folder of each image, in order, and its hash.
@@ -56,10 +56,10 @@ pub(crate) struct Folder {
 
 /// The image files in `dir` and below, in an order that does not depend on the file system.
 ///
-/// Files count by their name's ending ([`EXTENSIONS`]). Links are followed; a link back to a
-/// folder above it is passed over, and what two links share is listed twice. Below a link,
-/// however, a folder is entered through links only once: a few folders that are full of links to
-/// one another would have more paths than can ever be listed.
+/// Files count by their extension ([`EXTENSIONS`]). Links are followed; a link back to a folder above
+/// it is skipped, and files reached through two links are listed twice. Below a link, however, a
+/// folder is entered through links only once: a few folders full of links to one another would have
+/// more paths than can ever be listed.
 ///
 /// # Errors
 /// [`DataError::NoSuchFolder`], [`DataError::NotAFolder`], [`DataError::NoImages`] and, when
@@ -68,7 +68,7 @@ pub(crate) fn list(dir: &Path) -> Result<Listing, DataError> {
     check_folder(dir)?;
     let mut listing = Listing::default();
     let mut links = Links::default();
-    // In order, so that it does not depend on the file system which link comes first.
+    // In order, so that the first link does not depend on the file system.
     let entries = WalkDir::new(dir).follow_links(true).sort_by_file_name();
     for entry in entries.into_iter().filter_entry(|e| links.enter(e)) {
         match entry {
@@ -76,7 +76,7 @@ pub(crate) fn list(dir: &Path) -> Result<Listing, DataError> {
                 listing.files.push(entry.into_path());
             }
             Ok(_) => {}
-            // A link that leads back up: its images are listed already.
+            // A link back up: its images are already listed.
             Err(error) if error.loop_ancestor().is_some() => {}
             Err(error) => {
                 let path = error.path().unwrap_or(dir).to_owned();
@@ -102,17 +102,17 @@ pub(crate) fn list(dir: &Path) -> Result<Listing, DataError> {
     Ok(listing)
 }
 
-/// Linked folders entered so far, to pass over the same one again below a link.
+/// Linked folders entered so far, to skip the same one again below a link.
 #[derive(Debug, Default)]
 struct Links {
-    /// The link on the way to the present folder that no other link is above of.
+    /// The topmost link on the path to the current folder.
     outermost: Option<PathBuf>,
     /// Device and number of each folder entered through a link below `outermost`, and of its own.
     entered: HashSet<(u64, u64)>,
 }
 
 impl Links {
-    /// Whether to look at this entry, of a walk in depth.
+    /// True if this entry of a depth-first walk should be visited.
     fn enter(&mut self, entry: &DirEntry) -> bool {
         // The folder itself may be given as a link.
         if entry.depth() == 0 || !entry.path_is_symlink() || !entry.file_type().is_dir() {
@@ -123,7 +123,7 @@ impl Links {
             self.outermost = Some(entry.path().to_owned());
             self.entered.clear();
         }
-        // What cannot be looked at is reported when the walk gets there.
+        // Unreadable entries are reported when the walk gets there.
         let metadata = entry.metadata();
         metadata.map_or(true, |m| self.entered.insert((m.dev(), m.ino())))
     }
@@ -140,7 +140,7 @@ fn check_folder(dir: &Path) -> Result<(), DataError> {
         Ok(metadata) if !metadata.is_dir() => Err(DataError::NotAFolder {
             dir: dir.to_owned(),
         }),
-        // Opening it tells "may not look" from "nothing there".
+        // Opening it tells "not permitted" from "nothing there".
         Ok(_) => Ok(fs_err::read_dir(dir).map(drop)?),
     }
 }
@@ -152,7 +152,7 @@ fn is_image(path: &Path) -> bool {
         .any(|wanted| ending.eq_ignore_ascii_case(wanted))
 }
 
-/// The path below `dir` as bytes, whatever its encoding.
+/// The path below `dir` as bytes, in whatever encoding.
 fn path_bytes<'a>(dir: &Path, path: &'a Path) -> &'a [u8] {
     path.strip_prefix(dir)
         .unwrap_or(path)
@@ -160,22 +160,20 @@ fn path_bytes<'a>(dir: &Path, path: &'a Path) -> &'a [u8] {
         .as_encoded_bytes()
 }
 
-/// Decodes every image of a listing of `dir`, on all threads of the current rayon pool, and hands the pixels
+/// Decodes every image of a listing of `dir`, on all threads of the current rayon pool, and passes the pixels
 /// to `take`, some images at a time and in the order of [`list`].
 ///
-/// Order and bytes do not depend on the number of threads. Files that cannot be read any more, or
-/// never could, and files that make a decoder panic, are left out and listed. `progress` is called
-/// once for each file with the number of files done so far, from any thread, and now and then out
-/// of order.
+/// Order and bytes do not depend on the number of threads. Files that cannot be read, and files that
+/// make a decoder panic, are skipped and listed. `progress` is called once per file with the number of
+/// files done so far, from any thread and sometimes out of order.
 ///
-/// Memory: 64 MiB of decoded images or 16 of them for each thread, and what [`decode`] takes on all threads
-/// together.
+/// Memory: 64 MiB of decoded images or 16 images per thread, and what [`decode`] uses on all threads together.
 ///
 /// # Shapes
-/// `take` gets `[some, channels, height, width]` u8.
+/// `take` receives `[some, channels, height, width]` u8.
 ///
 /// # Errors
-/// [`DataError::NoneReadable`], [`DataError::Spec`], and whatever `take` says.
+/// [`DataError::NoneReadable`], [`DataError::Spec`], and errors of `take`.
 pub(crate) fn load(
     dir: &Path,
     listing: Listing,
@@ -197,7 +195,7 @@ pub(crate) fn load(
         for (i, (path, outcome)) in files.iter().zip(hashes).enumerate() {
             match outcome {
                 Ok(hash) => {
-                    // Readable images move together.
+                    // Close the gaps left by unreadable images.
                     let slot = |n: usize| n * spec.bytes();
                     pixels.copy_within(slot(i)..slot(i + 1), slot(images.len() - before));
                     images.push((escape(path_bytes(dir, path)), hash));
@@ -217,7 +215,7 @@ pub(crate) fn load(
     })
 }
 
-/// Decodes each file into its place in `pixels`; the hash of what is there then, or why it cannot be read.
+/// Decodes each file into its place in `pixels`; returns the hash of its bytes, or why it cannot be read.
 fn decode_all(
     files: &[PathBuf],
     spec: &ImageSpec,
@@ -239,7 +237,7 @@ fn decode_all(
 
 /// Runs a decoder on untrusted bytes: a panic in it is one unreadable file, not the end of the run.
 ///
-/// The panic's message still goes to stderr, as the panic hook belongs to the program.
+/// The panic's message still goes to stderr: the panic hook belongs to the program.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, DataError>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(decode)) {
         Ok(outcome) => outcome.map_err(|error| reason(&error)),
@@ -253,7 +251,7 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T, DataError>) -> Result<T, String
     }
 }
 
-/// The cause in one line, without the path, which stands beside it.
+/// The cause in one line, without the path, which is shown beside it.
 fn reason(error: &DataError) -> String {
     match error {
         DataError::Decode { source, .. } => source.to_string(),
@@ -291,15 +289,15 @@ fn none_readable(dir: &Path, skipped: &[(PathBuf, String)]) -> DataError {
     }
 }
 
-/// A digest that changes when the images or their wanted form do: 64 hexadecimal digits.
+/// Digest that changes with the images or `spec`: 64 hexadecimal digits.
 ///
-/// Tells whether decoded images kept from an earlier run are still good. Covers each file's path
-/// below `dir`, size and modification time, not its content, so that it takes milliseconds; an
-/// edit that keeps size and time goes unseen. Moving the whole folder changes nothing. A file that
-/// is gone by now counts as gone: once it is not listed any more, or back, the digest is another.
+/// Decides if decoded images from an earlier run are still valid. Covers each file's path below `dir`,
+/// size and modification time, not its content, so that it needs only milliseconds; an edit that keeps
+/// size and time goes unseen. Moving the whole folder changes nothing. A file deleted since listing
+/// counts as gone: when it is no longer listed, or back, the digest differs.
 pub(crate) fn fingerprint(dir: &Path, files: &[PathBuf], spec: &ImageSpec) -> String {
     let mut hasher = blake3::Hasher::new();
-    // Each part with its length, so that no two lists of parts read the same.
+    // Each part with its length, so that different lists of parts never give the same bytes.
     let mut add = |part: &[u8]| {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);

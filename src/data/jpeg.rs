@@ -1,30 +1,29 @@
-//! JPEG at a fraction of its size, without making the full image first.
+//! Decodes a JPEG at a fraction of its size, without making the full image first.
 //!
-//! A block of 8x8 pixels is 64 frequencies; the lowest of them alone give it as 4x4, 2x2 or one pixel. By the
-//! `jpeg-decoder` crate in plain Rust, whose bytes are the same on every processor. The decoder of the `image` crate is
-//! the faster one in full, and cannot do this.
+//! A block of 8x8 pixels is 64 frequencies; the lowest of them alone give it as 4x4, 2x2 or one pixel. The
+//! `jpeg-decoder` crate does this in plain Rust, with the same bytes on every processor. The decoder of the `image`
+//! crate is faster for full images, but cannot do this.
 //!
-//! Only files that give grey or RGB and are whole and sound are read here: all others are for the full decoder, which
-//! takes any.
+//! Only complete and valid files in grey or RGB are decoded here; the rest is left to the full decoder.
 //!
 //! # Memory
 //!
-//! Beside metadata, the shrunk image twice, and of a progressive file all frequencies, two bytes for each sample of
-//! the full image.
+//! Metadata, the shrunk image twice, and for a progressive file all frequencies, two bytes per sample of the full
+//! image.
 
 use std::io::Read;
 
 use jpeg_decoder::{Decoder, PixelFormat};
 use ndarray::Array3;
 
-/// Decodes a JPEG of `width` x `height` pixels at 1/`factor` of its size; none if it is no plain, sound JPEG of that
-/// size, or the factor not 2, 4 or 8.
+/// Decodes a JPEG of `width` x `height` pixels at 1/`factor` of its size; `None` unless it is a plain, valid JPEG of
+/// that size and the factor is 2, 4 or 8.
 ///
 /// # Shapes
 /// Returns `[height / factor, width / factor, C]` u8, both sides rounded up, C = 1 (grey) or 3 (RGB).
 ///
-/// Each pixel stands for `factor` x `factor` pixels. The last of a row or column can reach beyond the full image,
-/// into what the file holds there to fill up its blocks.
+/// Each pixel stands for `factor` x `factor` pixels. The last of a row or column can extend beyond the full image,
+/// into the padding of the file's blocks.
 pub(super) fn shrink(
     file: impl Read,
     (width, height): (usize, usize),
@@ -40,7 +39,7 @@ pub(super) fn shrink(
     };
     let (shrunk_width, shrunk_height) = (width.div_ceil(factor), height.div_ceil(factor));
     let wanted = (shrunk_width as u16, shrunk_height as u16);
-    // The file may be another than when its size was read.
+    // The file may have changed since its size was read.
     let as_expected = (usize::from(info.width), usize::from(info.height)) == (width, height)
         && decoder.scale(wanted.0, wanted.1).ok()? == wanted;
     if !as_expected {

@@ -1,4 +1,4 @@
-//! From settings to the decoded data set.
+//! Loads and decodes the data set that the settings describe.
 
 use std::path::{Path, PathBuf};
 
@@ -14,27 +14,26 @@ use crate::memory::available_bytes;
 use crate::native;
 use crate::report::bytes;
 
-/// A data set ready for training, and what is worth telling about it.
+/// A data set ready for training, and information about it.
 #[derive(Debug)]
 pub struct Loaded {
     /// The images.
     pub store: Store,
-    /// Files that could not be read, each with the reason; also those of the start that made the
-    /// cache.
+    /// Files that could not be read, each with the reason; also those recorded in the cache.
     pub skipped: Vec<(PathBuf, String)>,
-    /// Where the images came from, for people.
+    /// Origin of the images, human-readable.
     pub origin: String,
     /// Name and hash of each image, in the store's order.
     pub manifest: Manifest,
 }
 
-/// Loads the images that `data` names in the shape that `model` wants.
+/// Loads the images that `data` names, in the shape that `model` expects.
 ///
-/// `progress(done, total)` is called from several threads while files are decoded. `seed` draws the
+/// `progress(done, total)` is called from several threads while files are decoded. `seed` seeds the
 /// built-in images.
 ///
 /// # Errors
-/// No such folder, no readable image in it, a `cache` that is some other file.
+/// A missing folder, one without readable images, or a `cache` file that is not an image cache.
 pub fn load(
     data: &DataConfig,
     model: &ModelConfig,
@@ -57,10 +56,10 @@ pub fn load(
     }
 }
 
-/// The size of all image files in `dir` and below, bytes.
+/// Total size of the image files in `dir` and below, bytes.
 ///
 /// # Errors
-/// No such folder, or no image in it.
+/// A missing folder, or one without images.
 pub fn file_bytes(dir: &Path) -> Result<u64> {
     let files = folder::list(dir)?.files;
     let sizes = files
@@ -78,7 +77,7 @@ fn builtin(count: u64, seed: u64, spec: &ImageSpec, device: Device) -> Result<Lo
     let names = (0..count).map(|index| format!("face-{index:06}"));
     let manifest = Manifest::new(names.zip(hashes));
     Ok(Loaded {
-        // Takes the array, so that it is not kept beside the tensor.
+        // Consumes the array, so that it is not kept beside the tensor.
         store: Store::new(Tensor::try_from(pixels)?, device)?,
         skipped: vec![],
         origin: format!("{count} built-in faces"),
@@ -93,8 +92,8 @@ fn from_folder(
     device: Device,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Loaded> {
-    // Listed once: what is decoded is what the key is of. A file that changes from here on is
-    // decoded as it is then, and has another key the next time.
+    // Listed once, so that the key covers exactly the decoded files. A file that changes from here on
+    // is decoded as it is then, and changes the key the next time.
     let listing = folder::list(dir)?;
     let key = CacheKey {
         version: cache::VERSION,
@@ -157,7 +156,7 @@ fn in_memory(
     })
 }
 
-/// `[count, C, H, W]` u8, if that many fit into the memory that is free.
+/// Allocates `[count, C, H, W]` u8, if it fits into `free` bytes.
 fn allocate(count: usize, spec: &ImageSpec, free: Option<u64>) -> Result<Tensor, DataError> {
     let free_bytes = free.unwrap_or(u64::MAX);
     let too_much = || DataError::OutOfMemory {
@@ -173,11 +172,11 @@ fn allocate(count: usize, spec: &ImageSpec, free: Option<u64>) -> Result<Tensor,
     Tensor::f_empty(shape, (Kind::Uint8, Device::Cpu)).map_err(|_| too_much())
 }
 
-/// Refuses before the work what a disk cannot hold after it.
+/// Refuses up front a cache that the disk has no room for.
 fn check_room(path: &Path, count: usize, spec: &ImageSpec) -> Result<()> {
     crate::fs::check_writable(path)?;
     let wanted = (count as u64).saturating_mul(spec.bytes() as u64);
-    // The folder's file system: the file itself may not be there yet.
+    // The folder's file system: the file itself may not exist yet.
     if let Some(free) = crate::fs::free_bytes(crate::fs::folder_of(path))
         && free < wanted
     {

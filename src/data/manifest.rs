@@ -1,12 +1,12 @@
-//! Which images a run was trained on: a name and a hash for each, as a text file.
+//! The list of a run's training images: a name and a hash for each, as a text file.
 //!
 //! # Format
 //!
 //! UTF-8 text, every line ended by a newline. The first line is `ddpm pictures 1 N`: the version
 //! and the number of lines that follow. Then, for each image in the order of the data set, the
 //! first 16 hexadecimal digits of the BLAKE3 hash of its decoded bytes `[C, H, W]`, a tab, and its
-//! path below the folder, see [`escape`]. [`Manifest::fingerprint`] is what `b3sum` prints for the
-//! file.
+//! path below the folder, see [`escape`]. [`Manifest::fingerprint`] equals the output of `b3sum` for
+//! the file.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -20,16 +20,16 @@ const MAGIC: &str = "ddpm pictures ";
 
 const VERSION: &str = "1";
 
-/// The longest file that is read: about ten million images.
+/// Maximum length of the file, bytes: about ten million images.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// How many names [`Manifest::differences`] gives for each kind of change.
+/// Number of names that [`Manifest::differences`] quotes for each kind of change.
 const QUOTED_NAMES: usize = 5;
 
-/// How much of a bad line an error shows, characters.
+/// Length of the part of a bad line that an error shows, characters.
 const SHOWN_CHARS: usize = 60;
 
-/// The images of a data set in order: what each is called, and what it looks like.
+/// The images of a data set in order: the name and content hash of each.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Manifest {
     images: Vec<Image>,
@@ -44,7 +44,7 @@ struct Image {
 }
 
 impl Manifest {
-    /// A list of names, of which no two are the same, and [`hash`]es.
+    /// A list of distinct names and their [`hash`]es.
     pub(super) fn new(images: impl IntoIterator<Item = (String, u64)>) -> Self {
         let images = images.into_iter();
         Self {
@@ -57,7 +57,7 @@ impl Manifest {
         self.images.len()
     }
 
-    /// Whether there is no image.
+    /// True if there are no images.
     pub fn is_empty(&self) -> bool {
         self.images.is_empty()
     }
@@ -73,9 +73,9 @@ impl Manifest {
         self.images.get(index).map(|p| p.hash)
     }
 
-    /// A digest of all names and hashes in their order: 64 hexadecimal digits.
+    /// Digest of all names and hashes in order: 64 hexadecimal digits.
     ///
-    /// The BLAKE3 hash of the file that [`Manifest::write`] makes.
+    /// It is the BLAKE3 hash of the file that [`Manifest::write`] makes.
     pub fn fingerprint(&self) -> String {
         blake3::hash(self.to_text().as_bytes()).to_hex().to_string()
     }
@@ -83,16 +83,16 @@ impl Manifest {
     /// Writes the list as a text file, whole or not at all.
     ///
     /// # Errors
-    /// Disk full, folder not writable, …; an older file at `path` stays as it was.
+    /// Disk full, folder not writable, …; an older file at `path` stays unchanged.
     pub fn write(&self, path: &Path) -> Result<()> {
         crate::fs::write_bytes(path, self.to_text().as_bytes())
     }
 
-    /// Reads what [`Manifest::write`] wrote. The file is not trusted.
+    /// Reads a file of [`Manifest::write`]. The file is untrusted.
     ///
     /// # Errors
-    /// No such file; a file that is something else, cut short, damaged or above 1 GiB: the error
-    /// names the file and the line.
+    /// A missing file, or one that is of another kind, cut short, damaged or above 1 GiB: the error names
+    /// the file and the line.
     pub fn read(path: &Path) -> Result<Self> {
         let read = || {
             let mut bytes = Vec::new();
@@ -116,14 +116,14 @@ impl Manifest {
         text
     }
 
-    /// What [`Manifest::to_text`] wrote, and nothing else.
+    /// Parses exactly the texts that [`Manifest::to_text`] writes.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         ensure!(
             bytes.starts_with(MAGIC.as_bytes()),
             "it does not begin with `{MAGIC}`: another kind of file"
         );
         let text = std::str::from_utf8(bytes).context("it is not UTF-8 text: damaged")?;
-        let text = (text.strip_suffix('\n')).context("its last line does not end: cut short")?;
+        let text = (text.strip_suffix('\n')).context("its last line has no newline: cut short")?;
         let mut lines = text.split('\n');
         let count = header(lines.next().unwrap_or_default())?;
         let mut manifest = Self::default();
@@ -131,7 +131,7 @@ impl Manifest {
         for (i, line) in lines.enumerate() {
             let mut read = || {
                 let image = image(line)?;
-                ensure!(names.insert(&line[17..]), "the name comes a second time");
+                ensure!(names.insert(&line[17..]), "the name occurs twice");
                 Ok(image)
             };
             let read = read().with_context(|| format!("line {}, {:?}", i + 2, shown(line)));
@@ -145,7 +145,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// What has changed since `before`, for people; `None` if the two are the same.
+    /// Human-readable changes since `before`; `None` if the two are the same.
     ///
     /// Counts images that are gone, new, changed under the same name, and merely moved or
     /// renamed (same hash, another name), and names up to five of each.
@@ -164,7 +164,7 @@ impl Manifest {
                 Some(_) => {}
             }
         }
-        // New names by hash, the first on top: each serves one image that is gone.
+        // New names by hash, the first on top: each matches one image that is gone.
         let mut arrivals: HashMap<u64, Vec<&str>> = HashMap::new();
         for image in added.iter().rev() {
             arrivals.entry(image.hash).or_default().push(&image.name);
@@ -225,7 +225,7 @@ fn header(line: &str) -> Result<u64> {
     let (version, count) = rest.split_once(' ').unwrap_or((rest, ""));
     ensure!(
         version == VERSION,
-        "it is of version {:?}, and this program reads version {VERSION}",
+        "it has version {:?}, but this program reads version {VERSION}",
         shown(version)
     );
     match count.parse::<u64>() {
@@ -265,17 +265,16 @@ fn shown(text: &str) -> String {
     shown
 }
 
-/// The first 64 bits of the BLAKE3 hash of an image's bytes.
+/// First 64 bits of the BLAKE3 hash of an image's bytes.
 pub(super) fn hash(pixels: &[u8]) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(pixels).as_bytes();
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// A path's bytes as one line of text that stands for these bytes only.
+/// Writes a path's bytes as one line of text, reversibly.
 ///
-/// UTF-8 stays as it is, but for a backslash (`\\`), newline (`\n`), tab (`\t`), carriage return
-/// (`\r`) and the bytes of other control characters, which are written `\x1b`, as are bytes
-/// that are not UTF-8.
+/// UTF-8 is kept, except a backslash (`\\`), newline (`\n`), tab (`\t`), carriage return (`\r`) and the
+/// bytes of other control characters, which are written `\x1b`, as are bytes that are not UTF-8.
 pub(super) fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     let hex = |text: &mut String, bytes: &[u8]| {
@@ -299,7 +298,7 @@ pub(super) fn escape(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes that [`escape`] wrote; `None` for a backslash that it does not write.
+/// Inverse of [`escape`]; `None` for an escape that it does not write.
 pub(super) fn unescape(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

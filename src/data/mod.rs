@@ -1,13 +1,12 @@
-//! Images: found, decoded and resized once, then one u8 tensor that training reads.
+//! Images: found, decoded and resized once into one u8 tensor that training reads.
 //!
 //! Order: `spec` (the wanted form) → `folder` (which files) → `decode`, `jpeg` and `resize` (one file to
 //! bytes) or `faces` (the built-in data set) → `manifest` (names and hashes) → `cache` (decoded tensor
-//! on disk) → `store` (the tensor on its device, batches; `ahead` gathers them from a mapped file).
+//! on disk) → `store` (the tensor on its device, batches; `prefetch` gathers them from a mapped file).
 //!
 //! A file that cannot be read, for whatever reason and at whatever moment, is left out and listed;
-//! it never ends a run. What decoding may take of the memory is bounded: see `decode`.
+//! it never ends a run. Memory for decoding is bounded: see `decode`.
 
-mod ahead;
 mod budget;
 mod cache;
 mod decode;
@@ -18,6 +17,7 @@ mod jpeg;
 mod load;
 mod manifest;
 mod order;
+mod prefetch;
 mod resize;
 mod spec;
 mod store;

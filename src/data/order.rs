@@ -1,21 +1,21 @@
-//! Which images make up the batch of a step.
+//! The order of images: the batch of each step.
 
 use tch::{Device, Kind, Tensor};
 
 use crate::rng::{Stream, key, seeded};
 
-/// Walks the data set epoch by epoch, each in an order of its own; every image is seen exactly
-/// once an epoch, and batches run on across the border of two.
+/// Shuffles the data set anew each epoch; every image is seen exactly once per epoch, and batches may
+/// span two epochs.
 #[derive(Debug)]
 pub struct Order {
     seed: u64,
     images: u64,
-    /// The permutation in use, so that it is not drawn at every step.
+    /// The current permutation, so that it is not drawn at every step.
     current: Option<(u64, Vec<i64>)>,
 }
 
 impl Order {
-    /// An order over `images` images, at least one.
+    /// An order over `images` images; `images` must be at least 1.
     pub fn new(seed: u64, images: u64) -> Order {
         Order {
             seed,
@@ -29,7 +29,7 @@ impl Order {
         self.images
     }
 
-    /// Indices of the `batch` images of step `step` (from 0), a function of (seed, step) alone.
+    /// Indices of the `batch` images of step `step` (from 0): a function of seed, `step` and `batch` only.
     pub fn batch(&mut self, step: u64, batch: i64) -> Vec<i64> {
         let (batch, images) = (batch as u64, self.images);
         (step * batch..(step + 1) * batch)
@@ -41,7 +41,7 @@ impl Order {
         if self.current.as_ref().is_none_or(|(e, _)| *e != epoch) {
             let draw = || Tensor::randperm(self.images as i64, (Kind::Int64, Device::Cpu));
             let drawn = seeded(key(self.seed, Stream::Order, epoch), draw);
-            let drawn = Vec::try_from(drawn).expect("randperm gives a 1-d i64 tensor");
+            let drawn = Vec::try_from(drawn).expect("randperm returns a 1-d i64 tensor");
             self.current = Some((epoch, drawn));
         }
         self.current.as_ref().map_or(&[], |(_, drawn)| drawn)

@@ -1,20 +1,20 @@
-//! Two ways to resize images of bytes.
+//! Two methods to resize u8 images.
 //!
-//! [`area`] is the good one: every source pixel counts, so shrinking does not alias.
-//! [`cv2_bilinear`] is there to train on exactly the pixels that OpenCV's default resize gives,
-//! aliasing included. No library at hand gives these bytes: bilinear resizes elsewhere either
-//! antialias, or differ by one in a fifth to a third of all bytes. Both functions add up integers
-//! (some of them as f64, which holds them exactly) and give the same bytes on every machine.
+//! [`area`] is the better one: every source pixel counts, so shrinking does not alias.
+//! [`cv2_bilinear`] is for training on exactly the pixels of OpenCV's default resize, aliasing
+//! included. No library at hand reproduces these bytes: bilinear resizes elsewhere either antialias,
+//! or differ by one in a fifth to a third of all bytes. Both functions sum integers (some as f64,
+//! which holds them exactly) and return the same bytes on every machine.
 
 use ndarray::{Array3, ArrayView3, CowArray, Ix3};
 
 use crate::native::{Across, area_across, area_down, area_padded};
 
-/// Resizes as OpenCV's `cv2.resize(..., INTER_LINEAR)` does on bytes, bit for bit.
+/// Resizes like OpenCV's `cv2.resize(..., INTER_LINEAR)` on u8 images, bit for bit.
 ///
-/// Looks at no more than 2x2 source pixels for each result, so an image shrunk by more than two
-/// aliases. OpenCV works with weights of 11 bits and drops 4 + 16 + 2 bits on the way, and takes a
-/// 2x2 mean when both sides halve exactly.
+/// Each result depends on at most 2x2 source pixels, so an image shrunk by more than two aliases.
+/// OpenCV uses weights of 11 bits and drops 4 + 16 + 2 bits in three steps, and averages 2x2 pixels
+/// when both sides halve exactly.
 ///
 /// # Shapes
 /// - `src`: `[H, W, C]` u8; returns `[dh, dw, C]` u8
@@ -22,7 +22,7 @@ use crate::native::{Across, area_across, area_down, area_padded};
 /// # Panics
 /// If a size is zero.
 ///
-/// Source: compared with what OpenCV 4.6.0, 4.12.0 and 5.0.0 give on x86-64.
+/// Source: compared with the results of OpenCV 4.6.0, 4.12.0 and 5.0.0 on x86-64.
 pub fn cv2_bilinear(src: ArrayView3<u8>, dh: usize, dw: usize) -> Array3<u8> {
     check(src, dh, dw);
     let (sh, sw, c) = src.dim();
@@ -45,15 +45,15 @@ pub fn cv2_bilinear(src: ArrayView3<u8>, dh: usize, dw: usize) -> Array3<u8> {
     image_of(out, dh, dw)
 }
 
-/// Resizes by area: each result is the mean of the source under it, with partly covered pixels
-/// counted in part.
+/// Resizes by area: each result is the mean of the source pixels under it, partly covered ones weighted
+/// by their share.
 ///
 /// Exact in integers, rounded half up. A side that grows has nothing to average: an image that
 /// grows on either side goes to [`cv2_bilinear`], which is smooth and never overshoots. An image
 /// of the right size is copied.
 ///
-/// A box filter sampled at pixel centres, as libraries have it, is not this: it counts pixels
-/// wholly or not at all, and at small ratios edges wobble.
+/// This differs from the usual box filter sampled at pixel centres, which counts pixels wholly or not at
+/// all, so that edges wobble at small ratios.
 ///
 /// # Shapes
 /// - `src`: `[H, W, C]` u8; returns `[dh, dw, C]` u8
@@ -73,24 +73,24 @@ pub(crate) fn area(src: ArrayView3<u8>, dh: usize, dw: usize) -> Array3<u8> {
     area_of(src, Span::whole(sh, dh), Span::whole(sw, dw))
 }
 
-/// What one axis of an image is made into: a stretch of it into equal results.
+/// The resizing of one axis: a stretch of the source, divided into equal results.
 ///
-/// All lengths are in units of which a source pixel has `pixel`, so that an image that was shrunk
-/// before can be cut at places between its pixels.
+/// A source pixel is `pixel` units long, so that an image that was shrunk before can be cut between its
+/// pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
     /// Length of a source pixel.
     pub(crate) pixel: usize,
-    /// Where the stretch begins.
+    /// Start of the stretch, units.
     pub(crate) from: usize,
-    /// How long it is.
+    /// Length of the stretch, units.
     pub(crate) length: usize,
-    /// How many results it has.
+    /// Number of results.
     pub(crate) results: usize,
 }
 
 impl Span {
-    /// `src` pixels into `dst` results.
+    /// All `src` pixels into `dst` results.
     fn whole(src: usize, dst: usize) -> Self {
         Self {
             pixel: 1,
@@ -100,13 +100,13 @@ impl Span {
         }
     }
 
-    /// How many source pixels there have to be.
+    /// Number of source pixels required.
     pub(crate) fn pixels(&self) -> usize {
         (self.from + self.length).div_ceil(self.pixel)
     }
 
-    /// The first of the source pixels under result `i`, and how much of it and those after it, in units of which the
-    /// stretch has `length` times `results`: they sum to `length`.
+    /// The first source pixel under result `i`, and the shares of it and the following ones, in units of
+    /// 1/`results`: they sum to `length`.
     fn under(&self, i: usize) -> (usize, Vec<u16>) {
         let pixel = self.pixel * self.results;
         let from = self.from * self.results + i * self.length;
@@ -125,15 +125,15 @@ impl Span {
     }
 }
 
-/// As [`area`], for a part of the image, which may begin and end between pixels.
+/// Like [`area`], for a part of the image, which may begin and end between pixels.
 ///
 /// # Shapes
-/// - `src`: `[rows.pixels(), columns.pixels(), C]` u8, the pixels that the spans lie on, from the first;
-///   returns `[rows.results, columns.results, C]` u8
+/// - `src`: `[rows.pixels(), columns.pixels(), C]` u8, the pixels under the spans; returns
+///   `[rows.results, columns.results, C]` u8
 ///
 /// # Panics
-/// If `src` has another shape, C is neither 1 nor 3, `rows` are 2^23 long or longer, both lengths multiplied are 2^40 or
-/// more, or `pixel` times `results` is 2^16 or more.
+/// If `src` has another shape, C is neither 1 nor 3, `rows.length` is 2^23 or more, the product of both lengths is
+/// 2^40 or more, or `pixel` times `results` is 2^16 or more.
 pub(crate) fn area_of(src: ArrayView3<u8>, rows: Span, columns: Span) -> Array3<u8> {
     let (sh, sw, c) = src.dim();
     assert!(c == 1 || c == 3, "{c} channels");
@@ -160,7 +160,7 @@ pub(crate) fn area_of(src: ArrayView3<u8>, rows: Span, columns: Span) -> Array3<
     let mut sums = vec![0; width];
     let mut pixels = vec![0.0; area_padded(width, c, taps.each)];
     for (y, out) in out.chunks_exact_mut(columns.results * c).enumerate() {
-        // Down the rows first, as this is where every source byte is read.
+        // Columns first: this pass reads every source byte.
         let (first, weights) = rows.under(y);
         let under = &src[first * width..][..weights.len() * width];
         area_down(under, &weights, &mut sums, &mut pixels);
@@ -169,11 +169,11 @@ pub(crate) fn area_of(src: ArrayView3<u8>, rows: Span, columns: Span) -> Array3<
     image_of(out, rows.results, columns.results)
 }
 
-/// The source pixels under all results of a [`Span`], the same number for each: those too many have no weight.
+/// The source pixels under all results of a [`Span`], the same number for each; surplus ones have weight 0.
 struct Taps {
-    /// For each result its first pixel.
+    /// First pixel of each result.
     first: Vec<u32>,
-    /// How many pixels each has.
+    /// Number of pixels of each result.
     each: usize,
     weights: Vec<f64>,
 }
@@ -205,18 +205,18 @@ fn check(src: ArrayView3<u8>, dh: usize, dw: usize) {
     );
 }
 
-/// The bytes of an image row by row, which is how the loops here read them.
+/// The bytes of an image row by row, as the loops here read them.
 fn bytes<'a>(image: &'a CowArray<'_, u8, Ix3>) -> &'a [u8] {
     image.as_slice().expect("an image in standard layout")
 }
 
-/// `[height, width, C]` of the bytes of as many pixels.
+/// `[height, width, C]` from bytes of `height * width` pixels.
 pub(super) fn image_of(bytes: Vec<u8>, height: usize, width: usize) -> Array3<u8> {
     let channels = bytes.len() / (height * width);
     Array3::from_shape_vec((height, width, channels), bytes).expect("bytes for all of the pixels")
 }
 
-/// What happens to a result that falls beyond the outermost pixel centres.
+/// Treatment of a result beyond the outermost pixel centres.
 ///
 /// OpenCV treats columns and rows differently. Both repeat the edge pixel, but a row keeps its two
 /// weights, whose products are cut off separately: the sum can come out lower.
@@ -287,7 +287,7 @@ mod tests {
 
     use super::*;
 
-    /// What `resize` makes of the bytes of `[H, W, C]`.
+    /// Result of `resize` on the bytes of an `[H, W, C]` image.
     fn resized(
         resize: fn(ArrayView3<u8>, usize, usize) -> Array3<u8>,
         src: &[u8],
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn cv2_shrinks_three_to_one_by_taking_the_middle() {
-        // The centre of the one result is at 1.0, the middle pixel; the others do not count.
+        // The centre of the one result is at 1.0, the middle pixel; the rest does not count.
         assert_eq!(
             resized(cv2_bilinear, &[9, 77, 200], (1, 3, 1), (1, 1)),
             [77]
@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(resized(cv2_bilinear, &src, (8, 32, 1), (8, 32)), src);
     }
 
-    /// The definition: each result is the rounded mean of what lies under it, in fractions.
+    /// The definition in fractions: each result is the rounded mean of the source under it.
     fn plain(src: &[u8], sw: usize, c: usize, rows: Span, columns: Span) -> Vec<u8> {
         let under = |span: Span, i: usize, k: usize| {
             let (from, to) = (i * span.length, (i + 1) * span.length);

@@ -1,14 +1,14 @@
-//! The form that every image of a data set is brought to.
+//! The target form of every image of a data set.
 
 use serde::{Deserialize, Serialize};
 
 use super::error::DataError;
 use crate::config::{Background, Resize};
 
-/// The longest side an image can be resized to, pixels.
+/// Maximum side of a resized image, pixels.
 pub(crate) const MAX_SIDE: usize = 8192;
 
-/// The form every image of a data set is brought to.
+/// The target form of every image of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageSpec {
@@ -18,9 +18,9 @@ pub struct ImageSpec {
     pub width: usize,
     /// 3 for RGB, 1 for grey.
     pub channels: usize,
-    /// How to resize.
+    /// Method of resizing.
     pub resize: Resize,
-    /// What shows through transparent pixels.
+    /// Colour behind transparent pixels.
     pub background: Background,
 }
 
@@ -41,7 +41,7 @@ impl ImageSpec {
         self.height * self.width * self.channels
     }
 
-    /// Refuses sizes and channel counts that make no image.
+    /// Checks sizes and channel count.
     ///
     /// # Errors
     /// [`DataError::Spec`] naming the first field out of range.

@@ -6,36 +6,36 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
-use super::ahead::Ahead;
+use super::prefetch::Prefetcher;
 use crate::native;
 
-/// Decoded images: on the training device when they fit there, else in host memory or in a mapped file, from which
-/// the next batches are gathered while a step is computed.
+/// Decoded images: on the training device if they fit there, else in host memory or in a mapped file, from which
+/// the next batches are prefetched while a step is computed.
 #[derive(Debug)]
 pub struct Store {
     /// `[N, C, H, W]` u8.
     pixels: Tensor,
     device: Device,
-    /// Where images do not lie ready on the device.
-    ahead: Option<RefCell<Ahead>>,
+    /// For images that are not on the device.
+    prefetcher: Option<RefCell<Prefetcher>>,
 }
 
-/// Share of a CUDA device's free memory that images may take; the rest is for training.
+/// Share of a CUDA device's free memory that images may occupy; the rest is for training.
 const DEVICE_SHARE: f64 = 0.25;
 
 impl Store {
-    /// Takes decoded images and moves them to `device` if they fit.
+    /// Stores decoded images and moves them to `device` if they fit.
     ///
     /// # Shapes
     /// - `pixels`: `[N, C, H, W]` u8 on CPU, N ≥ 1
     ///
     /// # Errors
-    /// Another shape or kind.
+    /// `pixels` of another shape or kind.
     pub fn new(pixels: Tensor, device: Device) -> Result<Store> {
         Store::place(pixels, device, false)
     }
 
-    /// [`new`](Store::new) for the images of a mapped file, of which no more is read than training asks for.
+    /// [`new`](Store::new) for the images of a mapped file, which are read only as training needs them.
     ///
     /// # Errors
     /// As [`new`](Store::new).
@@ -57,9 +57,9 @@ impl Store {
             }
             _ => !in_file,
         };
-        let ahead = match fits {
+        let prefetcher = match fits {
             true => None,
-            false => Some(RefCell::new(Ahead::start(&pixels, device)?)),
+            false => Some(RefCell::new(Prefetcher::start(&pixels, device)?)),
         };
         let pixels = if fits {
             pixels.to_device(device)
@@ -69,7 +69,7 @@ impl Store {
         Ok(Store {
             pixels,
             device,
-            ahead,
+            prefetcher,
         })
     }
 
@@ -78,51 +78,51 @@ impl Store {
         self.pixels.size()[0] as u64
     }
 
-    /// Never: a store has at least one image.
+    /// Always false: a store has at least one image.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The images, `[N, C, H, W]` u8.
+    /// All images, `[N, C, H, W]` u8.
     pub fn pixels(&self) -> &Tensor {
         &self.pixels
     }
 
-    /// Whether steps should tell early what they will ask for: see [`foresee`](Store::foresee).
+    /// True if later batches should be announced with [`prefetch`](Store::prefetch).
     pub fn reads_ahead(&self) -> bool {
-        self.ahead.is_some()
+        self.prefetcher.is_some()
     }
 
-    /// Begins to gather the images of a later [`batch`](Store::batch), beside what goes on.
+    /// Begins to gather the images of a later [`batch`](Store::batch) in the background.
     ///
     /// # Errors
-    /// Those of gathering them earlier.
-    pub fn foresee(&self, indices: Vec<i64>) -> Result<()> {
-        match &self.ahead {
-            Some(ahead) => ahead.borrow_mut().ask(indices),
+    /// Errors of gathering earlier batches.
+    pub fn prefetch(&self, indices: Vec<i64>) -> Result<()> {
+        match &self.prefetcher {
+            Some(prefetcher) => prefetcher.borrow_mut().request(indices),
             None => Ok(()),
         }
     }
 
-    /// How long batches waited for their images to be gathered, in all: nothing where they lie on the device.
+    /// Total time that batches waited for their images to be gathered; zero if they are on the device.
     pub fn waited(&self) -> Duration {
-        let waited = |ahead: &RefCell<Ahead>| ahead.borrow().waited;
-        self.ahead.as_ref().map_or(Duration::ZERO, waited)
+        let waited = |prefetcher: &RefCell<Prefetcher>| prefetcher.borrow().waited;
+        self.prefetcher.as_ref().map_or(Duration::ZERO, waited)
     }
 
-    /// Images `indices` scaled to [-1, 1], those marked in `mirrored` flipped left to right.
+    /// Images `indices` scaled to [-1, 1], those marked in `mirrored` flipped horizontally.
     ///
     /// # Shapes
     /// - `mirrored`: `[indices.len()]` bool on CPU
     /// - returns `[indices.len(), C, H, W]` f32 on the training device
     ///
     /// # Errors
-    /// An index that is not there, or out of memory.
+    /// An index outside `0..len`, or out of memory.
     pub fn batch(&self, indices: &[i64], mirrored: Option<&Tensor>) -> Result<Tensor> {
-        let mut pixels = match &self.ahead {
-            // From pinned memory, the copy is one more thing in the device's queue.
-            Some(ahead) => {
-                let gathered = ahead.borrow_mut().take(indices)?;
+        let mut pixels = match &self.prefetcher {
+            // From pinned memory, the copy is just queued on the device.
+            Some(prefetcher) => {
+                let gathered = prefetcher.borrow_mut().take(indices)?;
                 gathered.f_to_device_(self.device, Kind::Uint8, true, false)?
             }
             None => {

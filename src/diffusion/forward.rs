@@ -6,16 +6,16 @@ use tch::{Device, Kind, Tensor};
 use super::Schedule;
 use crate::config::Prediction;
 
-/// Noised images with what they were made of.
+/// A noised batch: x_0, t, eps and the x_t made from them.
 #[derive(Debug)]
 pub struct Noised {
-    /// `[N, C, H, W]` f32 in [-1, 1].
+    /// Clean images, `[N, C, H, W]` f32 in [-1, 1].
     pub x_0: Tensor,
-    /// `[N]` i64.
+    /// Time steps, `[N]` i64 in `0..T`.
     pub t: Tensor,
-    /// `[N, C, H, W]` standard normal.
+    /// Noise, `[N, C, H, W]` f32 standard normal.
     pub eps: Tensor,
-    /// `[N, C, H, W]`.
+    /// Noised images, `[N, C, H, W]` f32.
     pub x_t: Tensor,
 }
 
@@ -32,7 +32,7 @@ impl Noised {
     }
 }
 
-/// Draws noised images; its tables live on the training device as f32.
+/// The forward process, with f32 tables on the training device.
 #[derive(Debug)]
 pub struct Forward {
     sqrt_alphas_cumprod: Tensor,
@@ -40,7 +40,7 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Tables of `schedule` on `device`.
+    /// Puts the tables of `schedule` on `device`.
     pub fn new(schedule: &Schedule, device: Device) -> Forward {
         let alphas_cumprod = &schedule.alphas_cumprod;
         Forward {
@@ -54,7 +54,7 @@ impl Forward {
 
     /// Draws `x_t` from q(x_t | x_0): `sqrt(alpha_bar) * x_0 + sqrt(1 - alpha_bar) * eps`.
     ///
-    /// `eps` is an argument so that tests and resume control the noise.
+    /// `eps` is an argument so that tests and resumed runs control the noise.
     ///
     /// # Shapes
     /// - `x_0`, `eps`: `[N, C, H, W]` f32, `x_0` in [-1, 1]; returns the same shape
@@ -69,7 +69,7 @@ impl Forward {
             + gather(&self.sqrt_one_minus_alphas_cumprod, t) * eps
     }
 
-    /// The velocity `sqrt(alpha_bar) * eps - sqrt(1 - alpha_bar) * x_0`.
+    /// The velocity v = `sqrt(alpha_bar) * eps - sqrt(1 - alpha_bar) * x_0`.
     ///
     /// # Shapes
     /// As [`q_sample`](Forward::q_sample).
@@ -80,11 +80,11 @@ impl Forward {
             - gather(&self.sqrt_one_minus_alphas_cumprod, t) * x_0
     }
 
-    /// The image of which an output of the network speaks.
+    /// Converts a network output to x_0_hat.
     ///
     /// # Shapes
     /// - `x_t`, `predicted`: `[N, C, H, W]` f32; returns the same shape, not clipped
-    /// - `t`: `[N]` i64
+    /// - `t`: `[N]` i64 in `0..T`
     pub fn x_0_hat(
         &self,
         prediction: Prediction,
@@ -108,7 +108,7 @@ pub(super) fn on_device(table: Array1<f64>, device: Device) -> Tensor {
     table.to_kind(Kind::Float).to_device(device)
 }
 
-/// One value of a table for each image, `[N, 1, 1, 1]`.
+/// The table's value for each image's t, `[N, 1, 1, 1]`.
 pub(super) fn gather(table: &Tensor, t: &Tensor) -> Tensor {
     table.index_select(0, t).view([-1, 1, 1, 1])
 }
@@ -130,7 +130,7 @@ mod tests {
             let alpha_bar = schedule.alphas_cumprod[t];
             let mean = f64::try_from(x_t.mean(Kind::Double)).unwrap();
             let std = f64::try_from(x_t.std(false)).unwrap();
-            // 90,000 draws: the mean's standard error is 1/300, the std's 1/424.
+            // 90,000 draws: standard errors 1/300 (mean) and 1/424 (std).
             assert!((mean - 0.5 * alpha_bar.sqrt()).abs() < 4.0 / 300.0);
             assert!((std - (1.0 - alpha_bar).sqrt()).abs() < 4.0 / 424.0);
         }

@@ -7,8 +7,8 @@ use super::variance::VariationalBound;
 use super::{Forward, Schedule};
 use crate::config::{DiffusionConfig, LossKind, Prediction};
 
-/// What is minimised: the squared error of the prediction, and where the network places its variances,
-/// their share of the variational bound.
+/// The training loss: the squared error of the prediction and, with learned variances, their term of the
+/// variational bound.
 #[derive(Debug)]
 pub struct Objective {
     kind: LossKind,
@@ -34,7 +34,7 @@ impl Objective {
         }
     }
 
-    /// Noises a batch.
+    /// Noises a batch: x_t and the tensors it was made from.
     ///
     /// # Shapes
     /// As in [`Noised`].
@@ -50,11 +50,11 @@ impl Objective {
     /// The share of one microbatch in the loss of a batch of `batch` images, see [`microbatch_loss`].
     ///
     /// # Shapes
-    /// - `out`: `[N, C, H, W]`, N ≤ batch, or `[N, 2C, H, W]` where the variance is learned; returns a
-    ///   scalar
+    /// - `out`: the network's output, `[N, C, H, W]`, N ≤ batch, or `[N, 2C, H, W]` with a learned variance;
+    ///   returns a scalar
     ///
     /// Source: with a learned variance Nichol & Dhariwal 2021, eq. 16 <https://arxiv.org/abs/2102.09672>,
-    /// in the form of their code: the bound is in bits a dimension and counts T / 1000 times.
+    /// as in their code: the bound is in bits per dimension and has weight T / 1000.
     pub fn loss(&self, out: &Tensor, noised: &Noised, batch: i64) -> Tensor {
         let target = match self.prediction {
             Prediction::Eps => noised.eps.shallow_clone(),
@@ -67,7 +67,7 @@ impl Objective {
         let channels = target.size()[1];
         let predicted = out.narrow(1, 0, channels);
         let v = out.narrow(1, channels, channels);
-        // The bound trains the variances only.
+        // The bound trains only the variances.
         let bits = bound.sum(&self.forward, noised, &predicted.detach(), &v);
         microbatch_loss(self.kind, &predicted, &target, batch)
             + bits / divisor(self.kind, &target, batch)
@@ -78,7 +78,7 @@ impl Objective {
 ///
 /// - `LossKind::Sum`: per image the sum over channels and pixels of the squared error, mean over the
 ///   batch. The scale matters to Adam's epsilon and to half precision, not to LAMB's direction.
-/// - `LossKind::Mse`: that, divided by the number of elements of an image.
+/// - `LossKind::Mse`: the same, divided by the number of values of an image.
 ///
 /// Shares of equal microbatches add up to the loss of the whole batch, and so do their gradients.
 ///
@@ -142,7 +142,7 @@ mod tests {
             };
             let loss = f64::try_from(objective.loss(&out, &noised, 2)).unwrap();
             assert!(loss.abs() < 1e-9, "{prediction:?} {loss}");
-            // And it speaks of the image that was noised. f32: 1 / sqrt(alpha_bar) is 1e2 at the end.
+            // The target must convert back to x_0. In f32: 1 / sqrt(alpha_bar) is 1e2 at the end.
             let x_0_hat = objective
                 .forward
                 .x_0_hat(prediction, &noised.x_t, &noised.t, &out);

@@ -1,8 +1,6 @@
-//! The diffusion process: schedule (f64 tables over t), forward (q_sample), loss, and
-//! variances that the network places.
+//! The diffusion process: schedule (f64 tables over t), forward (q_sample), loss, and learned variances.
 //!
-//! The network is seen only by its outputs, so everything here can be tested against
-//! closed forms.
+//! Only outputs of the network enter, so everything here can be tested against closed forms.
 
 mod forward;
 mod loss;

@@ -1,6 +1,6 @@
 //! Noise schedules as f64 tables over t.
 //!
-//! Notation: ours is Ho et al.'s; Keras-DDPM and its blog write the square roots.
+//! The notation is Ho et al.'s; Keras-DDPM and its blog use the square roots.
 //!
 //! | ours (plural = table over t) | Ho et al. 2020 | Keras-DDPM |
 //! |---|---|---|
@@ -25,7 +25,7 @@ pub struct Schedule {
     pub betas: Array1<f64>,
     /// 1 - betas.
     pub alphas: Array1<f64>,
-    /// Running product of alphas: the share of x_0's variance left after step t.
+    /// Cumulative product of alphas: the share of x_0's variance left after step t.
     pub alphas_cumprod: Array1<f64>,
 }
 
@@ -42,7 +42,7 @@ impl Schedule {
         })
     }
 
-    /// The tables that follow from explicit betas, each in [0, 1).
+    /// The tables of explicit betas, each in [0, 1).
     pub fn from_betas(betas: Array1<f64>) -> Schedule {
         let alphas = 1.0 - &betas;
         let mut alphas_cumprod = alphas.clone();
@@ -59,12 +59,12 @@ impl Schedule {
         self.betas.len()
     }
 
-    /// Whether there are no time steps.
+    /// True if there are no time steps.
     pub fn is_empty(&self) -> bool {
         self.betas.is_empty()
     }
 
-    /// alphas_cumprod at t - 1, and 1 before the first step.
+    /// alphas_cumprod at t - 1; 1 for t = 0.
     pub fn alpha_bar_prev(&self, t: usize) -> f64 {
         if t == 0 {
             1.0
@@ -73,9 +73,9 @@ impl Schedule {
         }
     }
 
-    /// Standard deviation of the reverse step that leaves t.
+    /// Standard deviation of the reverse step from t.
     ///
-    /// `Sigma::Beta` is not zero at t = 0. `Sigma::Learned` has no number of its own: this is the lower
+    /// `Sigma::Beta` is not zero at t = 0. `Sigma::Learned` depends on the network: this returns the lower
     /// end of its range, see [`log_variance_range`](Schedule::log_variance_range).
     ///
     /// Source: Ho et al. 2020, section 3.2 <https://arxiv.org/abs/2006.11239>
@@ -93,7 +93,7 @@ impl Schedule {
         self.betas[t] * (1.0 - self.alpha_bar_prev(t)) / (1.0 - self.alphas_cumprod[t])
     }
 
-    /// Factors of x_0 and x_t in the mean of q(x_{t-1} | x_t, x_0).
+    /// Coefficients of x_0 and x_t in the mean of q(x_{t-1} | x_t, x_0).
     ///
     /// Source: Ho et al. 2020, eq. 7
     pub fn posterior_mean_coefs(&self, t: usize) -> (f64, f64) {
@@ -104,8 +104,8 @@ impl Schedule {
         )
     }
 
-    /// Ends of a learned variance's range: logarithms of the posterior variance and of beta_t. At t = 0,
-    /// where the first would be -inf, it is that of t = 1.
+    /// Range of a learned variance: logarithms of the posterior variance and of beta_t. At t = 0, where the
+    /// first would be -inf, it is that of t = 1.
     ///
     /// Source: Nichol & Dhariwal 2021, eq. 15 <https://arxiv.org/abs/2102.09672>
     pub fn log_variance_range(&self, t: usize) -> (f64, f64) {
@@ -121,8 +121,8 @@ fn keras_ddpm(steps: usize) -> Array1<f64> {
         .collect()
 }
 
-/// Ho et al.'s 1e-4..0.02 at T = 1000; for another T scaled by 1000/T, which keeps the noise at the
-/// end about the same.
+/// Ho et al.'s 1e-4..0.02 at T = 1000; for another T scaled by 1000/T, which keeps the final noise level
+/// about the same.
 ///
 /// Source: Ho et al. 2020, section 4; scaling: Nichol & Dhariwal 2021, section 3.1
 fn linear(steps: usize) -> Array1<f64> {
@@ -150,7 +150,7 @@ fn sigmoid(steps: usize) -> Array1<f64> {
     betas_of(steps, alpha_bar)
 }
 
-/// Betas whose running product follows `alpha_bar(u)`, u = 0..1.
+/// Betas whose alphas_cumprod follow `alpha_bar(u)`, u = 0..1.
 fn betas_of(steps: usize, alpha_bar: impl Fn(f64) -> f64) -> Array1<f64> {
     let at = |i: usize| alpha_bar(i as f64 / steps as f64);
     (0..steps)

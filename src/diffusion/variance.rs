@@ -1,4 +1,4 @@
-//! Variances that the network places itself, between the smallest and the largest sensible one.
+//! Learned variances: the network interpolates between the smallest and the largest sensible one.
 
 use std::f64::consts::LN_2;
 
@@ -9,8 +9,8 @@ use super::forward::{Noised, gather, on_device};
 use super::{Forward, Schedule};
 use crate::config::Prediction;
 
-/// The logarithm of the variance of a reverse step: `frac * most + (1 - frac) * least` with
-/// `frac = (v + 1) / 2`. `least` and `most` are numbers or broadcast with `v`.
+/// Log-variance of a reverse step: `frac * most + (1 - frac) * least` with `frac = (v + 1) / 2`. `least`
+/// and `most` are the ends of the range, which broadcast with `v`.
 ///
 /// Source: Nichol & Dhariwal 2021, eq. 15 <https://arxiv.org/abs/2102.09672>
 fn learned_log_variance(v: &Tensor, least: &Tensor, most: &Tensor) -> Tensor {
@@ -18,12 +18,13 @@ fn learned_log_variance(v: &Tensor, least: &Tensor, most: &Tensor) -> Tensor {
     &frac * most + (1.0 - &frac) * least
 }
 
-/// The same with numbers for the ends of the range, which no device has to wait for.
+/// Log-variance for interpolation coefficients `v` in -1..1, with the range's ends as numbers, so that no device
+/// has to wait. Returns `v`'s shape.
 pub fn log_variance_at(v: &Tensor, (least, most): (f64, f64)) -> Tensor {
     (v + 1.0) * ((most - least) / 2.0) + least
 }
 
-/// The variational bound's term of each step, as a function of the variances.
+/// The variational bound's term for each step, as a function of the variances.
 #[derive(Debug)]
 pub(super) struct VariationalBound {
     prediction: Prediction,
@@ -83,10 +84,9 @@ impl VariationalBound {
     }
 }
 
-/// Log-probability that a normal value falls into the bin of an 8-bit one, the bins at the ends being
-/// open.
+/// Log-probability that a normal value falls into the bin of 8-bit value `x`; the outermost bins are open.
 ///
-/// Source: Ho et al. 2020, eq. 13, with the normal distribution's tanh approximation of the authors' code
+/// Source: Ho et al. 2020, eq. 13, with the tanh approximation of the normal CDF in the authors' code
 fn log_likelihood_of_8_bits(x: &Tensor, mean: &Tensor, log_std: &Tensor) -> Tensor {
     let inverse_std = (-log_std).exp();
     let cdf = |edge: f64| {

@@ -49,35 +49,35 @@ impl ResidualBlock {
         (size[1], size[0])
     }
 
-    /// The weights of its convolutions.
+    /// Weights of the convolutions.
     pub(super) fn convs(&self) -> impl Iterator<Item = &Tensor> {
         self.shortcut.iter().chain([&self.conv1, &self.conv2])
     }
 
-    /// Whether training drops some of its values.
+    /// True if training applies dropout here.
     pub(super) fn drops(&self) -> bool {
         self.dropout > 0.0
     }
 
-    /// Keeps only its input in training, and computes itself again for the backward pass; or not.
+    /// Switches checkpointing: training keeps only the block's input and recomputes the rest in the backward pass.
     pub(super) fn set_checkpointed(&mut self, on: bool) {
         self.checkpointed = on;
     }
 
-    /// Whether only its input is kept in training.
+    /// True if training keeps only the block's input.
     pub(super) fn checkpointed(&self) -> bool {
         self.checkpointed
     }
 
-    /// Whether it is computed as one operation: so far on CPU alone.
+    /// True if the block is computed as one operation: so far on CPU only.
     pub(super) fn fuses(&self, train: bool) -> bool {
         self.conv1.device() == Device::Cpu && !(self.drops() && train)
     }
 
-    /// The block, and `skip` added to what it gives.
+    /// The block's output plus `skip`.
     ///
     /// # Shapes
-    /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, base_width]`; returns `[N, Cout, H, W]`, as `skip` is
+    /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, base_width]`; `skip`: `[N, Cout, H, W]`, as is the result
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -100,13 +100,13 @@ impl ResidualBlock {
         }
     }
 
-    /// Operation by operation.
+    /// The block as separate operations.
     fn plain(&self, x: &Tensor, t: &Tensor, train: bool) -> Tensor {
         let mut h = conv3x3(&(x + t.unsqueeze(-1).unsqueeze(-1)), &self.conv1, None).silu();
         if self.dropout > 0.0 {
             h = h.dropout(self.dropout, train);
         }
-        // In bf16, the sum is in the kind of what it goes on from.
+        // In bf16, the sum has the kind of the convolution's output.
         h = conv3x3(&h, &self.conv2, None).silu().to_kind(x.kind());
         // In place: the backward passes of swish and the norms use their inputs, not their outputs.
         match &self.shortcut {
@@ -116,7 +116,7 @@ impl ResidualBlock {
         self.norm.forward(&h)
     }
 
-    /// The same in training, of which only x is kept.
+    /// The same for training, keeping only x.
     fn computed_twice(&self, x: &Tensor, t: &Tensor) -> Tensor {
         native::checkpointed_block(x, t, self.weights(), self.dropout)
             .expect("shapes are those of the block")
@@ -124,7 +124,7 @@ impl ResidualBlock {
 
     /// The same with fewer passes over memory.
     fn fused(&self, x: &Tensor, t: &Tensor, skip: Option<&Tensor>) -> Tensor {
-        // With bf16, products come in that: t, and of the first convolution x and its skip.
+        // With bf16 products t comes in bf16, and so do x and the skip in the first block.
         let [x, t] = [x, t].map(|map| map.to_kind(Kind::Float));
         let skip = skip.map(|skip| skip.to_kind(Kind::Float));
         native::residual_block(&x, &t, self.weights(), skip.as_ref(), self.checkpointed)
@@ -151,9 +151,9 @@ mod tests {
 
     struct Case {
         block: ResidualBlock,
-        /// x, t, skip and the weights.
+        /// x, t, skip and the weights, whose gradients are compared.
         inputs: Vec<Tensor>,
-        /// What the output is multiplied with.
+        /// Gradient of the output.
         d: Tensor,
     }
 
@@ -179,7 +179,7 @@ mod tests {
                 .into_iter()
                 .map(|x| x.set_requires_grad(true))
                 .collect();
-            // The projection of t is outside of what is fused.
+            // The projection of t is outside the fused operation.
             inputs.extend(
                 store
                     .trainable_variables()
@@ -242,7 +242,7 @@ mod tests {
         [3, 48, 24, 24, 9, 4],
         [2, 8, 8, 1, 40, 60],
         [5, 6, 6, 2, 3, 1],
-        // Convolutions by tiles, with and without the gradients of weights.
+        // Winograd convolutions, with and without gradients of the weights.
         [2, 128, 128, 8, 23, 24],
         [3, 64, 96, 8, 19, 20],
     ];
@@ -256,7 +256,7 @@ mod tests {
             for (i, (a, b)) in fused.iter().zip(&plain).enumerate() {
                 assert_eq!(a.size(), b.size());
                 let error = f64::try_from((a - b).norm() / b.norm()).unwrap();
-                // Sums of f32 in another order.
+                // f32 sums in another order.
                 assert!(error < 2e-6, "{shape:?}, tensor {i}: {error}");
             }
             let [x, t] = [0, 1].map(|i| &case.inputs[i]);
@@ -278,7 +278,7 @@ mod tests {
             for (i, exact) in exact.iter().enumerate() {
                 let [ours, theirs] = [&fused, &plain].map(|outcome| distance(&outcome[i], exact));
                 assert_eq!(fused[i].kind(), Kind::Float);
-                // It rounds less often, but a small shape's errors are few and chance decides.
+                // The fused block rounds less often, but a small shape has few errors, so chance decides.
                 let what = format!("{shape:?}, tensor {i}: {ours}, of the parts {theirs}");
                 assert!(ours < theirs * 1.25 + 1e-6 && ours < 0.02, "{what}");
                 assert!(ours > theirs / 10.0 || theirs < 1e-6, "{what}");
@@ -308,7 +308,7 @@ mod tests {
         for shape in SHAPES {
             let mut case = case(shape);
             case.block.dropout = 0.3;
-            // As the first block of a network has it, whose input comes from a convolution in bf16.
+            // As in a network's first block, whose input comes from a convolution in bf16.
             for kind in [Kind::Float, Kind::BFloat16] {
                 case.inputs[0] = case.inputs[0]
                     .detach()
@@ -319,7 +319,7 @@ mod tests {
                         let out = case.forward_in_bf16(way);
                         let loss = (&out * &case.d).sum(Kind::Float);
                         let mut outcome = Tensor::run_backward(&[loss], &case.inputs, false, false);
-                        // Whoever draws next draws the same, too.
+                        // The generator's next draw is the same, too.
                         outcome.push(Tensor::rand([4], (Kind::Float, Device::Cpu)));
                         outcome.push(out.detach());
                         outcome

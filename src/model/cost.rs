@@ -1,4 +1,4 @@
-//! The cost of one image: arithmetic and memory of a forward pass.
+//! Cost of an image: arithmetic and memory of one forward pass.
 
 use super::block::ResidualBlock;
 use super::unet::UNet;
@@ -7,36 +7,36 @@ use super::{Model, Network};
 /// Cost of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cost {
-    /// Floating-point operations of the convolutions, forward (a multiply-add counts two). A
-    /// training step takes about three times as many.
+    /// Floating-point operations of the forward pass's convolutions and products (a multiply-add counts two). A
+    /// training step needs about three times as many.
     pub forward_flops: u64,
-    /// Values that the forward pass keeps for the backward pass, on CPU; a little fewer on CUDA, where norms
-    /// and dropout have kernels of their own. What is kept an image or a channel is left out.
+    /// Values that the forward pass keeps for the backward pass on CPU; slightly fewer on CUDA, where norms
+    /// and dropout have their own kernels. Values kept per image or per channel are not counted.
     pub activations: u64,
-    /// Values that the backward pass takes for itself while nearly everything is still kept: the gradient of the
-    /// widest feature map, and what a fused block computes again.
+    /// Values that the backward pass allocates while nearly everything is still kept: the gradient of the
+    /// widest feature map, and what a fused block recomputes.
     pub backward: u64,
 }
 
-/// Maps that the backward pass of a fused block holds at once: gradients on the way in, of the sum, of both
-/// convolutions, and a swish computed again. Of a checkpointed block the first convolution is there too.
+/// Maps that the backward pass of a fused block holds at once: gradients of the output, of the sum and of both
+/// convolutions, and a recomputed swish. A checkpointed block adds the first convolution's output.
 const MAPS_OF_FUSED_BACKWARD: i64 = 5;
 
-/// Maps of a block that is not fused, computed again with what its backward pass needs and makes.
+/// Maps of a checkpointed block that is not fused: recomputed ones and those its backward pass allocates.
 const MAPS_OF_PLAIN_BLOCK: i64 = 7;
 
-/// Bytes of a kept value with bf16: what is between blocks stays in f32, inputs of norms that are not fused too, and
-/// weights are kept in bf16 besides. Measured on a CPU over the kinds of networks, within a quarter, as are those below.
+/// Bytes per kept value with bf16: maps between blocks and inputs of unfused norms stay in f32, and weights are kept in
+/// bf16 besides. Measured on a CPU over the kinds of networks, within a quarter, like those below.
 const BYTES_KEPT_IN_BF16: f64 = 3.1;
 
-/// The same where most values are queries, keys and values.
+/// The same where most kept values are queries, keys and values.
 const BYTES_KEPT_IN_BF16_BY_ATTENTION: f64 = 2.6;
 
-/// The same where norms, fused with their swish, keep their inputs in bf16.
+/// The same where norms, fused with their swish, keep bf16 inputs.
 const BYTES_KEPT_IN_BF16_BY_FUSED_NORMS: f64 = 2.4;
 
-/// The same where inputs of blocks alone are kept, which come from norms in f32; what the backward pass takes to compute
-/// a block again is in bf16 for the greater part.
+/// The same where only inputs of blocks are kept, which come from norms in f32; values recomputed in the backward pass
+/// are mostly bf16.
 const BYTES_KEPT_IN_BF16_BY_CHECKPOINTS: f64 = 3.8;
 
 impl Cost {
@@ -44,13 +44,13 @@ impl Cost {
         self.forward_flops += 2 * weight.numel() as u64 * pixels as u64;
     }
 
-    /// A feature map of this many values that an operation keeps.
+    /// Counts a feature map of this many values that an operation keeps.
     pub(super) fn keep(&mut self, values: i64) {
         self.activations += values as u64;
         self.backward = self.backward.max(values as u64);
     }
 
-    /// `maps` feature maps of this many values each.
+    /// Counts `maps` kept feature maps of this many values each.
     pub(super) fn keep_maps(&mut self, maps: i64, values: i64) {
         self.keep(values);
         self.activations += ((maps - 1) * values) as u64;
@@ -76,7 +76,7 @@ impl Cost {
             return;
         }
         if block.fuses(true) {
-            // The input, what both convolutions gave, and the shortcut.
+            // The input, the outputs of both convolutions, and the shortcut.
             self.keep(pixels * c_in);
             self.keep_maps(if c_in == c_out { 2 } else { 3 }, pixels * c_out);
             let backward = MAPS_OF_FUSED_BACKWARD * pixels * c_out.max(c_in);
@@ -118,7 +118,7 @@ impl UNet {
                 width = block.widths().1;
             }
             if stage.resamples {
-                // The pooling keeps its input.
+                // Pooling keeps its input.
                 cost.keep(pixels * width);
                 pixels /= 4;
             }

@@ -1,4 +1,4 @@
-//! Keras-DDPM's network without convolutions: the image's patches go through Gated Attention Units.
+//! Keras-DDPM's network without convolutions: Gated Attention Units over the patches of an image.
 
 mod cost;
 mod positions;
@@ -17,7 +17,7 @@ use super::params::{Param, move_params, params_of};
 use crate::config::GauConfig;
 use crate::rng::{Stream, key, seeded};
 
-/// Predicts the noise in `x_t`, or what else it was trained for.
+/// Predicts the noise in `x_t`, or another target it was trained for.
 #[derive(Debug)]
 pub struct Gau {
     patch_in: Tensor,
@@ -31,8 +31,7 @@ pub struct Gau {
 }
 
 impl Gau {
-    /// Builds the network on CPU with initial weights drawn from `seed`; `timesteps` rows of time
-    /// embedding.
+    /// Builds the network on CPU with initial weights drawn from `seed`. The time embedding has `timesteps` rows.
     pub fn new(config: &GauConfig, timesteps: i64, seed: u64) -> Gau {
         seeded(key(seed, Stream::Init, 0), || Gau::draw(config, timesteps))
     }
@@ -42,7 +41,7 @@ impl Gau {
         let root = &store.root();
         let (width, values) = (config.base_width, config.patch_values());
         let layers = root / "layers";
-        // Fields are drawn in the order they stand, which is the original's.
+        // Fields are initialised in the order written here, which is the original's.
         Gau {
             patch_in: linear_weight(&(root / "patch_in"), values, width),
             time_embedding: TimeTable::trainable(&(root / "time_embedding"), timesteps, width),
@@ -57,13 +56,13 @@ impl Gau {
         }
     }
 
-    /// The bare network's output.
+    /// The network's raw output: eps_hat, x_0_hat or v_hat, as it was trained.
     ///
-    /// A patch's values are ordered by colour, row, column, as in the weight of a convolution; the
-    /// original has row, column, colour.
+    /// A patch's values are ordered channel, row, column, as in a convolution's weight; the original orders
+    /// them row, column, channel.
     ///
     /// # Shapes
-    /// - `x_t`: `[N, C, H, W]` f32, both sides multiples of the patch; returns the same shape
+    /// - `x_t`: `[N, C, H, W]` f32, H and W multiples of the patch size; returns the same shape
     /// - `t`: `[N]` i64 in `0..T`
     ///
     /// # Panics
@@ -96,7 +95,7 @@ impl Gau {
     /// Moves all tensors to `device`.
     ///
     /// # Errors
-    /// Out of memory there.
+    /// Out of memory on `device`.
     pub fn move_to(&mut self, device: Device) -> Result<()> {
         move_params(&self.params(), device)
     }

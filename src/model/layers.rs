@@ -1,7 +1,7 @@
 //! Weights and the small layers they belong to.
 //!
-//! In the U-Nets of Keras-DDPM no layer but the norms has a bias. Initial weights are drawn from libtorch's CPU generator in
-//! creation order, exactly as the PyTorch reference draws them: tch's own initialisers differ.
+//! In the U-Nets of Keras-DDPM only the norms have biases. Initial weights are drawn from libtorch's CPU
+//! generator in creation order, exactly as the PyTorch reference draws them; tch's own initialisers differ.
 
 use tch::nn::Path;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -10,13 +10,13 @@ use super::params::channels_last;
 use crate::config::UNetConfig;
 use crate::native::{self, GroupNorm};
 
-/// Variance scaling of the layers that end a branch: each starts as almost nothing, so that the whole
-/// starts as almost the identity.
+/// Variance scaling of the last layer of a branch: each branch starts near zero, so the network starts
+/// near the identity.
 ///
 /// Source: Ho et al. 2020, the authors' `nn.py`
 pub(super) const ALMOST_ZERO: f64 = 1e-10;
 
-/// A trained tensor with values uniform in ±`limit`.
+/// A trainable tensor with values uniform in ±`limit`.
 fn uniform(path: &Path, name: &str, shape: &[i64], limit: f64) -> Tensor {
     let weight = path.zeros(name, shape);
     no_grad(|| {
@@ -25,7 +25,7 @@ fn uniform(path: &Path, name: &str, shape: &[i64], limit: f64) -> Tensor {
     weight
 }
 
-/// Variance scaling over the mean of fan-in and fan-out.
+/// Limit of the uniform distribution: variance scaling by the mean of fan-in and fan-out.
 ///
 /// Source: Glorot & Bengio 2010, eq. 16, with Keras's `scale` factor.
 fn fan_avg_limit(fan_in: i64, fan_out: i64, scale: f64) -> f64 {
@@ -68,7 +68,7 @@ pub(super) struct Conv {
 }
 
 impl Conv {
-    /// `kernel` × `kernel`, stride 1, the size of the image kept; `scale` as in variance scaling.
+    /// `kernel` × `kernel`, stride 1, padded to keep the image size; `scale` as in variance scaling.
     pub(super) fn new(path: &Path, c_in: i64, c_out: i64, kernel: i64, scale: f64) -> Conv {
         Conv {
             weight: conv_weight(path, c_in, c_out, kernel, scale),
@@ -78,7 +78,7 @@ impl Conv {
         }
     }
 
-    /// The same with stride 2 and this padding.
+    /// The same convolution with stride 2 and this padding.
     pub(super) fn halving(self, padding: i64) -> Conv {
         Conv {
             stride: 2,
@@ -125,8 +125,8 @@ impl Linear {
     }
 }
 
-/// Channels last in memory on CPU, where libtorch's convolutions and norms are faster so and hand
-/// the layout on (docs/performance.md); as it comes on CUDA.
+/// Converts to channels-last memory on CPU, where libtorch's convolutions and norms are faster with it and
+/// preserve it (docs/performance.md); leaves CUDA tensors alone.
 pub(super) fn preferred_layout(x: &Tensor) -> Tensor {
     match x.device() {
         Device::Cpu => channels_last(x),
@@ -150,7 +150,7 @@ pub fn group_norm(
     x.group_norm(groups, Some(weight), Some(bias), norm_eps, true)
 }
 
-/// Group, layer or instance norm, as the config says: all three are group norms.
+/// Group, layer or instance norm, by the config: all three are group norms.
 #[derive(Debug)]
 pub(super) struct Norm {
     weight: Tensor,
@@ -173,13 +173,13 @@ impl Norm {
         }
     }
 
-    /// In f32, whatever comes in.
+    /// `[N, C, H, W]` of any kind to the same in f32.
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
         let x = x.to_kind(Kind::Float);
         group_norm(&x, self.groups, &self.weight, &self.bias, self.norm_eps)
     }
 
-    /// Its numbers, for an operation that does more at once.
+    /// The parameters, for a fused operation.
     pub(super) fn parts(&self) -> GroupNorm<'_> {
         GroupNorm {
             weight: &self.weight,
@@ -189,13 +189,13 @@ impl Norm {
         }
     }
 
-    /// Whether [`silu`](Norm::silu) is one operation, which keeps nothing but its input: so far on CPU alone.
+    /// True if [`silu`](Norm::silu) is one operation, which keeps only its input: so far on CPU only.
     pub(super) fn fuses(&self) -> bool {
         self.weight.device() == Device::Cpu
     }
 
-    /// The norm as `t` changes it, then swish; computed in f32, whatever comes in. With bf16 in, a fused one gives bf16, to
-    /// which a convolution would round it anyway.
+    /// The norm modulated by `t`, then swish, computed in f32. For a bf16 input the fused one returns bf16, to
+    /// which the next convolution would round it anyway.
     pub(super) fn silu(&self, x: &Tensor, t: Modulation<'_>) -> Tensor {
         if self.fuses() {
             self.fused_silu(x, t)
@@ -231,7 +231,7 @@ impl Norm {
     }
 }
 
-/// What the embedding of t does at a norm. All tensors are `[N, C]`.
+/// Effect of the time embedding at a norm. All tensors are `[N, C]`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Modulation<'a> {
     Nothing,
@@ -241,7 +241,7 @@ pub(super) enum Modulation<'a> {
     ScaleShift(&'a Tensor, &'a Tensor),
 }
 
-/// Weight and bias of a norm whose result is multiplied by 1 + s and has b added: `[N, C]` in f32.
+/// Weight and bias, `[N, C]` f32, that fold `norm(x) (1 + s) + b` into the norm.
 pub(super) fn scale_shift(
     weight: &Tensor,
     bias: &Tensor,
@@ -252,7 +252,7 @@ pub(super) fn scale_shift(
     (weight * &s, bias * s + b.to_kind(Kind::Float))
 }
 
-/// Divides by the root of the mean square over the last axis, then scales; nothing is subtracted.
+/// RMS norm: divides by the root mean square over the last axis, then scales; no mean is subtracted.
 ///
 /// Source: Zhang & Sennrich 2019, eq. 4 <https://arxiv.org/abs/1910.07467>
 #[derive(Debug)]
@@ -276,7 +276,7 @@ impl RmsNorm {
     }
 }
 
-/// The embedding of t: a table with one row for every time step.
+/// The time embedding as a table with one row per time step.
 #[derive(Debug)]
 pub(super) struct TimeTable {
     table: Tensor,
@@ -284,7 +284,7 @@ pub(super) struct TimeTable {
 }
 
 impl TimeTable {
-    /// Rows drawn uniformly in ±0.05 (Keras's default), trained.
+    /// Trainable rows, initially uniform in ±0.05 (Keras's default).
     pub(super) fn trainable(path: &Path, timesteps: i64, width: i64) -> TimeTable {
         TimeTable {
             table: uniform(path, "weight", &[timesteps, width], 0.05),
@@ -292,8 +292,8 @@ impl TimeTable {
         }
     }
 
-    /// Fixed rows; not a parameter, so not in the `state_dict`. Column 2k is the sine and 2k+1 the
-    /// cosine of t / 10000^(2k / width), with the angle rounded to f32 as the original does.
+    /// Fixed rows, not a parameter and not in the `state_dict`. Column 2k is the sine and 2k+1 the cosine
+    /// of t / 10000^(2k / width), with the angle rounded to f32 as in the original.
     ///
     /// Source: Vaswani et al. 2017, section 3.5 <https://arxiv.org/abs/1706.03762>
     pub(super) fn sinusoidal(timesteps: i64, width: i64) -> TimeTable {
@@ -314,7 +314,7 @@ impl TimeTable {
         Tensor::embedding(&self.table, t, -1, false, false)
     }
 
-    /// Moves a fixed table; a trained one moves with the parameters.
+    /// Moves a fixed table; a trainable one moves with the parameters.
     pub(super) fn move_to(&mut self, device: Device) {
         if !self.trained {
             self.table = self.table.to_device(device).to_kind(Kind::Float);
@@ -343,7 +343,7 @@ mod tests {
         assert!(f64::try_from(error).unwrap() < 1e-6);
     }
 
-    /// Norms of C channels with weights that are not ones, x, t, s, b and what outputs are multiplied with.
+    /// A norm of C channels with random weights; x, t, s, b and the gradient of the output.
     fn drawn([n, c, height, width]: [i64; 4], groups: i64) -> (Norm, [Tensor; 5]) {
         seeded(5, || {
             let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
@@ -353,7 +353,7 @@ mod tests {
                 groups,
                 norm_eps: 1e-5,
             };
-            // Groups that lie away from zero, where a careless variance loses digits.
+            // Groups far from zero, where a careless variance loses digits.
             let x = random(&[n, c, height, width]) * 2.0 + 5.0;
             let d = random(&[n, c, height, width]);
             let rows = [(); 3].map(|()| random(&[n, c]));
@@ -391,7 +391,7 @@ mod tests {
                 for (i, (a, b)) in fused.iter().zip(&plain).enumerate() {
                     assert_eq!(a.size(), b.size());
                     let error = f64::try_from((a - b).norm() / b.norm()).unwrap();
-                    // Sums of f32 in another order.
+                    // f32 sums in another order.
                     assert!(error < 5e-6, "{c} {groups} {t:?}, tensor {i}: {error}");
                 }
             }
@@ -402,7 +402,7 @@ mod tests {
     fn a_fused_norm_of_bf16_is_that_of_f32_rounded() {
         let (norm, [x, t, .., d]) = drawn([3, 24, 25, 31], 4);
         let outcome = |kind| {
-            // Both sides have what bf16 can say.
+            // Both sides start from values that bf16 can represent.
             let of_kind = |map: &Tensor| map.detach().to_kind(Kind::BFloat16).to_kind(kind);
             let (x, d) = (of_kind(&x).set_requires_grad(true), of_kind(&d));
             let y = norm.fused_silu(&x, Modulation::Add(&t));

@@ -1,9 +1,9 @@
 //! The U-Net of lucidrains' `denoising-diffusion-pytorch`, version 1.9 and later: skips are
-//! concatenated, and every level has attention, most of them attention of linear cost.
+//! concatenated, and every level has attention, linear attention at most of them.
 //!
-//! Parameters have the names and the order of the package's own `state_dict`, so weights move both
-//! ways as they are, and an optimizer's state by its index. `ups.0` is the lowest resolution there;
-//! lists in the settings count levels from the full resolution.
+//! Parameters have the names and the order of the package's own `state_dict`, so weights convert both
+//! ways unchanged, and an optimizer's state by index. `ups.0` is the lowest resolution there; lists in
+//! the settings count levels from the full resolution.
 
 mod attention;
 mod blocks;
@@ -24,24 +24,24 @@ use super::params::{Param, move_params, params_of};
 use crate::config::LucidrainsConfig;
 use crate::rng::{Stream, key, seeded};
 
-/// One resolution, on either way: two blocks, attention, and the way to the next level.
+/// One resolution, down or up: two blocks, attention, and the resampling to the next level.
 #[derive(Debug)]
 struct Level {
     block1: ResidualBlock,
     block2: ResidualBlock,
     attention: Attention,
-    /// Whether the image is halved before `conv` (down) or doubled (up).
+    /// Resampling before `conv`: halving (down) or doubling (up).
     resamples: bool,
     conv: Conv,
 }
 
-/// Predicts the noise in `x_t`, or what else it was trained for.
+/// Predicts the noise in `x_t`, or another target it was trained for.
 #[derive(Debug)]
 pub struct LucidrainsUNet {
     init_conv: Conv,
     time_mlp: TimeMlp,
     downs: Vec<Level>,
-    /// From the lowest resolution upwards.
+    /// From the lowest resolution up.
     ups: Vec<Level>,
     mid_block1: ResidualBlock,
     mid_attn: Attention,
@@ -69,7 +69,7 @@ impl LucidrainsUNet {
         let out = config.channels * if config.learned_variance { 2 } else { 1 };
         let block =
             |name: &str, c_in, c_out| ResidualBlock::new(&(root / name), c_in, c_out, config);
-        // Fields are drawn in the order they stand, which is the order of the `state_dict`.
+        // Fields are initialised in the order written here, which is the order of the `state_dict`.
         LucidrainsUNet {
             init_conv: Conv::new(&(root / "init_conv"), config.channels, init, 7),
             time_mlp: TimeMlp::new(&(root / "time_mlp"), config.base_width),
@@ -84,11 +84,11 @@ impl LucidrainsUNet {
         }
     }
 
-    /// The bare network's output.
+    /// The network's raw output: eps_hat, x_0_hat or v_hat, as it was trained.
     ///
     /// # Shapes
     /// - `x_t`: `[N, C, H, W]` f32, H and W multiples of 2^(levels - 1); returns `[N, C, H, W]`, or
-    ///   `[N, 2C, H, W]` where the variance is learned
+    ///   `[N, 2C, H, W]` with a learned variance
     /// - `t`: `[N]` i64
     ///
     /// # Panics
@@ -145,15 +145,15 @@ impl LucidrainsUNet {
     /// Moves all tensors to `device`.
     ///
     /// # Errors
-    /// Out of memory there.
+    /// Out of memory on `device`.
     pub fn move_to(&mut self, device: Device) -> Result<()> {
         move_params(&self.params(), device)?;
         self.time_mlp.move_to(device)
     }
 }
 
-/// Widths at the borders of the levels, from the full resolution downwards: after the first
-/// convolution, then after each level.
+/// Channels between the levels, from the full resolution down: after the first convolution, then after
+/// each level.
 fn widths(config: &LucidrainsConfig) -> Vec<i64> {
     let levels = config.multipliers.iter().map(|m| m * config.base_width);
     [config.init_width].into_iter().chain(levels).collect()
@@ -197,7 +197,7 @@ fn draw_ups(root: &Path, config: &LucidrainsConfig) -> Vec<Level> {
 }
 
 impl Level {
-    /// Level `i` with blocks from `c_in` to `width` channels; `leave` draws the way to the next one.
+    /// Level `i` with blocks from `c_in` to `width` channels; `leave` builds its resampling.
     fn new(
         path: &Path,
         config: &LucidrainsConfig,

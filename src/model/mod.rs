@@ -1,8 +1,8 @@
-//! The denoisers and their layers, on tch's `nn` paths, so that parameter names are `state_dict` keys:
-//! those of the PyTorch reference in `scripts/reference/` (Keras-DDPM's three networks), of diffusers'
-//! `UNet2DModel`, of lucidrains' U-Net.
+//! Denoising networks and their layers, built on tch's `nn` paths so that parameter names are `state_dict`
+//! keys: of the PyTorch reference in `scripts/reference/` (Keras-DDPM's three networks), of diffusers'
+//! `UNet2DModel`, or of lucidrains' U-Net.
 //!
-//! [`Model`] is one of them, chosen by the settings.
+//! [`Model`] is any one of them, chosen by the settings.
 
 mod block;
 mod cost;
@@ -30,7 +30,7 @@ use crate::config::ModelConfig;
 use crate::device::Precision;
 use crate::native::{Bf16, KeptFilters};
 
-/// A denoiser.
+/// A denoising network.
 #[derive(Debug)]
 pub struct Model {
     network: Network,
@@ -64,19 +64,19 @@ impl Model {
         }
     }
 
-    /// Computes from here on in this precision; `Auto` is f32. What f32 products on CUDA are is the process's own
-    /// setting ([`choose`](crate::device::choose)).
+    /// Sets the precision of computations; `Auto` is f32. The precision of f32 products on CUDA is a setting of the
+    /// process ([`choose`](crate::device::choose)).
     pub fn set_precision(&mut self, precision: Precision) {
         self.bf16 = precision == Precision::Bf16;
     }
 
-    /// Whether it computes in bf16.
+    /// True if the network computes in bf16.
     pub fn in_bf16(&self) -> bool {
         self.bf16
     }
 
-    /// Keeps less for the backward pass from here on, which computes it again: the input of each residual block is all
-    /// that is kept of it. Of the simplified U-Net alone; other networks keep what they did.
+    /// Switches activation checkpointing: training keeps only the input of each residual block and recomputes the rest
+    /// in the backward pass. Only the simplified U-Net has it; no effect on other networks.
     pub fn set_checkpoint_blocks(&mut self, on: bool) {
         if let Network::Unet(net) = &mut self.network {
             net.set_checkpoint_blocks(on);
@@ -84,13 +84,13 @@ impl Model {
         }
     }
 
-    /// The bare network's output for noised images.
+    /// The network's raw output for noised images: eps_hat, x_0_hat or v_hat, as it was trained.
     ///
     /// # Shapes
     /// - `x_t`: `[N, C, H, W]` f32
     /// - `t`: `[N]` i64 in `0..T`
-    /// - `classes`: `[N]` i64, for networks that are told a class and for no others
-    /// - returns `[N, C, H, W]` f32, or `[N, 2C, H, W]` where the variance is learned
+    /// - `classes`: `[N]` i64, for class-conditional networks and only for them
+    /// - returns `[N, C, H, W]` f32, or `[N, 2C, H, W]` with a learned variance
     ///
     /// # Panics
     /// With other shapes, or values outside their ranges.
@@ -101,7 +101,7 @@ impl Model {
         classes: Option<&Tensor>,
         train: bool,
     ) -> Tensor {
-        // Weights are turned into bf16 once for a forward pass; the backward pass follows its kinds.
+        // Weights are cast to bf16 once per forward pass; the backward pass follows its kinds.
         let casting = self.bf16.then(|| Bf16::begin(x_t.device()));
         let casting = casting.transpose().expect("autocast can be switched on");
         let out = match &self.network {
@@ -115,8 +115,8 @@ impl Model {
         out.to_kind(Kind::Float)
     }
 
-    /// The same without dropout and gradients. Weights must stay as they are as long as `kept` is used with them: what a
-    /// CPU makes of them in bf16 is kept there.
+    /// The same without dropout and gradients. Weights must not change while `kept` is in use: it caches the forms that
+    /// a CPU derives from them in bf16.
     ///
     /// # Panics
     /// As [`forward`](Model::forward).
@@ -145,7 +145,7 @@ impl Model {
     /// Moves all tensors to `device`.
     ///
     /// # Errors
-    /// Out of memory there.
+    /// Out of memory on `device`.
     pub fn move_to(&mut self, device: Device) -> Result<()> {
         match &mut self.network {
             Network::Unet(net) => net.move_to(device),
@@ -202,7 +202,7 @@ mod tests {
         f64::try_from((a - b).norm() / b.norm()).unwrap()
     }
 
-    /// x_t and t of `n` images, two at most.
+    /// x_t and t of `n` images, at most two.
     fn batch(n: i64) -> (Tensor, Tensor) {
         let drawn = || Tensor::randn([n, 3, 32, 32], (Kind::Float, Device::Cpu));
         let t = Tensor::from_slice(&[3i64, 70]).narrow(0, 0, n);
@@ -230,7 +230,7 @@ mod tests {
             let rounded = outcome(&net);
             let (out, grads) = (error(&rounded.0, &exact.0), error(&rounded.1, &exact.1));
             println!("{kind:?}: {out:.4} {grads:.4}");
-            // Eight bits make an error of 2^-9 at each rounding; a network has some tens of them in a row.
+            // Eight bits err by up to 2^-9 per rounding; a network has some tens of roundings in a row.
             assert!(out > 1e-4 && out < 0.03, "{kind:?}: {out}");
             assert!(grads < 0.05, "{kind:?}: {grads}");
             assert_eq!(rounded.1.kind(), Kind::Float);
@@ -247,7 +247,7 @@ mod tests {
             for precision in [Precision::F32, Precision::Bf16] {
                 net.set_precision(precision);
                 let kept = KeptFilters::new();
-                // Twice for what was kept, and with other maps.
+                // Twice, for the cache, and with other maps.
                 for n in [2, 2, 1] {
                     let (x, t) = batch(n);
                     let want = tch::no_grad(|| net.forward(&x, &t, None, false));

@@ -1,4 +1,4 @@
-//! Named parameters, and loading them from a `state_dict` with nothing left over.
+//! Named parameters, and strict loading of them from a `state_dict`.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 use tch::nn::VarStore;
 use tch::{Device, Tensor, no_grad};
 
-/// A trained tensor under its `state_dict` key.
+/// A trainable tensor and its `state_dict` key.
 #[derive(Debug)]
 pub struct Param {
     /// Key, for example `down.0.0.conv1.weight`.
@@ -16,9 +16,8 @@ pub struct Param {
 }
 
 impl Param {
-    /// Whether this is the scale or shift of a normalisation, or one that makes queries or keys of a
-    /// GAU's shared projection: scales that start at 1 and shifts at 0, a number a channel. A scale alone
-    /// is called `g`.
+    /// True for the scale or shift of a normalisation, or of a GAU's queries or keys: one value per channel,
+    /// initially 1 (scale) or 0 (shift). A scale without a shift is called `g`.
     pub fn is_norm(&self) -> bool {
         const NAMES: [&str; 9] = [
             "norm",
@@ -34,16 +33,16 @@ impl Param {
         self.name.split('.').any(|part| NAMES.contains(&part))
     }
 
-    /// Whether this is the bias of a linear map or a convolution.
+    /// True for the bias of a linear map or a convolution.
     pub fn is_bias(&self) -> bool {
         self.name.ends_with(".bias") && !self.is_norm()
     }
 }
 
-/// Moves what `params` share to `device`; on CPU weights of convolutions lie channels last then, as in training.
+/// Moves the storage of `params` to `device`; on CPU, convolution weights become channels-last, as in training.
 ///
 /// # Errors
-/// Out of memory there.
+/// Out of memory on `device`.
 pub(super) fn move_params(params: &[Param], device: Device) -> Result<()> {
     for param in params {
         let mut moved = param.tensor.detach().f_to_device(device)?;
@@ -55,7 +54,7 @@ pub(super) fn move_params(params: &[Param], device: Device) -> Result<()> {
     Ok(())
 }
 
-/// `[A, B, C, D]` with B innermost in memory.
+/// `[A, B, C, D]` in channels-last memory: B innermost.
 pub(super) fn channels_last(tensor: &Tensor) -> Tensor {
     tensor
         .permute([0, 2, 3, 1])
@@ -63,7 +62,7 @@ pub(super) fn channels_last(tensor: &Tensor) -> Tensor {
         .permute([0, 3, 1, 2])
 }
 
-/// The trained tensors of a store in creation order.
+/// The trainable tensors of a store in creation order.
 ///
 /// `VarStore` keeps names and order apart (`variables()` has no stable order,
 /// `trainable_variables()` no names); storage addresses join them.
@@ -83,7 +82,7 @@ pub fn params_of(store: &VarStore) -> Vec<Param> {
         .collect()
 }
 
-/// Keys or shapes that do not fit the network.
+/// A `state_dict` whose keys or shapes do not fit the network.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error(
     "these weights are of another network{}{}{}",
@@ -92,9 +91,9 @@ pub fn params_of(store: &VarStore) -> Vec<Param> {
     list("\n  wrong shape: ", misshaped)
 )]
 pub struct StateDictError {
-    /// Keys the network has and the file has not.
+    /// Keys that the network has but the file does not.
     pub missing: Vec<String>,
-    /// Keys the file has and the network has not.
+    /// Keys that the file has but the network does not.
     pub unexpected: Vec<String>,
     /// `key [seen], want [wanted]`.
     pub misshaped: Vec<String>,
@@ -111,7 +110,7 @@ fn list(head: &str, items: &[String]) -> String {
 /// Copies `state` into `params`, which must match it key by key and shape by shape.
 ///
 /// # Errors
-/// Every missing, unexpected and mis-shaped key; nothing is copied then.
+/// Lists every missing, unexpected and misshaped key; nothing is copied then.
 pub fn load_state_dict(
     params: &[Param],
     state: &[(String, Tensor)],
@@ -165,8 +164,8 @@ mod tests {
     use super::*;
     use tch::{Device, Kind};
 
-    /// In networks without convolutions' biases every vector belongs to a norm; in all, every vector is of a
-    /// norm or a bias, and no matrix is.
+    /// In networks whose convolutions have no biases, every vector belongs to a norm. In all networks, every
+    /// vector is a norm's or a bias, and no matrix is.
     #[test]
     fn scales_and_shifts_are_told_from_weights() {
         use crate::config::ModelKind;

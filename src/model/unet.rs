@@ -10,15 +10,15 @@ use super::params::{Param, move_params, params_of};
 use crate::config::{TimeEmbedding, UNetConfig};
 use crate::rng::{Stream, key, seeded};
 
-/// One resolution on the way down or up: its blocks, and whether the image is halved after
-/// (down) or doubled before (up) them.
+/// One resolution, down or up: its blocks, with the image halved after them (down) or doubled before
+/// them (up).
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) blocks: Vec<ResidualBlock>,
     pub(super) resamples: bool,
 }
 
-/// Predicts the noise in `x_t`.
+/// The simplified U-Net: predicts the noise in `x_t`.
 #[derive(Debug)]
 pub struct UNet {
     time_embedding: TimeTable,
@@ -32,8 +32,7 @@ pub struct UNet {
 }
 
 impl UNet {
-    /// Builds the network on CPU with initial weights drawn from `seed`; `timesteps` rows of time
-    /// embedding.
+    /// Builds the network on CPU with initial weights drawn from `seed`. The time embedding has `timesteps` rows.
     pub fn new(config: &UNetConfig, timesteps: i64, seed: u64) -> UNet {
         seeded(key(seed, Stream::Init, 0), || UNet::draw(config, timesteps))
     }
@@ -104,10 +103,10 @@ impl UNet {
         }
     }
 
-    /// The bare network: eps_hat for noised images.
+    /// The network's raw output: eps_hat for noised images.
     ///
-    /// Each way's feature maps are pushed on one stack, and the last entry is dropped after the
-    /// middle block: every skip joins one place later than in the usual U-Net.
+    /// Feature maps on the way down are pushed on a stack, and the last entry is dropped after the middle
+    /// block: every skip joins one place later than in the usual U-Net.
     ///
     /// # Shapes
     /// - `x_t`: `[N, C, H, W]` f32; returns the same shape
@@ -154,8 +153,8 @@ impl UNet {
         conv3x3(&self.norm_out.forward(&x), &self.conv_out, None)
     }
 
-    /// Has every residual block keep only its input in training, and compute itself again for the backward pass; or
-    /// not, as at first.
+    /// Switches activation checkpointing (initially off): training keeps only the input of each residual block and
+    /// recomputes the rest in the backward pass.
     pub fn set_checkpoint_blocks(&mut self, on: bool) {
         let ways = self.down.iter_mut().chain(&mut self.up);
         let blocks = ways.flat_map(|stage| &mut stage.blocks);
@@ -172,7 +171,7 @@ impl UNet {
     /// Moves all tensors to `device`.
     ///
     /// # Errors
-    /// Out of memory there.
+    /// Out of memory on `device`.
     pub fn move_to(&mut self, device: Device) -> Result<()> {
         move_params(&self.params(), device)?;
         self.time_embedding.move_to(device);
@@ -212,7 +211,7 @@ mod tests {
 
     #[test]
     fn presets_have_the_sizes_of_the_originals() {
-        // 750 rows of time embedding fewer than with T = 1000, which would make 390,848.
+        // 750 rows of time embedding fewer than with T = 1000, which has 390,848.
         assert_eq!(parameters(Preset::Demo), 390_848 - 750 * 32);
         assert_eq!(parameters(Preset::Celebahq128), 25_275_648);
         assert_eq!(parameters(Preset::KerasDdpm), 50_514_176);
@@ -222,7 +221,7 @@ mod tests {
     fn initial_weights_follow_the_stated_limits() {
         let config = Preset::Celebahq128.config();
         let params = Model::new(&config.model, config.diffusion.timesteps, 0).params();
-        // Largest |w| of Keras's own initialisation of this network (50 M variant, same rule).
+        // Largest |w| in Keras's initialisation of this network (50 M variant, same rule).
         for (name, limit) in [
             ("time_embedding.weight", 0.05),
             ("conv_in.weight", 0.071_34),

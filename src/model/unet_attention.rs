@@ -1,5 +1,5 @@
-//! The U-Net of Ho et al. with the choices of its descendants: skips are concatenated, attention at
-//! some levels, norms before convolutions.
+//! The U-Net of Ho et al. and its descendants: concatenated skips, attention at some levels, norms before
+//! convolutions.
 //!
 //! Parameter names are diffusers' (`UNet2DModel`), so `up_blocks.0` is the lowest resolution there;
 //! lists in the settings count levels from the full resolution.
@@ -25,7 +25,7 @@ use super::params::{Param, move_params, params_of};
 use crate::config::AttentionUNetConfig;
 use crate::rng::{Stream, key, seeded};
 
-/// A residual block and the attention after it, if any.
+/// A residual block, and attention after it at some levels.
 #[derive(Debug)]
 struct Unit {
     resnet: ResnetBlock,
@@ -64,14 +64,14 @@ struct Middle {
     second: ResnetBlock,
 }
 
-/// Predicts the noise in `x_t`, or what else it was trained for.
+/// Predicts the noise in `x_t`, or another target it was trained for.
 #[derive(Debug)]
 pub struct AttentionUNet {
     time: TimeEmbedding,
     conv_in: Conv,
     down: Vec<DownLevel>,
     middle: Middle,
-    /// From the lowest resolution upwards.
+    /// From the lowest resolution up.
     up: Vec<UpLevel>,
     norm_out: Norm,
     conv_out: Conv,
@@ -120,16 +120,15 @@ impl AttentionUNet {
         }
     }
 
-    /// The bare network's output.
+    /// The network's raw output: eps_hat, x_0_hat or v_hat, as it was trained.
     ///
     /// # Shapes
-    /// - `x_t`: `[N, C, H, W]` f32; returns `[N, C, H, W]`, or `[N, 2C, H, W]` where the variance is
-    ///   learned
+    /// - `x_t`: `[N, C, H, W]` f32; returns `[N, C, H, W]`, or `[N, 2C, H, W]` with a learned variance
     /// - `t`: `[N]` i64 in `0..T`
-    /// - `classes`: `[N]` i64 below the number of classes, if the network has any
+    /// - `classes`: `[N]` i64 below the number of classes, for class-conditional networks
     ///
     /// # Panics
-    /// With other shapes, or classes where the network has none, or none where it has.
+    /// With other shapes, or unless `classes` is given exactly for class-conditional networks.
     ///
     /// Source: Ho et al. 2020, appendix B <https://arxiv.org/abs/2006.11239>
     pub fn forward(
@@ -177,7 +176,7 @@ impl AttentionUNet {
         self.conv_out.forward(&h)
     }
 
-    /// Whether a norm and the swish after it are one operation.
+    /// True if a norm and the swish after it are one operation.
     pub(super) fn fuses(&self) -> bool {
         self.norm_out.fuses()
     }
@@ -190,7 +189,7 @@ impl AttentionUNet {
     /// Moves all tensors to `device`.
     ///
     /// # Errors
-    /// Out of memory there.
+    /// Out of memory on `device`.
     pub fn move_to(&mut self, device: Device) -> Result<()> {
         move_params(&self.params(), device)?;
         self.time.move_to(device);

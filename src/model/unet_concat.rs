@@ -1,5 +1,5 @@
 //! Keras-DDPM's other U-Net, close to Ho et al.'s: norms before convolutions, concatenated skips, a
-//! sinusoidal time embedding; no attention, and no biases but the norms'.
+//! sinusoidal time embedding; no attention, and biases only in the norms.
 
 mod block;
 mod cost;
@@ -18,8 +18,7 @@ use super::params::{Param, move_params, params_of};
 use crate::config::{BlockWidths, ConcatUNetConfig};
 use crate::rng::{Stream, key, seeded};
 
-/// One resolution, on either way: its blocks, and whether the image is halved (down) or doubled (up)
-/// after them.
+/// One resolution, down or up: its blocks, with the image halved (down) or doubled (up) after them.
 #[derive(Debug)]
 struct Stage {
     blocks: Vec<ResidualBlock>,
@@ -52,14 +51,14 @@ impl TimeEmbedding {
     }
 }
 
-/// Predicts the noise in `x_t`, or what else it was trained for.
+/// Predicts the noise in `x_t`, or another target it was trained for.
 #[derive(Debug)]
 pub struct ConcatUNet {
     time_embedding: TimeEmbedding,
     conv_in: Tensor,
     down: Vec<Stage>,
     mid: ResidualBlock,
-    /// From the lowest resolution upwards.
+    /// From the lowest resolution up.
     up: Vec<Stage>,
     norm_out: Norm,
     conv_out: Tensor,
@@ -68,8 +67,7 @@ pub struct ConcatUNet {
 }
 
 impl ConcatUNet {
-    /// Builds the network on CPU with initial weights drawn from `seed`; `timesteps` rows of time
-    /// embedding.
+    /// Builds the network on CPU with initial weights drawn from `seed`. The time embedding has `timesteps` rows.
     pub fn new(config: &ConcatUNetConfig, timesteps: i64, seed: u64) -> ConcatUNet {
         seeded(key(seed, Stream::Init, 0), || {
             ConcatUNet::draw(config, timesteps)
@@ -121,10 +119,9 @@ impl ConcatUNet {
         }
     }
 
-    /// The bare network's output.
+    /// The network's raw output: eps_hat, x_0_hat or v_hat, as it was trained.
     ///
-    /// Skips are joined group by group, so that each norm group sees the channels that the
-    /// original's sees.
+    /// Skips are joined group by group, so that each norm group has the same channels as in the original.
     ///
     /// # Shapes
     /// - `x_t`: `[N, C, H, W]` f32; returns the same shape
@@ -170,12 +167,12 @@ impl ConcatUNet {
         conv3x3(&h, &self.conv_out, None)
     }
 
-    /// Whether a norm and the swish after it are one operation.
+    /// True if a norm and the swish after it are one operation.
     pub(super) fn fuses(&self) -> bool {
         self.norm_out.fuses()
     }
 
-    /// Parameters in creation order. The table of sines and cosines is none.
+    /// Parameters in creation order, without the fixed table of sines and cosines.
     pub fn params(&self) -> Vec<Param> {
         params_of(&self.store)
     }
@@ -183,7 +180,7 @@ impl ConcatUNet {
     /// Moves all tensors to `device`.
     ///
     /// # Errors
-    /// Out of memory there.
+    /// Out of memory on `device`.
     pub fn move_to(&mut self, device: Device) -> Result<()> {
         move_params(&self.params(), device)?;
         self.time_embedding.table.move_to(device);
@@ -194,13 +191,13 @@ impl ConcatUNet {
 /// Joins feature maps channel-wise, group by group: group g of the result holds group g of `a`, then
 /// group g of `b`.
 ///
-/// Plain concatenation would do for norms whose groups are interleaved, as the original's are (channel c
-/// in group c mod 32): there, both halves take part in every group. With contiguous groups it would
-/// give some groups to `a` and the others to `b`, which is another network.
+/// The original's norms have interleaved groups (channel c in group c mod 32), so that after plain
+/// concatenation both halves share every group. With contiguous groups, plain concatenation would give some
+/// groups to `a` and the rest to `b`: a different network.
 ///
 /// # Shapes
 /// - `a`, `b`: `[N, Ca, H, W]` and `[N, Cb, H, W]`, both C divisible by `groups`
-/// - returns `[N, Ca + Cb, H, W]`, with channels last in memory where `a` has them so
+/// - returns `[N, Ca + Cb, H, W]`, channels-last in memory if `a` is
 fn cat_groups(a: &Tensor, b: &Tensor, groups: i64) -> Tensor {
     let [n, _, height, width]: [i64; 4] = a
         .size()

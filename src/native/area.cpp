@@ -1,6 +1,5 @@
-// The two loops of resizing by area (src/data/resize.rs): sums down the rows, then means across the columns. All numbers
-// are integers that f64 holds exactly, so the order of sums does not matter, nor whether the compiler fuses a
-// multiplication with the sum.
+// The two loops of resizing by area (src/data/resize.rs): sums down the rows, then means across the columns. All
+// numbers are integers that f64 holds exactly, so neither the order of sums nor fused multiply-add matters.
 
 #include <cstdint>
 #include <cstring>
@@ -9,10 +8,10 @@
 
 namespace {
 
-// As many as AVX2 adds at once; a pixel of three channels leaves one unused.
+// Lanes of AVX2; a pixel of three channels leaves one unused.
 typedef double Four __attribute__((vector_size(32)));
 
-// Added to this, a number is rounded to an integer, which then stands in the low bits.
+// Adding this rounds a number to an integer, which is then in the low bits.
 constexpr double kIntegers = 4503599627370496.0;  // 2^52
 
 inline uint8_t rounded(double value) {
@@ -36,16 +35,16 @@ void ddpm_area_down(const uint8_t* __restrict rows, const uint16_t* __restrict w
     const uint32_t weight = weights[k];
     for (int64_t i = 0; i < width; ++i) sums[i] += row[i] * weight;
   }
-  // Signed, as those are converted faster.
+  // Signed integers convert faster.
   for (int64_t i = 0; i < width; ++i) pixels[i] = static_cast<int32_t>(sums[i]);
 }
 
-// out[x] = the sum over k of pixels[first[x] + k] * weights[x * each + k] / total, rounded half up, for each of `channels`
-// channels, 1 or 3. Four numbers are read at each pixel.
+// out[x] = the sum over k of pixels[first[x] + k] * weights[x * each + k] / total, rounded half up, for each of
+// `channels` channels, 1 or 3. Four numbers are read at each pixel.
 //
-// A quotient is a multiple of 1 / total; one that is half way to the next integer has to go up, and no other may go beyond
-// half way: a fourth of 1 / total more does that. By the reciprocal a quotient below 2^8 is off by less than 2^-44, which is
-// less than that fourth for a total below 2^40.
+// A quotient is a multiple of 1 / total. One half way between integers must round up, and no smaller one may: adding a
+// quarter of 1 / total does that. Multiplying by the reciprocal, a quotient below 2^8 is off by less than 2^-44, less
+// than that quarter for a total below 2^40.
 FOR_EACH_PROCESSOR
 void ddpm_area_across(const double* __restrict pixels, int64_t channels, const uint32_t* __restrict first,
                       const double* __restrict weights, int64_t each, double total,

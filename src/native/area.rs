@@ -1,4 +1,4 @@
-//! The safe face of `area.cpp`: the loops of resizing by area, compiled for several kinds of processor.
+//! Safe wrapper of `area.cpp`: the loops of resizing by area, compiled for several kinds of processor.
 
 unsafe extern "C" {
     fn ddpm_area_down(
@@ -21,11 +21,11 @@ unsafe extern "C" {
     );
 }
 
-/// Numbers that [`area_across`] reads at a pixel, whatever its channels.
+/// Numbers that [`area_across`] reads at each pixel, whatever its channels.
 const READ_AT_ONCE: usize = 4;
 
-/// Length of `pixels` for rows of `width` numbers, of which [`area_across`] takes `each` pixels of `channels` at a time:
-/// beyond the row stands what is read and has no weight.
+/// Length of `pixels` for rows of `width` numbers, of which [`area_across`] reads `each` pixels of `channels` at a
+/// time: the padding beyond the row is read with weight 0.
 pub fn area_padded(width: usize, channels: usize, each: usize) -> usize {
     width + each * channels + READ_AT_ONCE
 }
@@ -33,7 +33,7 @@ pub fn area_padded(width: usize, channels: usize, each: usize) -> usize {
 /// Sums rows of bytes, each times its weight, into the front of `pixels`.
 ///
 /// # Shapes
-/// - `rows`: `[weights.len(), sums.len()]`, one row or more; `sums` is overwritten
+/// - `rows`: `[weights.len(), sums.len()]`, at least one row; `sums` is overwritten
 ///
 /// # Panics
 /// On other lengths. Sums of 2^31 or more are wrong.
@@ -53,26 +53,26 @@ pub fn area_down(rows: &[u8], weights: &[u16], sums: &mut [u32], pixels: &mut [f
     }
 }
 
-/// Where the results of a row come from.
+/// Sources of the results of a row.
 #[derive(Debug, Clone, Copy)]
 pub struct Across<'a> {
     /// 1 or 3.
     pub channels: usize,
-    /// For each result its first pixel.
+    /// First pixel of each result.
     pub first: &'a [u32],
-    /// For each result the weights of its pixels, as many for each.
+    /// Weights of each result's pixels, the same number for each.
     pub weights: &'a [f64],
-    /// What a sum is divided by, below 2^40.
+    /// Divisor of each sum, below 2^40.
     pub total: u64,
 }
 
-/// Writes one row of results: weighted sums of numbers, divided and rounded half up, exactly if the result is below 256.
+/// Writes one row of results: weighted sums, divided and rounded half up, exactly for results below 256.
 ///
 /// # Shapes
 /// - `pixels`: of [`area_padded`] length; `out`: `[first.len(), channels]`
 ///
 /// # Panics
-/// On other lengths, a pixel that is not there, and a total of 2^40 or more.
+/// On other lengths, a pixel out of range, or a total of 2^40 or more.
 pub fn area_across(pixels: &[f64], across: Across<'_>, out: &mut [u8]) {
     let (channels, results) = (across.channels, across.first.len());
     let each = across.weights.len() / results.max(1);

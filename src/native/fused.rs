@@ -1,6 +1,7 @@
-//! The safe face of `fused/`: operations that take less memory and time than their parts.
+//! Safe wrapper of `fused/`: fused operations, which need less memory and time than their parts.
 //!
-//! Their errors are tch's, so that a program which tells panics of tch's operations (out of memory, for one) tells theirs.
+//! Their errors are tch's, so that a program that recognises panics of tch's operations (out of memory, for one) also
+//! recognises theirs.
 
 use std::ffi::{c_int, c_void};
 
@@ -66,42 +67,42 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// The weights of a residual block of Keras-DDPM's U-Net.
+/// Weights of a residual block of Keras-DDPM's U-Net.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockWeights<'a> {
     /// `[Cout, Cin, 3, 3]`
     pub conv1: &'a Tensor,
     /// `[Cout, Cout, 3, 3]`
     pub conv2: &'a Tensor,
-    /// `[Cout, Cin, 1, 1]`; none where the widths are equal.
+    /// `[Cout, Cin, 1, 1]`; `None` if the widths are equal.
     pub shortcut: Option<&'a Tensor>,
     /// Of Cout channels.
     pub norm: GroupNorm<'a>,
 }
 
-/// A group norm and what its result is scaled and shifted by.
+/// A group norm with its scale and shift.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupNorm<'a> {
-    /// `[C]` unless said otherwise.
+    /// Scale, `[C]` unless stated otherwise.
     pub weight: &'a Tensor,
-    /// As `weight`.
+    /// Shift, like `weight`.
     pub bias: &'a Tensor,
-    /// Divides C.
+    /// Number of groups, a divisor of C.
     pub groups: i64,
     /// Added to the variance.
     pub eps: f64,
 }
 
-/// A residual block of Keras-DDPM on a CPU as one operation of autograd, that takes less memory and less time than
-/// its parts: `group_norm(silu(conv2(silu(conv1(x + t)))) + shortcut(x)) + skip`.
+/// A residual block of Keras-DDPM on a CPU as one autograd operation, which needs less memory and time than its
+/// parts: `group_norm(silu(conv2(silu(conv1(x + t)))) + shortcut(x)) + skip`.
 ///
-/// Kept for the backward pass are x and what the convolutions gave; of a `checkpointed` block x alone, from which the
-/// backward pass computes the rest again. The bits are the same. Under [`Bf16`](super::Bf16) the convolutions take and give
-/// bf16; sums and the norm are computed in f32.
+/// Kept for the backward pass are x and the outputs of the convolutions; for a `checkpointed` block only x, from which
+/// the backward pass recomputes the rest, to the same bits. Under [`Bf16`](super::Bf16) the convolutions have bf16
+/// inputs and outputs; sums and the norm are computed in f32.
 ///
 /// # Shapes
 /// All f32 on CPU.
-/// - `x`: `[N, Cin, H, W]`; `t`: `[N, Cin]`; `skip`: as the output, `[N, Cout, H, W]`, channels last in memory
+/// - `x`: `[N, Cin, H, W]`; `t`: `[N, Cin]`; `skip`: like the output, `[N, Cout, H, W]`, channels last in memory
 ///
 /// # Errors
 /// Other shapes or kinds.
@@ -153,18 +154,18 @@ pub fn residual_block(
             &mut out,
         )
     })?;
-    // SAFETY: the shim made a tensor for us to own.
+    // SAFETY: the shim made a tensor that we own.
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
-/// The same without `skip`, on any device and in any precision, operation by operation, with dropout between the
-/// convolutions: only x is kept, and the backward pass computes the block again, with the same casts and the same mask.
+/// The checkpointed block without `skip`, on any device and in any precision, as separate operations with dropout
+/// between the convolutions: only x is kept, and the backward pass recomputes the block with the same casts and mask.
 ///
 /// # Shapes
 /// As [`residual_block`]; x and t may be bf16 under [`Bf16`](super::Bf16). Returns f32.
 ///
 /// # Errors
-/// What libtorch refuses.
+/// Errors of libtorch.
 pub fn checkpointed_block(
     x: &Tensor,
     t: &Tensor,
@@ -189,18 +190,18 @@ pub fn checkpointed_block(
             &mut out,
         )
     })?;
-    // SAFETY: the shim made a tensor for us to own.
+    // SAFETY: the shim made a tensor that we own.
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
-/// 3×3 convolution, stride 1, zero padding 1. Large maps of f32 on a CPU go by tiles, which takes fewer
-/// multiplications and rounds less often; all else is libtorch's.
+/// 3×3 convolution, stride 1, zero padding 1. Large f32 maps on a CPU use Winograd tiles, which need fewer
+/// multiplications and round less often; the rest is libtorch's.
 ///
 /// # Shapes
 /// - `x`: `[N, Cin, H, W]`; `weight`: `[Cout, Cin, 3, 3]`; `bias`: `[Cout]`; returns `[N, Cout, H, W]`
 ///
 /// # Errors
-/// Other shapes, and what libtorch refuses.
+/// Other shapes, and errors of libtorch.
 pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (_, c_in, _, _) = x.size4()?;
     let c_out = weight.size()[0];
@@ -216,14 +217,14 @@ pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     let mut out = std::ptr::null_mut();
     // SAFETY: all pointers are live tensors of the shapes that the shim expects, or null where it allows that.
     check(unsafe { ddpm_conv3x3(ptr(x), ptr(weight), or_none(bias), &mut out) })?;
-    // SAFETY: the shim made a tensor for us to own.
+    // SAFETY: the shim made a tensor that we own.
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
-/// `silu(group_norm(x + t))` on a CPU as one operation of autograd. Of maps, x alone is kept for the backward pass.
+/// `silu(group_norm(x + t))` on a CPU as one autograd operation. The only map kept for the backward pass is x.
 ///
 /// # Shapes
-/// All f32 on CPU, but for x, which may be bf16: that is computed with in f32, and the result rounded to bf16.
+/// All f32 on CPU, except that x may be bf16: it is widened to f32, and the result rounded to bf16.
 /// - `x`: `[N, C, H, W]`; `t`: `[N, C]`; returns `x`'s shape and kind, channels last in memory
 /// - the norm's `weight` and `bias`: `[N, C]`, or `[C]` for all images
 ///
@@ -258,12 +259,12 @@ pub fn group_norm_silu(x: &Tensor, t: Option<&Tensor>, norm: GroupNorm<'_>) -> R
             &mut out,
         )
     })?;
-    // SAFETY: the shim made a tensor for us to own.
+    // SAFETY: the shim made a tensor that we own.
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
-/// `x / max(|x|, smallest) * weight + bias` on a CPU, with |x| the length of each pixel's channels, and `silu` of that
-/// if asked for, as one operation of autograd. Of maps, x alone is kept for the backward pass.
+/// `x / max(|x|, smallest) * weight + bias` on a CPU, with |x| the length of each pixel's channels, followed by silu if
+/// `silu`, as one autograd operation. The only map kept for the backward pass is x.
 ///
 /// # Shapes
 /// All f32 on CPU.
@@ -294,38 +295,38 @@ pub fn rms_norm(
             &mut out,
         )
     })?;
-    // SAFETY: the shim made a tensor for us to own.
+    // SAFETY: the shim made a tensor that we own.
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
-/// What a CPU makes of the weights of 3×3 convolutions and residual blocks to sample in bf16, kept from one evaluation of a
-/// network to the next: half as much memory again as the weights take. Of no use elsewhere.
+/// Cache of the bf16 filters that a CPU makes from the weights of 3×3 convolutions and residual blocks, for sampling:
+/// kept across evaluations of a network, in half the memory of the weights. Has no effect elsewhere.
 ///
-/// Weights that it was used with must stay as they are as long as it is used.
+/// Weights used with it must not change while it is in use.
 #[derive(Debug)]
 pub struct KeptFilters(*mut c_void);
 
 impl KeptFilters {
-    /// None yet.
+    /// An empty cache.
     #[expect(
         clippy::new_without_default,
         reason = "an empty one is not a usual value"
     )]
     pub fn new() -> KeptFilters {
-        // SAFETY: makes an object for us to free.
+        // SAFETY: makes an object that we free.
         KeptFilters(unsafe { ddpm_kept_filters_new() })
     }
 
-    /// Runs `body`; operations on this thread that want no gradient take filters from here, and leave them here.
+    /// Runs `body`; operations on this thread that need no gradient use and fill this cache.
     pub fn during<T>(&self, body: impl FnOnce() -> T) -> T {
         struct Leave(*mut c_void);
         impl Drop for Leave {
             fn drop(&mut self) {
-                // SAFETY: sets a pointer of this thread, to what was there before and lives longer.
+                // SAFETY: sets a pointer of this thread to its previous value, which lives longer.
                 unsafe { ddpm_kept_filters_use(self.0) };
             }
         }
-        // SAFETY: the object lives longer than `_leave`, which takes the pointer back.
+        // SAFETY: the object lives longer than `_leave`, which resets the pointer.
         let _leave = Leave(unsafe { ddpm_kept_filters_use(self.0) });
         body()
     }
@@ -338,7 +339,7 @@ impl Drop for KeptFilters {
     }
 }
 
-/// Numbers of each channel for each image.
+/// Checks values per image and channel.
 fn an_image(numbers: [&Tensor; 2], n: i64, c: i64) -> Result<[Tensor; 2]> {
     for tensor in numbers {
         check_f32_on_cpu(tensor)?;
@@ -385,7 +386,7 @@ mod tests {
     use crate::native::{Bf16, CpuTally};
     use crate::rng::seeded;
 
-    /// Of x, weight and bias: the result and their gradients, given that of the result.
+    /// The result and the gradients of x, weight and bias, given that of the result.
     fn outcome(
         conv: impl Fn(&Tensor, &Tensor, Option<&Tensor>) -> Tensor,
         inputs: &[Tensor],
@@ -406,13 +407,13 @@ mod tests {
     fn convolutions_by_tiles_give_the_values_and_gradients_of_f64() {
         // n, c_in, c_out, height, width
         for [n, c_in, c_out, height, width] in [
-            // Nothing by tiles.
+            // No Winograd.
             [2, 8, 16, 5, 4],
-            // The gradient of x.
+            // Winograd for the gradient of x.
             [3, 64, 96, 13, 15],
-            // All but that of the weight.
+            // Winograd for all but the gradient of the weight.
             [2, 32, 48, 24, 23],
-            // All.
+            // Winograd for all.
             [2, 128, 128, 23, 24],
             [1, 136, 160, 1, 1100],
             [17, 128, 192, 8, 8],
@@ -443,7 +444,7 @@ mod tests {
                     &d.to_kind(Kind::Float),
                 );
                 for (i, (a, b)) in got.iter().zip(&want).enumerate() {
-                    // oneDNN's own differ by 1e-6, too, where there are 512 channels.
+                    // oneDNN's own convolutions also differ by 1e-6 at 512 channels.
                     let error = rel_l2(a, b);
                     assert!(
                         error < 1e-6,
@@ -469,7 +470,7 @@ mod tests {
             drop(got);
             tally.now_and_peak_bytes().0
         };
-        // Where oneDNN has no bf16 there is no order to keep.
+        // Without oneDNN's bf16 there is nothing to cache.
         let chosen = choose(DeviceChoice::Cpu, Precision::Auto, false).unwrap();
         if chosen.precision == Precision::Bf16 {
             assert!(bytes_more() >= 2 * 48 * 32 * 9);

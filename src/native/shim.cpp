@@ -1,8 +1,7 @@
-// What tch leaves out of libtorch, as a few extern "C" functions.
+// The parts of libtorch that tch lacks, as a few extern "C" functions.
 //
-// Rules of this file: tensors come in as at::Tensor* (tch's own pointers) and stay owned by the
-// caller; no exception leaves a function (guard.h). Per-op headers only: <torch/torch.h> costs 15 s
-// a build.
+// Rules of this file: tensors come in as at::Tensor* (tch's own pointers) and stay owned by the caller; no exception
+// leaves a function (guard.h). Per-op headers only: <torch/torch.h> costs 15 s per build.
 
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
@@ -52,7 +51,7 @@ std::vector<at::Tensor> gather(at::Tensor** tensors, int64_t count) {
   return list;
 }
 
-// Adds up what tensors on CPU take and give back; libtorch's profiler listens in the same place.
+// Counts the bytes that CPU tensors allocate and free; libtorch's profiler hooks into the same place.
 struct CpuTally : c10::MemoryReportingInfoBase {
   int64_t now = 0;
   int64_t peak = 0;
@@ -66,13 +65,13 @@ struct CpuTally : c10::MemoryReportingInfoBase {
 
 thread_local std::shared_ptr<CpuTally> tally;
 
-// Memory of CPU tensors from malloc, aligned by hand. libtorch's own calls posix_memalign, and glibc before
-// 2.38 cannot put an aligned block into a hole of its very size: every temporary of a forward pass leaves
-// one, and the heap grows to half as much again as the tensors in it.
+// Allocator of CPU tensors: malloc, aligned by hand. libtorch's own calls posix_memalign, and glibc before 2.38
+// cannot put an aligned block into a hole of exactly its size: every temporary of a forward pass leaves such a
+// hole, and the heap grows to one and a half times the tensors in it.
 struct AlignedMalloc final : c10::Allocator {
   static constexpr size_t alignment = 64;
 
-  // Before the data stand the address that malloc gave, and the size.
+  // The address from malloc and the size are stored before the data.
   struct Header {
     void* block;
     size_t size;
@@ -92,7 +91,7 @@ struct AlignedMalloc final : c10::Allocator {
   c10::DataPtr allocate(size_t size) override {
     if (size == 0) return {nullptr, nullptr, &release, at::kCPU};
     constexpr size_t extra = sizeof(Header) + alignment;
-    // Both sizes as they can be: a negative one comes as a number near 2^64.
+    // Both sizes must be possible: a negative one arrives as a number near 2^64.
     void* block = size < PTRDIFF_MAX - extra ? std::malloc(size + extra) : nullptr;
     TORCH_CHECK(block, "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", size, " bytes.");
     auto first = reinterpret_cast<uintptr_t>(block) + sizeof(Header);
@@ -111,8 +110,8 @@ struct AlignedMalloc final : c10::Allocator {
   }
 };
 
-// From the start of the program on: oneDNN's tensors give their memory back to whichever allocator is set by then, so one
-// that is set while any of them is alive frees what it has not allocated.
+// Set at program start: oneDNN's tensors return memory to whichever allocator is set at that time, so one set while any
+// of them is alive would free memory it did not allocate.
 [[maybe_unused]] const bool aligned_malloc_is_set = [] {
   static AlignedMalloc allocator;
   c10::SetCPUAllocator(&allocator);
@@ -130,8 +129,8 @@ int ddpm_set_grad(at::Tensor* leaf, at::Tensor* grad) {
   return guarded([&] { leaf->mutable_grad() = *grad; });
 }
 
-// One step of libtorch's fused Adam or AdamW on one flat tensor, in place. `step` is an f32 scalar
-// tensor that already holds the number of this step (1 for the first); where `frozen`, another, is 1,
+// One step of libtorch's fused Adam or AdamW on one flat tensor, in place. `step` is an f32 scalar tensor
+// that already holds the number of this step (1 for the first). If `frozen`, another such tensor, is 1,
 // nothing changes.
 int ddpm_fused_adam(at::Tensor* param, at::Tensor* grad, at::Tensor* exp_avg, at::Tensor* exp_avg_sq,
                     at::Tensor* step, at::Tensor* frozen, double lr, double beta1, double beta2,
@@ -149,7 +148,7 @@ int ddpm_fused_adam(at::Tensor* param, at::Tensor* grad, at::Tensor* exp_avg, at
   });
 }
 
-// norms[i] = L2 norm of tensors[i]; `out` is a 1-d tensor with one element a tensor.
+// norms[i] = L2 norm of tensors[i]; `out` is a 1-d tensor with one element per tensor.
 int ddpm_foreach_norm(at::Tensor** tensors, int64_t count, at::Tensor* out) {
   return guarded([&] {
     auto norms = at::_foreach_norm(gather(tensors, count), 2);
@@ -170,20 +169,20 @@ int ddpm_add_scaled(at::Tensor* target, at::Tensor* other, double alpha) {
   return guarded([&] { target->add_(*other, alpha); });
 }
 
-// Only algorithms that give the same bits every time; libtorch throws where it has none.
+// Deterministic algorithms only; libtorch throws where it has none.
 int ddpm_set_deterministic(int on) {
   return guarded([&] {
-    // cuBLAS reads this when it starts, and libtorch wants it.
+    // cuBLAS reads this when it starts, and libtorch requires it.
     if (on) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
     at::globalContext().setDeterministicAlgorithms(on != 0, /*warn_only=*/false);
-    // Nothing here reads what nobody wrote.
+    // Uninitialised memory is never read here.
     at::globalContext().setDeterministicFillUninitializedMemory(false);
     at::globalContext().setDeterministicCuDNN(on != 0);
     if (on) at::globalContext().setBenchmarkCuDNN(false);
   });
 }
 
-// to[i] = from[i], done on return. From a CUDA device on a stream of its own, beside whatever runs there.
+// to[i] = from[i], done on return. From a CUDA device on a separate stream, concurrent with other work.
 int ddpm_copy_aside(at::Tensor** to, at::Tensor** from, int64_t count) {
   return guarded([&] {
     at::NoGradGuard no_grad;
@@ -197,8 +196,8 @@ int ddpm_copy_aside(at::Tensor** to, at::Tensor** from, int64_t count) {
   });
 }
 
-// A tensor of the shape and kind of `like`, of whatever was there, in host memory that a CUDA device reaches by itself. tch's
-// pin_memory names a device, of which libtorch 2.11 warns each time.
+// An uninitialised tensor of the shape and kind of `like` in pinned host memory. tch's pin_memory names a device, about
+// which libtorch 2.11 warns each time.
 int ddpm_pinned_like(at::Tensor* like, at::Tensor** out) {
   return guarded([&] {
     *out = new at::Tensor(at::empty(like->sizes(), like->options().device(at::kCPU).pinned_memory(true)));
@@ -213,8 +212,8 @@ int ddpm_set_tf32(int allow) {
   });
 }
 
-// From here on this thread computes convolutions and matrix products on CPU or CUDA in bf16, by libtorch's own rules
-// of autocast; `ddpm_autocast_end` with the same device ends it. Not nested.
+// Begins bf16 autocast by libtorch's rules for this thread's convolutions and matrix products on CPU or CUDA;
+// `ddpm_autocast_end` with the same device ends it. Not nested.
 int ddpm_autocast_begin(int cuda) {
   return guarded([&] {
     const auto device = cuda ? at::kCUDA : at::kCPU;
@@ -228,20 +227,20 @@ int ddpm_autocast_begin(int cuda) {
 void ddpm_autocast_end(int cuda) {
   guarded([&] {
     at::autocast::set_autocast_enabled(cuda ? at::kCUDA : at::kCPU, false);
-    // Copies of weights in bf16 are of the weights as they are now.
+    // Drop cached bf16 copies: the weights may change.
     if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
   });
 }
 
-// Lets glibc keep freed blocks of any size for the next step. By default every tensor above some
-// megabytes is mapped and unmapped each time, and the kernel zeroes its pages again and again.
+// Lets glibc keep freed blocks of any size for the next step. By default every tensor above some megabytes is
+// mapped and unmapped each time, and the kernel zeroes its pages again and again.
 void ddpm_keep_freed_memory() {
-  // glibc before 2.35 takes no more than 32 MiB.
+  // glibc before 2.35 accepts at most 32 MiB.
   if (!mallopt(M_MMAP_THRESHOLD, 1 << 30)) mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
 }
 
-// Gives freed memory back that is whole pages, once.
+// Returns freed whole pages to the system, once.
 void ddpm_return_freed_memory() { malloc_trim(0); }
 
 // Free and total bytes of a CUDA device.
@@ -253,7 +252,7 @@ int ddpm_cuda_memory(int device, uint64_t* free_bytes, uint64_t* total_bytes) {
   });
 }
 
-// Largest number of bytes that tensors on a CUDA device have held at once.
+// Peak bytes of tensors on a CUDA device.
 int ddpm_cuda_peak_bytes(int device, uint64_t* bytes) {
   return guarded([&] {
     auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(device));
@@ -261,8 +260,7 @@ int ddpm_cuda_peak_bytes(int device, uint64_t* bytes) {
   });
 }
 
-// Starts to count the bytes of CPU tensors that this thread makes and drops, its backward passes
-// included.
+// Starts counting the bytes of CPU tensors that this thread allocates and frees, including backward passes.
 int ddpm_tally_begin() {
   return guarded([&] {
     TORCH_CHECK(!tally, "this thread counts already");
@@ -272,7 +270,7 @@ int ddpm_tally_begin() {
   });
 }
 
-// Bytes held more than at the start, and the most of them so far.
+// Bytes held beyond those at the start: now, and at the peak so far.
 void ddpm_tally_read(int64_t* now, int64_t* peak) {
   *now = tally ? tally->now : 0;
   *peak = tally ? tally->peak : 0;
@@ -285,11 +283,11 @@ void ddpm_tally_end() {
   tally.reset();
 }
 
-// Loads libtorch's CUDA half, which lies beside the half that this program is linked to.
+// Loads libtorch's CUDA library, which is beside the CPU library that this program is linked to.
 //
-// Must come before libtorch first asks whether there is CUDA: it remembers the answer.
+// Must run before libtorch first checks for CUDA: it caches the answer.
 int ddpm_load_cuda() {
-  // Every start on a machine without a GPU comes here: no exception, as libtorch's take milliseconds.
+  // Every start on a machine without a GPU gets here: no exception, as libtorch's take milliseconds.
   if (!dlopen("libcuda.so.1", RTLD_NOW)) {
     ddpm::last_error = no_driver;
     return 1;
@@ -300,13 +298,13 @@ int ddpm_load_cuda() {
     std::string path(here.dli_fname);
     path = path.substr(0, path.rfind('/') + 1) + "libtorch_cuda.so";
     TORCH_CHECK(access(path.c_str(), F_OK) == 0, "this libtorch is built without CUDA");
-    // Global, as if it had been linked: its libraries look for one another's symbols.
+    // Global, as if linked: its libraries use each other's symbols.
     TORCH_CHECK(dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL), "libtorch's CUDA half cannot be loaded: ", dlerror());
   });
 }
 
-// Asks the NVIDIA driver itself, through dlopen, so that a missing or failing driver has a reason.
-// `name` receives the device's name, NUL-terminated; `major` the first part of its compute capability.
+// Queries the NVIDIA driver itself, through dlopen, to learn why a driver is missing or fails. `name` receives the
+// device's name, NUL-terminated; `major` the first part of its compute capability.
 int ddpm_cuda_device(int device, char* name, int capacity, int* major) {
   return guarded([&] {
     void* driver = dlopen("libcuda.so.1", RTLD_NOW);

@@ -1,4 +1,4 @@
-//! Analytic-DPM: the reverse variance that is optimal for the data, from how large eps_hat is on them.
+//! Analytic-DPM: the optimal reverse variance, from the mean square of eps_hat on the data.
 
 use anyhow::{Result, ensure};
 use ndarray::Array1;
@@ -6,14 +6,13 @@ use tch::{Kind, Tensor};
 
 use super::{Ddim, Process, Respaced};
 
-/// The DDIM sampler with optimal variances.
+/// Builds the DDIM sampler with optimal variances.
 ///
-/// `mean_sq_eps`, `[T]`, is `E[eps_hat²]` per value at each of the T time steps: 1 where the network knows nothing of x_0
-/// beyond its mean, less where eps cannot be told. The rest, 1 - `E[eps_hat²]`, is the variance of eps given x_t, which the
-/// steps then add.
+/// `mean_sq_eps`, `[T]`, is `E[eps_hat²]` per value at each of the T time steps: 1 where x_t determines eps, less where
+/// it does not. The rest, 1 - `E[eps_hat²]`, is the variance of eps given x_t, which the steps then add.
 ///
 /// # Errors
-/// `eta` outside [0, 1], or measurements for another T.
+/// `eta` outside [0, 1], or measurements for a different T.
 ///
 /// Source: Bao et al. 2022, theorem 1 and corollary 1 <https://arxiv.org/abs/2201.06503>; Keras-DDPM, `adpm.py`
 pub fn analytic(
@@ -25,7 +24,7 @@ pub fn analytic(
     let last = levels.times.last().map_or(0, |t| *t as usize);
     ensure!(
         last < mean_sq_eps.len(),
-        "measured at {} time steps, and the sampler visits t = {last}",
+        "measured at {} time steps, but the sampler visits t = {last}",
         mean_sq_eps.len()
     );
     let unexplained = |t: &i64| (1.0 - mean_sq_eps[*t as usize]).clamp(0.0, 1.0);
@@ -36,15 +35,15 @@ pub fn analytic(
     })
 }
 
-/// Measures `E[eps_hat²]` per value at each visited step, on images that are noised anew for each.
+/// Measures `E[eps_hat²]` per value at each visited step, on images noised anew for each.
 ///
 /// # Shapes
-/// - `images`: gives the k-th batch `[N, C, H, W]` of data in [-1, 1], and `noise` standard normal eps for it;
-///   `batches` of them are used a visited step
-/// - returns `[steps visited]`, the closest to the image first
+/// - `images` returns the k-th batch `[N, C, H, W]` of data in [-1, 1], and `noise` standard normal eps of that
+///   shape; each visited step uses `batches` of them
+/// - returns `[steps visited]`, the least noisy first
 ///
 /// # Errors
-/// Those of `images`.
+/// Errors of `images`.
 ///
 /// Source: Bao et al. 2022, eq. 8; their Gamma_n is this over 1 - alpha_bar
 pub fn measure(
@@ -69,7 +68,7 @@ pub fn measure(
         let means = (first..first + batches).map(&mut mean_sq);
         sums.push(means.sum::<Result<Tensor>>()?);
     }
-    // Read at the end: the device does not wait for the host in between.
+    // Read once at the end, so that the device never waits for the host.
     let mean = |sum: &Tensor| sum.double_value(&[]) / batches as f64;
     Ok(sums.iter().map(mean).collect())
 }

@@ -1,9 +1,8 @@
-//! The codebooks of DDCM: at each reverse step, K fixed images of noise to choose from.
+//! Codebooks of DDCM: K fixed noise images to choose from at each reverse step.
 //!
-//! A sampler that takes its noise from a codebook is told everything by the chosen indices: that is how
-//! an image becomes a few bits. Whoever decodes them must make the very same noise, so the recipe is
-//! part of the file format (`checkpoint::ddcm`) and stated here in full; `scripts/reference/codebook.py`
-//! is a second implementation of it.
+//! With noise from codebooks, the chosen indices determine the sampled image: so an image is compressed to
+//! a few bits. A decoder must make exactly the same noise, so the recipe is part of the file format
+//! (`formats::ddcm`) and given here in full; `scripts/reference/codebook.py` is a second implementation.
 //!
 //! # Recipe, version 1
 //!
@@ -17,9 +16,9 @@
 //! 3. A word becomes the standard normal quantile of (word + 1/2) / 2^32 as `codebook/quantile.rs` says,
 //!    in f64 with each operation rounded by itself, and is then rounded to f32.
 //!
-//! Only `+ - * /` and square roots of IEEE doubles take part, which every platform rounds alike; logarithms
-//! and cosines of the C library differ. K and the image's shape are no part of the recipe: the first
-//! entries of a larger codebook, or the first values of a larger image, are the same.
+//! It uses only `+ - * /` and square roots of IEEE doubles, which every platform rounds alike; logarithms
+//! and cosines of C libraries differ. K and the image's shape are not part of the recipe: the first entries
+//! of a larger codebook, or the first values of a larger image, are the same.
 //!
 //! Source: Ohayon et al. 2025, section 3 <https://arxiv.org/abs/2502.01189>; ChaCha20: Bernstein 2008,
 //! "ChaCha, a variant of Salsa20".
@@ -36,18 +35,18 @@ use tch::Tensor;
 
 use quantile::{RUN, normal_quantiles};
 
-/// Second part of the key: draws for other ends share no numbers with these.
+/// Second part of the key: draws for other purposes share no numbers with these.
 const DOMAIN: &[u8; 24] = b"ddpm codebook, version 1";
-/// Sizes that a codebook may have.
+/// Allowed sizes of a codebook.
 const SIZES: std::ops::RangeInclusive<u32> = 2..=65536;
-/// Most values of one image: an entry of 1 GiB.
+/// Maximum values of one image: an entry of 1 GiB.
 const MAX_VALUES: i64 = 1 << 28;
-/// Steps are below this: the nonce leaves them 48 bits.
+/// Steps must be below this: the nonce has 48 bits for them.
 const MAX_STEPS: u64 = 1 << 48;
 
-/// K standard normal images for each step, made when asked for and never kept.
+/// K standard normal images for each step, generated on demand and never kept.
 ///
-/// Step 0 is that of x_T, 1, 2, … are the reverse steps in the order of sampling.
+/// Step 0 is the draw of x_T; 1, 2, … are the reverse steps in sampling order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Codebook {
     seed: u64,
@@ -59,7 +58,7 @@ impl Codebook {
     /// Codebooks of `size` = K images of shape `chw`.
     ///
     /// # Errors
-    /// K is no power of two from 2 to 65536; a side of the image is below 1, or all of it above 2^28 values.
+    /// If K is not a power of two from 2 to 65536, a side of the image is below 1, or it has more than 2^28 values.
     pub fn new(seed: u64, size: u32, chw: [i64; 3]) -> Result<Codebook> {
         check_size(size)?;
         let values = chw
@@ -78,43 +77,43 @@ impl Codebook {
         self.size
     }
 
-    /// Bits that an index takes, log2 K.
+    /// Bits of an index, log2 K.
     pub fn index_bits(&self) -> u32 {
         self.size.ilog2()
     }
 
-    /// One image of noise.
+    /// One noise image.
     ///
     /// # Shapes
     /// Returns C * H * W values in `[C, H, W]` order.
     ///
     /// # Panics
-    /// `index` is not below K, or `step` not below 2^48.
+    /// If `index` is not below K, or `step` not below 2^48.
     pub fn entry(&self, step: u64, index: u32) -> Vec<f32> {
         self.entries_in(step, index..index + 1)
     }
 
-    /// All K images of a step, made in parallel.
+    /// All K images of a step, generated in parallel.
     ///
-    /// They take 4 * K * C * H * W bytes, 13 GB for K = 65536 and 128 px: see
+    /// They occupy 4 * K * C * H * W bytes, 13 GB for K = 65536 and 128 px: see
     /// [`entries_in`](Codebook::entries_in).
     ///
     /// # Shapes
     /// Returns K * C * H * W values in `[K, C, H, W]` order.
     ///
     /// # Panics
-    /// `step` is not below 2^48.
+    /// If `step` is not below 2^48.
     pub fn entries(&self, step: u64) -> Vec<f32> {
         self.entries_in(step, 0..self.size)
     }
 
-    /// The images of a step with the given indices, made in parallel.
+    /// The images of a step with the given indices, generated in parallel.
     ///
     /// # Shapes
     /// Returns indices.len() * C * H * W values in `[indices.len(), C, H, W]` order.
     ///
     /// # Panics
-    /// An index is not below K, or `step` not below 2^48.
+    /// If an index is not below K, or `step` not below 2^48.
     pub fn entries_in(&self, step: u64, indices: Range<u32>) -> Vec<f32> {
         assert!(
             indices.end <= self.size && step < MAX_STEPS,
@@ -135,7 +134,7 @@ impl Codebook {
     /// Returns `[C, H, W]` f32 on CPU.
     ///
     /// # Panics
-    /// As `entry` does.
+    /// As [`entry`](Codebook::entry).
     pub fn entry_tensor(&self, step: u64, index: u32) -> Tensor {
         Tensor::from_slice(&self.entry(step, index)).view(self.chw)
     }
@@ -146,7 +145,7 @@ impl Codebook {
     /// Returns `[indices.len(), C, H, W]` f32 on CPU.
     ///
     /// # Panics
-    /// As `entries_in` does.
+    /// As [`entries_in`](Codebook::entries_in).
     pub fn entries_tensor(&self, step: u64, indices: Range<u32>) -> Tensor {
         let [c, h, w] = self.chw;
         let count = indices.len() as i64;
@@ -175,7 +174,7 @@ impl Codebook {
     }
 }
 
-/// Refuses a K that indices of whole bits do not fit.
+/// Checks that K is a power of two, so that an index is a whole number of bits.
 fn check_size(size: u32) -> Result<()> {
     let (least, most) = SIZES.into_inner();
     let above = size.clamp(least, most).next_power_of_two();

@@ -1,21 +1,21 @@
-//! DDCM: the noise of every reverse step is one of K fixed noises, so the choices are the image.
+//! DDCM: the noise of every reverse step is one of K fixed noises, so the choices encode the image.
 
 use tch::{Kind, Tensor};
 
 use super::{Ddpm, OnStep, Process, Step};
 
-/// Gives the codebook of the k-th reverse step, k = 1, 2, …, as parts `[k_i, C, H, W]` whose k_i sum up to K: all of
-/// it at once may be too much memory.
+/// Returns the codebook of the k-th reverse step, k = 1, 2, …, in parts `[k_i, C, H, W]` whose k_i sum to K: all of
+/// it at once may exceed memory.
 pub type CodebookParts<'a> = dyn FnMut(u64) -> Box<dyn Iterator<Item = Tensor> + 'a> + 'a;
 
-/// Finds the choices that lead to images: at each reverse step the noise that points most from x_0_hat to x_0.
+/// Encodes images as choices: at each reverse step the noise with the largest inner product with x_0 - x_0_hat.
 ///
 /// Sampling with these choices (`ddpm` from the same start, whose k-th noise is entry `indices[:, k - 1]` of the
-/// k-th codebook) gives what this returns beside them. A last step without noise has no choice.
+/// k-th codebook) reproduces the images returned here. A last step without noise has no choice.
 ///
 /// # Shapes
-/// - `x_0`: `[N, C, H, W]` in [-1, 1]; `x_start`: as `x_0`, x_T
-/// - returns the choices, `[N, steps]` or `[N, steps - 1]` i64, and the images that they make, not clipped
+/// - `x_0`: `[N, C, H, W]` in [-1, 1]; `x_start`: x_T of the same shape
+/// - returns the choices, `[N, steps]` or `[N, steps - 1]` i64, and the images they decode to, not clipped
 ///
 /// Source: Ohayon et al. 2025, section 4 <https://arxiv.org/abs/2502.01189>; Keras-DDPM, `ddcm.py`
 pub fn ddcm_encode(
@@ -50,13 +50,13 @@ pub fn ddcm_encode(
     (indices, x)
 }
 
-/// The entry that points most into a direction, for each image.
+/// The best entry so far for each image.
 struct Chosen {
-    /// `[N]` f32.
+    /// Inner products, `[N]` f32.
     similarity: Tensor,
-    /// `[N]` i64.
+    /// Indices, `[N]` i64.
     index: Tensor,
-    /// `[N, C, H, W]`.
+    /// Entries, `[N, C, H, W]`.
     entry: Tensor,
 }
 
@@ -84,7 +84,7 @@ fn best(parts: impl Iterator<Item = Tensor>, images: &Tensor) -> Chosen {
 }
 
 impl Chosen {
-    /// `other` where it is more similar.
+    /// Replaces each entry by that of `other` if its inner product is larger.
     fn or(self, other: Chosen) -> Chosen {
         let better = other.similarity.gt_tensor(&self.similarity);
         Chosen {

@@ -1,4 +1,4 @@
-//! DDIM: the implicit sampler, and all that lies between it and DDPM.
+//! DDIM: the deterministic sampler, and the range from it to DDPM.
 
 use anyhow::{Result, ensure};
 use ndarray::Array1;
@@ -6,15 +6,15 @@ use tch::Tensor;
 
 use super::{Estimate, Noise, OnStep, Process, Respaced, Step};
 
-/// How much noise each step adds.
+/// The DDIM sampler: the noise that each step adds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ddim {
-    /// 0 for none (DDIM), 1 for DDPM's posterior sigma; up to 1.
+    /// Noise from 0 (none: DDIM) to 1 (DDPM's posterior sigma).
     pub eta: f64,
-    /// Variance that each visited step adds beside eta's, times the square of what the step multiplies eps_hat by;
-    /// empty for none. Analytic-DPM sets it.
+    /// Extra variance of each visited step, in units of the squared factor of eps_hat in the step; empty for none.
+    /// Set by Analytic-DPM.
     pub eps_variances: Array1<f64>,
-    /// Add the noise of `eps_variances` at the last step too.
+    /// Adds the noise of `eps_variances` at the last step too.
     pub last_noise: bool,
 }
 
@@ -35,14 +35,14 @@ impl Ddim {
         })
     }
 
-    /// Factor of eps_hat, and standard deviation of the fresh noise, of the step that leaves visited step `i`.
+    /// Factor of eps_hat, and standard deviation of the fresh noise, in the step from visited step `i`.
     fn noises(&self, levels: &Respaced, i: usize) -> (f64, f64) {
         let schedule = &levels.schedule;
         let sigma_squared = self.eta.powi(2) * schedule.posterior_variance(i);
         let kept = (1.0 - schedule.alpha_bar_prev(i) - sigma_squared).max(0.0);
         let added = match self.eps_variances.get(i) {
             Some(variance) if i > 0 || self.last_noise => {
-                // x_prev is x_t / sqrt(alpha) less this many eps_hat.
+                // x_prev is x_t / sqrt(alpha) minus this factor times eps_hat.
                 let (_, noise) = levels.signal_and_noise(i);
                 let factor = noise / schedule.alphas[i].sqrt() - kept.sqrt();
                 factor.powi(2) * variance
@@ -52,7 +52,7 @@ impl Ddim {
         (kept.sqrt(), (sigma_squared + added).sqrt())
     }
 
-    /// Standard deviation of the fresh noise of the step that leaves visited step `i`.
+    /// Standard deviation of the fresh noise in the step from visited step `i`.
     pub fn sigma(&self, levels: &Respaced, i: usize) -> f64 {
         self.noises(levels, i).1
     }
@@ -60,7 +60,7 @@ impl Ddim {
     /// One reverse step, from x_t at visited step `i` to the one before.
     ///
     /// # Shapes
-    /// - `z`: gives standard normal `[N, C, H, W]`, asked only if noise is added; returns the same shape
+    /// - `z`: returns standard normal `[N, C, H, W]`, called only if noise is added; returns the same shape
     ///
     /// Source: Song et al. 2020, eq. 12 and 16 <https://arxiv.org/abs/2010.02502>
     pub fn step(
@@ -81,7 +81,7 @@ impl Ddim {
     }
 }
 
-/// The whole chain from `x_start` at the last visited step down to x_0, not clipped.
+/// Runs the whole chain from `x_start` at the noisiest visited step to x_0, not clipped.
 pub fn ddim(
     process: &Process,
     options: &Ddim,
@@ -104,8 +104,8 @@ pub fn ddim(
     x
 }
 
-/// The way back: the x_T from which `ddim` with eta = 0 would come to `x_0`, nearly. Each step up assumes that eps_hat
-/// at the next level is what it is at this one, which is the better the more steps there are.
+/// Inverts `ddim` with eta = 0: returns the x_T from which it approximately reaches `x_0`. Each step assumes that
+/// eps_hat is the same at the next noisier step, which is better the more steps there are.
 ///
 /// # Shapes
 /// - `x_0`: `[N, C, H, W]` in [-1, 1]; returns the same shape
@@ -116,7 +116,7 @@ pub fn ddim_invert(process: &Process, x_0: Tensor, on_step: &mut OnStep) -> Tens
     let levels = process.levels;
     let mut x = x_0;
     for i in 0..levels.len() {
-        // The first step leaves the image itself, whose level the network never saw: it is asked about the next.
+        // The first step starts from the clean image, which the network was not trained on: ask it at the next step.
         let here = i.saturating_sub(1);
         let estimate = process.estimate(&x, here);
         let (signal, noise) = levels.signal_and_noise(i);

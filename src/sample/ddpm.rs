@@ -6,17 +6,17 @@ use super::{Estimate, Noise, OnStep, Process, Respaced, Step};
 use crate::config::{SampleConfig, Sigma};
 use crate::diffusion::log_variance_at;
 
-/// Choices of the ancestral sampler.
+/// Options of the ancestral sampler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ddpm {
     /// Standard deviation of the reverse steps.
     pub sigma: Sigma,
-    /// Add noise at the last step too, as Keras-DDPM does.
+    /// Adds noise at the last step too, as Keras-DDPM does.
     pub last_noise: bool,
 }
 
 impl Ddpm {
-    /// What a model's settings say.
+    /// The options in a model's settings.
     pub fn new(sample: &SampleConfig) -> Ddpm {
         Ddpm {
             sigma: sample.sigma,
@@ -28,10 +28,10 @@ impl Ddpm {
     /// q(x_prev | x_t, x_0_hat) plus `sigma * z`.
     ///
     /// # Shapes
-    /// - `z`: gives standard normal `[N, C, H, W]`, asked only if noise is added; returns the same shape
+    /// - `z`: returns standard normal `[N, C, H, W]`, called only if noise is added; returns the same shape
     ///
     /// # Panics
-    /// With `Sigma::Learned` and a network that places no variance.
+    /// With `Sigma::Learned` and a network without a learned variance.
     ///
     /// Source: Ho et al. 2020, eq. 7 and algorithm 2 <https://arxiv.org/abs/2006.11239>
     pub fn step(
@@ -43,7 +43,7 @@ impl Ddpm {
     ) -> Tensor {
         let schedule = &levels.schedule;
         let alpha_bar_prev = schedule.alpha_bar_prev(i);
-        // The posterior mean, written in x_0_hat and eps_hat.
+        // The posterior mean in terms of x_0_hat and eps_hat.
         let noise_left = (1.0 - alpha_bar_prev - schedule.posterior_variance(i)).max(0.0);
         let mean = estimate.at(alpha_bar_prev.sqrt(), noise_left.sqrt());
         if i == 0 && !self.last_noise {
@@ -54,13 +54,13 @@ impl Ddpm {
                 let log_variance = log_variance_at(v, schedule.log_variance_range(i));
                 mean + (log_variance / 2.0).exp() * z()
             }
-            (Sigma::Learned, None) => panic!("the network places no variances"),
+            (Sigma::Learned, None) => panic!("the network has no learned variance"),
             (kind, _) => mean + z() * schedule.sigma(kind, i),
         }
     }
 }
 
-/// The whole chain from `x_start` at the last visited step down to x_0, not clipped.
+/// Runs the whole chain from `x_start` at the noisiest visited step to x_0, not clipped.
 pub fn ddpm(
     process: &Process,
     options: Ddpm,
@@ -109,7 +109,7 @@ mod tests {
         ddpm(&process, options, start, &mut noise, &mut |_| ())
     }
 
-    /// Data that are one image: eps_hat is known, and the posterior sigma must end on it.
+    /// A data set of one image: eps_hat is known, and the posterior sigma must end on that image.
     #[test]
     fn a_single_point_is_reproduced_with_the_posterior_sigma() {
         let diffusion = Preset::Celebahq128.config().diffusion;
@@ -122,13 +122,13 @@ mod tests {
         for clip_x0 in [false, true] {
             let out = run(&denoiser, &diffusion, Sigma::Posterior, true, clip_x0);
             let worst = f64::try_from((out - &x_0).abs().max()).unwrap();
-            // At t = 0 the step is x_0 exactly; f32 leaves the division by sqrt(1 - alpha_bar).
+            // At t = 0 the step returns exactly x_0, up to f32 rounding of the division by sqrt(1 - alpha_bar).
             assert!(worst < 1e-4, "{worst}");
         }
     }
 
-    /// The same image told in the three ways of predicting, with and without learned variance: the chains
-    /// are the same.
+    /// The same image in all three kinds of prediction, with and without learned variance, gives the same
+    /// chains.
     #[test]
     fn predictions_and_learned_variances_agree_with_what_they_stand_for() {
         let mut diffusion = Preset::Demo.config().diffusion;
@@ -167,7 +167,7 @@ mod tests {
         }
         let least = chain(Prediction::Eps, Sigma::Learned, Some(-1.0));
         let posterior = chain(Prediction::Eps, Sigma::Posterior, None);
-        // sigma_0 does not count, and at every other step the two are the same.
+        // sigma_0 does not matter, and at every other step the two are equal.
         assert!(apart(&least, &posterior) < 1e-3);
         assert!(apart(&least, &plain) > 0.01);
     }
@@ -188,7 +188,7 @@ mod tests {
             f64::try_from(out.std(false)).unwrap()
         };
         assert!((std(Sigma::Beta) - 1.0).abs() < 4.0 * 0.0045);
-        // The other sigma is right for a single point and too small here: a step multiplies the
+        // The posterior sigma is exact for a single image and too small here: a step multiplies the
         // variance by alpha and adds sigma².
         let shrunk = (0..schedule.len()).rev().fold(1.0f64, |variance, t| {
             variance * schedule.alphas[t] + schedule.sigma(Sigma::Posterior, t).powi(2)

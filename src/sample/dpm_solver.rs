@@ -1,4 +1,4 @@
-//! DPM-Solver++(2M): second order from one evaluation a step, with noise or without.
+//! DPM-Solver++(2M): second order with one evaluation per step, with or without noise.
 
 use tch::Tensor;
 
@@ -6,24 +6,24 @@ use super::{Estimate, Noise, OnStep, Process, Respaced, Step};
 
 /// DPM-Solver++(2M), in its "midpoint" form.
 ///
-/// The first order is DDIM: x_0_hat is held over the step. The second lets it go on as it did over the step before,
-/// evenly in lambda. With noise, the first order is DDIM with eta = 1.
+/// At first order it is DDIM: x_0_hat is constant over the step. At second order x_0_hat is extrapolated linearly
+/// in lambda from the previous step. With noise, first order is DDIM with eta = 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DpmSolver {
-    /// Solve the reverse SDE, which adds noise at each step, instead of the probability-flow ODE.
+    /// Solves the reverse SDE, which adds noise at each step, instead of the probability-flow ODE.
     pub sde: bool,
 }
 
 impl DpmSolver {
-    /// One reverse step, from x_t at visited step `i` to the one before. `x_0_hat` is the estimate's; `before` is the one
-    /// of visited step `i + 1`, without which the step is of first order. So is the last, down to noise 0, where
-    /// lambda is infinite: it ends on x_0_hat.
+    /// One reverse step, from x_t at visited step `i` to the one before. `x_0_hat` is that of step `i`, `before` that
+    /// of step `i + 1`, without which the step has first order. So has the last step, to noise 0, where lambda is
+    /// infinite: it ends on x_0_hat.
     ///
     /// # Shapes
     /// - `x_0_hat`, `before`: `[N, C, H, W]`
-    /// - `z`: gives standard normal `[N, C, H, W]`, asked only if noise is added; returns the same shape
+    /// - `z`: returns standard normal `[N, C, H, W]`, called only if noise is added; returns the same shape
     ///
-    /// Source: Lu et al. 2022, algorithm 2 and, with noise, what it calls SDE-DPM-Solver++(2M)
+    /// Source: Lu et al. 2022, algorithm 2 and, with noise, SDE-DPM-Solver++(2M)
     /// <https://arxiv.org/abs/2211.01095>
     pub fn step(
         self,
@@ -39,8 +39,8 @@ impl DpmSolver {
         }
         let (signal, noise) = levels.signal_and_noise_prev(i);
         let h = levels.lambda(i - 1) - levels.lambda(i);
-        // Of the noise that is in x_prev, what eps_hat gives and, beside it, the variance of z; and how far x_prev
-        // follows x_0_hat.
+        // The part of x_prev's noise that comes from eps_hat, the variance of z beside it, and the weight of the
+        // change of x_0_hat.
         let (kept, fresh, weight) = if self.sde {
             let weight = -(-2.0 * h).exp_m1();
             (noise * (-h).exp(), noise * weight.sqrt(), weight)
@@ -59,7 +59,7 @@ impl DpmSolver {
     }
 }
 
-/// The whole chain from `x_start` at the last visited step down to x_0, not clipped.
+/// Runs the whole chain from `x_start` at the noisiest visited step to x_0, not clipped.
 pub fn dpm_solver(
     process: &Process,
     options: DpmSolver,

@@ -1,14 +1,14 @@
-//! Heun's method on the probability-flow ODE: second order from two evaluations a step.
+//! Heun's method on the probability-flow ODE: second order with two evaluations per step.
 
 use tch::Tensor;
 
 use super::{OnStep, Process, Step};
 
-/// The whole chain from `x_start` at the last visited step down to x_0, not clipped and without noise.
+/// Runs the whole chain from `x_start` at the noisiest visited step to x_0, not clipped, without adding noise.
 ///
-/// In x / signal, as a function of noise / signal, the slope of the ODE is eps_hat. A step goes along the slope where it starts,
-/// asks the network again where that ends, and takes the mean of both slopes. The last step is the first half
-/// alone: at noise 0 the network has nothing to say.
+/// For x / signal as a function of noise / signal, the slope of the ODE is eps_hat. A step follows the slope at its
+/// start, evaluates the network again at the end, and then uses the mean of both slopes. The last step is an Euler
+/// step: at noise 0 eps_hat is undefined.
 ///
 /// # Shapes
 /// - `x_start`: `[N, C, H, W]`; returns the same shape
@@ -27,7 +27,7 @@ pub fn heun(process: &Process, x_start: Tensor, on_step: &mut OnStep) -> Tensor 
         } else {
             let there = process.estimate(&euler, i - 1);
             let (signal_here, noise_here) = levels.signal_and_noise(i);
-            // The way in noise / signal, times the signal that x_prev has.
+            // The step in noise / signal, times the signal of x_prev.
             let way = noise - signal * noise_here / signal_here;
             euler + (there.eps_hat() - estimate.eps_hat()) * (way / 2.0)
         };

@@ -1,4 +1,4 @@
-//! The samplers by name: what each is for, and its defaults.
+//! The samplers by name, and their defaults.
 
 use clap::ValueEnum;
 
@@ -7,24 +7,24 @@ use super::Spacing;
 /// The samplers by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SamplerKind {
-    /// Ancestral sampling, what the models were made for; all T steps unless told otherwise
+    /// Ancestral sampling, as the models were trained for; all T steps by default
     Ddpm,
-    /// No noise (--eta 0) up to as much as ddpm (--eta 1); 50 steps. The one to invert and to interpolate with
+    /// From no noise (--eta 0) to that of ddpm (--eta 1); 50 steps. Required for inversion and interpolation
     Ddim,
-    /// Optimal variances, measured once by `ddpm calibrate`: ddpm's kind of images in 50 steps
+    /// DDIM with optimal variances, measured once by `ddpm calibrate`: images like ddpm's in 50 steps
     Analytic,
-    /// DPM-Solver++(2M): DDIM's images in 20 steps, its aim with ten times as many
+    /// DPM-Solver++(2M): the result of DDIM with ten times the steps, in 20 steps
     #[value(name = "dpmpp-2m")]
     DpmPp2m,
-    /// DPM-Solver++(2M) with noise: for variety, and to forgive a network's errors; likes more than 20 steps
+    /// DPM-Solver++(2M) with noise: more variety, corrects errors of the network; works best above 20 steps
     #[value(name = "dpmpp-2m-sde")]
     DpmPp2mSde,
-    /// Two evaluations a step: steady, and the exactest with many steps
+    /// Heun's method, two evaluations per step: robust, and most accurate with many steps
     Heun,
-    /// Predictor and corrector: as dpmpp-2m, the exacter the fewer steps
+    /// Predictor and corrector: like dpmpp-2m, but most accurate at few steps
     #[value(name = "unipc")]
     UniPc,
-    /// ddpm with noise from codebooks, as `ddpm decode` runs it
+    /// ddpm with noise from codebooks, as in `ddpm decode`
     Ddcm,
 }
 
@@ -35,7 +35,7 @@ impl SamplerKind {
             .map_or_else(String::new, |v| v.get_name().to_owned())
     }
 
-    /// How many steps, if not all.
+    /// Default number of steps; `None` for all T.
     pub fn default_steps(self) -> Option<usize> {
         match self {
             SamplerKind::Ddpm | SamplerKind::Ddcm => None,
@@ -47,7 +47,7 @@ impl SamplerKind {
         }
     }
 
-    /// How they are spread: what measured best (docs/sampling.md), and trailing where that was not measured.
+    /// Default spacing of the steps: the best one measured (docs/sampling.md), or trailing where none was measured.
     pub fn default_spacing(self) -> Spacing {
         match self {
             SamplerKind::Ddpm | SamplerKind::Ddcm | SamplerKind::Analytic => Spacing::Trailing,

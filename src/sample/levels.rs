@@ -1,4 +1,4 @@
-//! Which of the T time steps a sampler visits.
+//! The time steps that a sampler visits, out of T.
 
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
@@ -6,12 +6,12 @@ use ndarray::s;
 
 use crate::diffusion::Schedule;
 
-/// How a number of steps is spread over 0..T.
+/// Spacing of N steps over 0..T.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Spacing {
-    /// Every (T / N)-th from t = 0 on; the noisiest step visited is below T - 1.
+    /// Every (T / N)-th t, from 0; the noisiest visited step is below T - 1.
     Leading,
-    /// Every (T / N)-th from t = T - 1 down.
+    /// Every (T / N)-th t, from T - 1 down.
     Trailing,
     /// Evenly from t = T - 1 to t = 0, both included.
     Linspace,
@@ -21,25 +21,25 @@ pub enum Spacing {
     Karras,
 }
 
-/// Which time steps to visit.
+/// Choice of the time steps to visit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Steps {
-    /// All of them.
+    /// All T.
     All,
-    /// This many.
+    /// This many, with this spacing.
     Count(usize, Spacing),
-    /// Every so-manieth from t = 0 on, as Keras-DDPM does.
+    /// Every k-th t, from 0, as in Keras-DDPM.
     Stride(usize),
-    /// These, the noisiest first.
+    /// Exactly these, the noisiest first.
     List(Vec<usize>),
 }
 
-/// The time steps visited, and the schedule that they make: its betas lead from one visited step to the next.
+/// The visited time steps and their schedule, whose betas lead from one visited step to the next.
 ///
 /// Source: Nichol & Dhariwal 2021, section 4 <https://arxiv.org/abs/2102.09672>
 #[derive(Debug, Clone, PartialEq)]
 pub struct Respaced {
-    /// What the network is told at each visited step, ascending, in `0..T`.
+    /// The t passed to the network at each visited step, ascending, in `0..T`.
     pub times: Vec<i64>,
     /// Tables over the visited steps.
     pub schedule: Schedule,
@@ -57,7 +57,7 @@ impl Respaced {
     /// Visits the chosen time steps.
     ///
     /// # Errors
-    /// No step, more steps than T, or a list that is not strictly falling within 0..T.
+    /// No steps, more steps than T, or a list that is not strictly decreasing within 0..T.
     pub fn new(schedule: &Schedule, steps: &Steps) -> Result<Respaced> {
         let len = schedule.len();
         Ok(match steps {
@@ -110,7 +110,7 @@ impl Respaced {
         }
     }
 
-    /// The visited steps from the image up to the first `count`, for starting half way.
+    /// The `count` least noisy visited steps, for starting part-way.
     pub fn truncated(&self, count: usize) -> Respaced {
         Respaced {
             times: self.times[..count].to_vec(),
@@ -123,7 +123,7 @@ impl Respaced {
         self.times.len()
     }
 
-    /// Whether there are none.
+    /// True if there are no steps.
     pub fn is_empty(&self) -> bool {
         self.times.is_empty()
     }
@@ -133,13 +133,13 @@ impl Respaced {
         signal_and_noise(self.schedule.alphas_cumprod[i])
     }
 
-    /// The same one step closer to the image; (1, 0) at `i = 0`.
+    /// The same at the next less noisy visited step; (1, 0) for `i = 0`.
     pub fn signal_and_noise_prev(&self, i: usize) -> (f64, f64) {
         signal_and_noise(self.schedule.alpha_bar_prev(i))
     }
 
-    /// lambda = log(signal / noise) at visited step `i`: half the logarithm of the signal-to-noise ratio. The higher
-    /// solvers measure their steps in it; at the image itself it is infinite.
+    /// lambda = log(signal / noise) at visited step `i`: half the log of the signal-to-noise ratio, in which the
+    /// higher-order solvers measure their steps. It is infinite at the clean image.
     ///
     /// Source: Lu et al. 2022, section 2 <https://arxiv.org/abs/2211.01095>
     pub fn lambda(&self, i: usize) -> f64 {
@@ -174,9 +174,9 @@ fn spread(schedule: &Schedule, n: usize, spacing: Spacing) -> Vec<usize> {
     }
 }
 
-/// The time steps nearest to given values of log(noise / signal). `value` gets that of the first and the last
-/// time step and how far between them it is. Several values near one step move on to the next free ones, so that
-/// there are `n`, at least 2.
+/// The `n` ≥ 2 time steps nearest to given values of log(noise / signal). `value(first, last, share)` returns such a
+/// value, from those of the first and last time step and the share of the way between them. Values near the same step
+/// move to the next free ones.
 fn nearest(schedule: &Schedule, n: usize, value: impl Fn(f64, f64, f64) -> f64) -> Vec<usize> {
     let log_noise: Vec<f64> = (schedule.alphas_cumprod.iter())
         .map(|a| ((1.0 - a) / a).ln() / 2.0)
@@ -190,7 +190,7 @@ fn nearest(schedule: &Schedule, n: usize, value: impl Fn(f64, f64, f64) -> f64) 
         let closer = (wanted - log_noise[below]).abs() < (wanted - log_noise[above]).abs();
         let t = if closer { below } else { above };
         let free = times.last().map_or(0, |last| last + 1);
-        // The steps still to come need room above.
+        // Leave room above for the remaining steps.
         times.push(t.max(free).min(len - (n - i)));
     }
     times
@@ -239,7 +239,7 @@ mod tests {
         let middle = |spacing| ratio(times(21, spacing)[10] as usize);
         let (low, high) = (ratio(0), ratio(999));
         let root = |x: f64| x.powf(1.0 / 7.0);
-        // Neighbouring time steps are 1 to 2 % apart there.
+        // Neighbouring time steps differ by 1 to 2 % there.
         let karras = ((root(low) + root(high)) / 2.0).powi(7);
         assert!((middle(Spacing::Karras) / karras - 1.0).abs() < 0.02);
         assert!((middle(Spacing::LogSnr) / (low * high).sqrt() - 1.0).abs() < 0.02);

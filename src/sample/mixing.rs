@@ -1,10 +1,10 @@
-//! Between two images, and between two latents.
+//! Interpolation between two images and between two latents.
 
 use std::f64::consts::FRAC_PI_2;
 
 use tch::Tensor;
 
-/// `count` mixtures from `a` to `b` along the straight line, both ends included.
+/// Linear interpolation: `count` points from `a` to `b` on the straight line, both ends included.
 ///
 /// # Shapes
 /// - `a`, `b`: `[C, H, W]`; returns `[count, C, H, W]`
@@ -13,10 +13,10 @@ pub fn linear(a: &Tensor, b: &Tensor, count: usize) -> Tensor {
     Tensor::stack(&mixtures.collect::<Vec<_>>(), 0)
 }
 
-/// `count` mixtures from `a` to `b` along the arc, both ends included.
+/// Spherical interpolation: `count` points from `a` to `b` on the arc, both ends included.
 ///
-/// With `angle` = pi / 2 mixtures of independent standard normal latents are standard normal too; with the angle
-/// between the two ([`angle`]) the mixtures of two given latents keep their length.
+/// With `angle` = pi / 2, points between independent standard normal latents are standard normal too; with the
+/// angle between two given latents ([`angle`]), the points keep their length.
 ///
 /// # Shapes
 /// - `a`, `b`: `[C, H, W]`; `angle` in (0, pi); returns `[count, C, H, W]`
@@ -30,8 +30,8 @@ pub fn spherical(a: &Tensor, b: &Tensor, count: usize, angle: f64) -> Tensor {
     Tensor::stack(&mixtures.collect::<Vec<_>>(), 0)
 }
 
-/// The angle between two latents; a right one for those that are so alike, or so opposite, that an arc between them
-/// means nothing.
+/// The angle between two latents, in radians; pi / 2 for nearly parallel or opposite ones, between which an arc is
+/// meaningless.
 pub fn angle(a: &Tensor, b: &Tensor) -> f64 {
     let dot = |x: &Tensor, y: &Tensor| (x * y).sum(tch::Kind::Double).double_value(&[]);
     let angle = (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt())

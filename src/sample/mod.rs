@@ -1,7 +1,7 @@
-//! Samplers: each a loop over x_t that sees the network as a function of (x_t, t).
+//! Samplers: loops over x_t that see the network as a function of (x_t, t).
 //!
-//! [`Respaced`] says which time steps are visited, [`Process`] asks the network there, [`Sampler`] is the choice of the
-//! loop, [`sample_images`] runs it for images by number.
+//! [`Respaced`] holds the visited time steps, [`Process`] evaluates the network there, [`Sampler`] is the chosen loop,
+//! and [`sample_images`] runs it for numbered images.
 
 mod analytic;
 mod codebook;
@@ -40,6 +40,6 @@ pub use unipc::{UniPc, unipc};
 
 use tch::Tensor;
 
-/// A network: `(x_t [N, C, H, W], t [N] i64) -> out`, which is the prediction `[N, C, H, W]`, or that and the
-/// place of its variance, `[N, 2C, H, W]`.
+/// A network: `(x_t [N, C, H, W], t [N] i64) -> out`, which is the prediction, `[N, C, H, W]` f32, or the prediction
+/// and the learned variance (interpolation coefficient), `[N, 2C, H, W]`.
 pub type Denoiser<'a> = dyn Fn(&Tensor, &Tensor) -> Tensor + 'a;

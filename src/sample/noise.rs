@@ -1,4 +1,4 @@
-//! Where the noise of sampled images comes from.
+//! Sources of the noise of sampled images.
 
 use std::ops::Range;
 
@@ -7,23 +7,23 @@ use tch::{Device, Tensor};
 use super::Codebook;
 use crate::rng::{Stream, image_noise, key};
 
-/// Standard normal noise, image by image and draw by draw: draw 0 is x_T.
+/// Standard normal noise by image and draw: draw 0 is x_T.
 #[derive(Debug)]
 pub enum NoiseSource {
-    /// A function of (seed, image, draw) alone.
+    /// A function of (seed, image, draw) only.
     Seed(u64),
-    /// `[draws, N, C, H, W]` f32, for comparing with other programs.
+    /// Given noise, `[draws, N, C, H, W]` f32, for comparison with other programs.
     Given(Tensor),
     /// Entries of codebooks.
     Codebook(Codebook, Choice),
 }
 
-/// Which entry of the codebooks an image takes at each draw.
+/// Choice of an image's codebook entry at each draw.
 #[derive(Debug)]
 pub enum Choice {
-    /// A function of (seed, image, draw) alone.
+    /// A function of (seed, image, draw) only.
     Seed(u64),
-    /// `[image][draw]`.
+    /// Given indices, `[image][draw]`.
     Given(Vec<Vec<u32>>),
 }
 
@@ -31,7 +31,7 @@ impl NoiseSource {
     /// Draw `k` of the images `numbers`, `[numbers.len(), C, H, W]` on `device`.
     ///
     /// # Panics
-    /// For a draw or images that given noise does not have.
+    /// If given noise has no such draw or images.
     pub fn draw(&self, numbers: Range<u64>, k: u64, chw: [i64; 3], device: Device) -> Tensor {
         match self {
             NoiseSource::Seed(seed) => image_noise(*seed, numbers, k, chw, device),

@@ -1,38 +1,38 @@
-//! What every sampler starts from: the network, the noise levels it visits, and what its output says there.
+//! The basis of every sampler: the network, the visited time steps, and the network's estimate at each.
 
 use tch::{Kind, Tensor};
 
 use super::{Denoiser, Respaced};
 use crate::config::{DiffusionConfig, Prediction};
 
-/// A reverse process: the network and the time steps that a sampler leads it through.
+/// A reverse process: the network and the time steps that a sampler visits.
 ///
 /// Samplers count the steps visited, `i` in `0..levels.len()`, 0 next to the image.
 pub struct Process<'a> {
     /// The network.
     pub denoiser: &'a Denoiser<'a>,
-    /// The time steps visited, and the schedule that they make.
+    /// The visited time steps and their schedule.
     pub levels: &'a Respaced,
-    /// What the network predicts.
+    /// The quantity that the network predicts.
     pub prediction: Prediction,
-    /// Clip the predicted x_0 to [-1, 1] at each step. The original never clips; a barely trained network
-    /// then drifts to saturated colours.
+    /// Clips x_0_hat to [-1, 1] at each step. The original never clips; a barely trained network then drifts
+    /// to saturated colours.
     pub clip_x0: bool,
 }
 
-/// Gives the standard normal noise of a draw: 0 is x_T, then 1, 2, … in order of use.
+/// Returns the standard normal noise of a draw, `[N, C, H, W]`: 0 is x_T, then 1, 2, … in order of use.
 pub type Noise<'a> = dyn FnMut(u64) -> Tensor + 'a;
 
-/// What a sampler tells after each step.
+/// A completed step, as reported by a sampler.
 #[derive(Debug)]
 pub struct Step<'a> {
     /// Steps done, 1 after the first.
     pub done: usize,
-    /// The time step that was left.
+    /// The time step that the step started from.
     pub t: i64,
-    /// Where the step led, `[N, C, H, W]`, not clipped.
+    /// Result of the step, `[N, C, H, W]`, not clipped.
     pub x: &'a Tensor,
-    /// What the network said at `t`.
+    /// The network's estimate at `t`.
     pub estimate: &'a Estimate,
 }
 
@@ -55,7 +55,7 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// Asks the network about `x_t`, `[N, C, H, W]`, at visited step `i`.
+    /// Evaluates the network on `x_t`, `[N, C, H, W]`, at visited step `i`.
     pub fn estimate(&self, x_t: &Tensor, i: usize) -> Estimate {
         let size = x_t.size();
         let t = Tensor::full([size[0]], self.levels.times[i], (Kind::Int64, x_t.device()));
@@ -89,7 +89,7 @@ impl std::fmt::Debug for Process<'_> {
     }
 }
 
-/// What the network says of `x_t = signal * x_0 + noise * eps`.
+/// The network's estimate of x_0 and eps from `x_t = signal * x_0 + noise * eps`.
 #[derive(Debug)]
 pub struct Estimate {
     x_t: Tensor,
@@ -103,8 +103,8 @@ pub struct Estimate {
 impl Estimate {
     /// `signal * x_0_hat + noise * eps_hat`: the same image at another noise level.
     ///
-    /// All three predictions are linear in x_t, so this is `a * x_t + b * out`, without the rounding of a
-    /// detour over x_0_hat.
+    /// All three predictions are linear in x_t, so this is `a * x_t + b * out`, without rounding an
+    /// intermediate x_0_hat.
     ///
     /// # Shapes
     /// `[N, C, H, W]`, as x_t.
@@ -122,17 +122,18 @@ impl Estimate {
         }
     }
 
-    /// The predicted image.
+    /// The predicted image, `[N, C, H, W]`.
     pub fn x_0_hat(&self) -> Tensor {
         self.at(1.0, 0.0)
     }
 
-    /// The predicted noise; where x_0 is clipped, the noise that then explains x_t.
+    /// The predicted noise, `[N, C, H, W]`; if x_0_hat is clipped, the noise that then explains x_t.
     pub fn eps_hat(&self) -> Tensor {
         self.at(0.0, 1.0)
     }
 
-    /// Where the network places its variance, -1 for the least to 1 for the most, if it does.
+    /// The learned variance (interpolation coefficient), `[N, C, H, W]`: -1 for the smallest to 1 for the largest;
+    /// `None` if the variance is not learned.
     pub fn variance_place(&self) -> Option<&Tensor> {
         self.variance_place.as_ref()
     }

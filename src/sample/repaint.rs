@@ -1,35 +1,35 @@
-//! RePaint: filling in a part of an image with a network that never saw a mask.
+//! RePaint: inpainting with a network trained without masks.
 
 use ndarray::Array2;
 use tch::{Device, Tensor};
 
 use super::{Ddpm, Noise, OnStep, Process, Step};
 
-/// What is known of the images.
+/// The known part of the images.
 #[derive(Debug)]
 pub struct Known {
-    /// `[N, C, H, W]` or one that broadcasts to it, in [-1, 1].
+    /// Images in [-1, 1], `[N, C, H, W]` or a shape that broadcasts to it.
     pub x_0: Tensor,
-    /// The mask, `[H, W]` or one that broadcasts: true where it is to be filled in.
+    /// The mask, `[H, W]` or a shape that broadcasts to it: true for pixels to inpaint.
     pub unknown: Array2<bool>,
 }
 
-/// How often the chain goes back to make both parts fit.
+/// Resampling: how often the chain goes back so that both parts match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resampling {
     /// Steps taken back at a time, 1 or more: RePaint's j.
     pub jump: usize,
-    /// How often each stretch of `jump` steps is walked, 1 or more: RePaint's r; 1 never goes back.
+    /// Passes over each stretch of `jump` steps, 1 or more: RePaint's r; 1 never goes back.
     pub times: usize,
 }
 
 impl Resampling {
-    /// The visited steps left by each move of the chain, from `steps - 1` down to 0, with the moves back.
+    /// The moves of the chain from visited step `steps - 1` down to 0, including the moves back.
     fn moves(self, steps: usize) -> Vec<Move> {
         let mut moves = Vec::new();
         for i in (0..steps).rev() {
             moves.push(Move::Down(i));
-            // At the end of each stretch, but not at the image itself.
+            // At the end of each stretch, but not at the clean image.
             if i > 0 && (steps - i).is_multiple_of(self.jump) {
                 for _ in 1..self.times {
                     let top = i + self.jump;
@@ -41,7 +41,7 @@ impl Resampling {
         moves
     }
 
-    /// How many times the network is asked.
+    /// Number of network evaluations.
     pub fn evaluations(self, steps: usize) -> usize {
         let down = |m: &&Move| matches!(m, Move::Down(_));
         self.moves(steps).iter().filter(down).count()
@@ -51,17 +51,17 @@ impl Resampling {
 /// One move of the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Move {
-    /// A reverse step that leaves visited step i.
+    /// A reverse step from visited step i.
     Down(usize),
-    /// A noising step that comes to visited step i.
+    /// A noising step to visited step i.
     Up(usize),
 }
 
-/// DDPM down from `x_start` in which the known part is drawn from q(x_t | x_0) at each step. Returns x_0, the known
-/// part exactly as it was.
+/// Runs DDPM from `x_start`, drawing the known part from q(x_t | x_0) at each step. Returns x_0 with the known part
+/// exactly as given.
 ///
 /// # Shapes
-/// - `x_start`, and what `noise` gives: `[N, C, H, W]`; returns the same shape, not clipped
+/// - `x_start` and results of `noise`: `[N, C, H, W]`; returns the same shape, not clipped
 ///
 /// Source: Lugmayr et al. 2022, algorithm 1 <https://arxiv.org/abs/2201.09865>
 pub fn repaint(
@@ -146,8 +146,8 @@ mod tests {
         assert_eq!(twice.evaluations(4), 6);
     }
 
-    /// Four pixels that are all 1 or all -1, the first of them known. A chain that never goes back is ruled by the
-    /// three others: a quarter of its images does not fit.
+    /// Four pixels that are all 1 or all -1, the first one known. A chain that never goes back is dominated by the
+    /// three unknown ones: a quarter of its images does not match.
     #[test]
     fn what_is_filled_in_fits_what_is_known() {
         let diffusion = Preset::Demo.config().diffusion;
@@ -189,7 +189,7 @@ mod tests {
             let wrong = others.sign().ne_tensor(&signs);
             f64::try_from(wrong.to_kind(Kind::Double).mean(Kind::Double)).unwrap()
         };
-        // By another implementation 0.2575 and 0.036, each with a standard error of 0.007 or less.
+        // Another implementation gave 0.2575 and 0.036, each with a standard error of at most 0.007.
         let (never, often) = (unfitting(1), unfitting(10));
         assert!((never - 0.2575).abs() < 0.04, "{never} without going back");
         assert!((often - 0.036).abs() < 0.02, "{often} after going back");

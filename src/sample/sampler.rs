@@ -1,4 +1,4 @@
-//! The choice of a sampler.
+//! A sampler chosen at run time.
 
 use tch::Tensor;
 
@@ -6,26 +6,26 @@ use super::{
     Ddim, Ddpm, DpmSolver, Noise, OnStep, Process, UniPc, ddim, ddpm, dpm_solver, heun, unipc,
 };
 
-/// A sampler with its choices.
+/// A sampler with its options.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sampler {
     /// Ancestral sampling.
     Ddpm(Ddpm),
-    /// DDIM, and Analytic-DPM, which is DDIM with other variances.
+    /// DDIM; also Analytic-DPM, which is DDIM with other variances.
     Ddim(Ddim),
-    /// DPM-Solver++(2M), with noise or without.
+    /// DPM-Solver++(2M), with or without noise.
     DpmSolver(DpmSolver),
-    /// Heun's method, two evaluations a step.
+    /// Heun's method, two evaluations per step.
     Heun,
     /// UniPC.
     UniPc(UniPc),
 }
 
 impl Sampler {
-    /// From `x_start` at the last visited step down to x_0, not clipped.
+    /// Samples from `x_start` at the noisiest visited step to x_0, not clipped.
     ///
     /// # Shapes
-    /// - `x_start`, and what `noise` gives: `[N, C, H, W]`; returns the same shape
+    /// - `x_start` and results of `noise`: `[N, C, H, W]`; returns the same shape
     pub fn run(
         &self,
         process: &Process,

@@ -1,4 +1,4 @@
-//! UniPC: a multistep predictor, and a corrector that costs no evaluation of its own.
+//! UniPC: a multistep predictor, and a corrector that needs no evaluation of its own.
 
 use std::collections::VecDeque;
 
@@ -14,24 +14,25 @@ pub struct UniPc {
 }
 
 impl UniPc {
-    /// `order` is the predictor's. It starts at 1 and grows as estimates come in; the last steps are of a lower one again.
+    /// `order` is the predictor's, 1 to 3. A chain starts at order 1 and rises with each estimate; the last steps have
+    /// a lower order again.
     ///
     /// # Errors
     /// An order other than 1, 2 and 3.
     pub fn new(order: usize) -> Result<UniPc> {
         ensure!(
             (1..=3).contains(&order),
-            "order {order}: UniPC takes 1, 2 or 3"
+            "UniPC of order {order}: want 1, 2 or 3"
         );
         Ok(UniPc { order })
     }
 }
 
-/// The whole chain from `x_start` at the last visited step down to x_0, not clipped and without noise.
+/// Runs the whole chain from `x_start` at the noisiest visited step to x_0, not clipped, without adding noise.
 ///
-/// At each visited step the network is asked about the predicted x_t. Its answer first corrects that x_t, at no cost,
-/// and then takes part in predicting the next. The last step, down to noise 0, ends on x_0_hat. `on_step` gets what was
-/// predicted.
+/// At each visited step the network is evaluated on the predicted x_t. Its estimate first corrects that x_t, at no
+/// cost, and then helps to predict the next one. The last step, to noise 0, ends on x_0_hat. `on_step` receives the
+/// predicted x_t.
 ///
 /// # Shapes
 /// - `x_start`: `[N, C, H, W]`; returns the same shape
@@ -42,7 +43,7 @@ pub fn unipc(process: &Process, options: UniPc, x_start: Tensor, on_step: &mut O
     let levels = process.levels;
     let mut corrected = x_start.shallow_clone();
     let mut x = x_start;
-    // Entry k is of visited step i + k.
+    // Entry k belongs to visited step i + k.
     let mut x_0_hats: VecDeque<Tensor> = VecDeque::new();
     let mut order = 0;
     for (done, i) in (1..).zip((0..levels.len()).rev()) {
@@ -71,10 +72,10 @@ pub fn unipc(process: &Process, options: UniPc, x_start: Tensor, on_step: &mut O
     x
 }
 
-/// From `x` at visited step `to + 1` to `to`, exactly if x_0_hat were the polynomial of lambda through `start`, its value at
-/// `to + 1`, and `others`, its values at other visited steps.
+/// Steps `x` from visited step `to + 1` to `to`, exactly if x_0_hat is the polynomial of lambda through `start`, its
+/// value at `to + 1`, and `others`, its values at other visited steps.
 ///
-/// The predictor knows values of noisier steps, the corrector also the one at `to`.
+/// The predictor has values of noisier steps, the corrector also the one at `to`.
 fn leap(
     levels: &Respaced,
     to: usize,
@@ -97,17 +98,17 @@ fn leap(
     })
 }
 
-/// Weight of each `x_0_hat - start` in a step of `h`, x_0_hat being known at `places`: 0 is the step's start and 1 its end.
+/// Weight of each `x_0_hat - start` in a step of `h` with x_0_hat known at `places`: 0 is the step's start, 1 its end.
 ///
-/// Two places or more leave no choice, and B(h) cancels. For one, the weight is the paper's B(h) / 2, which is as good in order as the
-/// integral.
+/// With two places or more the weights are determined, and B(h) cancels. With one, the weight is the paper's
+/// B(h) / 2, which has the same order as the integral.
 fn weights(h: f64, places: &[f64]) -> Vec<f64> {
     let integrals = integrals(h);
     if let [place] = places {
         return vec![integrals[0] / (2.0 * place)];
     }
     let weight = |(k, place): (usize, &f64)| {
-        // Coefficients of the polynomial that is 1 at `place`, and 0 at the others and at the start.
+        // Coefficients of the polynomial that is 1 at `place`, and 0 at the other places and at the start.
         let mut polynomial = vec![0.0, 1.0 / place];
         for (_, other) in places.iter().enumerate().filter(|(j, _)| *j != k) {
             let (constant, linear) = (-other / (place - other), 1.0 / (place - other));
@@ -120,7 +121,7 @@ fn weights(h: f64, places: &[f64]) -> Vec<f64> {
     places.iter().enumerate().map(weight).collect()
 }
 
-/// The integrals of `h e^(-h (1 - u)) u^n` over u = 0..1, for n = 0..=3: how a step weighs x_0_hat = u^n.
+/// The integrals of `h e^(-h (1 - u)) u^n` over u = 0..1, for n = 0..=3: the weight of x_0_hat = u^n in a step.
 fn integrals(h: f64) -> [f64; 4] {
     if h < 1.0 {
         // The series in h: below, 1 - n / h * … would cancel.
@@ -134,7 +135,7 @@ fn integrals(h: f64) -> [f64; 4] {
             sum
         });
     }
-    // By parts.
+    // Integration by parts.
     let mut integrals = [-(-h).exp_m1(); 4];
     for n in 1..4 {
         integrals[n] = 1.0 - n as f64 / h * integrals[n - 1];
@@ -146,7 +147,7 @@ fn integrals(h: f64) -> [f64; 4] {
 mod tests {
     use super::*;
 
-    /// The midpoint rule with so many points that its error is below 1e-9.
+    /// The midpoint rule, with enough points for an error below 1e-9.
     fn integral(h: f64, f: impl Fn(f64) -> f64) -> f64 {
         let points = 20_000;
         let at = |j: usize| (j as f64 + 0.5) / points as f64;

@@ -14,7 +14,7 @@ use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
 use crate::rng::{Stream, key, normal, seeded};
 
 /// Batches that are gathered before their step, where gathering takes time: one could be late now and then.
-const STEPS_FORESEEN: u64 = 2;
+const STEPS_PREFETCHED: u64 = 2;
 
 /// Everything that training changes, and what it needs to go on.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl Trainer {
     pub fn gradients(&mut self, data: &Store) -> Result<Gradients> {
         let draw = self.draw(self.step);
         let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref())?;
-        self.foresee(data)?;
+        self.prefetch(data)?;
         self.clock.end_of(Phase::Images);
         let loss = self.backward(&x_0, &draw.t, self.step)?;
         let grad_norm = self.arena.grads.norm();
@@ -165,11 +165,11 @@ impl Trainer {
     }
 
     /// Has the images of the next steps gathered while this one is computed.
-    fn foresee(&mut self, data: &Store) -> Result<()> {
+    fn prefetch(&mut self, data: &Store) -> Result<()> {
         if data.reads_ahead() {
             let batch = self.config.train.batch;
-            for step in self.step + 1..=self.step + STEPS_FORESEEN {
-                data.foresee(self.order.batch(step, batch))?;
+            for step in self.step + 1..=self.step + STEPS_PREFETCHED {
+                data.prefetch(self.order.batch(step, batch))?;
             }
         }
         Ok(())

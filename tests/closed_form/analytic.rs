@@ -1,4 +1,4 @@
-//! Analytic-DPM: its variances against those of the true reverse steps, and what `measure` measures.
+//! Analytic-DPM: its variances against those of the true reverse steps, and the results of `measure`.
 
 use ddpm::config::Prediction;
 use ddpm::diffusion::Schedule;
@@ -14,7 +14,7 @@ fn schedule() -> Schedule {
     Schedule::new(&linear(200, Prediction::Eps))
 }
 
-/// The noise that a step of visited step `i` adds: what one unit of it changes.
+/// The noise that the step from visited step `i` adds: the effect of one unit of it.
 fn sigma(levels: &Respaced, mean_sq_eps: &Array1<f64>, eta: f64, i: usize) -> f64 {
     let sampler = analytic(levels, mean_sq_eps, eta, true).unwrap();
     let denoiser = |x_t: &Tensor, _: &Tensor| x_t.zeros_like();
@@ -31,8 +31,8 @@ fn sigma(levels: &Respaced, mean_sq_eps: &Array1<f64>, eta: f64, i: usize) -> f6
         .double_value(&[0, 0, 0, 0])
 }
 
-/// With eta = 1 the best variance, of one number for all values, is the mean of the diagonal of Cov[x_prev | x_t], which for
-/// Gaussian data is known from the joint distribution of x_prev and x_t alone.
+/// With eta = 1 the optimal scalar variance is the mean of the diagonal of Cov[x_prev | x_t], which for Gaussian data
+/// follows from the joint distribution of x_prev and x_t.
 ///
 /// Source: Bao et al. 2022, theorem 1
 #[test]
@@ -61,7 +61,7 @@ fn the_variance_of_each_step_is_the_mean_posterior_variance() {
     }
 }
 
-/// 80,000 images a time step, each noised anew.
+/// 80,000 images per time step, each noised anew.
 #[test]
 fn what_is_measured_is_the_mean_square_of_eps_hat() {
     let (data, schedule) = (Gaussian::correlated(), schedule());

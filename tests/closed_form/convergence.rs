@@ -1,8 +1,8 @@
-//! Orders of convergence: how fast a sampler nears the exact solution as its steps become more.
+//! Orders of convergence: how fast a sampler approaches the exact solution with more steps.
 //!
-//! The levels are even in lambda, from -2.5 to 2.5, and each number of steps visits a part of the same ones. Compared is x_t at
-//! the level closest to the image, not x_0: the last step ends on x_0_hat, the mean of what x_0 may be, and its
-//! distance from the ODE's end depends on that last noise alone, not on the number of steps.
+//! Time steps are even in lambda, from -2.5 to 2.5, and each number of steps visits a subset of them. x_t is compared
+//! at the least noisy step, not x_0: the last step ends on x_0_hat, the mean of x_0 given x_t, whose distance from the
+//! ODE's end depends only on that last noise, not on the number of steps.
 
 use ddpm::config::Prediction;
 use ddpm::diffusion::Schedule;
@@ -13,7 +13,7 @@ use tch::Tensor;
 use crate::gaussian::{Gaussian, Responses, draws};
 use crate::theory::Method;
 
-/// Most steps.
+/// Maximum number of steps.
 const FINEST: usize = 320;
 const COUNTS: [usize; 6] = [10, 20, 40, 80, 160, FINEST];
 
@@ -25,7 +25,7 @@ fn schedule() -> Schedule {
     Schedule::from_betas([first].into_iter().chain(betas).collect())
 }
 
-/// `count` even steps, and the one to the image.
+/// `count` even steps, and the one to x_0.
 fn levels(schedule: &Schedule, count: usize) -> Respaced {
     let times = (0..=FINEST).rev().step_by(FINEST / count);
     Respaced::new(schedule, &Steps::List(times.collect())).unwrap()
@@ -47,8 +47,8 @@ fn slopes(name: &str, errors: &[f64]) -> Vec<f64> {
     slopes
 }
 
-/// Largest error of x_t at the last noise level, from the same x_T, against the probability-flow ODE: along an
-/// eigenvector it keeps x_t beyond its mean in proportion to the standard deviation of x_t.
+/// Largest error of x_t at the last noise level, from the same x_T, against the probability-flow ODE, along which the
+/// deviation of x_t from its mean, in each eigenvector, is proportional to the standard deviation of x_t.
 fn ode_error(method: Method, count: usize) -> f64 {
     let (data, schedule) = (Gaussian::correlated(), schedule());
     let levels = levels(&schedule, count);
@@ -77,8 +77,8 @@ fn ode_solvers_have_their_order() {
         (Method::Ddim { eta: 0.0 }, 1.0),
         (Method::DpmSolver { sde: false }, 2.0),
         (Method::Heun, 2.0),
-        // UniC-p lifts the order to p + 1. For p = 3 the first step, of order 1 and corrected to 2, errs by O(h³) once,
-        // which is the chain's order then.
+        // UniC-p raises the order to p + 1. For p = 3 the first step, of order 1 and corrected to 2, has an error of
+        // O(h³), which is then the chain's order.
         (Method::UniPc { order: 1 }, 2.0),
         (Method::UniPc { order: 2 }, 3.0),
         (Method::UniPc { order: 3 }, 3.0),
@@ -90,7 +90,7 @@ fn ode_solvers_have_their_order() {
 
 fn assert_order(name: &str, errors: &[f64], order: f64) {
     let slopes = slopes(name, errors);
-    // At the first ones the step is too large for the leading term to be all.
+    // The first step sizes are too large for the leading term to dominate.
     for slope in &slopes[3..] {
         assert!(
             (slope - order).abs() < 0.1,
@@ -99,8 +99,8 @@ fn assert_order(name: &str, errors: &[f64], order: f64) {
     }
 }
 
-/// The reverse SDE leads x_T to a normal x_t. Largest error of two things at the last noise level: the factor from x_T to
-/// E[x_t | x_T], which noises of zero show, and the variance of x_t if that of x_T is right.
+/// Largest errors for the reverse SDE, whose x_t is normal, at the last noise level: of the factor from x_T to
+/// E[x_t | x_T], measured with zero noise, and of the variance of x_t if that of x_T is right.
 fn sde_errors(method: Method, count: usize) -> (f64, f64) {
     let (data, schedule) = (Gaussian::correlated(), schedule());
     let levels = levels(&schedule, count);
@@ -119,13 +119,13 @@ fn sde_errors(method: Method, count: usize) -> (f64, f64) {
     )
 }
 
-/// Without fresh noise both follow E[x_t | x_T] exactly, at any size of step: x_0_hat does not move on that path, since the mean
-/// of E[x_0 | x_t] is E[x_0 | x_T].
+/// Without fresh noise both follow E[x_t | x_T] exactly, at any step size: x_0_hat is constant on that path, since the
+/// mean of E[x_0 | x_t] is E[x_0 | x_T].
 #[test]
 fn sde_solvers_have_the_exact_mean_and_their_order_in_variance() {
     for (method, order) in [
         (Method::Ddim { eta: 1.0 }, 1.0),
-        // The change of x_0_hat that 2M carries on is noise here, and just as much as a step of first order lacks.
+        // The change of x_0_hat that 2M extrapolates is noise here, exactly as much as a first-order step lacks.
         (Method::DpmSolver { sde: true }, 2.0),
     ] {
         let errors = COUNTS.map(|count| sde_errors(method, count));
@@ -138,8 +138,9 @@ fn sde_solvers_have_the_exact_mean_and_their_order_in_variance() {
     }
 }
 
-/// Error at the last noise level with noises of zero, for an x_0_hat that moves: e^(lambda / 2), whatever x_t is. The SDE's drift
-/// then integrates in closed form: `x_t = (noise / noise_s) e^-h x_s + signal * integral of 2 e^(-2 (lambda_t - lambda)) x_0_hat`.
+/// Error at the last noise level with zero noise, for a moving x_0_hat: e^(lambda / 2), whatever x_t is. The SDE's
+/// drift then has a closed-form integral:
+/// `x_t = (noise / noise_s) e^-h x_s + signal * integral of 2 e^(-2 (lambda_t - lambda)) x_0_hat`.
 fn drift_error(method: Method, count: usize) -> f64 {
     let schedule = schedule();
     let levels = levels(&schedule, count);

@@ -1,4 +1,4 @@
-//! DDCM: noise from codebooks has the moments of free noise, and a larger codebook comes nearer to what is encoded.
+//! DDCM: noise from codebooks has the moments of free noise, and a larger codebook encodes an image more closely.
 
 use ddpm::config::{Prediction, Sigma};
 use ddpm::diffusion::Schedule;
@@ -26,8 +26,8 @@ fn levels() -> (Schedule, Respaced) {
     (schedule, levels)
 }
 
-/// 20,000 samples with random entries of codebooks of 65,536: the moments are DDPM's, but for what a codebook of finite
-/// size is off, which is as if 65,536 more draws were averaged over.
+/// 20,000 samples with random entries of codebooks of 65,536: the moments are DDPM's, up to the error of a finite
+/// codebook, which is like averaging over 65,536 draws.
 #[test]
 fn random_choices_sample_as_ddpm_does() {
     let ((schedule, levels), data) = (levels(), Gaussian::correlated());
@@ -50,7 +50,7 @@ fn random_choices_sample_as_ddpm_does() {
     check_moments(&data.along_basis(&x_0, 1.0), &wanted, effective, method);
 }
 
-/// Unit-normal images of 192 values, whose noises are all of nearly one length, as those of real images are.
+/// Unit-normal images of 192 values: all noises have nearly the same length, as for real images.
 #[test]
 fn encoded_images_decode_and_come_nearer_the_larger_the_codebook() {
     let (schedule, _) = levels();

@@ -1,4 +1,4 @@
-//! Gaussian data of four values, `[N, 1, 2, 2]`, and the network that knows them.
+//! Gaussian data of four values, `[N, 1, 2, 2]`, and their optimal network.
 
 use ddpm::config::Prediction;
 use ddpm::diffusion::Schedule;
@@ -7,7 +7,7 @@ use ddpm::sample::{Noise, OnStep, Process, Respaced, Sampler};
 use ndarray::Array1;
 use tch::{Device, Kind, Tensor};
 
-/// N(mean, basis diag(spreads) basis^T). All spreads 0: data that are one point.
+/// N(mean, basis diag(spreads) basis^T). With all spreads 0, the data are a single point.
 pub(crate) struct Gaussian {
     /// `[4]`.
     pub(crate) mean: Tensor,
@@ -18,7 +18,7 @@ pub(crate) struct Gaussian {
 }
 
 impl Gaussian {
-    /// Values that depend on each other; eigenvalues from 0.1 to 0.8.
+    /// Correlated values; eigenvalues from 0.1 to 0.8.
     pub(crate) fn correlated() -> Gaussian {
         let covariance = Tensor::from_slice2(&[
             [0.50, 0.20, -0.10, 0.05],
@@ -36,7 +36,7 @@ impl Gaussian {
         }
     }
 
-    /// The mean alone.
+    /// A single point, the mean.
     pub(crate) fn point() -> Gaussian {
         Gaussian {
             spreads: [0.0; 4],
@@ -44,8 +44,8 @@ impl Gaussian {
         }
     }
 
-    /// E[eps_hat²] per value at each time step: along an eigenvector, `sqrt(1 - alpha_bar)` eps_hat is the share
-    /// `(1 - alpha_bar) / variance` of x_t less its mean.
+    /// E[eps_hat²] per value at each time step: along an eigenvector, `sqrt(1 - alpha_bar)` eps_hat is the fraction
+    /// `(1 - alpha_bar) / variance` of x_t minus its mean.
     pub(crate) fn mean_sq_eps(&self, schedule: &Schedule) -> Array1<f64> {
         let at = |alpha_bar: &f64| {
             let share = |s: f64| (1.0 - alpha_bar) / (alpha_bar * s + 1.0 - alpha_bar);
@@ -54,7 +54,7 @@ impl Gaussian {
         schedule.alphas_cumprod.iter().map(at).collect()
     }
 
-    /// What the best network says at `alpha_bar` of x_t, `[N, 1, 2, 2]`.
+    /// Output of the optimal network at `alpha_bar` for x_t, `[N, 1, 2, 2]`.
     pub(crate) fn predict(&self, x_t: &Tensor, alpha_bar: f64, prediction: Prediction) -> Tensor {
         let (signal, noise) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
         let gain = |s: f64| signal * s / (alpha_bar * s + 1.0 - alpha_bar);
@@ -93,7 +93,7 @@ impl Gaussian {
         sampler.run(&process, x_start, noise, on_step)
     }
 
-    /// What x_t is beyond its mean, along the eigenvectors: `[N, 4]`.
+    /// x_t minus its mean, along the eigenvectors: `[N, 4]`.
     pub(crate) fn along_basis(&self, x_t: &Tensor, signal: f64) -> Tensor {
         (x_t.view([-1, 4]) - &self.mean * signal).matmul(&self.basis)
     }
@@ -104,11 +104,11 @@ pub(crate) fn draws(seed: u64, images: i64) -> impl Fn(u64) -> Tensor {
     move |k| normal(seed, Stream::Sample, k, &[images, 1, 2, 2], Device::Cpu).to_kind(Kind::Double)
 }
 
-/// What each noise of a sampler does: it is linear on Gaussian data, so feeding one unit of one noise at a time tells all.
+/// A sampler's response to each noise: it is linear on Gaussian data, so one unit of one noise at a time determines it.
 pub(crate) struct Responses {
-    /// After each step, along the eigenvectors, what x_t is beyond its mean if all noises are 0, x_T among them.
+    /// After each step, along the eigenvectors: x_t minus its mean if all noises are 0, including x_T.
     pub(crate) silent: Vec<[f64; 4]>,
-    /// After each step, for each noise from x_T on, the factor along each eigenvector.
+    /// After each step, for each noise from x_T on: the factor along each eigenvector.
     pub(crate) factors: Vec<Vec<[f64; 4]>>,
 }
 
@@ -120,7 +120,7 @@ impl Responses {
         sampler: &Sampler,
     ) -> Responses {
         let sources = chain.1.len() as i64 + 1;
-        // Image 0 gets nothing, image 1 + 4 j + k one unit of noise j along eigenvector k.
+        // Image 0 gets no noise, image 1 + 4 j + k one unit of noise j along eigenvector k.
         let unit = |j: u64| {
             let all = Tensor::zeros([1 + 4 * sources, 4], (Kind::Double, Device::Cpu));
             all.narrow(0, 1 + 4 * j as i64, 4).copy_(&data.basis.tr());
@@ -143,7 +143,7 @@ impl Responses {
         let rows: Vec<f64> = Vec::try_from(along.contiguous().view([-1])).unwrap();
         let silent: [f64; 4] = rows[..4].try_into().unwrap();
         let factors = rows[4..].chunks(16).map(|unit| {
-            // Row k is the answer to eigenvector k; along the others there must be none.
+            // Row k is the response to eigenvector k; it must vanish along the other eigenvectors.
             let at = |k: usize, l: usize| unit[4 * k + l] - silent[l];
             let cross = (0..16).filter(|n| n / 4 != n % 4);
             let worst = cross.map(|n| at(n / 4, n % 4).abs()).fold(0.0, f64::max);

@@ -1,4 +1,4 @@
-//! Every step of every sampler against its formula, and samples against the moments that follow.
+//! Compares every step of every sampler with its formula, and samples with the resulting moments.
 
 use ddpm::config::{Prediction, Sigma};
 use ddpm::diffusion::Schedule;
@@ -19,7 +19,7 @@ fn visit(steps: &Steps) -> Respaced {
     Respaced::new(&schedule(), steps).unwrap()
 }
 
-/// Few steps, and unevenly spread, so that no formula is right by symmetry.
+/// Few steps, unevenly spaced, so that no formula is right by symmetry.
 fn few() -> Respaced {
     visit(&Steps::List(vec![199, 160, 141, 90, 62, 30, 19, 3]))
 }
@@ -28,7 +28,7 @@ fn sampler(method: Method, data: &Gaussian, levels: &Respaced) -> Sampler {
     method.sampler(levels, &data.mean_sq_eps(&schedule()))
 }
 
-/// All samplers are linear on Gaussian data: the factor of each noise in each x_t says all that a step does.
+/// All samplers are linear on Gaussian data: the factor of each noise in each x_t determines a step completely.
 #[test]
 fn every_step_of_every_sampler_is_its_formula() {
     let levels = few();
@@ -55,7 +55,7 @@ fn compare(
     along: usize,
     method: Method,
 ) {
-    // x_T = 0 is this much beyond the mean of x_T.
+    // x_T = 0 differs from the mean of x_T by this.
     let (signal, _) = levels.signal_and_noise(levels.len() - 1);
     let of_zero = data.along_basis(&Tensor::zeros_like(&data.mean), signal);
     let of_zero = of_zero.double_value(&[0, along as i64]);
@@ -63,7 +63,7 @@ fn compare(
     for (done, wanted) in wanted.iter().enumerate() {
         let silent = found.silent[done][along];
         let silent_wanted = wanted[0] * of_zero;
-        // f64, and eps_hat is divided by a noise of 0.05 at the least.
+        // f64, and eps_hat is divided by a noise of at least 0.05.
         assert!(
             (silent - silent_wanted).abs() < 1e-11,
             "{method:?} step {}: {silent} and {silent_wanted} without noise",
@@ -80,7 +80,7 @@ fn compare(
     }
 }
 
-/// One point: nothing of x_T is left, and no noise but the last, where a sampler adds one.
+/// Single-point data: no trace of x_T is left, and no noise except the last, if a sampler adds one.
 #[test]
 fn a_point_is_where_every_sampler_ends() {
     let (data, levels) = (Gaussian::point(), few());
@@ -93,7 +93,7 @@ fn a_point_is_where_every_sampler_ends() {
                 sigma,
                 last_noise: true,
             } => levels.schedule.sigma(sigma, 0),
-            // Its variance is what x_0 has left, none here.
+            // Its variance is that of x_0 given x_t, zero here.
             _ => 0.0,
         };
         let left = found.variances(0, [1.0; 4]).map(f64::sqrt);
@@ -105,7 +105,7 @@ fn a_point_is_where_every_sampler_ends() {
     }
 }
 
-/// 20,000 samples have the mean and the covariance that the formulas give for these steps.
+/// 20,000 samples have the mean and covariance of the formulas for these steps.
 #[test]
 fn samples_have_the_moments_of_their_sampler() {
     let (data, levels, images) = (Gaussian::correlated(), few(), 20_000);
@@ -119,7 +119,7 @@ fn samples_have_the_moments_of_their_sampler() {
     }
 }
 
-/// What the formulas say of x_0 along the eigenvectors.
+/// The formulas' x_0 along the eigenvectors.
 pub(crate) struct Wanted {
     means: [f64; 4],
     variances: [f64; 4],
@@ -140,8 +140,8 @@ impl Wanted {
     }
 }
 
-/// `along` is `[N, 4]`; it has the means and variances `wanted` and no covariances, up to what is left to chance in
-/// `images` independent ones.
+/// Checks that `along`, `[N, 4]`, has the means and variances `wanted` and no covariances, up to the sampling error of
+/// `images` independent images.
 pub(crate) fn check_moments(along: &Tensor, wanted: &Wanted, images: f64, method: Method) {
     let (mean, variance) = (|k: usize| wanted.means[k], |k: usize| wanted.variances[k]);
     let means = along.mean_dim([0i64].as_slice(), true, Kind::Double);
@@ -150,7 +150,7 @@ pub(crate) fn check_moments(along: &Tensor, wanted: &Wanted, images: f64, method
     for k in 0..4 {
         let found = means.double_value(&[0, k as i64]);
         let error = (variance(k) / images).sqrt();
-        // 224 numbers are compared: 5 standard errors are passed by chance once in 8,000 runs, and the seeds are fixed.
+        // Of the 224 numbers compared, one exceeds 5 standard errors by chance in 8,000 runs; the seeds are fixed.
         assert!(
             (found - mean(k)).abs() < 5.0 * error,
             "{method:?}: mean {found}, want {}",
@@ -169,14 +169,14 @@ pub(crate) fn check_moments(along: &Tensor, wanted: &Wanted, images: f64, method
     }
 }
 
-/// Relative bias of the variances with all 200 steps. The last step leaves out what x_0 varies given x_t at t = 0, up to 0.4 %;
-/// the rest is O(1 / steps) for what is of first order, with the constant of each.
+/// Relative bias of the variances with all 200 steps. The last step omits the variance of x_0 given x_t at t = 0, up to
+/// 0.4 %; the rest is O(1 / steps) for first-order samplers, each with its constant.
 fn bias_of_200_steps(method: Method) -> f64 {
     match method {
         Method::Ddpm {
             sigma: Sigma::Beta, ..
         } => 0.04,
-        // The posterior sigma is too small for data that are no point: the largest bias, and what Analytic-DPM mends.
+        // The posterior sigma is too small unless the data are a point: the largest bias, which Analytic-DPM corrects.
         Method::Ddpm { .. } => 0.1,
         Method::Ddim { eta } => 0.045 + 0.055 * eta,
         Method::Analytic { .. } => 0.02,
@@ -202,7 +202,7 @@ fn many_steps_give_the_data_s_moments() {
             bias < bias_of_200_steps(method),
             "{method:?}: variance off by {bias}"
         );
-        // Samplers begin at mean 0, not at that of x_T, which is e^-5 times the data's, at most 0.5 along an eigenvector.
+        // Samplers start with mean 0, not that of x_T, which is e^-5 times the data's, at most 0.5 per eigenvector.
         let mean = largest(found.silent[levels.len() - 1]);
         assert!(
             mean < 0.5 * (-5.0f64).exp(),

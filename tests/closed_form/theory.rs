@@ -1,13 +1,12 @@
 //! The samplers as scalar formulas of their papers, along one eigenvector of Gaussian data.
 //!
-//! Each value is a sum over independent noises, of which the factors are kept: x_T first, then the fresh noise of each
-//! step.
+//! Each value is a sum over independent noises, stored as their factors: x_T first, then the fresh noise of each step.
 
 use ddpm::config::Sigma;
 use ddpm::sample::{Ddim, Ddpm, DpmSolver, Respaced, Sampler, UniPc, analytic};
 use ndarray::Array1;
 
-/// A sampler with its choices.
+/// A sampler with its options.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Method {
     Ddpm { sigma: Sigma, last_noise: bool },
@@ -74,7 +73,7 @@ impl Method {
         }
     }
 
-    /// The factors of x_t beyond its mean after each step, along the eigenvector `along` of data with `spreads`.
+    /// The factors of x_t minus its mean after each step, along the eigenvector `along` of data with `spreads`.
     pub(crate) fn factors(
         self,
         levels: &Respaced,
@@ -99,7 +98,7 @@ impl Method {
 /// Factor of each noise.
 type Factors = Vec<f64>;
 
-/// Noise levels in the order of sampling: entry n is where step n begins, and the last is the image, (1, 0).
+/// Noise levels in sampling order: step n starts at entry n, and the last entry is x_0, (1, 0).
 struct Chain<'a> {
     signal: Vec<f64>,
     noise: Vec<f64>,
@@ -136,7 +135,7 @@ impl Chain<'_> {
         (0..=self.steps()).map(|n| f64::from(n == j)).collect()
     }
 
-    /// x_0_hat at level `n`, beyond the mean of x_0.
+    /// x_0_hat at level `n`, minus the mean of x_0.
     fn x_0_hat(&self, n: usize, x: &Factors) -> Factors {
         let (a, s) = (self.signal[n], self.spreads[self.along]);
         mix(&[(a * s / (a * a * s + self.noise[n].powi(2)), x)])
@@ -150,7 +149,7 @@ impl Chain<'_> {
         ])
     }
 
-    /// log(signal / noise), infinite at the image.
+    /// log(signal / noise), infinite for x_0.
     fn lambda(&self, n: usize) -> f64 {
         (self.signal[n] / self.noise[n]).ln()
     }
@@ -184,8 +183,7 @@ impl Chain<'_> {
         })
     }
 
-    /// Song et al. 2020, eq. 12 and 16, and beside that noise what x_prev varies if x_0 varies by `unknown`, its variance
-    /// given x_t.
+    /// Song et al. 2020, eq. 12 and 16, plus the variance of x_prev due to `unknown`, the variance of x_0 given x_t.
     fn ddim(&self, eta: f64, unknown: impl Fn(usize) -> f64) -> Vec<Factors> {
         self.run(|n, x| {
             let [bar, prev] = [n, n + 1].map(|n| self.signal[n].powi(2));
@@ -202,7 +200,7 @@ impl Chain<'_> {
         })
     }
 
-    /// Var[x_0 | x_t], the mean of the four values.
+    /// Var[x_0 | x_t], mean over the four values.
     fn unknown(&self, n: usize) -> f64 {
         let [a, b] = [self.signal[n], self.noise[n]].map(|x| x.powi(2));
         self.spreads
@@ -258,7 +256,7 @@ impl Chain<'_> {
         })
     }
 
-    /// Zhao et al. 2023 with B(h) = e^h - 1, the corrector after each prediction but the last.
+    /// Zhao et al. 2023 with B(h) = e^h - 1, with the corrector after each prediction except the last.
     fn unipc(&self, order: usize) -> Vec<Factors> {
         let mut known: Vec<Factors> = vec![];
         let mut corrected = self.unit(0);
@@ -277,7 +275,7 @@ impl Chain<'_> {
     }
 
     /// The step n -> n + 1 from `x`, with the differences of `known` at `places`: the system R(h) a = phi(h) / B(h) of
-    /// theorem 3.1, with -h in the place of h because x_0 is what is predicted.
+    /// theorem 3.1, with -h in place of h because x_0 is predicted.
     fn uni(&self, n: usize, x: &Factors, known: &[Factors], places: &[usize]) -> Factors {
         let (signal, ratio) = (self.signal[n + 1], self.noise[n + 1] / self.noise[n]);
         let h = self.lambda(n) - self.lambda(n + 1);

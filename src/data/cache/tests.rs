@@ -16,7 +16,7 @@ fn write_cached(path: &Path, cached: &Cached) {
         skipped: cached.skipped.clone(),
     };
     let decode = |take: &mut Take| {
-        // In two parts, as they come from many files.
+        // In two parts, as with many files.
         for part in native::host_bytes(&cached.pixels)?.chunks(2) {
             take(part)?;
         }
@@ -146,7 +146,7 @@ fn a_damaged_cache_is_an_error_that_says_what_to_do() {
                 ("manifest", text(&list)),
                 ("skipped", text("")),
             ],
-            "not images of [1, 1, 2]",
+            "expected images of [1, 1, 2]",
         ),
         (
             vec![

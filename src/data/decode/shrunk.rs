@@ -1,4 +1,4 @@
-//! JPEG images that are decoded at a fraction of their size.
+//! JPEG images decoded at a fraction of their size.
 
 use std::io::{self, BufReader};
 
@@ -13,20 +13,20 @@ use crate::data::jpeg;
 use crate::data::resize::{self, Span};
 use crate::data::spec::ImageSpec;
 
-/// An image of which only means over squares of pixels were decoded.
+/// A shrunk image: only means over squares of pixels were decoded.
 pub(super) struct ShrunkImage {
     means: DynamicImage,
     /// The side of the squares, pixels.
     factor: usize,
     /// Height and width of the full image.
     pub(super) full: (usize, usize),
-    /// How far the first mean reaches beyond the full image, down and across, in pixels: it was the
-    /// last one before the image was turned.
+    /// Pixels by which the first mean extends beyond the full image, vertically and horizontally: it was
+    /// the last one before the image was turned.
     overhang: (usize, usize),
 }
 
 impl ShrunkImage {
-    /// Turns means upright that come from an image of `height` x `width` pixels.
+    /// Turns the means of an image of `height` x `width` pixels upright.
     fn new(
         means: Array3<u8>,
         (height, width): (usize, usize),
@@ -37,7 +37,7 @@ impl ShrunkImage {
         use Orientation::{NoTransforms, Rotate180, Rotate270, Rotate270FlipH};
         let (down, across, channels) = means.dim();
         let (below, right) = (down * factor - height, across * factor - width);
-        // The same memory, as the crate that turns images takes it.
+        // The same memory, as the type that the image crate can turn.
         let (pixels, _) = means.into_raw_vec_and_offset();
         let (down, across) = (down as u32, across as u32);
         let mut means = match channels {
@@ -50,7 +50,7 @@ impl ShrunkImage {
             FlipHorizontal => (0, right),
             FlipVertical => (below, 0),
             Rotate180 => (below, right),
-            // Turned clockwise, the bottom comes to the left.
+            // Turned clockwise, the bottom becomes the left side.
             Rotate90 => (0, below),
             Rotate270 => (right, 0),
             Rotate270FlipH => (right, below),
@@ -63,10 +63,10 @@ impl ShrunkImage {
         })
     }
 
-    /// Crops where the full image would be cropped, which can be between two means, and resizes.
+    /// Crops as the full image would be cropped, possibly between two means, and resizes.
     pub(super) fn fit(&self, spec: &ImageSpec) -> Array3<u8> {
         let crop = Crop::centred(self.full.0, self.full.1, spec.height, spec.width);
-        // Which means, and the span on these of the crop.
+        // The means under the crop, and the crop's span on them.
         let part = |from: usize, length: usize, results| {
             let first = from / self.factor;
             let span = Span {
@@ -90,18 +90,18 @@ impl ShrunkImage {
     }
 }
 
-/// By what an image is shrunk while it is decoded: 4, where the crop is then still twice as large as wanted on both
-/// sides, so that what is cut between two means, and means where an exact decoder has pixels, weighs little.
+/// Factor by which an image is shrunk while it is decoded: 4 if the crop is then still twice the target on both
+/// sides, so that cutting between two means, and means in place of exact pixels, matters little.
 ///
-/// Decoding at a half or an eighth is no faster: in full, another decoder takes as long as this one for a half, and an
-/// eighth takes as long as a quarter.
+/// Decoding at a half or an eighth is no faster: the full decoder needs as long as this one for a half, and an eighth
+/// needs as long as a quarter.
 pub(super) fn shrink_factor(crop: Crop, spec: &ImageSpec) -> Option<usize> {
     const FACTOR: usize = 4;
     let fits = crop.height >= 2 * FACTOR * spec.height && crop.width >= 2 * FACTOR * spec.width;
     (spec.resize == Resize::Fast && fits).then_some(FACTOR)
 }
 
-/// A JPEG of which `file_bytes` are read, `size` high and wide, at 1/`factor` of its size; none if it
+/// Decodes a JPEG of `file_bytes` bytes and `size` (height, width) at 1/`factor` of its size; `None` if it
 /// has to be decoded in full.
 pub(super) fn shrink(
     file: &fs_err::File,

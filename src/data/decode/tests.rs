@@ -1,4 +1,4 @@
-//! The parity figures are what OpenCV 4.6 read from the same files; see `weights/golden/`.
+//! The parity figures were read by OpenCV 4.6 from the same files; see `weights/golden/`.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ fn golden_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/golden")
 }
 
-/// As Keras-DDPM reads its images.
+/// The spec by which Keras-DDPM reads its images.
 fn cv2(side: usize) -> ImageSpec {
     ImageSpec {
         resize: Resize::Cv2,
@@ -81,7 +81,7 @@ fn png_files_equal_opencv_in_every_byte() {
     );
 }
 
-/// Another JPEG decoder than OpenCV's: up to 4 levels at subsampled colour.
+/// Our JPEG decoder differs from OpenCV's by up to 4 levels at subsampled colour.
 #[test]
 fn jpeg_files_are_within_a_few_levels_of_opencv() {
     let golden = golden();
@@ -229,7 +229,7 @@ fn the_content_counts_not_the_name() {
     assert_eq!(decoded(&renamed, &ImageSpec::rgb(1, 1)), [77; 3]);
 }
 
-/// A JPEG, red above blue, whose EXIF says that it lies on its side.
+/// A JPEG, red above blue, with this EXIF orientation.
 fn jpeg_with_orientation(orientation: u8) -> Vec<u8> {
     let image = GrayImage::from_fn(16, 32, |_, y| Luma([if y < 16 { 0 } else { 255 }]));
     let mut jpeg = Vec::new();
@@ -239,7 +239,7 @@ fn jpeg_with_orientation(orientation: u8) -> Vec<u8> {
     turned(&jpeg, orientation)
 }
 
-/// The same JPEG with an EXIF orientation.
+/// `jpeg` with this EXIF orientation.
 fn turned(jpeg: &[u8], orientation: u8) -> Vec<u8> {
     // An APP1 segment of 34 bytes after the start marker: a TIFF header and one tag, 0x0112.
     let mut out = vec![0xff, 0xd8, 0xff, 0xe1, 0, 34];
@@ -265,7 +265,7 @@ fn exif_turns_the_image_upright() {
             "orientation {orientation}"
         );
     }
-    // 6: turn a quarter clockwise, the top goes right; 8: the other way round.
+    // 6: turn a quarter clockwise, the top goes right; 8: counterclockwise.
     for (orientation, wanted) in [(6, [255, 0]), (8, [0, 255])] {
         fs_err::write(&path, jpeg_with_orientation(orientation)).unwrap();
         assert_eq!(
@@ -278,7 +278,7 @@ fn exif_turns_the_image_upright() {
 
 #[test]
 fn a_header_that_claims_a_huge_image_is_refused() {
-    // A sound PNG header of 100,000 x 100,000 RGB, then a few bytes of data.
+    // A valid PNG header of 100,000 x 100,000 RGB, then a few bytes of data.
     let mut png =
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\x01\x86\xa0\0\x01\x86\xa0\x08\x02\0\0\0".to_vec();
     png.extend(b"\x27\x30\x9c\x9f\0\0\0\x0bIDATx\x9cc`\x80\x01\0\0\n\0\x01\x7f\x80t\x5e");
@@ -367,7 +367,7 @@ fn made(name: &str) -> Vec<u8> {
     fs_err::read(golden_folder().join("jpeg").join(name)).unwrap()
 }
 
-/// Colours, and large JPEGs at a fraction of their size.
+/// RGB, with large JPEGs decoded at a fraction of their size.
 fn fast(height: usize, width: usize) -> ImageSpec {
     ImageSpec {
         resize: Resize::Fast,
@@ -375,7 +375,7 @@ fn fast(height: usize, width: usize) -> ImageSpec {
     }
 }
 
-/// What a file decodes to, and what it would without shrinking.
+/// A file decoded with and without shrinking.
 fn both_ways(jpeg: &[u8], spec: &ImageSpec) -> (Vec<u8>, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.jpg");
@@ -407,7 +407,7 @@ fn a_jpeg_is_shrunk_while_it_stays_twice_as_large_as_wanted() {
 }
 
 /// The border between two results can cut through a square, which then counts on both sides: in this image of
-/// waves that is what differs most. Then comes subsampled colour, which is blended over more pixels.
+/// waves, the largest difference. Next is subsampled colour, which is blended over more pixels.
 #[test]
 fn shrunk_images_are_those_of_the_full_decoder_within_a_few_levels() {
     for name in ["444.jpg", "grey.jpg", "422.jpg", "420.jpg"] {
@@ -437,8 +437,8 @@ fn mean_difference(a: &[u8], b: &[u8]) -> f64 {
     f64::from(sum) / a.len() as f64
 }
 
-/// Nothing is turned in between two pixels: no side of the file is a whole number of squares, so each way
-/// of turning begins at another place of the first one.
+/// Turning is exact to the pixel: the file's sides are not whole numbers of squares, so each orientation
+/// begins at another place of the first one.
 #[test]
 fn a_turned_file_gives_the_turned_image() {
     for side in [4, 8, 16] {

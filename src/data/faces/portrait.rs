@@ -1,4 +1,4 @@
-//! What a face has: drawn at random, back to front.
+//! Features of a face: chosen at random, painted back to front.
 
 use super::mix;
 use super::shape::{Colour, Layer, Pair, Shape};
@@ -28,11 +28,11 @@ const INSIDE_MOUTH: Colour = [104.0, 16.0, 28.0];
 pub(super) struct Portrait {
     /// The colour behind everything.
     pub(super) background: Colour,
-    /// Size: the head is about this much of the image's shorter side wide, times 0.5.
+    /// Size: the head's width is about half this share of the image's shorter side.
     pub(super) scale: f32,
-    /// Where the face's origin is, from the image's centre.
+    /// Offset of the face's origin from the image's centre.
     pub(super) shift: Pair,
-    /// What to paint, first things first.
+    /// Layers to paint, in order.
     pub(super) layers: Vec<Layer>,
 }
 
@@ -65,7 +65,7 @@ enum Hair {
     Pigtails,
 }
 
-/// A face while it is put together.
+/// A face being assembled.
 struct Sitter {
     draws: Draws,
     layers: Vec<Layer>,
@@ -119,7 +119,7 @@ impl Sitter {
         }
     }
 
-    /// What stands out behind the head.
+    /// Hair behind the head.
     fn hair(&mut self) {
         let ([w, h], colour) = (self.head, self.hair_colour);
         match self.hair {
@@ -172,7 +172,7 @@ impl Sitter {
         }
     }
 
-    /// Smiling, neutral or open with teeth.
+    /// The mouth: smiling, neutral or open with teeth.
     fn mouth(&mut self) {
         let half_width = self.draws.range(0.17, 0.23);
         let line = |y, half_width, rise| Shape::Arc {
@@ -193,7 +193,7 @@ impl Sitter {
     }
 }
 
-/// Hue, saturation and value, each 0 to 1, to a colour.
+/// Converts hue, saturation and value, each 0 to 1, to a colour.
 fn hsv(hue: f32, saturation: f32, value: f32) -> Colour {
     [5.0, 3.0, 1.0].map(|offset| {
         let k = (offset + hue * 6.0) % 6.0;
@@ -202,7 +202,7 @@ fn hsv(hue: f32, saturation: f32, value: f32) -> Colour {
     })
 }
 
-/// Random numbers that depend on (seed, index) alone.
+/// Random numbers that depend only on (seed, index).
 ///
 /// A counter and a hash, splitmix64, in place of a library's generator: any face can be drawn
 /// without those before it, on any thread, and no update of a library can change the data set.
@@ -232,7 +232,7 @@ impl Draws {
         z ^ (z >> 31)
     }
 
-    /// In [0, 1), a multiple of 2^-24: every one is exact in f32.
+    /// Uniform in [0, 1): a multiple of 2^-24, exact in f32.
     fn unit(&mut self) -> f32 {
         (self.bits() >> 40) as f32 / (1u32 << 24) as f32
     }
@@ -245,7 +245,7 @@ impl Draws {
         from[(self.unit() * from.len() as f32) as usize]
     }
 
-    /// Somewhere on the way through a row of colours.
+    /// A random point on the line through a row of colours.
     fn between(&mut self, colours: &[Colour]) -> Colour {
         let at = self.unit() * (colours.len() - 1) as f32;
         let low = at as usize;

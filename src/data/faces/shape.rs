@@ -1,4 +1,4 @@
-//! The two shapes faces are made of, as signed distances to their edge.
+//! The two shapes that make up faces, as signed distances to their edge.
 //!
 //! Face coordinates: the head's centre is near (0, 0), x goes right and y down, and the image's
 //! shorter side is about 2 long. Distances are negative inside and in the same unit.
@@ -48,12 +48,12 @@ impl Shape {
         }
     }
 
-    /// How far `at` is from the edge; negative inside.
+    /// Distance of `at` from the edge; negative inside.
     pub(super) fn distance(&self, at: Pair) -> f32 {
         match *self {
             Self::Ellipse { centre, radii } => {
-                // Not the distance itself, whose formula is long, but right at the edge and to first
-                // order beside it, which is where it counts: f / |grad f| of f = |p / r| - 1.
+                // Not the exact distance, whose formula is long, but right at the edge and to first order
+                // near it, where it counts: f / |grad f| of f = |p / r| - 1.
                 let p = [0, 1].map(|i| (at[i] - centre[i]) / radii[i]);
                 let level = length(p);
                 let slope = length([p[0] / radii[0], p[1] / radii[1]]);

@@ -364,7 +364,7 @@ fn the_manifest_names_and_hashes_what_was_decoded() {
     assert_eq!(hashes, [digits(7), digits(2)]);
 }
 
-/// A file can become anything between the moment it is listed and the moment it is read.
+/// A file can become anything between listing and reading.
 #[test]
 fn files_may_change_after_they_were_listed() {
     let names =
@@ -405,7 +405,7 @@ fn files_may_change_after_they_were_listed() {
     let reason = |i: usize| folder.folder.skipped[i].1.as_str();
     assert_eq!((reason(1), reason(3)), ("not a file", "not a file"));
     assert!(reason(2).contains("No such file"), "{}", reason(2));
-    // What is gone is not listed the next time, and the digest is another again.
+    // A deleted file is not listed the next time, and the digest changes again.
     let listed = listed(dir.path());
     assert_ne!(changed, fingerprint(dir.path(), &listed, &dot()));
 }

@@ -7,10 +7,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Files that can be shrunk, and how far from the means over the full image the worst byte is, measured.
+/// Files that can be shrunk, and the measured largest distance of a byte from the mean over the full image.
 ///
-/// Without its high frequencies a square is not quite its mean: up to 5 levels at these soft shapes. Where colour is
-/// subsampled, it is then blended between samples that stand for more pixels.
+/// Without its high frequencies a square is not exactly its mean: up to 5 levels off at these soft shapes.
+/// Subsampled colour is then blended between samples that stand for more pixels.
 const PLAIN: [(&str, u8); 8] = [
     ("444.jpg", 5),
     ("grey.jpg", 4),
@@ -121,7 +121,7 @@ fn a_file_that_is_cut_anywhere_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
-    /// Whatever the bytes, there is an answer, and of the right size.
+    /// Any bytes give a result, and one of the right size.
     #[test]
     fn damaged_files_never_panic(
         changes in prop::collection::vec((0usize..4000, any::<u8>()), 1..6),

@@ -39,7 +39,7 @@ proptest! {
         prop_assert_eq!(read.fingerprint(), list.fingerprint());
     }
 
-    /// No text is read that is not written back the same: a list has one form.
+    /// Every text that is accepted is written back the same: a list has one form.
     #[test]
     fn a_changed_byte_is_seen_or_is_another_list(at in 0usize..500, byte in any::<u8>()) {
         let mut bytes = three().to_text().into_bytes();
@@ -87,7 +87,7 @@ fn files_come_back_and_are_looked_up() {
     assert_eq!((list.name(3), list.hash(3)), (None, None));
 }
 
-/// What is wrong with a file that holds `bytes`.
+/// The error of reading a file with these `bytes`.
 fn error(bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("images.txt");
@@ -116,9 +116,9 @@ fn each_way_to_be_damaged_is_named() {
         ),
         (
             "ddpm pictures 1 2\n000000000000000a\ta\n000000000000000b\ta\n",
-            "line 3, \"000000000000000b\\ta\": the name comes a second time",
+            "line 3, \"000000000000000b\\ta\": the name occurs twice",
         ),
-        (good.trim_end(), "does not end: cut short"),
+        (good.trim_end(), "no newline: cut short"),
     ];
     for (text, wanted) in cases {
         let error = error(text.as_bytes());
@@ -148,28 +148,28 @@ fn a_file_cut_anywhere_is_an_error() {
 fn differences_are_told_apart() {
     let before = manifest(&[("a", 1), ("b", 2), ("c", 3), ("d", 4)]);
     let now = |images: &[(&str, u64)]| manifest(images).differences(&before);
-    let told = |text: &str| Some(text.to_owned());
+    let text = |text: &str| Some(text.to_owned());
     assert_eq!(before.differences(&before), None);
     assert_eq!(
         now(&[("b", 2), ("a", 1), ("c", 3), ("d", 4)]),
-        told("the same images in another order")
+        text("the same images in another order")
     );
     assert_eq!(
         now(&[("a", 1), ("b", 9), ("c", 3)]),
-        told("1 is gone (d), 1 has other contents (b)")
+        text("1 is gone (d), 1 has other contents (b)")
     );
     assert_eq!(
         now(&[("a", 1), ("b", 2), ("c", 3), ("d", 4), ("x", 8), ("y", 7)]),
-        told("2 are new (x, y)")
+        text("2 are new (x, y)")
     );
     assert_eq!(
         now(&[("a", 1), ("b", 2), ("e/c", 3), ("x", 5)]),
-        told("1 is gone (d), 1 is new (x), 1 is moved or renamed (c to e/c)")
+        text("1 is gone (d), 1 is new (x), 1 is moved or renamed (c to e/c)")
     );
-    // Contents that changed places have the same names.
+    // Swapped contents keep their names.
     assert_eq!(
         now(&[("a", 2), ("b", 1), ("c", 3), ("d", 4)]),
-        told("2 have other contents (a, b)")
+        text("2 have other contents (a, b)")
     );
 }
 

@@ -1,4 +1,4 @@
-//! What an image costs in the GAU network.
+//! Cost of an image in the GAU network.
 
 use super::Gau;
 use crate::model::Cost;
@@ -15,15 +15,15 @@ impl Gau {
             cost.add_linear(in_proj, patches);
             cost.add_linear(out_proj, patches);
             let ((units, key), base) = (layer.widths(), out_proj.size()[0]);
-            // Scores, and the sums of values that they weigh.
+            // Scores, and the values weighted by them.
             cost.forward_flops += (2 * patches * patches * (key + units)) as u64;
-            // Of the norm its input, the normalised and the scaled; the mask.
+            // The norm's input, the normalised and the scaled map; the dropout mask.
             cost.keep_maps(if layer.drops() { 4 } else { 3 }, patches * base);
-            // Input of the swish, and its output, of which u, v and z are views.
+            // Input and output of the swish; u, v and z are views of the output.
             cost.keep_maps(2, patches * (2 * units + key));
             // The mixed values, and u times them.
             cost.keep_maps(2, patches * units);
-            // Queries and keys: of the rotations only sines and cosines are kept.
+            // Queries and keys; the rotations keep only sines and cosines.
             cost.keep_maps(2, patches * key);
             cost.keep(patches * patches);
         }

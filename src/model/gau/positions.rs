@@ -2,15 +2,14 @@
 
 use tch::{Device, Kind, Tensor};
 
-/// Wavelengths grow from 2π to this times 2π patches: a fixed choice of the original, where text models
-/// have 10000.
+/// Wavelengths grow from 2π to this times 2π patches: a fixed choice of the original; text models use 10000.
 const BASE: f64 = 1000.0;
 
-/// Sines and cosines that rotate queries and keys by where their patch lies: the first half of the
-/// channels by its row, the second by its column.
+/// Sines and cosines that rotate queries and keys by their patch's position: the first half of the
+/// channels by its row, the second half by its column.
 ///
 /// Channels 2k and 2k+1 of a half are a pair, rotated by `row / BASE^(2k / half)`, so that the product of
-/// a query and a key depends on the distance of their patches.
+/// a query and a key depends only on the offset between their patches.
 ///
 /// Source: Su et al. 2021, section 3.2.2 <https://arxiv.org/abs/2104.09864>
 #[derive(Debug)]
@@ -21,7 +20,7 @@ pub(super) struct Positions {
 }
 
 impl Positions {
-    /// Those of `rows` × `columns` patches in reading order; `key_width` divisible by 4.
+    /// For `rows` × `columns` patches in reading order; `key_width` must be divisible by 4.
     pub(super) fn new(rows: i64, columns: i64, key_width: i64, device: Device) -> Positions {
         let pairs = key_width / 4;
         let f64_there = (Kind::Double, device);

@@ -1,4 +1,4 @@
-//! Parts, shapes, gradients and sizes; whole networks are held against the original in `tests/golden.rs`.
+//! Parts, shapes, gradients and sizes; `tests/golden.rs` compares whole networks with the original.
 
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
@@ -29,7 +29,7 @@ fn draw(index: u64, shape: &[i64]) -> Tensor {
     normal(0, Stream::Data, index, shape, Device::Cpu)
 }
 
-/// The network with every weight drawn anew, so that nothing is hidden by a zero.
+/// The network with every weight redrawn, so that no zero hides anything.
 fn drawn(config: &GauConfig) -> Model {
     let net = Model::new(&ModelConfig::Gau(config.clone()), 10, 0);
     for (i, p) in net.params().iter().enumerate() {
@@ -57,7 +57,7 @@ fn golden(name: &str) -> Tensor {
 #[test]
 fn positions_are_the_original_s() {
     for side in [4, 16] {
-        // Sines and cosines take turns there.
+        // Sines and cosines alternate there.
         let table = golden(&format!("rope2d_w{side}")).reshape([side * side, 64, 2]);
         let ours = Positions::new(side, side, 128, Device::Cpu);
         // The original computes angles of up to 16 in f32.
@@ -116,7 +116,7 @@ fn every_shape_that_validates_runs_and_every_parameter_learns() {
 
 #[test]
 fn patches_are_cut_and_put_back_in_their_places() {
-    // Without layers between them, and with a square identity around, each value comes back where it was.
+    // Without layers, and with identities as patch weights, each value comes back to its place.
     let config = GauConfig {
         base_width: 48,
         layers: 1,
@@ -133,7 +133,7 @@ fn patches_are_cut_and_put_back_in_their_places() {
     }
     let x = draw(0, &[2, 3, 8, 8]);
     let out = net.forward(&x, &Tensor::from_slice(&[0i64, 9]), None, false);
-    // All that the last norm does is to divide each patch by its own size.
+    // The last norm only divides each patch by its root mean square.
     let scale = |x: &Tensor| {
         x.square()
             .avg_pool2d([4, 4], [4, 4], [0, 0], false, true, None::<i64>)
@@ -164,7 +164,7 @@ fn the_preset_has_the_original_s_size() {
     assert_eq!(trained, 88_483_584);
     assert!(config.model.least_parameters() <= i128::from(trained));
 
-    // Largest |w| of each kind of weight in the original's own initialisation at this size.
+    // Largest |w| of each kind of weight in the original's initialisation at this size.
     let params = net.params();
     let find = |name: &str| &params.iter().find(|p| p.name == name).unwrap().tensor;
     for (name, limit) in [

@@ -7,7 +7,7 @@ use super::super::layers::{Linear, RmsNorm};
 use super::positions::Positions;
 use crate::config::GauConfig;
 
-/// A scale and a shift for each channel, which make queries or keys of what both share.
+/// A scale and a shift per channel, which turn the shared projection z into queries or keys.
 #[derive(Debug)]
 struct Affine {
     weight: Tensor,
@@ -64,17 +64,17 @@ impl GatedAttentionUnit {
         }
     }
 
-    /// The weights of its two linear maps.
+    /// Weights of the two linear maps.
     pub(super) fn weights(&self) -> [&Tensor; 2] {
         [&self.in_proj.weight, &self.out_proj.weight]
     }
 
-    /// Width of gate and values, and of queries and keys.
+    /// Widths: of gate and values, and of queries and keys.
     pub(super) fn widths(&self) -> (i64, i64) {
         (self.units, self.key_width)
     }
 
-    /// Whether training drops some of its values.
+    /// True if training applies dropout here.
     pub(super) fn drops(&self) -> bool {
         self.dropout > 0.0
     }
@@ -86,8 +86,8 @@ impl GatedAttentionUnit {
         let [u, v, z] = [&parts[0], &parts[1], &parts[2]];
         let q = positions.rotate(&self.q_affine.forward(z));
         let k = positions.rotate(&self.k_affine.forward(z));
-        // No fused kernel: libtorch's on CPU wants values as wide as the queries, and the scores are few
-        // beside u and v as long as the patches are fewer than the units.
+        // No fused kernel: libtorch's on CPU requires values as wide as the queries, and the scores are small
+        // beside u and v while there are fewer patches than units.
         let scores = (q / (self.key_width as f64).sqrt()).matmul(&k.transpose(1, 2));
         let mixed = scores.softmax(-1, scores.kind()).matmul(v);
         let mut out = self.out_proj.forward(&(u * mixed));

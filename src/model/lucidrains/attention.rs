@@ -1,4 +1,4 @@
-//! Attention over the pixels of a feature map, with a few trained keys and values beside theirs.
+//! Attention over the pixels of a feature map, with a few trained keys and values besides.
 
 use tch::nn::Path;
 use tch::{Tensor, no_grad};
@@ -6,10 +6,10 @@ use tch::{Tensor, no_grad};
 use super::layers::{Conv, RmsNorm};
 use crate::config::LucidrainsConfig;
 
-/// Trained keys and values a head; the package has no setting for it.
+/// Trained keys and values per head; not a setting of the package.
 const MEMORIES: i64 = 4;
 
-/// How many heads, how wide, and which attention.
+/// Number and width of heads, and the kind of attention.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Heads {
     pub(super) count: i64,
@@ -26,7 +26,7 @@ impl Heads {
         }
     }
 
-    /// The middle's: as the lowest level's, and full whatever that is.
+    /// The middle block's: as at the lowest level, but always softmax attention.
     pub(super) fn middle(config: &LucidrainsConfig) -> Heads {
         Heads {
             full: true,
@@ -36,14 +36,14 @@ impl Heads {
 }
 
 /// `x + to_out(attention(q, k, v))` with q, k, v from the normalised `x`: softmax attention, or linear
-/// attention
+/// attention,
 ///
 /// ```text
 /// q = softmax(q) over a head's channels, / sqrt(D);  k = softmax(k) over the pixels
 /// out = (k vᵀ)ᵀ q
 /// ```
 ///
-/// whose cost grows with the number of pixels and not with its square.
+/// whose cost grows linearly with the number of pixels.
 ///
 /// Source: Shen et al. 2018 <https://arxiv.org/abs/1812.01243>; Vaswani et al. 2017, eq. 1
 /// <https://arxiv.org/abs/1706.03762>
@@ -53,7 +53,7 @@ pub(super) struct Attention {
     norm: RmsNorm,
     to_qkv: Conv,
     to_out: Conv,
-    /// Of linear attention only.
+    /// Only in linear attention.
     norm_out: Option<RmsNorm>,
     heads: Heads,
 }
@@ -98,12 +98,12 @@ impl Attention {
         self.heads
     }
 
-    /// Whether its norms are one operation each.
+    /// True if each norm is one operation.
     pub(super) fn fuses(&self) -> bool {
         self.norm.fuses()
     }
 
-    /// Its two convolutions.
+    /// The two convolutions.
     pub(super) fn convs(&self) -> [&Conv; 2] {
         [&self.to_qkv, &self.to_out]
     }
@@ -141,7 +141,7 @@ impl Attention {
         out
     }
 
-    /// The trained keys (0) or values (1) before those of N images, along `dim`.
+    /// Prepends the trained keys (0) or values (1) to those of N images, along `dim`.
     fn with_memory(&self, which: i64, own: &Tensor, dim: i64) -> Tensor {
         let memory = self.mem_kv.select(0, which).unsqueeze(0);
         let memory = memory.expand([own.size()[0], -1, -1, -1], false);

@@ -8,12 +8,12 @@ use super::layers::{Conv, Linear, RmsNorm};
 use crate::config::{LucidrainsConfig, LucidrainsNorm};
 use crate::model::layers::{Modulation, Norm};
 
-/// Groups of the group norms; the package does not store another choice.
+/// Groups of the group norms; the package stores no other choice.
 const NORM_GROUPS: i64 = 8;
 /// PyTorch's default.
 const NORM_EPS: f64 = 1e-5;
 
-/// t as sines and cosines, then two linear maps.
+/// The time embedding: sines and cosines of t, then two linear maps.
 #[derive(Debug)]
 pub(super) struct TimeMlp {
     frequencies: Tensor,
@@ -27,14 +27,14 @@ impl TimeMlp {
         let half = dim / 2;
         let step = -10_000f64.ln() / (half - 1) as f64;
         TimeMlp {
-            // In f32 and by this formula, for angles up to T then agree with the package's bit by bit.
+            // In f32 and by this formula: angles up to T then agree with the package's bit by bit.
             frequencies: (Tensor::arange(half, (Kind::Float, Device::Cpu)) * step).exp(),
             linear1: Linear::new(&(path / 1), dim, 4 * dim),
             linear2: Linear::new(&(path / 3), 4 * dim, 4 * dim),
         }
     }
 
-    /// `[N]` i64 to `[N, 4 dim]`, after the swish that each block begins with.
+    /// `[N]` i64 to `[N, 4 dim]`, including the swish that each block begins with.
     pub(super) fn forward(&self, t: &Tensor) -> Tensor {
         let angles = t.to_kind(Kind::Float).unsqueeze(1) * &self.frequencies;
         let embedding = Tensor::cat(&[angles.sin(), angles.cos()], 1);
@@ -82,13 +82,13 @@ impl Block {
         }
     }
 
-    /// `t`: what the norm's result is scaled by, less 1, and shifted by; both `[N, C]`.
+    /// `t`: (s, b), each `[N, C]`, for `norm(x) (1 + s) + b`.
     fn forward(&self, x: &Tensor, t: Option<(&Tensor, &Tensor)>) -> Tensor {
         let h = self.proj.forward(x);
         match (&self.norm, t) {
             (BlockNorm::Group(norm), t) => {
                 let t = t.map_or(Modulation::Nothing, |(s, b)| Modulation::ScaleShift(s, b));
-                // A residual block adds to what its second half gives, and sums are in f32; the first does as it does.
+                // The second half's output enters a sum, which is in f32; the first half does the same.
                 norm.silu(&h.to_kind(Kind::Float), t)
             }
             (BlockNorm::Rms(norm), t) => norm.silu(&h, t),
@@ -128,31 +128,31 @@ impl ResidualBlock {
         }
     }
 
-    /// The map of the time embedding.
+    /// The linear map of the time embedding.
     pub(super) fn mlp(&self) -> &Linear {
         &self.mlp
     }
 
-    /// Its convolutions, the first one first.
+    /// The convolutions in order.
     pub(super) fn convs(&self) -> impl Iterator<Item = &Conv> {
         [&self.block1.proj, &self.block2.proj]
             .into_iter()
             .chain(&self.res_conv)
     }
 
-    /// Whether training drops some of its values.
+    /// True if training applies dropout here.
     pub(super) fn drops(&self) -> bool {
         self.dropout > 0.0
     }
 
-    /// Maps that the norms and swishes keep for themselves, of Cout channels, and numbers a pixel.
+    /// Kept by norms and swishes: maps of Cout channels, and values per pixel.
     pub(super) fn maps_of_norms(&self) -> (i64, i64) {
         match &self.block1.norm {
             BlockNorm::Group(norm) if norm.fuses() => (2, 0),
             BlockNorm::Rms(norm) if norm.fuses() => (2, 0),
-            // Each half: the norm's input and the swish's; of the first half the norm's result, too.
+            // Each half: inputs of norm and swish; in the first half also the norm's output.
             BlockNorm::Group(_) => (5, 0),
-            // Also the normalised, and each pixel's length before and after its lower bound.
+            // Also the normalised map, and each pixel's length before and after clamping.
             BlockNorm::Rms(_) => (7, 4),
         }
     }

@@ -1,4 +1,4 @@
-//! What an image costs in lucidrains' U-Net.
+//! Cost of an image in lucidrains' U-Net.
 
 use super::attention::{Attention, Heads};
 use super::blocks::ResidualBlock;
@@ -32,17 +32,17 @@ fn attention(cost: &mut Cost, attention: &Attention, pixels: i64) {
         full,
     } = attention.heads();
     let (hidden, width) = (count * channels, to_out.weight.size()[0]);
-    // Two products of [D, pixels], with D for each of the others' columns.
+    // Two products of a [D, pixels] matrix, D times per column of the other factor.
     let columns = if full { pixels } else { channels };
     cost.forward_flops += (4 * hidden * columns * pixels) as u64;
-    // Of a norm that is one operation its input, else the normalised and two lengths a pixel, too.
+    // A fused norm keeps its input; otherwise also the normalised map and two lengths per pixel.
     let (norm, lengths) = if attention.fuses() { (1, 0) } else { (2, 2) };
-    // And its output, the convolution's input.
+    // Also its output, the convolution's input.
     cost.keep_maps(norm + 1, pixels * width);
     cost.activations += (lengths * pixels) as u64;
     if full {
-        // Queries, as a view of what holds all three; keys and values with the trained ones; the result. The
-        // kernel keeps no scores.
+        // Queries, as a view of the tensor of all three; keys and values with the trained ones; the result.
+        // The kernel keeps no scores.
         cost.keep_maps(6, pixels * hidden);
     } else {
         // Both softmaxes, scaled queries, values, the result; the second norm.
@@ -59,8 +59,7 @@ fn level(cost: &mut Cost, level: &Level, pixels: i64) {
 }
 
 impl LucidrainsUNet {
-    /// Cost of one `height` × `width` image; the four trained keys and values of each head are left
-    /// out.
+    /// Cost of one `height` × `width` image, without the four trained keys and values of each head.
     pub fn cost(&self, height: i64, width: i64) -> Cost {
         let mut cost = Cost::default();
         let mut pixels = height * width;

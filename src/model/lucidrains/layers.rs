@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::model::layers::{conv3x3, scale_shift};
 use crate::native;
 
-/// A trained tensor with values uniform in ±1 / sqrt(`fan_in`).
+/// A trainable tensor with values uniform in ±1 / sqrt(`fan_in`).
 ///
 /// Source: PyTorch's `nn.Conv2d` and `nn.Linear`: He initialisation with a = sqrt(5)
 fn uniform(path: &Path, name: &str, shape: &[i64], fan_in: i64) -> Tensor {
@@ -18,7 +18,7 @@ fn uniform(path: &Path, name: &str, shape: &[i64], fan_in: i64) -> Tensor {
     tensor
 }
 
-/// A convolution of stride 1, padded so that the image keeps its size.
+/// A convolution of stride 1, padded to keep the image size.
 #[derive(Debug)]
 pub(super) struct Conv {
     pub(super) weight: Tensor,
@@ -77,7 +77,7 @@ impl Linear {
     }
 }
 
-/// Smallest length a pixel's channels are divided by.
+/// Lower bound of the length by which a pixel's channels are divided.
 const SMALLEST_LENGTH: f64 = 1e-12;
 
 /// Scales each pixel's channels to length sqrt(C), then by the trained `g`, `[1, C, 1, 1]`.
@@ -97,7 +97,7 @@ impl RmsNorm {
         }
     }
 
-    /// Whether it is one operation, which keeps nothing but its input: so far on CPU alone.
+    /// True if it is one operation, which keeps only its input: so far on CPU only.
     pub(super) fn fuses(&self) -> bool {
         self.g.device() == Device::Cpu
     }
@@ -111,7 +111,7 @@ impl RmsNorm {
         }
     }
 
-    /// The norm, times 1 + s and plus b where there is (s, b) of `[N, C]`, then swish; in f32, whatever comes in.
+    /// `swish(norm(x) (1 + s) + b)` in f32 for x of any kind; `t` = (s, b), each `[N, C]`, or without it.
     pub(super) fn silu(&self, x: &Tensor, t: Option<(&Tensor, &Tensor)>) -> Tensor {
         if self.fuses() {
             self.fused(x, t, true)
@@ -163,7 +163,7 @@ mod tests {
                     g: (random(&[1, c, 1, 1]) + 1.0).set_requires_grad(true),
                     scale: (c as f64).sqrt(),
                 };
-                // The last shape's pixels are too short to be divided by their length.
+                // The last shape's pixels are shorter than the lower bound.
                 let size = if height == 1 { 1e-14 } else { 1.0 };
                 let x = (random(&[n, c, height, width]) * 2.0 + 1.0) * size;
                 let x = x.set_requires_grad(true);
@@ -188,7 +188,7 @@ mod tests {
                     for (i, (a, b)) in fused.iter().zip(&plain).enumerate() {
                         assert_eq!(a.size(), b.size());
                         let error = f64::try_from((a - b).norm() / b.norm()).unwrap();
-                        // Sums of f32 in another order.
+                        // f32 sums in another order.
                         assert!(error < 2e-6, "{c} channels, tensor {i}: {error}");
                     }
                 }

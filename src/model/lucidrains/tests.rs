@@ -1,4 +1,4 @@
-//! Shapes, gradients and sizes; numbers are held against the package in `tests/peers.rs`.
+//! Shapes, gradients and sizes; `tests/peers.rs` compares outputs with the package's.
 
 use tch::{Device, Kind, Tensor};
 
@@ -70,7 +70,7 @@ fn every_setting_runs_and_is_trained() {
             [2, c, config.height, config.width],
             "{config:?}"
         );
-        // Not the mean, whose gradient the last norm would lose.
+        // Not the mean: the last norm would cancel its gradient.
         (&out * normal(0, Stream::Noise, 0, &out.size(), Device::Cpu))
             .sum(Kind::Float)
             .backward();
@@ -134,7 +134,7 @@ fn initial_weights_are_pytorchs() {
 #[test]
 fn the_readme_network_has_its_size_and_cost() {
     // `Unet(dim = 64, dim_mults = (1, 2, 4, 8))` at 128 px: parameters and flops counted by PyTorch
-    // (torch.utils.flop_counter), without the memories' part.
+    // (torch.utils.flop_counter), without the trained keys and values.
     let net = LucidrainsUNet::new(&package_default(64, &[1, 2, 4, 8]), 0);
     let params: i64 = net.params().iter().map(|p| p.tensor.numel() as i64).sum();
     assert_eq!(params, 35_711_491);

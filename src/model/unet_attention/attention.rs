@@ -48,17 +48,17 @@ impl Attention {
         }
     }
 
-    /// Divides its sum by `scale`.
+    /// Sets the divisor of the sum.
     pub(super) fn scaled(self, scale: f64) -> Attention {
         Attention { scale, ..self }
     }
 
-    /// The weights of its four linear maps.
+    /// Weights of the four linear maps.
     pub(super) fn weights(&self) -> [&Tensor; 4] {
         [&self.to_q, &self.to_k, &self.to_v, &self.to_out].map(|l| &l.weight)
     }
 
-    /// Whether it has a norm of its own.
+    /// True if it has its own norm.
     pub(super) fn normed(&self) -> bool {
         self.group_norm.is_some()
     }

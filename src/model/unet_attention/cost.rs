@@ -1,4 +1,4 @@
-//! What an image costs in the U-Net with attention.
+//! Cost of an image in the U-Net with attention.
 
 use super::resample::{Downsample, Upsample};
 use super::resnet::{ResnetBlock, Within};
@@ -23,13 +23,13 @@ impl Cost {
             Within::Double => pixels / 4,
         };
         let [first, second] = block.maps_of_norms();
-        // What the norm keeps, inputs of the convolution and of the pooling if there is one.
+        // Maps kept by the norm; inputs of the convolution and of pooling, if any.
         self.keep_maps(first, before * widths.0);
         self.keep(pixels * widths.0);
         if block.resampling() == Within::Halve {
             self.keep(before * widths.0);
         }
-        // The second convolution's input; dropout's mask.
+        // The second convolution's input; the dropout mask.
         self.keep_maps(second + 1 + i64::from(block.drops()), pixels * widths.1);
     }
 
@@ -39,7 +39,7 @@ impl Cost {
             self.add_linear(weight, pixels);
         }
         let width = weights[0].size()[0];
-        // Scores and their use; the kernel keeps no scores.
+        // Scores, and the values weighted by them; the kernel keeps no scores.
         self.forward_flops += (4 * pixels * pixels * width) as u64;
         // The norm's input and output; queries, keys, values and their result.
         self.keep_maps(if attention.normed() { 6 } else { 5 }, pixels * width);

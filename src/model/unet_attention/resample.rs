@@ -1,4 +1,4 @@
-//! Halving and doubling between levels.
+//! Downsampling and upsampling between levels.
 
 use tch::Tensor;
 use tch::nn::Path;
@@ -7,7 +7,7 @@ use super::super::layers::Conv;
 use super::resnet::{ResnetBlock, Within, double};
 use crate::config::{AttentionUNetConfig, Resample};
 
-/// Halves both sides.
+/// Halves height and width.
 #[derive(Debug)]
 pub(super) enum Downsample {
     Conv(Conv),
@@ -39,7 +39,7 @@ impl Downsample {
     }
 }
 
-/// Doubles both sides.
+/// Doubles height and width.
 #[derive(Debug)]
 pub(super) enum Upsample {
     Conv(Conv),

@@ -1,4 +1,4 @@
-//! The residual block, which can halve or double its image on the way.
+//! The residual block, which can also halve or double its image.
 
 use tch::nn::Path;
 use tch::{Kind, Tensor};
@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::super::layers::{ALMOST_ZERO, Conv, Linear, Modulation, Norm};
 use crate::config::AttentionUNetConfig;
 
-/// What a block does to the size of its image between its first swish and its first convolution.
+/// Resampling inside a block, between its first swish and its first convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Within {
     Nothing,
@@ -24,7 +24,7 @@ impl Within {
     }
 }
 
-/// Every pixel four times.
+/// Nearest-neighbour doubling: every pixel becomes 2 × 2.
 pub(super) fn double(x: &Tensor) -> Tensor {
     let size = x.size();
     x.upsample_nearest2d([2 * size[2], 2 * size[3]], None, None)
@@ -80,19 +80,19 @@ impl ResnetBlock {
         }
     }
 
-    /// Divides its sum by `scale`.
+    /// Sets the divisor of the sum.
     pub(super) fn scaled(self, scale: f64) -> ResnetBlock {
         ResnetBlock { scale, ..self }
     }
 
-    /// The weights of its convolutions and of its linear map.
+    /// Weights of the convolutions, and of the linear map.
     pub(super) fn weights(&self) -> (impl Iterator<Item = &Tensor>, &Tensor) {
         let convs = [&self.conv1, &self.conv2].into_iter().chain(&self.shortcut);
         (convs.map(|c| &c.weight), &self.time_emb_proj.weight)
     }
 
-    /// Maps that each norm keeps for itself, the first one's and the second one's: its input and, where it is not one
-    /// operation with the swish, the swish's, and its own output if that is scaled.
+    /// Maps kept by the first and by the second norm: its input and, where it is not fused with the swish, the swish's
+    /// input and, if scaled, the norm's own output.
     pub(super) fn maps_of_norms(&self) -> [i64; 2] {
         if self.norm1.fuses() {
             [1, 1]
@@ -101,18 +101,18 @@ impl ResnetBlock {
         }
     }
 
-    /// Whether training drops some of its values.
+    /// True if training applies dropout here.
     pub(super) fn drops(&self) -> bool {
         self.dropout > 0.0
     }
 
-    /// What it does to the size of its image.
+    /// The resampling inside the block.
     pub(super) fn resampling(&self) -> Within {
         self.within
     }
 
     /// # Shapes
-    /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, time_width]`, after its swish
+    /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, time_width]`, swish already applied
     /// - returns `[N, Cout, H', W']`
     pub(super) fn forward(&self, x: &Tensor, t_emb: &Tensor, train: bool) -> Tensor {
         let h = self.norm1.silu(x, Modulation::Nothing);
@@ -126,7 +126,7 @@ impl ResnetBlock {
             self.norm2.silu(&h, Modulation::Add(&t))
         };
         if self.dropout > 0.0 && train {
-            // bf16 would round the factor that makes up for what is dropped.
+            // bf16 would round the factor 1 / (1 - p) of dropout.
             h = h.to_kind(Kind::Float).dropout(self.dropout, true);
         }
         h = self.conv2.forward(&h);

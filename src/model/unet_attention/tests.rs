@@ -1,4 +1,4 @@
-//! Shapes, gradients and sizes; numbers are held against other programs in `tests/peers.rs`.
+//! Shapes, gradients and sizes; `tests/peers.rs` compares outputs with other programs'.
 
 use tch::{Device, Kind, Tensor};
 
@@ -49,7 +49,7 @@ fn every_choice_runs_and_every_parameter_learns() {
         let model = ModelConfig::UnetAttention(config.clone());
         model.validate().unwrap();
         let net = Model::new(&model, 10, 0);
-        // The layers that start at almost zero would hide what is before them.
+        // Layers that start near zero would hide what is before them.
         for (i, p) in net.params().iter().enumerate() {
             if p.tensor.dim() > 1 {
                 let drawn = normal(0, Stream::Init, i as u64, &p.tensor.size(), Device::Cpu) * 0.2;
@@ -70,7 +70,7 @@ fn every_choice_runs_and_every_parameter_learns() {
         out.square().sum(Kind::Float).backward();
         for p in net.params() {
             let largest = f64::try_from(p.tensor.grad().abs().max()).unwrap();
-            // softmax does not see what a key's bias adds to all scores alike.
+            // softmax ignores a key's bias, which adds the same to all scores.
             let blind = p.name.ends_with("to_k.bias");
             assert!(blind || largest > 0.0, "{i} {}", p.name);
         }

@@ -1,4 +1,4 @@
-//! The embedding of t, and of the class.
+//! Embeddings of t and of the class.
 
 use tch::nn::Path;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use super::super::layers::Linear;
 use crate::config::AttentionUNetConfig;
 
-/// Sines and cosines of t through two linear maps; a row a class is added.
+/// Sines and cosines of t, then two linear maps; class-conditional networks add a row per class.
 #[derive(Debug)]
 pub(super) struct TimeEmbedding {
     /// `[1, time_channels / 2]` f32.
@@ -36,8 +36,8 @@ impl TimeEmbedding {
         }
     }
 
-    /// `t`: `[N]` i64; `classes`: `[N]` i64; returns `[N, time_width]`, after the swish that every block
-    /// would begin with.
+    /// `t`: `[N]` i64; `classes`: `[N]` i64; returns `[N, time_width]`, including the swish that every block
+    /// begins with.
     pub(super) fn forward(&self, t: &Tensor, classes: Option<&Tensor>) -> Tensor {
         let mut t = t.to_kind(Kind::Float).unsqueeze(1);
         if self.time_scale != 1.0 {
@@ -54,7 +54,7 @@ impl TimeEmbedding {
         assert_eq!(
             self.classes.is_some(),
             classes.is_some(),
-            "classes are for networks that know them"
+            "classes are for class-conditional networks, and only for them"
         );
         if let (Some(rows), Some(classes)) = (&self.classes, classes) {
             emb += Tensor::embedding(rows, classes, -1, false, false);
@@ -71,7 +71,7 @@ impl TimeEmbedding {
     }
 }
 
-/// `exp(-ln(10000) k / (half - shift))` for k below `half`, in f32 step by step as PyTorch code does it:
+/// `exp(-ln(10000) k / (half - shift))` for k below `half`, in f32 operation by operation as in PyTorch code:
 /// t times the last bit of a frequency is a visible angle.
 fn frequencies(half: i64, shift: i64) -> Tensor {
     let k = Tensor::arange(half, (Kind::Float, Device::Cpu));

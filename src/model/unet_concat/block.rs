@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::super::layers::{ALMOST_ZERO, Modulation, Norm, conv_weight, conv3x3, linear_weight};
 use crate::config::ConcatUNetConfig;
 
-/// Pre-norm residual block, without biases but the norms':
+/// Pre-norm residual block with biases only in the norms:
 ///
 /// ```text
 /// h = conv1(swish(norm1(x))) + time_proj(t_emb)             projected to the output width
@@ -36,7 +36,7 @@ impl ResidualBlock {
         let norm = |name: &str, width| {
             Norm::grouped(&(path / name), width, config.norm_groups, config.norm_eps)
         };
-        // Fields are drawn in the order they stand, which is the original's.
+        // Fields are initialised in the order written here, which is the original's.
         ResidualBlock {
             shortcut: (c_in != c_out)
                 .then(|| conv_weight(&(path / "shortcut"), c_in, c_out, 1, 1.0)),
@@ -55,35 +55,35 @@ impl ResidualBlock {
         (size[1], size[0])
     }
 
-    /// The weights of its convolutions.
+    /// Weights of the convolutions.
     pub(super) fn convs(&self) -> impl Iterator<Item = &Tensor> {
         self.shortcut.iter().chain([&self.conv1, &self.conv2])
     }
 
-    /// The weight that projects the time embedding.
+    /// Weight of the time embedding's projection.
     pub(super) fn time_proj(&self) -> &Tensor {
         &self.time_proj
     }
 
-    /// Whether a norm and the swish after it are one operation.
+    /// True if a norm and the swish after it are one operation.
     pub(super) fn fuses(&self) -> bool {
         self.norm1.fuses()
     }
 
-    /// Whether training drops some of its values.
+    /// True if training applies dropout here.
     pub(super) fn drops(&self) -> bool {
         self.dropout > 0.0
     }
 
     /// # Shapes
-    /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, time_width]`, after its swish
+    /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, time_width]`, swish already applied
     /// - returns `[N, Cout, H, W]`
     pub(super) fn forward(&self, x: &Tensor, t_emb: &Tensor, train: bool) -> Tensor {
         let t = t_emb.linear(&self.time_proj, None::<&Tensor>);
         let h = conv3x3(&self.norm1.silu(x, Modulation::Nothing), &self.conv1, None);
         let mut h = self.norm2.silu(&h, Modulation::Add(&t));
         if self.dropout > 0.0 && train {
-            // bf16 would round the factor that makes up for what is dropped.
+            // bf16 would round the factor 1 / (1 - p) of dropout.
             h = h.to_kind(Kind::Float).dropout(self.dropout, true);
         }
         h = conv3x3(&h, &self.conv2, None);

@@ -1,4 +1,4 @@
-//! What an image costs in the U-Net with concatenated skips.
+//! Cost of an image in the U-Net with concatenated skips.
 
 use super::ConcatUNet;
 use super::block::ResidualBlock;
@@ -10,8 +10,8 @@ fn block(cost: &mut Cost, block: &ResidualBlock, pixels: i64) {
         cost.add_conv(weight, pixels);
     }
     cost.add_linear(block.time_proj(), 1);
-    // Inputs of norm, swish (if it is apart) and convolution, twice; the first is the sum of the block before or, on
-    // the way up, what was joined. The mask.
+    // Inputs of norm, swish (unless fused) and convolution, twice; the first is the previous block's sum or, on the
+    // way up, the joined map. The dropout mask.
     let maps = if block.fuses() { 2 } else { 3 };
     cost.keep_maps(maps, pixels * c_in);
     cost.keep_maps(maps + i64::from(block.drops()), pixels * c_out);

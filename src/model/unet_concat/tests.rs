@@ -1,4 +1,4 @@
-//! Shapes, gradients and sizes; numbers are held against the original in `tests/golden.rs`.
+//! Shapes, gradients and sizes; `tests/golden.rs` compares outputs with the original's.
 
 use tch::{Device, Kind, Tensor};
 
@@ -62,7 +62,7 @@ fn every_shape_that_validates_runs_and_every_parameter_learns() {
         let model = ModelConfig::UnetConcat(config);
         model.validate().unwrap();
         let net = Model::new(&model, 10, 0);
-        // The second convolutions start at almost zero and would hide what is before them.
+        // The second convolutions start near zero and would hide what is before them.
         for (i, p) in net.params().iter().enumerate() {
             if p.tensor.dim() > 1 {
                 let drawn = draw(i as u64, &p.tensor.size()) * 0.2;
@@ -82,8 +82,8 @@ fn every_shape_that_validates_runs_and_every_parameter_learns() {
 
 #[test]
 fn a_fresh_block_is_its_shortcut() {
-    // The second convolutions draw 1e-10: what the blocks add to their inputs is nothing yet, so that
-    // t cannot be seen in the output.
+    // The second convolutions start at 1e-10: the blocks add almost nothing to their inputs, so that t has no
+    // visible effect on the output.
     let net = Model::new(&ModelConfig::UnetConcat(small()), 10, 0);
     let x = draw(0, &[1, 3, 8, 8]);
     let at = |t: i64| net.forward(&x, &Tensor::from_slice(&[t]), None, false);
@@ -96,14 +96,14 @@ fn the_preset_has_the_original_s_size() {
     let config = Preset::KerasDdpm2.config();
     let net = Model::new(&config.model, config.diffusion.timesteps, 0);
     let trained: i64 = net.params().iter().map(|p| p.tensor.numel() as i64).sum();
-    // The original counts its table of sines and cosines, T x base width, which is not trained and no
+    // The original counts its table of sines and cosines, T x base width, which is fixed and not a
     // parameter here.
     assert_eq!(trained + 1000 * 128, 92_588_800);
     assert!(config.model.least_parameters() <= i128::from(trained));
 }
 
-/// Limit of |w| for each kind of weight in the original's own initialisation at this size: 92 M
-/// parameters, `ddpm2.py` as shipped.
+/// Limit of |w| for each kind of weight in the original's initialisation at this size: 92 M parameters,
+/// `ddpm2.py` as shipped.
 #[test]
 fn initial_weights_follow_the_original_s_limits() {
     let config = Preset::KerasDdpm2.config();

@@ -1,15 +1,15 @@
-// The residual block of Keras-DDPM's U-Net on a CPU, as one operation of autograd:
+// The residual block of Keras-DDPM's U-Net on a CPU, as one autograd operation:
 //
 //   h   = silu(conv(silu(conv(x + t, w1)), w2))
 //   out = group_norm(h + r) [+ skip],  r = x or conv(x, w_shortcut)
 //
-// What is between the convolutions (conv.h) is memory traffic, and here each map is read and written as few times as
-// can be (rows.h). Kept for the backward pass are x and what the two convolutions gave; x + t, both silu and the
-// normed map are computed again. A checkpointed block keeps x alone, and computes the convolutions again too: the same
+// Operations between the convolutions (conv.h) are limited by memory traffic, so each map is read and written as few
+// times as possible (rows.h). The backward pass keeps x and the outputs of both convolutions; it recomputes x + t,
+// both silu and the normed map. A checkpointed block keeps only x and recomputes the convolutions too: the same
 // operations on the same values, so the same bits.
 //
-// All maps are channels last in memory. x, out and what is between blocks are f32; under autocast the convolutions take
-// and give bf16, the norm and the sums are computed in f32.
+// All maps are channels last in memory. x, out and maps between blocks are f32; under autocast the convolutions have
+// bf16 inputs and outputs, while the norm and sums are computed in f32.
 
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
@@ -60,7 +60,7 @@ struct Normed {
   Tensor mean, rstd;
 };
 
-// group_norm(silu(h) + r) [+ skip]; group_norm(h + r) where h is `activated` already
+// group_norm(silu(h) + r) [+ skip]; group_norm(h + r) if h is already `activated`
 Normed silu_add_norm(const Tensor& h, bool activated, const Tensor& r, const Tensor& gamma, const Tensor& beta,
                      const Tensor& skip, int64_t groups, double eps) {
   const Rows rows(h);
@@ -105,11 +105,11 @@ Normed silu_add_norm(const Tensor& h, bool activated, const Tensor& r, const Ten
 }
 
 struct NormGrads {
-  // sum is f32, h as that is.
+  // sum is f32, h of either kind.
   Tensor sum, h, gamma, beta;
 };
 
-// Gradients of group_norm(silu(h) + r): of h, of the sum (which is that of r), of gamma and beta.
+// Gradients of group_norm(silu(h) + r): of h, of the sum (equal to that of r), of gamma and beta.
 NormGrads silu_add_norm_backward(const Tensor& d, const Tensor& h, const Tensor& r, const Tensor& mean,
                                  const Tensor& rstd, const Tensor& gamma, int64_t groups) {
   const Rows rows(h);
@@ -166,7 +166,7 @@ NormGrads silu_add_norm_backward(const Tensor& d, const Tensor& h, const Tensor&
   return grads;
 }
 
-// From the gradient of silu(h), in place, that of h; returns silu(h).
+// Turns the gradient of silu(h) into that of h in place; returns silu(h).
 Tensor silu_backward_(const Tensor& d, const Tensor& h) {
   const Rows rows(h);
   Tensor a = at::empty_like(h);
@@ -193,7 +193,7 @@ Tensor accumulate_(const Tensor& to, const Tensor& d) {
   return out;
 }
 
-// Filters in the kind that their convolutions take.
+// Filters in the kind of their convolutions.
 struct Filters {
   Tensor w1, w2, shortcut;
 
@@ -203,7 +203,7 @@ struct Filters {
   at::ScalarType kind() const { return w1.scalar_type(); }
 };
 
-// What the convolutions of a block give; `r` is x itself where there is no shortcut.
+// Outputs of a block's convolutions; `r` is x itself if there is no shortcut.
 struct Convolved {
   Tensor c1, c2, r;
 };
@@ -215,14 +215,14 @@ Convolved convolve(const Tensor& x, const Tensor& t, const Filters& w) {
   return {c1, c2, r};
 }
 
-// A block's weights in f32, and what is added to its output (undefined: nothing).
+// A block's weights in f32, and the skip added to its output (undefined: nothing).
 struct Block {
   Tensor w1, w2, shortcut, gamma, beta, skip;
   int64_t groups;
   double eps;
 };
 
-// The block where nothing is kept for a backward pass.
+// The block without gradients.
 Tensor sampled(const Tensor& x, const Tensor& t, const Block& b, at::ScalarType kind) {
   const Tensor none;
   Tensor r = b.shortcut.defined() ? sampled_conv(x.to(kind), b.shortcut, none, false) : x;
@@ -259,7 +259,7 @@ class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
 
     NormGrads norm =
         silu_add_norm_backward(d, maps.c2, maps.r, mean, rstd, gamma, ctx->saved_data["groups"].toInt());
-    // What was computed again goes as soon as it is used: it stands on top of all that is kept.
+    // Free recomputed maps right after use: they add to everything that is kept.
     maps.c2.reset();
     maps.r.reset();
     Tensor d1 = conv_of_input(norm.h, maps.c1, w.w2);
@@ -270,7 +270,7 @@ class ResidualBlock : public torch::autograd::Function<ResidualBlock> {
     norm.h.reset();
     Tensor xt = add_time(x, t, w.kind());
     Tensor dw1 = conv_of_weight(d1, xt, w.w1);
-    // Of what follows only the shape is used, and x is kept anyway.
+    // Only the shape is used below, and x is kept anyway.
     if (x.scalar_type() == w.kind()) xt = x;
     Tensor dxt = conv_of_input(d1, xt, w.w1);
     d1.reset();
@@ -298,7 +298,7 @@ int ddpm_residual_block(at::Tensor* x, at::Tensor* t, at::Tensor* w1, at::Tensor
                         int checkpointed, at::Tensor** out) {
   return ddpm::guarded([&] {
     using Maybe = std::optional<at::Tensor>;
-    // The loops take what has no gaps.
+    // The loops require contiguous maps.
     const at::Tensor map = ddpm::dense(*x), time = t->contiguous();
     const at::Tensor scale = gamma->contiguous(), shift = beta->contiguous();
     const Maybe w_shortcut = shortcut ? Maybe(*shortcut) : std::nullopt;

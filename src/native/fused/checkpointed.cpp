@@ -1,5 +1,5 @@
-// The residual block of Keras-DDPM's U-Net operation by operation, for any device and with autocast, where the
-// backward pass computes it again: of all its maps only x is kept.
+// The checkpointed residual block of Keras-DDPM's U-Net as separate operations, for any device and with autocast:
+// only x is kept, and the backward pass recomputes the block.
 
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
@@ -27,8 +27,8 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Until the end of its scope operations on `device` are cast to `kind`, or not at all. Weights are cast anew each
-// time: a copy that autocast kept from a pass without gradients would keep them from the pass that needs them.
+// Within its scope, operations on `device` are cast to `kind`, or not at all. Weights are cast anew each time: a copy
+// that autocast cached in a pass without gradients would block gradients in the pass that needs them.
 class Casting {
  public:
   Casting(at::DeviceType device, bool on, at::ScalarType kind)
@@ -65,7 +65,7 @@ void set_state(at::Generator generator, const Tensor& state) {
   generator.set_state(state);
 }
 
-// Until the end of its scope libtorch draws as it did from `state` on; later as if it had not drawn.
+// Within its scope, libtorch's generator continues from `state`; afterwards its own state is restored.
 class Draws {
  public:
   Draws(at::Generator generator, const Tensor& state)
@@ -86,8 +86,8 @@ struct Rest {
   double eps, dropout;
 };
 
-// As `ResidualBlock::plain` of src/model/block.rs in training; `in` is x, t, w1, w2, gamma, beta and, where the width
-// changes, the weight of the shortcut.
+// Same as `ResidualBlock::plain` of src/model/block.rs in training; `in` is x, t, w1, w2, gamma, beta and, if the
+// width changes, the weight of the shortcut.
 Tensor plain(at::TensorList in, const Rest& rest) {
   const Tensor &x = in[0], &t = in[1], &w1 = in[2], &w2 = in[3], &gamma = in[4], &beta = in[5];
   Tensor h = at::silu(conv3x3(x + t.unsqueeze(-1).unsqueeze(-1), w1, {}));
@@ -99,7 +99,7 @@ Tensor plain(at::TensorList in, const Rest& rest) {
 
 class CheckpointedBlock : public torch::autograd::Function<CheckpointedBlock> {
  public:
-  // A TensorList, as autograd takes the tensors of a vector for constants.
+  // A TensorList, as autograd treats the tensors of a vector as constants.
   static Tensor forward(AutogradContext* ctx, at::TensorList in, int64_t groups, double eps, double dropout) {
     const auto device = in[0].device();
     const bool casts = at::autocast::is_autocast_enabled(device.type());
@@ -125,13 +125,13 @@ class CheckpointedBlock : public torch::autograd::Function<CheckpointedBlock> {
     variable_list grads;
     auto next = found.begin();
     for (const Tensor& tensor : in) grads.push_back(tensor.requires_grad() ? *next++ : Tensor());
-    // The numbers that `forward` takes have none.
+    // The numbers passed to `forward` have none.
     grads.resize(in.size() + 3);
     return grads;
   }
 
  private:
-  // What `forward` gave, now with gradients.
+  // The result of `forward`, now with gradients.
   static Tensor again(AutogradContext* ctx, const variable_list& in) {
     auto& data = ctx->saved_data;
     const Rest rest{data["groups"].toInt(), data["eps"].toDouble(), data["dropout"].toDouble()};

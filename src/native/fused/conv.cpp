@@ -23,8 +23,8 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Below these the transforms take more than they save: pixels of all images, as the filters are transformed once for
-// all of them, and channels, as each value of a map is transformed once for all of the other's.
+// Below these the transforms cost more than they save: pixels of all images, as filters are transformed once for all
+// of them, and channels, as each value of a map is transformed once for all channels of the other one.
 struct Least {
   int64_t pixels, channels;
 };
@@ -62,7 +62,7 @@ class Conv3x3 : public torch::autograd::Function<Conv3x3> {
   }
 };
 
-// Whether oneDNN's own operations take bf16 on this processor; libtorch's convolution takes it on any.
+// True if oneDNN's own operations support bf16 on this processor; libtorch's convolution does on any.
 bool onednn_has_bf16() {
   static const bool has = c10::Dispatcher::singleton()
                               .findSchemaOrThrow("mkldnn::_is_mkldnn_bf16_supported", "")
@@ -71,7 +71,7 @@ bool onednn_has_bf16() {
   return has;
 }
 
-// oneDNN's convolution with silu of what it has just computed; filters may be in an order of its own.
+// oneDNN's convolution fused with silu; filters may be in oneDNN's own layout.
 Tensor pointwise(const Tensor& x, const Tensor& filters, const Tensor& bias, bool silu) {
   using Call = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, at::IntArrayRef, at::IntArrayRef,
                       at::IntArrayRef, int64_t, std::string_view, c10::List<std::optional<at::Scalar>>,

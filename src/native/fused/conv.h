@@ -1,5 +1,5 @@
-// Convolutions of stride 1 that keep the image's size: 3x3 ones by tiles (winograd_conv.h) where that takes less
-// time, all others libtorch's.
+// Convolutions of stride 1 that keep the image's size: 3x3 ones by Winograd tiles (winograd_conv.h) where that is
+// faster, the rest by libtorch.
 
 #pragma once
 
@@ -13,16 +13,16 @@ namespace ddpm {
 // weight: [Cout, Cin, k, k], k odd.
 at::Tensor conv(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
-// conv, or silu of it, where no gradient is wanted: silu is applied to what was just computed, and for maps in bf16 the
-// weight is f32, too, and made what it has to be once for many evaluations (kept_filters.h).
+// conv, or silu of it, without gradients: silu is fused with the convolution. For maps in bf16 the weight may be f32,
+// converted once for many evaluations (kept_filters.h).
 at::Tensor sampled_conv(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool silu);
 
-// From d, the gradient of the result, that of x and that of the weight.
+// Gradients of x and of the weight, from d, that of the result.
 at::Tensor conv_of_input(const at::Tensor& d, const at::Tensor& x, const at::Tensor& weight);
 at::Tensor conv_of_weight(const at::Tensor& d, const at::Tensor& x, const at::Tensor& weight);
 
-// A step of autograd, for weights of 3x3 taps: also where libtorch's convolution is for other devices and kinds of
-// numbers, or autocast's.
+// An autograd operation, for weights of 3x3 taps; falls back to libtorch's convolution for other devices and kinds,
+// and under autocast.
 at::Tensor conv3x3(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias);
 
 }  // namespace ddpm

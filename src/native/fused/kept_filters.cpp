@@ -39,7 +39,7 @@ ddpm::KeptFilters* ddpm_kept_filters_new() { return new ddpm::KeptFilters; }
 
 void ddpm_kept_filters_free(ddpm::KeptFilters* kept) { delete kept; }
 
-// From here on convolutions on this thread take these; null: none. Returns those before.
+// Sets the cache that convolutions on this thread use, or null for none. Returns the previous one.
 ddpm::KeptFilters* ddpm_kept_filters_use(ddpm::KeptFilters* kept) {
   return std::exchange(ddpm::KeptFilters::in_use, kept);
 }

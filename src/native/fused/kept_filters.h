@@ -1,6 +1,6 @@
-// Filters in bf16, in the order in which oneDNN multiplies, kept from one evaluation of a network to the next. While
-// images are sampled the weights stay as they are, for a thousand evaluations; casting and ordering the filters of
-// small maps takes longer than their convolution.
+// Cache of filters in bf16, in oneDNN's own layout, across evaluations of a network. The weights do not change in
+// the thousand evaluations of sampling, and for small maps casting and reordering filters takes longer than the
+// convolution.
 
 #pragma once
 
@@ -13,18 +13,18 @@ namespace ddpm {
 
 class KeptFilters {
  public:
-  // `weight`, [Cout, Cin, k, k] f32, for a convolution of `x` that keeps the image's size. Nobody writes to a
-  // weight that was once given.
+  // The filter made of `weight`, [Cout, Cin, k, k] f32, for a convolution of `x` that keeps the image's size. A
+  // weight must not change after its first use.
   at::Tensor of(const at::Tensor& weight, const at::Tensor& x);
 
-  // Those that convolutions on this thread take, or null.
+  // The cache that convolutions on this thread use, or null.
   static thread_local KeptFilters* in_use;
 
  private:
   struct Entry {
-    // Held, so that no other tensor comes to have its address.
+    // Held, so that no other tensor can get its address.
     at::Tensor weight;
-    // The maps that the order suits best.
+    // The shape of maps that the layout was chosen for.
     std::vector<int64_t> maps;
     at::Tensor filters;
   };

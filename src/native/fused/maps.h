@@ -1,7 +1,7 @@
-// Feature maps as rows of channels, f32 or bf16, and the sums over them that norms need.
+// Feature maps as rows of channels, f32 or bf16, and sums over them for norms.
 //
-// Sums over a map are taken over parts of a fixed size, in f64 between them, so that they do not depend on the
-// number of threads.
+// A map is summed over parts of fixed size, and these sums in f64, so that the result does not depend on the number
+// of threads.
 
 #pragma once
 
@@ -21,14 +21,14 @@ namespace ddpm {
 
 inline constexpr auto kLast = at::MemoryFormat::ChannelsLast;
 
-// Floats of a part: its maps fit into the second-level cache of a core.
+// Floats of a part: its maps fit into a core's L2 cache.
 inline constexpr int64_t kPart = 16 * 1024;
 
 inline at::Tensor dense(const at::Tensor& map) { return map.contiguous(kLast); }
 
-// A stretch of a map, as f32: where it lies, or a copy of what is bf16.
+// A stretch of a map as f32: in place, or a copy if the map is bf16.
 //
-// For the length of a call: as arguments, what was written to a copy reaches the map when the call is over.
+// For use as an argument: changes to a copy are written to the map at the end of the call.
 class Values {
  public:
   Values(const at::Tensor& map, int64_t first, int64_t count) : count_(count) {
@@ -85,11 +85,11 @@ struct Rows {
     parts = (pixels + rows_of_part - 1) / rows_of_part;
   }
 
-  // Where a part starts, in values from the start of the map, and its rows.
+  // Start of a part, in values from the start of the map, and its rows.
   int64_t first(int64_t image, int64_t index) const { return (image * pixels + index * rows_of_part) * channels; }
   int64_t count(int64_t index) const { return std::min(rows_of_part, pixels - index * rows_of_part); }
 
-  // A part of a map of these sizes.
+  // A part of a map with these sizes.
   Read read(const at::Tensor& map, int64_t image, int64_t index) const {
     return {map, first(image, index), count(index) * channels};
   }
@@ -109,7 +109,7 @@ struct Rows {
   }
 
   // Calls first(image, part) for all parts of an image, then between(image), then second(image, part): image
-  // by image, as what the first pass read is then still in the cache for the second.
+  // by image, so that the second pass finds in the cache what the first one read.
   template <typename F, typename G, typename H>
   void each_twice(F&& first, G&& between, H&& second) const {
     if (images >= at::get_num_threads()) {
@@ -135,7 +135,7 @@ struct Rows {
   }
 };
 
-// Two f32 sums a channel, of every part of every image.
+// Two f32 sums per channel, for every part of every image.
 class Sums {
  public:
   explicit Sums(const Rows& rows)
@@ -166,7 +166,7 @@ class Sums {
 inline std::array<double, 2> mean_and_rstd(double sum, double squares, double count, double eps) {
   const double mean = sum / count;
   const double variance = squares / count - mean * mean;
-  // Not max(…, 0): a variance that is not a number must stay one.
+  // Not max(…, 0): a NaN variance must stay NaN.
   return {mean, 1.0 / std::sqrt((variance < 0 ? 0 : variance) + eps)};
 }
 

@@ -1,13 +1,13 @@
-// Norms with what follows them in a U-Net, on a CPU, as one operation of autograd each:
+// Norms fused with the operations around them in a U-Net, on a CPU, as one autograd operation each:
 //
 //   group_norm_silu   silu(group_norm(x + t) * weight + bias)
 //   rms_norm          x / |x| * weight + bias, |x| the length of a pixel's channels; with or without silu
 //
-// weight and bias are of an image and a channel, so that the time embedding may scale and shift too. A group
-// norm reads x twice and writes once, the other reads once; kept for the backward pass are x and numbers a channel, which
-// is what PyTorch keeps of a norm alone.
+// weight and bias are per image and channel, so that the time embedding can scale and shift too. A group norm reads x
+// twice and writes once, the RMS norm reads once. The backward pass keeps x and a few numbers per channel, which
+// PyTorch keeps for the norm alone.
 //
-// All maps are channels last in memory; f32, or for a group norm bf16, which is widened to f32 and only the result is
+// All maps are channels last in memory, in f32. A group norm also accepts bf16: computed in f32, with only the result
 // rounded.
 
 #include <ATen/core/Tensor.h>
@@ -28,12 +28,12 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Numbers of each image and channel.
+// Values per image and channel.
 Tensor a_channel(const Tensor& x, int64_t kinds) {
   return at::empty({kinds, x.size(0), x.size(1)}, x.options().dtype(at::kFloat).memory_format(c10::nullopt));
 }
 
-// x as a group norm sees it, [5, images, channels]: silu's argument is x * scale + shift, the normalised x is
+// Coefficients of a group norm, [5, images, channels]: silu's argument is x * scale + shift, the normalised x is
 // x * rstd + centre, and its mean over the pixels is mean_hat.
 struct Affine {
   Tensor numbers;
@@ -112,7 +112,7 @@ class GroupNormSilu : public torch::autograd::Function<GroupNormSilu> {
     const Tensor dt = of_channels[0], dweight = of_channels[1], dbias = of_channels[2];
     float *of_t = dt.mutable_data_ptr<float>(), *of_weight = dweight.mutable_data_ptr<float>();
     float* of_bias = dbias.mutable_data_ptr<float>();
-    // What is taken from the gradient of silu's argument: x * slope + offset.
+    // x * slope + offset is subtracted from the gradient of silu's argument.
     float* slope = lines.mutable_data_ptr<float>();
     float* offset = slope + rows.images * channels;
     Sums sums(rows);
@@ -212,7 +212,7 @@ extern "C" {
 int ddpm_group_norm_silu(at::Tensor* x, at::Tensor* t, at::Tensor* weight, at::Tensor* bias, int64_t groups,
                          double eps, at::Tensor** out) {
   return ddpm::guarded([&] {
-    // The loops take what has no gaps.
+    // The loops require contiguous maps.
     const auto time = t ? std::optional<at::Tensor>(t->contiguous()) : std::nullopt;
     *out = new at::Tensor(ddpm::GroupNormSilu::apply(ddpm::dense(*x), time, weight->contiguous(), bias->contiguous(),
                                                      groups, eps));

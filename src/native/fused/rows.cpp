@@ -20,7 +20,7 @@ void narrow(const float* __restrict x, uint16_t* __restrict y, int64_t values) {
   for (int64_t i = 0; i < values; ++i) {
     uint32_t bits;
     std::memcpy(&bits, x + i, 4);
-    // Rounding would turn some that are no numbers into infinities.
+    // Rounding would turn some NaNs into infinities.
     const bool none = x[i] != x[i];
     const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
     y[i] = static_cast<uint16_t>((none ? bits | 0x400000 : rounded) >> 16);
@@ -176,7 +176,7 @@ void rows_rms(const float* __restrict x, const float* __restrict weight, const f
 #pragma omp simd reduction(+ : squares)
     for (int64_t c = 0; c < channels; ++c) squares += x[c] * x[c];
     const float length = std::sqrt(squares);
-    // A length that is not a number stays one.
+    // A NaN length stays NaN.
     const float inverse = 1.0f / (length < smallest ? smallest : length);
     if (silu) {
       for (int64_t c = 0; c < channels; ++c) {
@@ -199,7 +199,7 @@ void rows_rms_backward(const float* __restrict d, const float* __restrict x, con
     for (int64_t c = 0; c < channels; ++c) squares += x[c] * x[c];
     const float length = std::sqrt(squares);
     const float inverse = 1.0f / (length < smallest ? smallest : length);
-    // The gradient of the normalised row, and what of it points along the row, which the norm takes away.
+    // The gradient of the normalised row, and its component along the row, which the norm removes.
     float along = 0;
 #pragma omp simd reduction(+ : along)
     for (int64_t c = 0; c < channels; ++c) {

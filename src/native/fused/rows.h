@@ -1,8 +1,8 @@
-// Loops over rows of channels: what a CPU does to feature maps between convolutions.
+// Loops over rows of channels: the operations on feature maps between convolutions, on a CPU.
 //
-// A map is `rows` x `channels` f32 without gaps, one row a pixel (channels last in memory); one in bf16 is widened part
-// by part (maps.h). Every loop reads and writes each value once. Compiled for several kinds of processor; the best one
-// is chosen when the program starts.
+// A map is `rows` x `channels` f32, contiguous, one row per pixel (channels last in memory); a bf16 map is widened part
+// by part (maps.h). Every loop reads and writes each value once. Compiled for several kinds of processor; the best
+// version is chosen when the program starts.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace ddpm {
 
-// bf16 to f32, and f32 to the nearest bf16, of two the even one.
+// bf16 to f32, and f32 to the nearest bf16, ties to even.
 void widen(const uint16_t* x, float* y, int64_t values);
 void narrow(const float* x, uint16_t* y, int64_t values);
 
@@ -24,7 +24,7 @@ void rows_silu(const float* x, float* a, int64_t rows, int64_t channels);
 void rows_sum_and_moments(const float* h, const float* r, bool activated, float* s, float* sum, float* squares,
                           int64_t rows, int64_t channels);
 
-// s = (s - mean[c]) * scale[c] + shift[c], + skip where there is one
+// s = (s - mean[c]) * scale[c] + shift[c] (+ skip unless null)
 void rows_normalise(float* s, const float* skip, const float* mean, const float* scale, const float* shift,
                     int64_t rows, int64_t channels);
 

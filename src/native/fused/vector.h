@@ -1,4 +1,4 @@
-// What loops that become vectors share: how they are compiled, and swish.
+// Shared by vectorised loops: compiler attributes, and swish.
 
 #pragma once
 
@@ -14,13 +14,13 @@
 
 namespace ddpm {
 
-// e^x to two units in the last place; x is held within what f32 can say.
+// e^x to two units in the last place; x is clamped to the range of f32 results.
 //
 // Source: range reduction by Cody & Waite 1980; Cephes, expf (polynomial).
 inline float exponential(float x) {
   x = x > 88.0f ? 88.0f : x;
   x = x < -87.0f ? -87.0f : x;
-  // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
+  // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
   const float magic = 12582912.0f;
   const float shifted = x * 1.44269504f + magic;
   const float n = shifted - magic;

@@ -51,7 +51,7 @@ void winograd_output(const float* __restrict m, int64_t stride, const float* __r
     y11[c] = s[1][1] - s[1][2] - s[1][3] + bias[c];
   }
   if (!silu) return;
-  // In a loop of its own: a choice within the other would keep it from becoming vectors.
+  // A separate loop: a branch inside the other would prevent vectorisation.
   for (int k = 0; k < 4; ++k) {
     float* y = pixels[k];
     for (int64_t c = 0; c < channels; ++c) y[c] *= sigmoid(y[c]);

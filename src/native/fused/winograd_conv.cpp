@@ -1,8 +1,8 @@
-// Convolutions by tiles. oneDNN, and so libtorch, has had no such kernel for x86 since its version 3: its direct sum is
-// all there is, and took most of a training step. The products of matrices are MKL's.
+// Winograd convolutions. oneDNN, and so libtorch, has had none for x86 since its version 3: it has only the direct
+// sum, which took most of a training step. Matrix products are MKL's.
 //
-// Tiles are taken some at a time, so that what they become stays in a cache between the transform, the 16 products and
-// the transform back.
+// Tiles are processed in groups, so that their data stay in a cache between the transform, the 16 products and the
+// inverse transform.
 
 #include "winograd_conv.h"
 
@@ -24,11 +24,11 @@ namespace {
 
 using at::Tensor;
 
-// Tiles that are multiplied together, by one thread; and by all threads, for the gradient of a weight.
+// Tiles multiplied together: by one thread, and by all threads for the gradient of a weight.
 constexpr int64_t kTogether = 64;
 constexpr int64_t kTogetherOfWeight = 128;
 
-// Where tiles of 2x2 outputs lie in a map.
+// Positions of the tiles of 2x2 outputs in a map.
 struct Grid {
   int64_t images, height, width, down, across;
 
@@ -41,8 +41,8 @@ struct Grid {
 
   int64_t tiles() const { return images * down * across; }
 
-  // Pointers to the size x size pixels of a tile, from `border` above and left of its outputs on; `outside` for
-  // those that the image does not have.
+  // Pointers to the size x size pixels of a tile, starting `border` above and left of its outputs; `outside` for
+  // pixels beyond the image.
   template <int size, typename T>
   void pixels(int64_t tile, int64_t border, T* map, int64_t channels, T* outside, T** out) const {
     const int64_t image = tile / (down * across);
@@ -62,7 +62,7 @@ Tensor numbers(const Tensor& like, int64_t rows, int64_t channels) {
   return at::empty({16, rows, channels}, like.options().memory_format(c10::nullopt));
 }
 
-// [16, Cout, Cin] of the taps from the last to the first, which lead from the gradient of the result to that of x.
+// [16, Cout, Cin] of the taps in reverse order, which turn the gradient of the result into that of x.
 Tensor filters_back(const Tensor& weight) {
   const Tensor taps = dense(weight);
   const int64_t outs = weight.size(0), ins = weight.size(1);
@@ -79,9 +79,9 @@ Tensor filters_back(const Tensor& weight) {
   return u;
 }
 
-// [16, Cin, Cout]: by a view of the other order the products are a fifth slower.
+// [16, Cin, Cout]: with a transposed view instead, the products are a fifth slower.
 Tensor filters(const Tensor& weight) {
-  // Rows that are turned at once: a line of the cache.
+  // Rows transposed at once: a cache line.
   constexpr int64_t kLine = 16;
   const Tensor taps = dense(weight);
   const int64_t outs = weight.size(0), ins = weight.size(1);

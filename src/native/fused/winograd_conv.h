@@ -1,5 +1,5 @@
-// A 3x3 convolution of stride 1 that keeps the image's size, and its gradients, by tiles (winograd.h): f32 on a CPU,
-// maps and weights channels last in memory. No result depends on the number of threads.
+// A 3x3 convolution of stride 1 that keeps the image's size, and its gradients, by Winograd tiles (winograd.h): f32 on
+// a CPU, maps and weights channels last in memory. Results do not depend on the number of threads.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace ddpm {
 
-// What happens to a sum before it is written.
+// Applied to a sum before it is written.
 struct Finish {
   // [Cout]; undefined: none.
   at::Tensor bias;
@@ -17,10 +17,10 @@ struct Finish {
 // x: [N, Cin, H, W], weight: [Cout, Cin, 3, 3].
 at::Tensor winograd_conv(const at::Tensor& x, const at::Tensor& weight, const Finish& finish);
 
-// From the gradient of the result that of x.
+// Gradient of x, from that of the result.
 at::Tensor winograd_conv_of_input(const at::Tensor& d, const at::Tensor& weight);
 
-// From the gradient of the result that of the weight.
+// Gradient of the weight, from that of the result.
 at::Tensor winograd_conv_of_weight(const at::Tensor& d, const at::Tensor& x);
 
 }  // namespace ddpm

@@ -1,4 +1,4 @@
-//! Words to standard normal numbers, with the same bits on every platform.
+//! Converts random words to standard normal numbers, with the same bits on every platform.
 //!
 //! With q = (word + 1/2) / 2^32 - 1/2, which an f64 holds exactly, the number is the normal quantile of
 //! 1/2 + q after Wichura's PPND7, whose relative error is about 1e-7, the rounding of an f32:
@@ -10,21 +10,21 @@
 //!   e * LN_2 + s * L(s * s)
 //!
 //! Capital letters are polynomials by Horner's rule, from the last coefficient down: `v = v * x + c`, a
-//! product rounded, then a sum rounded. All of it is f64 and reads from left to right; fused
-//! multiply-add, which Rust never puts in by itself, would change bits.
+//! product rounded, then a sum rounded. All of it is f64, evaluated from left to right; fused
+//! multiply-add, which Rust never inserts by itself, would change bits.
 //!
 //! Source: Wichura 1988, algorithm AS 241, Applied Statistics 37(3) <https://doi.org/10.2307/2347330>
 
 use std::f64::consts::LN_2;
 
-/// Words that [`normal_quantiles`] takes at a time: they stay in the first cache.
+/// Words that [`normal_quantiles`] converts at a time: they stay in the L1 cache.
 pub(super) const RUN: usize = 256;
 
 const A: [f64; 4] = [3.3871327179, 50.434271938, 159.29113202, 59.109374720];
 const B: [f64; 4] = [1.0, 17.895169469, 78.757757664, 67.187563600];
 const C: [f64; 4] = [1.4234372777, 2.7568153900, 1.3067284816, 0.17023821103];
 const D: [f64; 3] = [1.0, 0.73700164250, 0.12021132975];
-/// Of 2 atanh(s) / s in s²; what is left out is below 1e-12 of ln p.
+/// Coefficients of 2 atanh(s) / s in s²; the omitted terms are below 1e-12 of ln p.
 const L: [f64; 8] = [
     2.0,
     2.0 / 3.0,
@@ -35,12 +35,12 @@ const L: [f64; 8] = [
     2.0 / 13.0,
     2.0 / 15.0,
 ];
-/// |q| up to which the first form holds.
+/// Largest |q| of the first form.
 const CENTRE: f64 = 0.425;
 
-/// Fills `out`, at most as long as `words`, with the numbers that the words stand for.
+/// Fills `out`, at most as long as `words`, with the normal quantiles of the words.
 ///
-/// The tails, 15% of the words, are gathered and done after the rest: both loops then run without
+/// The tails, 15% of the words, are gathered and computed after the rest: both loops then run without
 /// branches, several lanes at a time.
 pub(super) fn normal_quantiles(words: &[u32; RUN], out: &mut [f32]) {
     let mut q = [0.0; RUN];
@@ -70,7 +70,7 @@ pub(super) fn normal_quantiles(words: &[u32; RUN], out: &mut [f32]) {
 
 /// (word + 1/2) / 2^32 - 1/2, exactly.
 fn centred(word: u32) -> f64 {
-    // Flipping the top bit takes 2^31 away, in a form that processors convert fast.
+    // Flipping the top bit subtracts 2^31, in a form that processors convert fast.
     let signed = (word ^ (1 << 31)).cast_signed();
     (f64::from(signed) + 0.5) * 2f64.powi(-32)
 }
@@ -115,7 +115,7 @@ mod tests {
         out[0]
     }
 
-    /// Quantiles as `torch.special.ndtri` has them, in f64.
+    /// Quantiles by `torch.special.ndtri` in f64.
     #[test]
     fn quantiles_are_those_of_the_normal_distribution() {
         for (p, z) in [
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(centred((1 << 31) - 1), -(2f64.powi(-33)));
     }
 
-    /// std's logarithm differs between platforms in the last bit, far below what is asked for here.
+    /// std's logarithm differs between platforms in the last bit, far below the tolerance here.
     #[test]
     fn the_logarithm_is_one() {
         for k in 0..100_000 {

@@ -6,7 +6,7 @@ fn book(seed: u64, size: u32, chw: [i64; 3]) -> Codebook {
     Codebook::new(seed, size, chw).unwrap()
 }
 
-/// Bits that `scripts/reference/codebook.py` prints: files made today must decode for ever.
+/// Bits printed by `scripts/reference/codebook.py`: files made today must decode for ever.
 #[test]
 fn entries_have_the_bits_of_the_recipe() {
     let bits = |book: Codebook, step, index| -> Vec<u32> {
@@ -30,7 +30,7 @@ fn entries_have_the_bits_of_the_recipe() {
     assert_eq!(bits(book(42, 1024, [1, 2, 2]), 1000, 1023), wanted);
 }
 
-/// The last entry that can be asked for, as a checksum of 49,152 values.
+/// The last possible entry, as a checksum of 49,152 values.
 #[test]
 fn a_whole_entry_has_the_bits_of_the_recipe() {
     let book = book(u64::MAX, 65536, [3, 128, 128]);

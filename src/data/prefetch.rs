@@ -1,4 +1,4 @@
-//! Images of a mapped file, gathered while the step before them is computed.
+//! Prefetching from a mapped file: the next batches are read while a step is computed.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,28 +10,27 @@ use tch::{Device, Kind, Tensor};
 
 use crate::native;
 
-/// Gathers batches on a thread of its own, in the order in which they were asked for.
+/// Gathers batches on its own thread, in the order of requests.
 ///
-/// A batch that is taken was asked for before, if all goes as foreseen, and is there already. One that was not is
-/// gathered while its taker waits; those asked for in its place are dropped. So what is taken never depends on
-/// what was foreseen.
+/// A batch requested in time is ready when taken. One that was not requested is gathered while its taker waits, and
+/// batches requested in its place are dropped: so prefetching never changes the data, only the waiting.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub(super) struct Prefetcher {
     requests: Sender<Vec<i64>>,
     gathered: Receiver<Result<Tensor>>,
-    /// Asked for and not taken yet, in order.
+    /// Requested and not yet taken, in order.
     pending: VecDeque<Vec<i64>>,
-    /// How long takers waited, in all.
+    /// Total time that takers waited.
     pub(super) waited: Duration,
 }
 
-impl Ahead {
-    /// For images `[N, C, H, W]` u8 in host memory, to be copied to `device`.
-    pub(super) fn start(pixels: &Tensor, device: Device) -> Result<Ahead> {
+impl Prefetcher {
+    /// Prefetches images of `pixels`, `[N, C, H, W]` u8 in host memory, to be copied to `device`.
+    pub(super) fn start(pixels: &Tensor, device: Device) -> Result<Prefetcher> {
         let pixels = pixels.shallow_clone();
         let (requests, asked) = channel::<Vec<i64>>();
         let (done, gathered) = channel();
-        // Ends with the sender of its requests; nothing is lost with what it holds then.
+        // The thread ends when the sender of requests is dropped; batches gathered by then are not needed.
         thread::Builder::new()
             .name("pictures".to_owned())
             .spawn(move || {
@@ -42,7 +41,7 @@ impl Ahead {
                 }
             })
             .context("cannot start the thread that reads images")?;
-        Ok(Ahead {
+        Ok(Prefetcher {
             requests,
             gathered,
             pending: VecDeque::new(),
@@ -50,8 +49,8 @@ impl Ahead {
         })
     }
 
-    /// Begins to gather a batch, unless that was begun already.
-    pub(super) fn ask(&mut self, indices: Vec<i64>) -> Result<()> {
+    /// Requests a batch unless it is already pending.
+    pub(super) fn request(&mut self, indices: Vec<i64>) -> Result<()> {
         if !self.pending.contains(&indices) {
             self.requests.send(indices.clone()).context(GONE)?;
             self.pending.push_back(indices);
@@ -59,14 +58,14 @@ impl Ahead {
         Ok(())
     }
 
-    /// The images `indices`, `[B, C, H, W]` u8 in host memory.
+    /// Images `indices`, `[B, C, H, W]` u8 in host memory.
     pub(super) fn take(&mut self, indices: &[i64]) -> Result<Tensor> {
         let started = Instant::now();
         while self.pending.front().is_some_and(|first| first != indices) {
             self.pending.pop_front();
             drop(self.gathered.recv().context(GONE)?);
         }
-        self.ask(indices.to_vec())?;
+        self.request(indices.to_vec())?;
         self.pending.pop_front();
         let batch = self.gathered.recv().context(GONE)?;
         self.waited += started.elapsed();
@@ -76,7 +75,7 @@ impl Ahead {
 
 const GONE: &str = "the thread that reads images has ended";
 
-/// Copies images out of the file; for CUDA into memory that its copy engine reads without the host.
+/// Copies images out of the file; for CUDA into pinned memory, which its copy engine reads without the host.
 fn gather(pixels: &Tensor, indices: &[i64], device: Device) -> Result<Tensor> {
     let size = pixels.size();
     let mut batch = Tensor::f_empty(
@@ -94,7 +93,7 @@ fn gather(pixels: &Tensor, indices: &[i64], device: Device) -> Result<Tensor> {
     };
     let images: Option<Vec<&[u8]>> = indices.iter().map(image).collect();
     let images = images.with_context(|| format!("there are no images {indices:?}"))?;
-    // All at once, so that the disk has them side by side.
+    // Announce all of them first, so that the disk can read them in parallel.
     images.iter().copied().for_each(native::will_need);
     let room = native::host_bytes_mut(&mut batch)?;
     for (slot, image) in room.chunks_exact_mut(image_bytes).zip(images) {
@@ -116,26 +115,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_does_not_depend_on_what_was_foreseen() {
-        let mut ahead = Ahead::start(&six(), Device::Cpu).unwrap();
-        assert_eq!(bytes(ahead.take(&[5, 0]).unwrap()), [15, 10]);
+    fn prefetching_does_not_change_what_is_taken() {
+        let mut prefetcher = Prefetcher::start(&six(), Device::Cpu).unwrap();
+        assert_eq!(bytes(prefetcher.take(&[5, 0]).unwrap()), [15, 10]);
         for batch in [vec![1, 2], vec![3, 4], vec![1, 2]] {
-            ahead.ask(batch).unwrap();
+            prefetcher.request(batch).unwrap();
         }
-        assert_eq!(ahead.pending.len(), 2);
-        assert_eq!(bytes(ahead.take(&[1, 2]).unwrap()), [11, 12]);
-        // Another than the next: that one is dropped.
-        assert_eq!(bytes(ahead.take(&[0, 0]).unwrap()), [10, 10]);
-        assert_eq!(bytes(ahead.take(&[3, 4]).unwrap()), [13, 14]);
-        assert!(ahead.pending.is_empty());
+        assert_eq!(prefetcher.pending.len(), 2);
+        assert_eq!(bytes(prefetcher.take(&[1, 2]).unwrap()), [11, 12]);
+        // Not the next one: that is dropped.
+        assert_eq!(bytes(prefetcher.take(&[0, 0]).unwrap()), [10, 10]);
+        assert_eq!(bytes(prefetcher.take(&[3, 4]).unwrap()), [13, 14]);
+        assert!(prefetcher.pending.is_empty());
     }
 
     #[test]
-    fn images_that_are_not_there_are_an_error() {
-        let mut ahead = Ahead::start(&six(), Device::Cpu).unwrap();
+    fn images_out_of_range_are_an_error() {
+        let mut prefetcher = Prefetcher::start(&six(), Device::Cpu).unwrap();
         for missing in [6, -1, i64::MAX] {
-            assert!(ahead.take(&[missing]).is_err());
+            assert!(prefetcher.take(&[missing]).is_err());
         }
-        assert_eq!(bytes(ahead.take(&[5]).unwrap()), [15]);
+        assert_eq!(bytes(prefetcher.take(&[5]).unwrap()), [15]);
     }
 }
