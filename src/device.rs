@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use tch::{Cuda, Device};
 
 use crate::native;
+use crate::text::plural;
 
 /// The requested device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl FromStr for DeviceChoice {
 /// Arithmetic of convolutions and matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
-    /// bf16 where the hardware has it, else tf32 on CUDA and f32 on CPU.
+    /// bf16 if the hardware supports it, else tf32 on CUDA and f32 on CPU.
     Auto,
     /// Full single precision.
     F32,
@@ -70,8 +71,10 @@ pub struct Chosen {
     pub device: Device,
     /// Resolved precision, never `Auto`.
     pub precision: Precision,
-    /// Human-readable description, with the reason if the choice was automatic.
+    /// Human-readable name.
     pub description: String,
+    /// Why CUDA is not used, if the choice was left open.
+    pub no_cuda: Option<String>,
     /// Everything that the last bits of a result depend on.
     pub environment: String,
 }
@@ -86,6 +89,7 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
     if deterministic {
         native::set_deterministic(true)?;
     }
+    let mut no_cuda = None;
     let (device, description) = match choice {
         DeviceChoice::Cpu => (Device::Cpu, cpu()),
         DeviceChoice::Cuda(index) => match cuda_unusable(index) {
@@ -95,10 +99,10 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
             None => (Device::Cuda(index), native::cuda_device(index)?.name),
         },
         DeviceChoice::Auto => match cuda_unusable(0) {
-            Some(reason) => (
-                Device::Cpu,
-                format!("{} (CUDA cannot be used: {reason})", cpu()),
-            ),
+            Some(reason) => {
+                no_cuda = Some(reason);
+                (Device::Cpu, cpu())
+            }
             None => (Device::Cuda(0), native::cuda_device(0)?.name),
         },
     };
@@ -130,6 +134,7 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
         device,
         precision,
         description,
+        no_cuda,
         environment,
     })
 }
@@ -146,7 +151,8 @@ fn has_bf16(device: Device) -> Result<bool> {
 }
 
 fn cpu() -> String {
-    format!("CPU, {} threads", tch::get_num_threads())
+    let threads = tch::get_num_threads() as u64;
+    format!("CPU, {}", plural(threads, "thread"))
 }
 
 /// The CPU's name, as far as the system reports it.

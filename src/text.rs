@@ -1,4 +1,4 @@
-//! Safe quoting of text from files in messages: files are untrusted, and terminals obey control characters.
+//! Words in messages: plurals, and text from files, which are untrusted while terminals obey control characters.
 
 use std::fmt;
 
@@ -37,9 +37,21 @@ pub(crate) fn shown(name: &str) -> String {
     }
 }
 
+/// "1 image", "2 images": a number with its noun, which takes an s in the plural.
+pub(crate) fn plural(n: u64, noun: &str) -> String {
+    let s = if n == 1 { "" } else { "s" };
+    format!("{n} {noun}{s}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nouns_agree_with_their_number() {
+        let counted = [0, 1, 2].map(|n| plural(n, "step"));
+        assert_eq!(counted, ["0 steps", "1 step", "2 steps"]);
+    }
 
     #[test]
     fn what_would_steer_a_terminal_is_spelled_out() {

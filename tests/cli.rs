@@ -1,4 +1,4 @@
-//! The program end to end, on eight tiny images, and what it says when it cannot.
+//! The program end to end, on eight tiny images, and its error messages.
 
 mod common;
 
@@ -74,7 +74,7 @@ fn train_sample_predict_export_import_inspect() {
         (16, 16)
     );
 
-    // Sampling needs the run alone, and its result is a function of the seed.
+    // Sampling needs only the run, and its result is a function of the seed.
     for out in ["one.png", "two.png"] {
         let sample = ddpm()
             .arg("sample")
@@ -97,7 +97,7 @@ fn train_sample_predict_export_import_inspect() {
     sample.arg(at("separate")).assert().success();
     assert_eq!(std::fs::read_dir(at("separate")).unwrap().count(), 3);
 
-    // A state_dict out and back in predicts the same bits as the checkpoint.
+    // An exported and imported state_dict predicts the same bits as the checkpoint.
     for name in ["model.pt", "model.safetensors"] {
         ddpm()
             .arg("export")
@@ -239,7 +239,7 @@ fn bad_folders_and_images() {
     std::fs::write(folder.join("bad.png"), b"rubbish").unwrap();
     train(&folder)
         .success()
-        .stderr(contains("1 files could not be read").and(contains("bad.png")));
+        .stderr(contains("1 file could not be read").and(contains("bad.png")));
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn broken_and_foreign_checkpoints() {
     predict
         .assert()
         .failure()
-        .stderr(contains("x has 1 channels, this model wants 3"));
+        .stderr(contains("x has 1 channel, want 3 for this model"));
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn a_disk_that_refuses_writes_leaves_what_was_there() {
     let dir = tempfile::tempdir().unwrap();
     let run = train_tiny(dir.path());
     let before = std::fs::read(run.join("checkpoints/step-00000003.safetensors")).unwrap();
-    // A file where a folder is needed refuses everyone, root too.
+    // A file where a folder is needed is an error for every user, root too.
     std::fs::write(dir.path().join("file"), b"").unwrap();
     let inside = dir.path().join("file/grid.png");
     ddpm()
@@ -417,7 +417,7 @@ fn nonsense_flags() {
     for (flags, said) in [
         ("train --norm batch", "batch norm is refused"),
         ("train --size 30", "model.height = 30: want a multiple of 8"),
-        ("train --size big", "is no size"),
+        ("train --size big", "is not a valid size"),
         ("train --batch 32 --accumulate 5", "train.accumulate = 5"),
         (
             "train --preset keras-gau --checkpoint-blocks",
@@ -435,7 +435,7 @@ fn nonsense_flags() {
         ),
         ("train --cache x.safetensors", "give --data too"),
         ("train --lr -1", "optim.lr = -1"),
-        ("train --lr-schedule 5", "is no point"),
+        ("train --lr-schedule 5", "is not a valid point"),
         ("train --device gpu", "want auto, cpu, cuda or cuda:INDEX"),
         ("train --config nowhere.toml", "nowhere.toml"),
         ("train --background purple", "purple"),
@@ -455,7 +455,7 @@ fn nonsense_flags() {
 }
 
 #[test]
-fn small_norm_groups_draw_a_warning() {
+fn small_norm_groups_cause_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     ddpm()
         .args("train --steps 1 --sample-every 0 --builtin-images 4 --run".split_whitespace())
@@ -466,11 +466,11 @@ fn small_norm_groups_draw_a_warning() {
         )
         .assert()
         .success()
-        .stderr(contains("warning: norm groups of 1 channel(s)"));
+        .stderr(contains("warning: norm groups of 1 channel at"));
 }
 
 #[test]
-fn doctor_tells_versions_and_devices() {
+fn doctor_prints_versions_and_devices() {
     ddpm()
         .arg("doctor")
         .assert()
@@ -479,7 +479,7 @@ fn doctor_tells_versions_and_devices() {
 }
 
 #[test]
-fn cuda_is_never_replaced_in_silence() {
+fn cuda_is_never_replaced_silently() {
     if tch::Cuda::is_available() {
         return;
     }
@@ -490,8 +490,8 @@ fn cuda_is_never_replaced_in_silence() {
         .stderr(contains("--device cuda:0 cannot be used"));
 }
 
-/// A library by the name of NVIDIA's driver is enough to have libtorch's CUDA half loaded. That it then sees CUDA
-/// shows that nothing had asked libtorch before.
+/// A library with the name of NVIDIA's driver is enough for libtorch's CUDA half to be loaded. That libtorch then sees
+/// CUDA shows that nothing used it before.
 #[test]
 fn the_cuda_half_is_loaded_where_there_is_a_driver() {
     let driver = common::empty_driver();
@@ -506,7 +506,7 @@ fn the_cuda_half_is_loaded_where_there_is_a_driver() {
 }
 
 #[test]
-fn bench_tells_the_share_of_each_part() {
+fn bench_prints_the_share_of_each_part() {
     let bench = |what: &str| {
         let mut command = ddpm();
         let network =

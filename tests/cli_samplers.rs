@@ -32,7 +32,7 @@ fn images(dir: &Path, flags: &str) -> Tensor {
 }
 
 #[test]
-fn every_sampler_makes_its_own_images_and_the_same_again() {
+fn samplers_differ_and_each_is_reproducible() {
     let dir = tempfile::tempdir().unwrap();
     let made: Vec<(&str, Tensor)> = [
         "--sampler ddpm --steps 6",
@@ -57,7 +57,7 @@ fn every_sampler_makes_its_own_images_and_the_same_again() {
     assert_eq!(images(dir.path(), flags), *first);
 }
 
-/// One step, from x_T to x_0_hat, is the same for all that have no noise of their own to add.
+/// A single step, from x_T to x_0_hat, is the same for all samplers that add no noise.
 #[test]
 fn in_one_step_all_are_the_same() {
     let dir = tempfile::tempdir().unwrap();
@@ -69,10 +69,16 @@ fn in_one_step_all_are_the_same() {
 }
 
 #[test]
-fn flags_that_a_sampler_does_not_take_are_refused() {
+fn flags_of_other_samplers_are_refused() {
     for (flags, said) in [
-        ("--sampler heun --eta 0.5", "--eta: heun has none"),
-        ("--sampler ddim --order 2", "--order: ddim has none"),
+        (
+            "--sampler heun --eta 0.5",
+            "--eta does nothing with --sampler heun",
+        ),
+        (
+            "--sampler ddim --order 2",
+            "--order does nothing with --sampler ddim",
+        ),
         ("--sampler unipc --order 0", "want 1, 2 or 3"),
         ("--sampler analytic", "ddpm calibrate"),
         ("--sampler dpm", "dpmpp-2m-sde"),

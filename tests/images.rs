@@ -124,15 +124,15 @@ fn every_sampler_makes_images_and_refuses_what_it_has_no_use_for() {
         ("sample run --sampler ddim --eta 1.5", "eta = 1.5"),
         (
             "sample run --sampler ddpm --eta 0.5",
-            "--eta: ddpm has none",
+            "--eta does nothing with --sampler ddpm",
         ),
         (
             "sample run --sampler ddim --sigma beta",
-            "--sigma: ddim has none",
+            "--sigma does nothing with --sampler ddim",
         ),
         (
             "sample run --sampler heun --order 2",
-            "--order: heun has none",
+            "--order does nothing with --sampler heun",
         ),
         ("sample run --sampler unipc --order 4", "want 1, 2 or 3"),
         ("sample run --spacing karras", "visits all time steps"),
@@ -263,7 +263,7 @@ fn trajectories_are_animations_and_strips() {
         .success();
     assert_eq!(size(&place.at("way.gif")), (8, 8));
     place.fails("sample run --trajectory way.mp4", "gif");
-    place.fails("sample run --strip strip.gif", "want a .png file");
+    place.fails("sample run --strip strip.gif", "want a name ending in .png");
     place.fails("sample run --frames 1 --trajectory way.gif", "2..=1000");
 }
 
@@ -296,7 +296,10 @@ fn interpolations_are_drawn_as_the_original_draws_them() {
         ("interpolate run a.png b.png --t0 -1", "-1"),
         ("interpolate run a.png b.png -k 1", "2..=1000"),
         ("interpolate run a.png text.png", "text.png"),
-        ("interpolate run a.png b.png -o i.gif", "want a .png file"),
+        (
+            "interpolate run a.png b.png -o i.gif",
+            "want a name ending in .png",
+        ),
     ] {
         place.fails(line, said);
     }

@@ -173,10 +173,10 @@ fn out_of_memory_names_what_would_fit_and_auto_takes_it() {
     let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
     for part in [
         "warning: 1.",
-        "more are needed for 32 images at a time",
+        "a microbatch of 32 images needs",
         "error: out of memory: ",
-        "batch 32 in parts of 32",
-        "at a time should fit: --accumulate ",
+        "batch 32 in microbatches of 32",
+        "should fit: --accumulate ",
         "or --batch auto",
     ] {
         assert!(said.contains(part), "{part}: {said}");
@@ -189,7 +189,7 @@ fn out_of_memory_names_what_would_fit_and_auto_takes_it() {
     train(&run, 700, &flags)
         .assert()
         .success()
-        .stderr(contains("--batch auto: batch 32 in ").and(contains("1 steps done")));
+        .stderr(contains("--batch auto: batch 32 in ").and(contains("1 step done")));
     // The batch is unchanged, but split into parts.
     let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
     let value = |key: &str| -> i64 {

@@ -67,14 +67,14 @@ fn sign(file: &mut File) -> std::io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     let host = rustix::system::uname();
+    let now = time::OffsetDateTime::now_utc();
+    let (hour, minute, second) = now.to_hms();
     writeln!(
         file,
-        "process {} on {} since {} UTC",
+        "process {} on {} since {} {hour:02}:{minute:02}:{second:02} UTC",
         std::process::id(),
         host.nodename().to_string_lossy(),
-        time::OffsetDateTime::now_utc()
-            .replace_nanosecond(0)
-            .unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
+        now.date()
     )
 }
 

@@ -23,43 +23,45 @@ use crate::report::{bytes, count};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum What {
-    /// A whole training step: batch, forward, backward, optimizer, average, reading the loss.
+    /// A whole training step: batch, forward, backward, optimizer, EMA, reading the loss.
     Train,
     /// One reverse step of a batch.
     Sample,
-    /// What a training step does with its gradients: clipping, the guard, the optimizer, the average.
+    /// The update of a training step: clipping, the guard, the optimizer, the EMA.
     Optimizer,
-    /// Reading all images of --data, as `train` does without --cache; a step is the whole folder.
+    /// Decoding of all images of --data, as in `train` without --cache; a step is the whole folder.
     Decode,
 }
 
-/// Time training or sampling steps of a model on made-up images, or the reading of images.
+/// Benchmark training or sampling steps, or the decoding of images.
+///
+/// Training and sampling run on random images.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   ddpm bench --preset celebahq128 --batch 2           a training step
-  ddpm bench --phases                                 where its time goes, and what this machine reaches at best
+  ddpm bench --phases                                 time and speed of each part
   ddpm bench --what sample --preset celebahq128 --batch 16
-  ddpm bench --what optimizer --preset keras-ddpm2    the optimizer and the average over 92 M parameters
-  ddpm bench --what decode --data photos --size 128   reading a folder of images")]
+  ddpm bench --what optimizer --preset keras-ddpm2    the optimizer and the EMA of 92 M parameters
+  ddpm bench --what decode --data photos --size 128   decoding a folder of images")]
 pub(super) struct BenchCommand {
-    /// What to time
+    /// Work to time
     #[arg(long, value_enum, default_value = "train")]
     what: What,
-    /// Steps before timing starts
+    /// Warm-up steps before timing
     #[arg(long, default_value_t = 2, value_name = "N")]
     warmup: u32,
-    /// Steps timed
+    /// Number of steps timed
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     iters: u32,
-    /// Then as many steps again for the share of each part, beside the fastest matrix product and copy of this device
+    /// Time each part over --iters more steps, beside the fastest matrix product and copy of this device
     #[arg(long)]
     phases: bool,
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     base: BaseArgs,
-    /// Images a step
+    /// Images per step [default: the preset's]
     #[arg(long, value_name = "N")]
     batch: Option<i64>,
     #[command(flatten)]
@@ -78,7 +80,7 @@ struct Outcome {
     parameters: i64,
     ms_median: f64,
     ms_all: Vec<f64>,
-    /// Of the convolutions, 1e9 a second; 0 where there are none.
+    /// Speed of the convolutions, in 1e9 operations per second; 0 without convolutions.
     gflops: f64,
     peak_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,7 +95,7 @@ impl BenchCommand {
         config.train.batch = self.batch.unwrap_or(config.train.batch);
         config.validate()?;
         let chosen = self.compute.choose()?;
-        // Backward takes twice the arithmetic of forward.
+        // The backward pass needs twice the arithmetic of the forward pass.
         let (mut bench, passes): (Box<dyn Bench>, u64) = match self.what {
             What::Train => (Box::new(steps::Train::new(&config, &chosen)?), 3),
             What::Sample => (Box::new(steps::Sample::new(&config, &chosen)?), 1),

@@ -18,21 +18,21 @@ use crate::pretrained::Pretrained;
 use crate::rng::{Stream, normal};
 use crate::sample::{Process, Respaced, measure};
 
-/// Measure how large a network's predicted noise is on data, once, for `sample --sampler analytic`.
+/// Measure E[eps_hat²] of a network on data, for `sample --sampler analytic`.
 ///
-/// The result is written beside the checkpoint as NAME.analytic.json and holds for this network only.
+/// The result is written beside the checkpoint as NAME.analytic.json and is valid for this network only.
 #[derive(Debug, Args)]
 pub(super) struct CalibrateCommand {
-    /// Folder of images [default: what the model was trained on]
+    /// Folder of images [default: the training data of the model]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Images noised at each time step, rounded up to whole batches
+    /// Number of images for each time step, rounded up to whole batches
     #[arg(short = 'n', long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     number: u64,
-    /// Images at a time
+    /// Images per batch
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     batch: u64,
-    /// Chooses the images and their noise
+    /// Seed for the choice of images and their noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
@@ -82,8 +82,11 @@ impl CalibrateCommand {
         );
         bar.finish();
         let loaded = loaded
-            .context("calibrate needs images like those the model was trained on: --data DIR")?;
-        eprintln!("{}, {} left out", loaded.origin, loaded.skipped.len());
+            .context("calibrate needs images like the training data of the model: name a folder with --data DIR")?;
+        match loaded.skipped.len() {
+            0 => eprintln!("{}", loaded.origin),
+            skipped => eprintln!("{}, {skipped} left out", loaded.origin),
+        }
         Ok(loaded)
     }
 
@@ -101,7 +104,7 @@ impl CalibrateCommand {
         let mut order = Order::new(self.seed, loaded.store.len());
         let mut images = |k| loaded.store.batch(&order.batch(k, shape[0]), None);
         let mut noise = |k| normal(self.seed, Stream::Noise, k, &shape, device);
-        // A network that is told a class is measured on all of them in turn.
+        // A class-conditional network is measured on all classes in turn.
         let classes = (config.model.classes())
             .map(|n| Tensor::arange(shape[0], (Kind::Int64, device)).remainder(n));
         let denoiser = |x: &Tensor, t: &Tensor| network.predict(x, t, classes.as_ref());

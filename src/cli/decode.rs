@@ -21,31 +21,32 @@ use crate::pretrained::Pretrained;
 use crate::sample::{
     Choice, Codebook, Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Steps, sample_images,
 };
+use crate::text::plural;
 
-/// Where the model is looked for if --model does not say.
+/// Folder searched for the model if --model is not given.
 const RUNS: &str = "runs";
 
-/// Make the images of a .ddcm file again.
+/// Decompress the images of a .ddcm file.
 #[derive(Debug, Args)]
 pub(super) struct DecodeCommand {
     /// File that `ddpm encode` wrote
     #[arg(value_name = "FILE.ddcm")]
     file: PathBuf,
-    /// The model it was made with [default: looked for in runs/ and beside the file]
+    /// Model that the file was made with [default: searched in runs/ and beside the file]
     #[arg(long, value_name = "CKPT")]
     model: Option<PathBuf>,
-    /// It was made with the raw weights
+    /// The file was made with the raw weights
     #[arg(long)]
     raw: bool,
-    /// Images at a time; with 1 an image's bytes do not depend on what else is in the file
+    /// Images per batch; with 1 an image does not depend on the other images in the file
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     batch: u64,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
-    foreign: ForeignArgs,
-    #[command(flatten)]
     compute: ComputeArgs,
+    #[command(flatten)]
+    foreign: ForeignArgs,
 }
 
 impl DecodeCommand {
@@ -88,7 +89,7 @@ impl DecodeCommand {
         output.finish(self.file.display().to_string())
     }
 
-    /// The network that the file names by its hash.
+    /// The network whose hash is in the file.
     fn network(&self, header: &DdcmHeader, device: Device) -> Result<Pretrained> {
         let request = self.foreign.request(self.raw, SamplerHints::default())?;
         let is_it = |network: &Pretrained| {
@@ -106,7 +107,7 @@ impl DecodeCommand {
         }
         let candidates = candidates(&self.file);
         for path in &candidates {
-            // What is no model, or a damaged one, is not the one.
+            // A file that is damaged or not a model is not the one.
             if let Ok(network) = Pretrained::load_with(path, &request, device)
                 && is_it(&network)?
             {
@@ -116,10 +117,11 @@ impl DecodeCommand {
         }
         let hash = blake3::Hash::from_bytes(header.model_hash).to_hex();
         bail!(
-            "{} was made with the model whose hash begins with {}; it is none of the {} in {RUNS}/ and beside the              file. Give it with --model CKPT",
+            "{} was made with a model whose hash begins with {}; the {} in {RUNS}/ and beside the file have other hashes. \
+             Give it with --model CKPT",
             self.file.display(),
             &hash[..12],
-            candidates.len()
+            plural(candidates.len() as u64, "model")
         )
     }
 }
@@ -159,7 +161,7 @@ fn levels(header: &DdcmHeader, network: &Pretrained, sigma: Sigma) -> Result<Res
     );
     ensure!(
         sigma != Sigma::Learned || config.model.learned_variance(),
-        "it wants variances from the network, which places none"
+        "it needs variances from the network, which predicts none"
     );
     let times = header.steps.iter().map(|t| *t as usize).collect();
     Respaced::new(&Schedule::new(&config.diffusion), &Steps::List(times))

@@ -8,8 +8,9 @@ use clap::Args;
 use crate::device::cuda_unusable;
 use crate::native;
 use crate::report::bytes;
+use crate::text::plural;
 
-/// Show versions, devices, and whether CUDA and the Python reference can be used.
+/// Show versions and devices, and check CUDA and the Python reference.
 #[derive(Debug, Args)]
 pub(super) struct DoctorCommand {}
 
@@ -22,8 +23,8 @@ impl DoctorCommand {
             loaded_libtorch()
         );
         println!(
-            "CPU        {} threads, {}",
-            tch::get_num_threads(),
+            "CPU        {}, {}",
+            plural(tch::get_num_threads() as u64, "thread"),
             system_memory()
         );
         match cuda_unusable(0) {
@@ -54,7 +55,7 @@ fn cuda_device(index: usize) -> String {
     }
 }
 
-/// The libtorch that this process has mapped, whatever it was built against.
+/// Folder of the libtorch that this process has loaded, which need not be the one it was built with.
 fn loaded_libtorch() -> String {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let path = maps.lines().find_map(|l| {
@@ -83,7 +84,7 @@ fn system_memory() -> String {
     }
 }
 
-/// Tests and benchmarks compare with PyTorch; training and sampling do without.
+/// PyTorch, which tests and benchmarks compare with; training and sampling do not need it.
 fn python_reference() -> String {
     let roots = [
         PathBuf::from("."),

@@ -20,37 +20,38 @@ use crate::report::psnr_db;
 use crate::sample::ChosenSampler;
 use crate::sample::SamplerKind;
 use crate::sample::{Codebook, Ddpm, Process, Sampler, Step, ddcm_encode};
+use crate::text::plural;
 
-/// Most values of a codebook in memory at a time: 256 MiB.
+/// Limit on the values of a codebook in memory at once: 256 MiB.
 const PART_VALUES: i64 = 1 << 26;
 
-/// Compress images into the choices of a sampler (DDCM): a few hundred bytes each.
+/// Compress images to a few hundred bytes each, as a sampler's choices of noise (DDCM).
 ///
-/// The file names the model by a hash of its weights; only with it `ddpm decode` makes the images again. More steps
-/// and a larger codebook keep more: an image takes steps times log2 of the codebook's size bits.
+/// `ddpm decode` needs the same model, which the file identifies by a hash of its weights. More steps and a larger
+/// codebook give higher quality: an image takes (steps) x log2(codebook) bits.
 #[derive(Debug, Args)]
 pub(super) struct EncodeCommand {
-    #[command(flatten)]
-    load: LoadArgs,
-    /// Images, cropped and resized as for training
-    #[arg(value_name = "IMG", required = true)]
+    /// Images, cropped and resized as in training
+    #[arg(value_name = "IMG", required = true, index = 2)]
     images: Vec<PathBuf>,
     /// File to write
     #[arg(short, long, value_name = "FILE.ddcm")]
     out: PathBuf,
-    /// Entries of the codebook of each step, a power of two
+    /// Codebook entries per step, a power of two
     #[arg(long, value_name = "K", default_value_t = 64)]
     codebook: u32,
     /// Seed of the codebooks
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Images at a time
+    /// Images per batch
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     #[command(flatten)]
     class: ClassArg,
     #[command(flatten)]
     sampler: SamplerArgs,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 impl EncodeCommand {
@@ -102,24 +103,22 @@ impl EncodeCommand {
         Ok(())
     }
 
-    /// DDPM's options; the other samplers have no choices to store.
+    /// DDPM's options; only DDPM draws noise from codebooks.
     fn ddpm(&self, config: &crate::config::RunConfig) -> Result<(ChosenSampler, Ddpm)> {
         let chosen = self
             .sampler
             .choose(config, SamplerKind::Ddpm, || Ok(Array1::zeros(0)))?;
         let Sampler::Ddpm(options) = chosen.sampler else {
-            anyhow::bail!(
-                "encode goes with --sampler ddpm only: its noise is what carries the image"
-            );
+            anyhow::bail!("encode works with --sampler ddpm only: its noise carries the image");
         };
         ensure!(
             chosen.levels.len() > 1 || options.last_noise,
-            "one step adds no noise in this model, so there is nothing to choose; take more --steps"
+            "one step adds no noise in this model, so there is nothing to choose; raise --steps"
         );
         Ok((chosen, options))
     }
 
-    /// A line an image and one for the file.
+    /// Prints a line for each image and one for the file.
     fn tell(&self, file: &Ddcm, before: &Array4<u8>, after: &Array4<u8>) {
         let pairs = before.outer_iter().zip(after.outer_iter());
         for ((before, after), path) in pairs.zip(&self.images) {
@@ -128,16 +127,16 @@ impl EncodeCommand {
         }
         let size = file.bits_per_pixel();
         println!(
-            "{}: {} images, {:.4} bits per pixel ({:.4} with the header)",
+            "{}: {}, {:.4} bits per pixel ({:.4} with the header)",
             self.out.display(),
-            file.images(),
+            plural(file.images() as u64, "image"),
             size.indices,
             size.file
         );
     }
 }
 
-/// The choices for one batch, and what they decode to.
+/// The choices for one batch, and the images that they decode to.
 fn encode(
     process: &Process,
     options: Ddpm,

@@ -7,28 +7,33 @@ use clap::Args;
 use tch::Device;
 
 use super::args::foreign::{ForeignArgs, SamplerHints};
+use super::args::load::weights_line;
 use super::findings;
 use crate::checkpoint::{Contents, Family, Meta, Which, write_checkpoint};
 use crate::interop::{write_family_pt, write_family_safetensors, write_pipeline};
 
 /// Write a model's weights for PyTorch or for other programs.
 ///
-/// A .pt file loads with torch.load(weights_only=True) and load_state_dict(strict=True): into the
-/// network of the program that the weights were imported from, else into the one in
-/// scripts/reference/ (or diffusers' UNet2DModel, whose names the network with attention has). A
-/// .safetensors file keeps the model's settings, so that `ddpm sample` takes it. A folder becomes a
-/// diffusers pipeline for DDPMPipeline.from_pretrained.
+/// A .pt file loads with torch.load(weights_only=True) and load_state_dict(strict=True): into the network of the
+/// program that the weights were imported from, else into the one in scripts/reference/ (the network with
+/// attention: into diffusers' UNet2DModel, whose names it has). A .safetensors file keeps the model's settings, so
+/// that `ddpm sample` accepts it. A folder becomes a diffusers pipeline for DDPMPipeline.from_pretrained.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ddpm export runs/NAME --to model.pt                a state_dict for PyTorch
+  ddpm export runs/NAME --to model.safetensors       weights and settings, for `ddpm sample`
+  ddpm export runs/NAME --to pipeline                a folder for diffusers
+  ddpm export model.pt --to out.pt --layout openai   from one program's layout to another's")]
 pub(super) struct ExportCommand {
-    /// Checkpoint, run folder, or anything that `import` takes
+    /// Run folder, checkpoint, weights file, or any file that `import` accepts
     checkpoint: PathBuf,
-    /// .pt, .pth, .bin, .ckpt or .safetensors file to write, or new folder
+    /// File to write (.pt, .pth, .bin, .ckpt or .safetensors), or new folder
     #[arg(long, value_name = "FILE|DIR")]
     to: PathBuf,
-    /// Whose names and arrangement [default: of the program the weights came from; ddpm for .safetensors]
+    /// Program whose names and layout to write [default: the one the weights came from; ddpm for .safetensors]
     #[arg(long, value_enum)]
     layout: Option<Family>,
-    /// Raw weights instead of their average
+    /// Export the raw weights instead of their EMA
     #[arg(long)]
     raw: bool,
     #[command(flatten)]
@@ -44,7 +49,7 @@ impl ExportCommand {
         let weights = network.state_dict();
         let meta = &network.meta;
         let origin = match meta.origin.as_ref().map(|o| o.family) {
-            // Its HDF5 files are not written here.
+            // Keras' HDF5 files are not written.
             None | Some(Family::KerasDdpm) => Family::Ddpm,
             Some(family) => family,
         };
@@ -76,12 +81,8 @@ impl ExportCommand {
                 to.display()
             ),
         }
-        eprintln!(
-            "{} weights of step {} in {}",
-            request.which(),
-            meta.step,
-            to.display()
-        );
+        let weights = weights_line(&network, request.which(), &self.checkpoint);
+        eprintln!("{weights} in {}", to.display());
         Ok(())
     }
 }
@@ -90,7 +91,7 @@ fn wants_folder(to: &Path) -> bool {
     to.is_dir() || !to.exists()
 }
 
-/// What a file of these weights alone says of itself.
+/// Metadata of a file that holds these weights only.
 fn of_weights(meta: &Meta, which: Which) -> Meta {
     let contents = match (meta.contents, which) {
         (Contents::Training, Which::Ema) => Contents::EmaWeights,

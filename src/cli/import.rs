@@ -11,24 +11,29 @@ use super::findings::tell;
 use crate::checkpoint::write_checkpoint;
 use crate::fs::check_writable;
 use crate::interop::Foreign;
+use crate::text::plural;
 
-/// Turn another program's checkpoint into a model that knows its settings.
+/// Convert another program's checkpoint to a weights file that contains its settings.
 ///
 /// Recognised by content: diffusers UNet2DModel (pipeline, folder or file), OpenAI improved-diffusion
 /// and guided-diffusion, pesser/pytorch_diffusion, w86763777/pytorch-ddpm, lucidrains'
 /// denoising-diffusion-pytorch (1.9 and later), Keras-DDPM's three networks (HDF5), and state_dicts
-/// under this program's own names (with --config). Nothing in a file is ever run. What was found is printed, and
-/// what was assumed; what a file does not say is asked for by name. Without --to, nothing is written.
+/// with this program's own names (with --config). Code in a file is never run. Settings that were found or assumed
+/// are printed; the error for a missing one names its flag. Without --to, nothing is written.
 ///
-/// `sample`, `predict`, `export` and `train --init-from` take such files directly, with the same flags.
+/// `sample`, `predict`, `export` and `train --init-from` accept such files directly, with the same flags.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ddpm import model.pt                        what it holds, and which hints it needs
+  ddpm import model.pt --known improved-cifar10 --to model.safetensors
+  ddpm import ddpm-cifar10-32 --to model.safetensors                   a diffusers folder")]
 pub(super) struct ImportCommand {
     /// File or folder: .pt, .pth, .ckpt, .bin, .safetensors, .weights, a diffusers folder, …
     file: PathBuf,
     /// File to write
     #[arg(long, value_name = "FILE.safetensors")]
     to: Option<PathBuf>,
-    /// Raw weights instead of their average, where the file has both
+    /// Import the raw weights instead of their EMA, if the file has both
     #[arg(long)]
     raw: bool,
     #[command(flatten)]
@@ -49,7 +54,7 @@ impl ImportCommand {
         }
         ensure!(
             self.file.is_dir() || ours(&self.file)?.is_none(),
-            "{} is a file of this program already and needs no import; copy it, or use it as it is",
+            "{} is a file of this program and needs no import; use it as it is",
             self.file.display()
         );
         let request = self.foreign.request(self.raw, self.sampler)?;
@@ -66,14 +71,14 @@ impl ImportCommand {
         let values: usize = weights.iter().map(|(_, t)| t.numel()).sum();
         match &self.to {
             None => eprintln!(
-                "{} tensors, {values} values fit; write them with --to",
-                weights.len()
+                "{}, {values} values fit; write them with --to",
+                plural(weights.len() as u64, "tensor")
             ),
             Some(to) => {
                 write_checkpoint(to, &meta, &weights)?;
                 eprintln!(
-                    "{} tensors, {values} values in {}",
-                    weights.len(),
+                    "{}, {values} values in {}",
+                    plural(weights.len() as u64, "tensor"),
                     to.display()
                 );
             }

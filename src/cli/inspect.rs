@@ -8,13 +8,12 @@ use clap::Args;
 use super::findings::ours;
 use crate::interop::describe;
 
-/// Show what is inside a checkpoint, weights file or .pt file, without loading it, and what importing it
-/// would find and need.
+/// Show the contents of a checkpoint or weights file, and the hints that `import` needs.
 #[derive(Debug, Args)]
 pub(super) struct InspectCommand {
     /// File, run folder (its newest checkpoint), or diffusers folder
     file: PathBuf,
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

@@ -21,34 +21,33 @@ use crate::report::{beside, grid_of_columns, write_png};
 use crate::rng::image_noise;
 use crate::sample::SamplerKind;
 use crate::sample::{OnStep, Process, Respaced, Step, ddim_invert, mixing};
+use crate::text::plural;
 
-/// White columns between a row's ends and its mixtures, in pixels, as the original draws them.
+/// White columns between a row's ends and its interpolations, in pixels, as in the original.
 const GAP: usize = 10;
 
-/// Make images between two images, or between two latents.
+/// Interpolate between two images, or between two latents.
 ///
-/// Pairs of images are mixed, noised to --t0 and led back down. With --latent their DDIM inversions are mixed
-/// along the arc instead, and without images the latents of two seeds are. One row a pair.
+/// Pairs of images are mixed linearly, noised to --t0 and denoised. With --latent their DDIM inversions are mixed
+/// by spherical interpolation instead; without images, pairs of random latents are. One row per pair.
 #[derive(Debug, Args)]
 pub(super) struct InterpolateCommand {
-    #[command(flatten)]
-    load: LoadArgs,
     /// Images, two for each row
-    #[arg(value_name = "A.png B.png")]
+    #[arg(value_name = "A.png B.png", index = 2)]
     images: Vec<PathBuf>,
-    /// Images from one end to the other, both ends included
+    /// Images per row, both ends included
     #[arg(short = 'k', long = "count", default_value_t = 8, value_name = "K", value_parser = clap::value_parser!(u16).range(2..=1000))]
     count: u16,
-    /// Time step that mixtures of images are noised to; the more, the freer what is between [default: T / 2]
+    /// Time step that mixed images are noised to; higher values vary more from the inputs [default: T / 2]
     #[arg(long, value_name = "T", conflicts_with = "latent")]
     t0: Option<i64>,
-    /// Mix latents along the arc
+    /// Interpolate latents spherically
     #[arg(long)]
     latent: bool,
-    /// Rows, with --latent and no images
+    /// Number of rows, with --latent and without images
     #[arg(short = 'n', long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rows: u16,
-    /// Seed of the noise, and of random latents
+    /// Seed of the noise and of random latents
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
@@ -63,15 +62,17 @@ pub(super) struct InterpolateCommand {
     out: PathBuf,
     #[command(flatten)]
     sampler: SamplerArgs,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
-/// What is between which ends.
+/// The ends that rows are interpolated between.
 enum Ends {
     /// Images `[2 * rows, C, H, W]`.
     Images(Tensor),
-    /// The latents of such images.
+    /// The latents of such images `[2 * rows, C, H, W]`.
     Inverted(Tensor),
-    /// Random latents, so many rows.
+    /// Random latents, for this number of rows.
     Random(u16),
 }
 
@@ -112,7 +113,7 @@ impl InterpolateCommand {
         self.write(&Tensor::cat(&between, 0), &ends)
     }
 
-    /// Fails before the long work.
+    /// Refuses unusable flags before the long work.
     fn check(&self) -> Result<()> {
         refuse_other_than_png("--out", &self.out)?;
         check_writable(&self.out)?;
@@ -145,17 +146,17 @@ impl InterpolateCommand {
         let t0 = self.t0.unwrap_or(timesteps / 2);
         ensure!(
             (0..timesteps).contains(&t0),
-            "--t0 {t0}: this model has the time steps 0 to {}",
+            "--t0 {t0}: want 0 to {}, the time steps of this model",
             timesteps - 1
         );
         let walked = levels.times.iter().filter(|t| **t <= t0).count();
         if walked == 0 {
-            bail!("--t0 {t0} is below all visited time steps; take more --steps, or a higher --t0");
+            bail!("--t0 {t0} is below all visited time steps; raise --steps, or --t0");
         }
         Ok(levels.truncated(walked))
     }
 
-    /// Where the chains of a row start, `[count, C, H, W]`.
+    /// Start of the reverse process of a row, `[count, C, H, W]`.
     fn start(&self, process: &Process, pair: Pair, noise: Tensor, on_step: &mut OnStep) -> Tensor {
         let count = usize::from(self.count);
         let arc = |z: &Tensor, angle| mixing::spherical(&z.get(0), &z.get(1), count, angle);
@@ -188,8 +189,8 @@ impl InterpolateCommand {
         };
         write_png(&self.out, figure.view())?;
         eprintln!(
-            "{} rows of {} in {}",
-            ends.rows(),
+            "{} of {} in {}",
+            plural(ends.rows(), "row"),
             self.count,
             self.out.display()
         );
@@ -212,7 +213,7 @@ impl Ends {
         }
     }
 
-    /// How often the steps are walked: up and down for inversions.
+    /// Passes over the steps: inversions run forwards and back.
     fn passes(&self) -> u64 {
         match self {
             Ends::Inverted(_) => 2,

@@ -19,27 +19,27 @@ use crate::images::to_array;
 use crate::report::{grid_of_columns, mean_sq_error, psnr_db, write_png};
 use crate::sample::{Ddim, Process, Respaced, Spacing, Step, Steps, ddim, ddim_invert};
 
-/// Find the noise that images come from (DDIM inversion), make them again from it, and tell how well that went.
+/// Find the latents of images by DDIM inversion, and reconstruct the images.
 ///
-/// The more --steps, the closer; the figure has a row for each image: as it is, its latent, made again.
+/// The error of each reconstruction is printed; more --steps make it smaller. The figure has a row for each image: original, latent, reconstruction.
 #[derive(Debug, Args)]
 pub(super) struct InvertCommand {
-    #[command(flatten)]
-    load: LoadArgs,
-    /// Images
-    #[arg(value_name = "IMG", required = true)]
+    /// Images, cropped and resized as in training
+    #[arg(value_name = "IMG", required = true, index = 2)]
     images: Vec<PathBuf>,
     #[command(flatten)]
     class: ClassArg,
     /// Figure to write
     #[arg(short, long, value_name = "FILE.png", default_value = "inverted.png")]
     out: PathBuf,
-    /// The latents: `x_T` [N, C, H, W] f32
+    /// Write the latents: `x_T` [N, C, H, W] f32
     #[arg(long, value_name = "FILE.safetensors")]
     out_tensor: Option<PathBuf>,
-    /// Steps each way [default: 100, or T if that is less]
+    /// Steps in each direction [default: 100, at most T]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 impl InvertCommand {
@@ -55,7 +55,7 @@ impl InvertCommand {
         let steps = self.steps.unwrap_or(schedule.len().min(100));
         let levels = Respaced::new(&schedule, &Steps::Count(steps, Spacing::Linspace))?;
         let denoiser = self.class.denoiser(&network)?;
-        // Clipping would take from the way back what the way there put in.
+        // Clipped steps cannot be inverted.
         let process = Process::new(&denoiser, &levels, &config.diffusion, false);
         let x_0 = read_images(&self.images, &config.model, &config.data)?;
 
@@ -75,7 +75,7 @@ impl InvertCommand {
         self.write(&x_0, &x_t, &again)
     }
 
-    /// A line an image: error of the reconstruction in grey levels, and how normal the latent is.
+    /// Prints a line for each image: error of the reconstruction in grey levels, mean and deviation of the latent.
     fn tell(&self, x_0: &Tensor, x_t: &Tensor, again: &Tensor) {
         let (before, after) = (to_array(x_0), to_array(again));
         let pairs = before.outer_iter().zip(after.outer_iter());
@@ -83,7 +83,7 @@ impl InvertCommand {
             let rms = mean_sq_error(a, b).sqrt();
             let apart = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b));
             println!(
-                "{}: PSNR {:.2} dB, error {rms:.3} levels rms and {} at most; latent mean {:.3}, std {:.3}",
+                "{}: PSNR {:.2} dB, RMS error {rms:.3}, max error {}; latent mean {:.3}, std {:.3}",
                 path.display(),
                 psnr_db(a, b),
                 apart.max().unwrap_or(0),
@@ -101,7 +101,7 @@ impl InvertCommand {
             );
             safetensors::write(out, about, &[("x_T".to_owned(), x_t.shallow_clone())])?;
         }
-        // A latent's values go far beyond the range of images: three deviations are shown.
+        // Latents exceed the range of images: three standard deviations are shown.
         let rows = Tensor::stack(&[x_0.shallow_clone(), x_t / 3.0, again.shallow_clone()], 1);
         write_png(
             &self.out,

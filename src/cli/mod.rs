@@ -1,4 +1,4 @@
-//! The command line: clap structs to validated configs, one file a command.
+//! The command line: clap structs to validated configs, one file per command.
 
 mod args;
 mod bench;
@@ -27,6 +27,21 @@ use clap::{CommandFactory, Parser, Subcommand};
 /// Train and sample denoising diffusion models, on libtorch.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
+#[command(
+    after_help = "`ddpm COMMAND -h` lists the main flags of a command, `--help` all of them."
+)]
+#[command(
+    after_long_help = "`ddpm COMMAND -h` lists the main flags of a command, `--help` all of them.
+
+Exit codes:
+  0    done
+  1    error
+  2    usage error: wrong flags or values
+  101  a bug in this program
+  124  train: --time-limit (saved and stopped)
+  130  Ctrl-C (train: saved and stopped)
+  143  SIGTERM (train: saved and stopped)"
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -48,9 +63,9 @@ enum Command {
     Replay(replay::ReplayCommand),
     Doctor(doctor::DoctorCommand),
     Bench(Box<bench::BenchCommand>),
-    /// Print a completion script for a shell.
+    /// Print a completion script for a shell
     Completions {
-        /// Which shell.
+        /// Shell
         shell: clap_complete::Shell,
     },
 }
@@ -59,7 +74,7 @@ impl Cli {
     /// Runs the command; the exit code is 0, or 128 + the signal that stopped a training run.
     ///
     /// # Errors
-    /// Whatever the command cannot do, with what to do about it.
+    /// The failure of the command; the message suggests a remedy.
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Train(command) => return command.run(),
@@ -84,7 +99,7 @@ impl Cli {
     }
 }
 
-/// What libtorch said in the text of a panic of tch, with what to do about it; `None` for other panics.
+/// libtorch's message from the text of a panic of tch, with what to do about it; `None` for other panics.
 pub fn libtorch_message(panic: &str) -> Option<String> {
     let (_, said) = panic.split_once("Torch(\"")?;
     // A debug string: the C++ backtrace follows the message after an escaped line break.
@@ -106,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn panics_of_tch_are_told_as_errors() {
+    fn panics_of_tch_become_errors() {
         let panic = std::panic::catch_unwind(|| {
             let _ =
                 tch::Tensor::from_slice(&[1f32, 2.0]) + tch::Tensor::from_slice(&[1f32, 2.0, 3.0]);
@@ -128,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn panics_of_our_own_operations_are_told_as_tchs() {
+    fn panics_of_our_own_operations_become_errors_like_tchs() {
         let like = (tch::Kind::Float, tch::Device::Cpu);
         let weight = tch::Tensor::zeros([1, 1, 3, 3], like);
         // More bytes than there are addresses.

@@ -1,4 +1,4 @@
-//! `ddpm predict`: the bare network, for checking parity with other code.
+//! `ddpm predict`: the bare network, to check parity with other code.
 
 use std::path::PathBuf;
 
@@ -10,21 +10,23 @@ use super::args::foreign::SamplerHints;
 use super::args::load::LoadArgs;
 use crate::config::RunConfig;
 use crate::formats::safetensors;
+use crate::text::plural;
 
-/// Run the bare network on given x and t: no scaling, no clipping.
+/// Run the bare network on given x and t, without scaling or clipping.
 ///
-/// The input holds `x` [N, C, H, W] f32, `t` [N] i64 (0-based), and `classes` [N] i64 for models that are
-/// told a class; the output file gets `out`, the network's net(x, t). Products are computed in full f32 unless --precision says otherwise.
+/// The input holds `x` [N, C, H, W] f32, `t` [N] i64 (0-based), and `classes` [N] i64 for class-conditional
+/// networks; the output holds `out`, the network's net(x, t). Products are computed in full f32 unless --precision
+/// is given.
 #[derive(Debug, Args)]
 pub(super) struct PredictCommand {
-    #[command(flatten)]
-    load: LoadArgs,
     /// File with `x` and `t`
     #[arg(long, value_name = "IN.safetensors")]
     input: PathBuf,
     /// File to write `out` to
     #[arg(long, value_name = "OUT.safetensors")]
     output: PathBuf,
+    #[command(flatten)]
+    load: LoadArgs,
     #[command(flatten)]
     sampler: SamplerHints,
 }
@@ -81,14 +83,13 @@ fn check(x: &Tensor, t: &Tensor, config: &RunConfig) -> Result<()> {
     );
     ensure!(
         size[1] == channels,
-        "x has {} channels, this model wants {}",
-        size[1],
-        channels
+        "x has {}, want {channels} for this model",
+        plural(size[1] as u64, "channel")
     );
     let factor = config.model.size_factor();
     ensure!(
         size[2] > 0 && size[3] > 0 && size[2] % factor == 0 && size[3] % factor == 0,
-        "x is {}x{} pixels, this model wants multiples of {factor} and was trained at {}x{}",
+        "x is {}x{} pixels, want multiples of {factor} for this model, which was trained at {}x{}",
         size[2],
         size[3],
         height,

@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::report::{StepMetrics, duration};
 
-/// Where there is no terminal, a line this often.
+/// Interval between lines where stderr is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// All bars of the process, one below the other.
@@ -27,14 +27,14 @@ fn bar(total: u64, template: &str) -> Option<ProgressBar> {
     })
 }
 
-/// Training: step, smoothed loss, images a second, time left.
+/// Training: step, smoothed loss, images per second, time left.
 #[derive(Debug)]
 pub(super) struct TrainProgress {
     bar: Option<ProgressBar>,
     steps: u64,
     smoothed_loss: f64,
     smoothed_secs_per_step: f64,
-    /// Losses in the average so far.
+    /// Number of losses in the average so far.
     seen: u64,
     last_line: Instant,
 }
@@ -56,7 +56,7 @@ impl TrainProgress {
         }
     }
 
-    /// Takes in one step that took `secs`.
+    /// Adds one step that took `secs` seconds.
     pub(super) fn step(&mut self, metrics: &StepMetrics, secs: f64) {
         let (step, loss) = (metrics.step, metrics.loss);
         let images = metrics.images_per_sec * secs;
@@ -81,7 +81,7 @@ impl TrainProgress {
         }
     }
 
-    /// Goes on from `step`, with a fresh average.
+    /// Continues from `step`, with a fresh average.
     pub(super) fn set(&mut self, step: u64) {
         self.seen = 0;
         if let Some(bar) = &self.bar {
@@ -106,7 +106,7 @@ pub(super) struct DecodeProgress {
 }
 
 impl DecodeProgress {
-    /// A bar that appears with the first file, once the number of files is known.
+    /// A bar that appears with the first decoded file, when the number of files is known.
     pub(super) fn new() -> DecodeProgress {
         DecodeProgress {
             bar: bar(

@@ -10,24 +10,24 @@ use super::terminal::Terminal;
 use crate::checkpoint::RunFolder;
 use crate::train::replay;
 
-/// Compute one step of a run again and look at it: loss, gradients of each layer, images, time steps.
+/// Recompute one training step of a run, and print its loss, gradients and images.
 ///
-/// It goes from the newest checkpoint before the step, without changing the run. On the same machine, with the same
-/// number of threads, it comes to the same bits (on CUDA with --deterministic in both).
+/// Training is repeated from the newest checkpoint before the step; the run is not changed. On the same machine, with
+/// the same number of threads, the result is the same bit for bit (on CUDA with --deterministic in both).
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  ddpm replay runs/NAME --step 1234          a step that went wrong (see runs/NAME/incidents)
-  ddpm replay runs/NAME --step 1234 --json   all of it, for programs")]
+  ddpm replay runs/NAME --step 1234          a bad step (see runs/NAME/incidents)
+  ddpm replay runs/NAME --step 1234 --json   the whole record, as JSON")]
 pub(super) struct ReplayCommand {
     /// Folder of the run
     run: PathBuf,
-    /// Which step, from 1
+    /// Number of the step, from 1
     #[arg(long, value_name = "N")]
     step: u64,
-    /// File with the decoded images, as in training
+    /// Cache file of decoded images, as in training
     #[arg(long, value_name = "FILE")]
     cache: Option<PathBuf>,
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -54,10 +54,10 @@ impl ReplayCommand {
         if let Some(then) = &found.then {
             let differing = found.record.differences(then);
             if differing.is_empty() {
-                eprintln!("the same, bit for bit, as when it happened");
+                eprintln!("the same as in the original run, bit for bit");
             } else {
                 eprintln!(
-                    "not the same as when it happened: {} (other settings since then, another machine or number of threads, or CUDA without --deterministic)",
+                    "different from the original run: {} (settings changed since then, another machine or number of threads, or CUDA without --deterministic)",
                     differing.join(", ")
                 );
             }

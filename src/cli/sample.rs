@@ -19,30 +19,35 @@ use crate::sample::{
     Choice, ChosenSampler, Codebook, Images, NoiseSource, SamplerKind, Step, sample_batch,
 };
 
-/// Make images with a trained model, of this program or another.
+/// Sample images from a trained model, of this program or another.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ddpm sample runs/NAME -n 64 --out grid.png
+  ddpm sample runs/NAME --sampler dpmpp-2m --steps 20
+  ddpm sample runs/NAME --init-image photo.png --strength 0.6
+  ddpm sample cifar10_uncond_50M_500K.pt --known improved-cifar10")]
 pub(super) struct SampleCommand {
-    /// How many images
+    /// Number of images
     #[arg(short = 'n', long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     number: u64,
-    /// Image i depends on (seed, i) only
+    /// Seed; image i depends on (seed, i) only
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Images at a time; auto tries which number is fastest here, as far as memory goes
+    /// Images per batch; auto for the fastest number that fits
     #[arg(long, default_value = "16", value_name = "N|auto")]
     batch: BatchSize,
-    /// For models that are told a class: which one [default: image i is of class i modulo their number]
+    /// Class, for class-conditional networks [default: all classes in turn]
     #[arg(long, value_name = "K")]
     class: Option<i64>,
-    /// With --sampler ddcm: entries of each step's codebook, a power of two [default: 64]
-    #[arg(long, value_name = "K")]
+    /// With --sampler ddcm: codebook entries per step, a power of two [default: 64]
+    #[arg(long, value_name = "K", hide_short_help = true)]
     codebook: Option<u32>,
-    /// With --sampler ddcm: seed of the codebooks; --seed chooses from them
-    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    /// With --sampler ddcm: seed of the codebooks; --seed chooses their entries
+    #[arg(long, default_value_t = 0, value_name = "SEED", hide_short_help = true)]
     codebook_seed: u64,
-    /// Noise to use instead of the seed's: `noise` [steps+1, N, C, H, W] f32, x_T first and then one for each
-    /// step in order; for comparing with other programs
-    #[arg(long, value_name = "FILE.safetensors")]
+    /// Noise from a file instead of --seed: `noise` [steps+1, N, C, H, W] f32, x_T first, then that of each step in
+    /// order; for comparison with other programs
+    #[arg(long, value_name = "FILE.safetensors", hide_short_help = true)]
     noise: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,

@@ -10,6 +10,7 @@ use clap::Args;
 use tch::Device;
 
 use super::args::compute::ComputeArgs;
+use super::args::preset_table::{EXAMPLES, long_help};
 use super::args::settings::{BaseArgs, SettingArgs};
 use super::findings;
 use super::progress::say;
@@ -18,42 +19,36 @@ use crate::checkpoint::{Resumable, RunFolder};
 use crate::config::{Preset, RunConfig};
 use crate::interop::Request;
 use crate::pretrained::Pretrained;
-use crate::train::{End, Start, Stop, farewell, resume_changes, settings_around, train};
+use crate::train::{End, Start, Stop, resume_changes, settings_around, summary, train};
 
-/// Train a model; with --run on an existing run, go on where it was.
+/// Train a model, or resume an existing run (--run).
 ///
-/// Without --data it draws its own images and trains a small model in minutes: a demo.
+/// Without --data, a small model is trained on built-in images in minutes: the demo.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  ddpm train                              the demo
-  ddpm train --data photos                the 128-px model on your images (wants a GPU)
-  ddpm train --preset demo --data photos  a small 32-px model on your images
-  ddpm train --run runs/NAME              go on with a run
-  ddpm train --run runs/NAME --steps N    … until step N
-
-Ctrl-C and SIGTERM finish the step, save and exit with 130 or 143; a second one exits at once. SIGUSR1
-saves and samples now.")]
+#[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub(super) struct TrainCommand {
-    /// Folder of the run, new or existing [default: runs/PRESET-DATE]
+    /// Folder of the run, new or to be resumed [default: runs/PRESET-DATE]
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
     #[command(flatten)]
     base: BaseArgs,
-    /// Begin with the weights, the network and the schedule of this file (ours, or anything that `import`
-    /// takes) instead of drawn weights; a foreign file that does not say all is imported first
+    /// Start from the weights, network and schedule of this file
+    ///
+    /// It is a run folder, a checkpoint, or a file of another program that needs no hints; convert one that needs
+    /// hints with `ddpm import` first.
     #[arg(long, value_name = "FILE")]
     init_from: Option<PathBuf>,
-    /// Begin with its raw weights instead of their average
-    #[arg(long, requires = "init_from")]
+    /// With --init-from: start from the raw weights instead of their EMA
+    #[arg(long, requires = "init_from", hide_short_help = true)]
     raw: bool,
-    /// Keep the decoded images in FILE for a quick next start
-    #[arg(long, value_name = "FILE")]
+    /// Cache the decoded images in FILE, for a faster next start
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     cache: Option<PathBuf>,
-    /// Save and stop after this long, for example 11h50m, with exit code 124
+    /// Save and stop after this time, for example 11h50m; exit code 124
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     time_limit: Option<Duration>,
-    /// End the run when a checkpoint or a sample grid cannot be written, instead of trying again at the next
-    #[arg(long)]
+    /// Stop if a checkpoint or a sample grid cannot be written, instead of trying again at the next
+    #[arg(long, hide_short_help = true)]
     strict: bool,
     #[command(flatten)]
     settings: SettingArgs,
@@ -77,13 +72,13 @@ impl TrainCommand {
         let (folder, config) = (start.folder.clone(), start.config.clone());
         match train(start)? {
             End::Finished => {
-                say(&farewell(&folder, &config, started.elapsed()));
+                say(&summary(&folder, &config, started.elapsed()));
                 Ok(ExitCode::SUCCESS)
             }
             End::Stopped { reason, step } => {
                 let dir = folder.dir().display();
                 say(&format!(
-                    "saved at step {step}; go on with: ddpm train --run {dir}"
+                    "saved at step {step}; resume with: ddpm train --run {dir}"
                 ));
                 Ok(ExitCode::from(reason.exit_code()))
             }
@@ -97,13 +92,15 @@ impl TrainCommand {
         };
         let existing = RunFolder::new(dir.clone()).resumable()?;
         for damaged in existing.iter().flat_map(|run| &run.damaged) {
-            say(&format!("warning: {damaged}; going on from an earlier one"));
+            say(&format!(
+                "warning: {damaged}; continuing from an earlier one"
+            ));
         }
         Ok(existing)
     }
 
-    /// The network to begin with. A run that has steps goes on with its own weights, and one that has not
-    /// may begin as it was told to.
+    /// The network of --init-from. A run with a checkpoint continues from its own weights; one without may start from
+    /// others.
     fn init(&self, existing: Option<&Resumable>) -> Result<Option<Pretrained>> {
         let Some(path) = &self.init_from else {
             return Ok(None);
@@ -187,7 +184,7 @@ impl TrainCommand {
     }
 }
 
-/// What this start is: the demo or not, where the run is, and whether it goes on.
+/// Prints the kind of this start: the demo or not, the folder of the run, new or resumed.
 fn announce(start: &Start) {
     if start.config.data.folder.is_none() && start.config.preset == Preset::Demo {
         say("This is the demo, on built-in images. For your own: ddpm train --data DIR");

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 pub enum Resize {
     /// As area, but a JPEG much larger than wanted is decoded at a quarter of its size first.
     Fast,
-    /// The mean over the area of each pixel: no aliasing.
+    /// Mean over the area of each pixel, without aliasing.
     #[default]
     Area,
-    /// The bytes OpenCV's default resize gives, for parity with models trained that way.
+    /// The same bytes as OpenCV's default resize, for parity with models trained with it.
     Cv2,
 }
 

@@ -32,15 +32,15 @@ pub use validate::ConfigError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
-    /// betas = 0.02 (t+1)/T.
+    /// betas = 0.02 (t+1)/T, as in Keras-DDPM.
     KerasDdpm,
-    /// Ho et al.: 1e-4 to 0.02.
+    /// betas linear from 1e-4 to 0.02, as in Ho et al.
     Linear,
-    /// Nichol & Dhariwal's cosine.
+    /// Cosine schedule of Nichol & Dhariwal.
     Cosine,
-    /// Sigmoid from -3 to 3.
+    /// Sigmoid schedule from -3 to 3.
     Sigmoid,
-    /// The list `betas`.
+    /// The list `betas` of the settings.
     #[value(skip)]
     Explicit,
 }
@@ -49,12 +49,12 @@ pub enum ScheduleKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prediction {
-    /// The noise in x_t.
+    /// Noise in x_t.
     #[default]
     Eps,
-    /// The image without noise.
+    /// Clean image x_0.
     X0,
-    /// sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0.
+    /// Velocity: sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0.
     V,
 }
 
@@ -64,7 +64,7 @@ pub enum Prediction {
 pub enum LossKind {
     /// Squared error summed over the pixels of an image.
     Sum,
-    /// Mean squared error: gradients so small that Adam's epsilon and f32 eat them.
+    /// Mean squared error; not recommended: gradients that vanish beside Adam's epsilon.
     Mse,
 }
 
@@ -90,11 +90,11 @@ pub struct DiffusionConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum OptimizerKind {
-    /// Adam with layer-wise trust ratios.
+    /// LAMB: Adam with layer-wise trust ratios.
     Lamb,
     /// Adam.
     Adam,
-    /// Adam with decoupled weight decay.
+    /// AdamW: Adam with decoupled weight decay.
     Adamw,
 }
 
@@ -150,7 +150,7 @@ pub enum Sigma {
     Beta,
     /// sqrt of the posterior variance: optimal for a single image.
     Posterior,
-    /// Between the two, where the network's second half of channels says.
+    /// Predicted by the network, as an interpolation between the two (learned variance).
     Learned,
 }
 
@@ -179,10 +179,10 @@ fn yes() -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBadStep {
-    /// Stop; nothing is lost.
+    /// Stop training; the state before the step is kept.
     #[default]
     Stop,
-    /// Go on with the next step, at most 10 times in 1000 steps.
+    /// Skip the step, at most 10 times in 1000 steps.
     Skip,
     /// Go back to the newest checkpoint with half the learning rate, at most 5 times.
     Rollback,

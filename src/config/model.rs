@@ -27,9 +27,9 @@ pub enum ModelConfig {
 pub enum ModelKind {
     /// Keras-DDPM's simplified U-Net: skips are added, no attention.
     Unet,
-    /// Ho et al.'s: skips are concatenated, attention at low resolutions.
+    /// Ho et al.'s U-Net, as in most public checkpoints: skips are concatenated, attention at low resolutions.
     UnetAttention,
-    /// That of lucidrains' denoising-diffusion-pytorch: linear attention at every level.
+    /// The U-Net of lucidrains' denoising-diffusion-pytorch: linear attention at every level.
     Lucidrains,
     /// Keras-DDPM's other U-Net: norms first, skips are concatenated, no attention.
     UnetConcat,
@@ -41,13 +41,13 @@ pub enum ModelKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Norm {
-    /// Mean and variance over groups of channels.
+    /// Group norm.
     Group,
-    /// One group: over all channels and pixels of an image.
+    /// Layer norm over all channels and pixels of an image.
     Layer,
-    /// One group a channel.
+    /// Instance norm: one group per channel.
     Instance,
-    /// Recognised only to be refused with the reason.
+    /// Batch norm; always refused, with the reason.
     #[value(hide = true)]
     Batch,
 }
@@ -56,7 +56,7 @@ pub enum Norm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeEmbedding {
-    /// A trained table with a row for every t.
+    /// Trainable table with a row for every t.
     Trainable,
     /// Fixed sines and cosines.
     Sinusoidal,
@@ -138,7 +138,7 @@ pub enum Resample {
     Conv,
     /// As `conv`, but padded by 1 on the right and at the bottom only, as Ho et al.'s TensorFlow does.
     ConvAsymmetric,
-    /// Residual blocks that pool 2×2, or repeat each pixel, inside.
+    /// Residual blocks with 2×2 average pooling, or nearest upsampling, inside.
     Resnet,
 }
 

@@ -15,15 +15,15 @@ use super::{Background, Resize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// 32-px faces in minutes on two CPU cores.
+    /// Small model for 32-px faces, trained in minutes on two CPU cores.
     Demo,
-    /// The blog's model: 128 px, one block a level, 25 M parameters, batch 64.
+    /// Su Jianlin's model from the blog: 128 px, one block per level, 25 M parameters, batch 64.
     Celebahq128,
-    /// Keras-DDPM as shipped: two blocks a level, 50 M parameters.
+    /// Keras-DDPM as published: 128 px, two blocks per level, 50 M parameters.
     KerasDdpm,
-    /// Keras-DDPM's second network as shipped: concatenated skips, 128 px, 92 M parameters, batch 32.
+    /// Keras-DDPM's second network as published: concatenated skips, 128 px, 92 M parameters, batch 32.
     KerasDdpm2,
-    /// Keras-DDPM's third network as shipped: Gated Attention Units over patches, 128 px, 88 M parameters.
+    /// Keras-DDPM's third network as published: Gated Attention Units over patches, 128 px, 88 M parameters.
     KerasGau,
     /// Ho et al.'s CIFAR-10 model: 32 px, attention at 16 px, 36 M parameters, batch 128.
     DdpmCifar10,
@@ -31,7 +31,7 @@ pub enum Preset {
     Ddpm256,
     /// Improved DDPM's CIFAR-10 model: learned variance, cosine schedule, T = 4000, 53 M parameters.
     ImprovedCifar10,
-    /// denoising-diffusion-pytorch as its README trains it: 128 px, sigmoid schedule, v, 36 M parameters.
+    /// denoising-diffusion-pytorch with its README's settings: 128 px, sigmoid schedule, v prediction, 36 M parameters.
     Lucidrains,
 }
 

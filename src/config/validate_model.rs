@@ -5,6 +5,7 @@ use super::{
     AttentionUNetConfig, ConfigError, LucidrainsConfig, LucidrainsNorm, ModelConfig, Norm,
 };
 use super::{TimeEmbedding, UNetConfig};
+use crate::text::plural;
 
 /// Most levels, blocks a level and channels that make sense; more is a damaged or hostile file.
 const MOST_LEVELS: usize = 16;
@@ -32,16 +33,26 @@ impl ModelConfig {
             ModelConfig::Gau(m) => m.validate()?,
         };
         let factor = self.size_factor();
-        let why = match self {
-            ModelConfig::Gau(_) => format!("cuts the image into patches of {factor}x{factor}"),
-            _ => format!("halves the image {} times", factor.ilog2()),
+        let want = match self {
+            _ if factor == 1 => "want 1 to 16384".to_owned(),
+            ModelConfig::Gau(_) => format!(
+                "want a multiple of {factor} up to 16384, because this network cuts the image into patches of {factor}x{factor}"
+            ),
+            _ => format!(
+                "want a multiple of {factor} up to 16384, because this network halves the image {}",
+                match factor.ilog2() {
+                    1 => "once".to_owned(),
+                    2 => "twice".to_owned(),
+                    times => format!("{times} times"),
+                }
+            ),
         };
         for (setting, side) in [("model.height", height), ("model.width", width)] {
             require(
                 (1..=16_384).contains(&side) && side % factor == 0,
                 setting,
                 side,
-                format!("want a multiple of {factor} up to 16384, because this network {why}"),
+                want.clone(),
             )?;
         }
         Ok(warnings)
@@ -87,7 +98,8 @@ pub(super) fn small_groups(width: i64, groups: i64) -> Option<String> {
     let each = width / groups;
     (each < 4).then(|| {
         format!(
-            "norm groups of {each} channel(s) at width {width}: below 4 the norm erases most of each channel's mean, and images come out in wrong flat colours; use fewer norm groups"
+            "norm groups of {} at width {width}: below 4 the norm erases most of each channel's mean, and images come out in wrong flat colours; use fewer norm groups",
+            plural(each as u64, "channel")
         )
     })
 }
@@ -98,7 +110,7 @@ impl UNetConfig {
             (1..=65_536).contains(&self.base_width),
             "model.base_width",
             self.base_width,
-            "want 1 or more, usually 32 to 256",
+            "want 1 to 65536, usually 32 to 256",
         )?;
         require(
             (1..=16).contains(&self.multipliers.len())

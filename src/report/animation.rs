@@ -1,4 +1,4 @@
-//! Frames of a process as an animated PNG, a GIF, or side by side.
+//! Writes frames as an animated PNG, a GIF, or side by side.
 
 use std::path::Path;
 
@@ -9,13 +9,13 @@ use ndarray::{Array3, s};
 use super::figure::beside;
 use crate::fs::write_bytes;
 
-/// Browsers show a frame of less than 20 ms for 100 ms.
+/// Shortest frame, in milliseconds: browsers show shorter ones for 100 ms.
 const LEAST_MILLIS: u32 = 20;
-/// Longest that a frame of an APNG can last, counted in milliseconds.
+/// Longest frame of an APNG, in milliseconds.
 const MOST_MILLIS: u32 = 65_535;
-/// Largest side of a GIF.
+/// Largest side of a GIF, in pixels.
 const MOST_SIDE: usize = 65_535;
-/// Pixels that the palette of a GIF's frame is sought from: more of them gain little, fewer show.
+/// Pixels sampled for the palette of a GIF's frame: more gain little, fewer show.
 const PALETTE_PIXELS: usize = 1 << 14;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,25 +24,24 @@ enum Format {
     Gif,
 }
 
-/// Fails now, before long work, if [`write_animation`] would not take `path`.
+/// Fails, before long work, if [`write_animation`] would refuse `path`.
 pub fn check_animation_path(path: &Path) -> Result<()> {
     format_of(path).map(drop)
 }
 
-/// Writes frames that repeat for ever, whole or not at all: an animated PNG where `path` ends in `.png`
-/// or `.apng`, else a GIF where it ends in `.gif`.
+/// Writes frames in an endless loop, whole or not at all: an animated PNG if `path` ends in `.png` or `.apng`, a GIF
+/// if it ends in `.gif`.
 ///
-/// Each frame lasts `frame_millis` milliseconds, the last one `last_millis`. Both are raised to 20, since
-/// browsers turn less into 100; a GIF counts in tens and takes the nearest. A GIF has at most 256 colours a
-/// frame: frames of more get the nearest of 256 that are chosen for each. All others, and all of an APNG,
-/// are exact.
+/// Each frame lasts `frame_millis` milliseconds, the last one `last_millis`. Both are raised to 20, since browsers
+/// show shorter frames for 100; a GIF rounds to tens. A GIF has at most 256 colours per frame: in a frame with more,
+/// each becomes the nearest of 256 chosen ones. Other frames, and all of an APNG, are exact.
 ///
 /// # Shapes
 /// - `frames`: each `[H, W, C]`, C = 1 (grey) or 3 (RGB), all the same
 ///
 /// # Errors
-/// Another ending, no frame, frames of another form or of different ones, more than 65,535 ms or pixels a
-/// side, a file that cannot be written; an older file at `path` stays as it was.
+/// Another ending, no frames, frames of a wrong or of different shapes, more than 65,535 ms or pixels per side, a
+/// file that cannot be written; an older file at `path` stays as it was.
 pub fn write_animation(
     path: &Path,
     frames: &[Array3<u8>],
@@ -79,15 +78,14 @@ pub fn write_animation(
 /// - `frames`: at least one, each `[H, W, C]` with its own W; returns `[H, sum of W, C]`
 ///
 /// # Panics
-/// No frame, or another H or C.
+/// No frames, or different H or C.
 pub fn strip(frames: &[Array3<u8>]) -> Array3<u8> {
     beside(frames, 0)
 }
 
-/// Which of `steps` steps become frames, 0-based and rising: the first, the last, and others evenly
-/// between.
+/// The steps, out of `steps`, that become frames, 0-based and rising: the first, the last, and others evenly between.
 ///
-/// There are `frames` of them, all steps where there are fewer, and two where one or none is asked for.
+/// Returns `frames` of them, all steps if there are fewer, and two if `frames` is 0 or 1.
 pub fn frame_steps(steps: usize, frames: usize) -> Vec<usize> {
     if steps < 2 {
         return (0..steps).collect();
@@ -167,12 +165,12 @@ fn gif(
     encoder.set_repeat(Repeat::Infinite)?;
     for (number, frame) in frames.iter().enumerate() {
         let mut rgba = Array3::from_elem((h, w, 4), 255);
-        // Grey goes to all three colours.
+        // Grey is copied to all three colours.
         rgba.slice_mut(s![.., .., ..3]).assign(frame);
         let (rgba, _) = rgba.into_raw_vec_and_offset();
         let image = image::RgbaImage::from_raw(w as u32, h as u32, rgba);
         let image = image.context("a frame has other bytes than pixels")?;
-        // The encoder cuts what is below ten.
+        // The encoder truncates to tens.
         let millis = (millis(number) + 5) / 10 * 10;
         let delay = image::Delay::from_numer_denom_ms(millis, 1);
         encoder.encode_frame(image::Frame::from_parts(image, 0, 0, delay))?;

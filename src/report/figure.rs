@@ -1,4 +1,4 @@
-//! Images laid out, compared and written.
+//! Lays out, compares and writes images.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ pub fn grid(images: ArrayView4<u8>) -> Array3<u8> {
     grid_of_columns(images, columns)
 }
 
-/// [`grid`] with a given number of columns, 1 or more.
+/// As [`grid`], with a given number of columns, 1 or more.
 pub fn grid_of_columns(images: ArrayView4<u8>, columns: usize) -> Array3<u8> {
     let (n, h, w, c) = images.dim();
     let rows = n.div_ceil(columns);
@@ -37,7 +37,7 @@ pub fn grid_of_columns(images: ArrayView4<u8>, columns: usize) -> Array3<u8> {
 /// - `images`: `[H, …, C]` each, one or more; returns `[H, sum of the widths and gaps, C]`
 ///
 /// # Panics
-/// No image, or another H or C.
+/// No images, or different H or C.
 pub fn beside(images: &[Array3<u8>], gap: usize) -> Array3<u8> {
     let (h, _, c) = images[0].dim();
     let white = Array3::from_elem((h, gap, c), 255);
@@ -48,7 +48,7 @@ pub fn beside(images: &[Array3<u8>], gap: usize) -> Array3<u8> {
     concatenate(Axis(1), &parts).expect("images of one height and one number of channels")
 }
 
-/// Mean of the squared differences, in levels of 256.
+/// Mean squared difference, in units of one of 256 levels.
 ///
 /// # Shapes
 /// - `a`, `b`: `[H, W, C]`, both the same
@@ -57,7 +57,7 @@ pub fn mean_sq_error(a: ArrayView3<u8>, b: ArrayView3<u8>) -> f64 {
     Zip::from(a).and(b).fold(0, square) as f64 / a.len() as f64
 }
 
-/// Peak signal-to-noise ratio of an image, in dB; infinite for two that are the same.
+/// Peak signal-to-noise ratio of an image, in dB; infinite for equal images.
 ///
 /// # Shapes
 /// As [`mean_sq_error`].

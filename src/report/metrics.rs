@@ -1,4 +1,4 @@
-//! metrics.jsonl: one line of JSON a step.
+//! metrics.jsonl: one line of JSON per step.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -31,11 +31,11 @@ pub struct StepMetrics {
 pub struct Metrics {
     path: PathBuf,
     file: File,
-    /// Bytes of whole lines in the file.
+    /// Length of the whole lines in the file, in bytes.
     len: u64,
     /// Lines that could not be written yet.
     pending: String,
-    /// Seconds that earlier starts of the run took.
+    /// Seconds of earlier starts of the run.
     pub earlier_secs: f64,
 }
 
@@ -58,7 +58,7 @@ impl Metrics {
         })
     }
 
-    /// Lines of steps up to `step` that could not be written, for [`Metrics::take`] of a file opened anew.
+    /// Lines of steps up to `step` that could not be written, for [`Metrics::take`] of a newly opened file.
     pub fn unwritten_up_to(&self, step: u64) -> String {
         let early = |line: &&str| {
             serde_json::from_str::<StepMetrics>(line).is_ok_and(|metrics| metrics.step <= step)
@@ -67,7 +67,7 @@ impl Metrics {
         lines.flat_map(|line| [line, "\n"]).collect()
     }
 
-    /// Whole lines to write with the next ones.
+    /// Adds whole lines that are written with the next ones.
     pub fn take(&mut self, lines: &str) {
         self.pending += lines;
     }
@@ -83,7 +83,7 @@ impl Metrics {
     /// Appends lines in one write, so that none is torn by another writer.
     ///
     /// # Errors
-    /// A full disk, …: what was half written is taken back, and the next call writes these lines too.
+    /// A full disk, for example: a partial line is removed again, and the next call writes these lines too.
     pub fn write(&mut self, steps: &[StepMetrics]) -> Result<()> {
         for step in steps {
             self.pending += &serde_json::to_string(step)?;
@@ -100,7 +100,7 @@ impl Metrics {
     }
 }
 
-/// The whole lines up to `step`; what follows a line that is none is dropped.
+/// The whole lines up to `step`, and their seconds; all from the first damaged line on is dropped.
 fn lines_up_to(path: &Path, step: u64) -> Result<(String, f64)> {
     let (mut kept, mut secs) = (String::new(), 0.0);
     if !path.exists() {

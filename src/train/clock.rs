@@ -1,4 +1,4 @@
-//! Where the time of a training step goes.
+//! Time of each phase of a training step.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use crate::device::synchronize;
 /// A part of a training step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Choosing images, gathering and scaling them.
+    /// Selection, gathering and scaling of images.
     Images,
-    /// Drawing noise and adding it; zeroing the gradients.
+    /// Drawing and adding of noise; zeroing of gradients.
     Noise,
     /// The network and the loss.
     Forward,
@@ -20,12 +20,12 @@ pub enum Phase {
     Backward,
     /// Norm of the gradients, clipping, the guard, the optimizer.
     Optimizer,
-    /// Averaging the weights.
+    /// The EMA of the weights.
     Average,
 }
 
 impl Phase {
-    /// All of them, in the order of a step.
+    /// All phases, in the order of a step.
     pub const ALL: [Phase; 6] = [
         Phase::Images,
         Phase::Noise,
@@ -35,7 +35,7 @@ impl Phase {
         Phase::Average,
     ];
 
-    /// For people and programs.
+    /// Name in outputs.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Images => "images",
@@ -48,13 +48,13 @@ impl Phase {
     }
 }
 
-/// Adds up the time of each phase while somebody measures; does nothing otherwise.
+/// Adds up the time of each phase while it is running; does nothing otherwise.
 ///
-/// A running clock waits for the device at the end of each phase, which makes steps on CUDA slower than they are.
+/// A running clock waits for the device at the end of each phase, which slows steps on CUDA.
 #[derive(Debug)]
 pub struct Clock {
     device: Device,
-    /// When the present phase began; none if nobody measures.
+    /// Start of the present phase; `None` if the clock is not running.
     since: Cell<Option<Instant>>,
     spent: Cell<[Duration; Phase::ALL.len()]>,
 }
@@ -68,13 +68,13 @@ impl Clock {
         }
     }
 
-    /// Begins to measure; the first phase begins now.
+    /// Starts the clock, and the first phase.
     pub fn start(&self) {
         synchronize(self.device);
         self.since.set(Some(Instant::now()));
     }
 
-    /// The end of a phase, and the beginning of the next.
+    /// Ends a phase and starts the next.
     pub(super) fn end_of(&self, phase: Phase) {
         if let Some(since) = self.since.get() {
             synchronize(self.device);
@@ -86,7 +86,7 @@ impl Clock {
         }
     }
 
-    /// Ends measuring; what each phase took since the last stop, in the order of [`Phase::ALL`].
+    /// Stops the clock; returns the time of each phase since the last stop, in the order of [`Phase::ALL`].
     pub fn stop(&self) -> [Duration; Phase::ALL.len()] {
         self.since.set(None);
         self.spent.take()
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phases_add_up_while_somebody_measures() {
+    fn phases_add_up_while_the_clock_runs() {
         let clock = Clock::new(Device::Cpu);
         clock.end_of(Phase::Forward);
         assert_eq!(clock.stop(), [Duration::ZERO; 6]);

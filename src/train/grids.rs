@@ -1,4 +1,4 @@
-//! Sample grids along the way: they show how far training is, and must not hold it up.
+//! Sample grids during training: they show its progress, within a time limit.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -16,20 +16,20 @@ use crate::sample::{
     Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Spacing, Steps, sample_images,
 };
 
-/// Evaluations after which a grid's time is foretold.
+/// Evaluations after which the time of a grid is estimated.
 const EVALUATIONS_TIMED: u32 = 5;
 
-/// Grids are made every so many steps, and at the last one.
+/// True if a grid is due after `step` steps: every `every_steps`, and after the last.
 pub(super) fn are_due(config: &RunConfig, step: u64) -> bool {
     let every = config.sample.every_steps;
     step > 0 && every > 0 && (step == config.train.steps || step.is_multiple_of(every))
 }
 
-/// Grids of raw and EMA weights, from the same noise at every step of the run.
+/// Writes grids of raw and EMA weights, from the same noise at every step of the run.
 ///
 /// # Errors
-/// A grid that would take longer than the settings allow, or cannot be written. Being asked to stop is
-/// no error: the grid is left for the next start.
+/// A grid that would take longer than the settings allow, or cannot be written. A request to stop is not an error: the
+/// grid is left to the next start.
 pub(super) fn write(
     folder: &RunFolder,
     config: &RunConfig,
@@ -59,7 +59,7 @@ fn draw(
     let wanted = Images {
         noise: NoiseSource::Seed(config.train.seed),
         numbers: 0..settings.images,
-        // As many at a time as training takes, which fit.
+        // The microbatch of training, which is known to fit.
         batch: settings
             .images
             .min((config.train.batch / config.train.accumulate) as u64),
@@ -76,7 +76,7 @@ fn draw(
         Which::Ema => trainer.ema.corrected(&trainer.arena),
     };
     let evaluations = (levels.len() * wanted.batches().count()) as u32;
-    let patience = Patience::new(
+    let limit = TimeLimit::new(
         evaluations,
         Duration::from_secs(config.train.sample_limit_secs),
         stop,
@@ -86,10 +86,10 @@ fn draw(
     let images = trainer.arena.with_weights(&weights, || {
         let kept = KeptFilters::new();
         let denoiser = |x: &Tensor, t: &Tensor| {
-            if patience.lasts() {
+            if limit.allows() {
                 trainer.predict(x, t, &kept)
             } else {
-                // The rest of the way is walked without the network, and thrown away.
+                // The remaining steps run without the network, and their result is discarded.
                 blank(x, config.model.learned_variance())
             }
         };
@@ -99,11 +99,11 @@ fn draw(
             observer.sampling(&weights_name, done, evaluations.into());
         })
     });
-    patience.verdict()?;
-    Ok((!patience.given_up()).then_some(images))
+    limit.check()?;
+    Ok((!limit.given_up()).then_some(images))
 }
 
-/// Something of the shape that the network gives for `x`.
+/// Zeros in the shape of the network's output for `x`.
 fn blank(x: &Tensor, learned_variance: bool) -> Tensor {
     let zeros = x.zeros_like();
     if learned_variance {
@@ -113,21 +113,21 @@ fn blank(x: &Tensor, learned_variance: bool) -> Tensor {
     }
 }
 
-/// How long a grid may take.
-struct Patience<'a> {
+/// The time limit of a grid.
+struct TimeLimit<'a> {
     started: Instant,
     evaluations: u32,
     done: Cell<u32>,
     limit: Duration,
-    /// What the grid would have taken in all, once that is too long.
+    /// Estimated total time, once that exceeds the limit.
     too_long: Cell<Option<Duration>>,
     stopped: Cell<bool>,
     stop: &'a Stop,
 }
 
-impl Patience<'_> {
-    fn new(evaluations: u32, limit: Duration, stop: &Stop) -> Patience<'_> {
-        Patience {
+impl TimeLimit<'_> {
+    fn new(evaluations: u32, limit: Duration, stop: &Stop) -> TimeLimit<'_> {
+        TimeLimit {
             started: Instant::now(),
             evaluations,
             done: Cell::new(0),
@@ -138,8 +138,8 @@ impl Patience<'_> {
         }
     }
 
-    /// Whether to go on; asked once before each evaluation.
-    fn lasts(&self) -> bool {
+    /// True if the next evaluation may run; called once before each.
+    fn allows(&self) -> bool {
         let done = self.done.get();
         self.done.set(done + 1);
         if !self.limit.is_zero() && (EVALUATIONS_TIMED..self.evaluations).contains(&done) {
@@ -157,10 +157,12 @@ impl Patience<'_> {
         self.stopped.get() || self.too_long.get().is_some()
     }
 
-    fn verdict(&self) -> Result<()> {
+    /// # Errors
+    /// The grid was given up because it would take too long.
+    fn check(&self) -> Result<()> {
         match self.too_long.get() {
             Some(all) if !self.stopped.get() => bail!(
-                "it would take {} and --sample-limit is {}; take fewer steps with --sample-steps, or fewer --sample-images",
+                "it would take {}, and --sample-limit is {}; lower --sample-steps or --sample-images",
                 duration(all),
                 duration(self.limit)
             ),

@@ -1,4 +1,4 @@
-//! The images of a run: it goes on with those it began with, or not at all.
+//! The images of a run: a resumed run must have the same ones.
 
 use std::path::PathBuf;
 
@@ -9,13 +9,13 @@ use crate::config::RunConfig;
 use crate::data::{Loaded, Manifest};
 use crate::fs::write_bytes;
 
-/// Refuses a folder that has changed: the order of images depends on all of them, so the run would be neither
-/// the old nor a new one. Built-in images are what the settings say.
+/// Refuses a folder that has changed: the order of images depends on all of them, so the result would be that of neither
+/// folder. Built-in images depend on the settings only.
 ///
-/// `count` is what the checkpoint knows, for runs from before there was a list.
+/// `count` is the number in the checkpoint, for runs older than the list of images.
 ///
 /// # Errors
-/// What has changed, and what to do about it.
+/// The images have changed; the message says how, and what to do.
 pub(super) fn refuse_others(
     folder: &RunFolder,
     config: &RunConfig,
@@ -30,18 +30,18 @@ pub(super) fn refuse_others(
     let change = if list.exists() {
         data.manifest.differences(&Manifest::read(&list)?)
     } else {
-        (count != now).then(|| format!("there were {count} images, there are {now}"))
+        (count != now).then(|| format!("{now} instead of {count} images"))
     };
     if let Some(change) = change {
         let run = folder.dir().display();
         bail!(
-            "the images of this run have changed: {change}. Put them back, or begin another run with its weights: ddpm train --data DIR --run NEW --init-from {run}"
+            "the images of this run have changed: {change}. Put them back, or start a new run with its weights: ddpm train --data DIR --run NEW --init-from {run}"
         );
     }
     Ok(())
 }
 
-/// Lists the files that could not be read, each with the reason, where a start tells of the first few only.
+/// Lists the files that could not be read, each with the reason; a start prints the first few only.
 ///
 /// # Errors
 /// No permission, or a full disk.

@@ -1,4 +1,4 @@
-//! What a run does after a bad step. The state is the one before it, so every way on is open.
+//! The response to a bad step. The state is still that before it, so a run can stop, skip it or go back.
 
 use anyhow::{Context, Result, bail};
 
@@ -8,14 +8,14 @@ use crate::checkpoint::{Checkpoint, RunFolder};
 use crate::config::{OnBadStep, RunConfig};
 use crate::data::Loaded;
 
-/// Bad steps that may be passed over among [`SKIP_WINDOW_STEPS`].
+/// Limit on bad steps that are skipped within [`SKIP_WINDOW_STEPS`].
 const MOST_SKIPS: usize = 10;
 const SKIP_WINDOW_STEPS: u64 = 1000;
 
-/// Rollbacks of a run; the learning rate is then 1/32 of what it was.
+/// Limit on rollbacks of a run; the learning rate is then 1/32 of the original.
 const MOST_ROLLBACKS: u32 = 5;
 
-/// What each rollback does to the learning rate.
+/// Factor on the learning rate at each rollback.
 const ROLLBACK_LR_FACTOR: f64 = 0.5;
 
 /// A step whose numbers are not finite, or exploded.
@@ -42,24 +42,24 @@ impl std::fmt::Display for BadStep {
     }
 }
 
-/// The last rollback, so that the next one knows whether it helped.
+/// The last rollback, to see at the next bad step if it helped.
 #[derive(Debug, Clone, Copy)]
 struct Rollback {
     bad_step: u64,
     to_step: u64,
 }
 
-/// What a run does after bad steps, and has done in this start.
+/// Handles bad steps, and remembers the last rollback of this start.
 #[derive(Debug, Default)]
 pub(super) struct Incidents {
     last: Option<Rollback>,
 }
 
 impl Incidents {
-    /// Deals with a bad step as the settings say, having written down all that is known of it. The saver is idle.
+    /// Writes a record of a bad step, then does what the settings ask for. The saver must be idle.
     ///
     /// # Errors
-    /// The policy is to stop, or its patience is at an end.
+    /// The settings ask to stop, or too many steps were bad.
     pub(super) fn handle(
         &mut self,
         bad: BadStep,
@@ -100,7 +100,7 @@ impl Incidents {
         }
         let checkpoint = self
             .target(bad, folder)
-            .with_context(|| format!("{bad}, and there is nothing to go back to"))?;
+            .with_context(|| format!("{bad}, and there is no checkpoint to go back to"))?;
         state::restore(trainer, &checkpoint)?;
         trainer.history.rollbacks = rollbacks;
         trainer.history.lr_factor = factor * ROLLBACK_LR_FACTOR;
@@ -115,8 +115,8 @@ impl Incidents {
         Ok(())
     }
 
-    /// The newest checkpoint; where going back to one did not get past the bad step, the one before that, as that
-    /// one may be sick already.
+    /// The newest checkpoint; if going back to it did not get past the bad step, the one before it, as the newest may
+    /// hold bad weights already.
     fn target(&self, bad: BadStep, folder: &RunFolder) -> Result<Checkpoint> {
         if let Some(last) = self.last.filter(|last| bad.step <= last.bad_step)
             && last.to_step > 0
@@ -131,7 +131,7 @@ impl Incidents {
 fn advice(folder: &RunFolder, step: u64) -> String {
     let run = folder.dir().display();
     format!(
-        "The newest checkpoint is from before it. Look at it with `ddpm replay {run} --step {step}`; then lower --lr, set --clip-norm 1, or go on with --on-bad-step skip or rollback"
+        "The newest checkpoint is from before it. Inspect the step with `ddpm replay {run} --step {step}`; then lower --lr, set --clip-norm 1, or continue with --on-bad-step skip or rollback"
     )
 }
 
@@ -147,7 +147,7 @@ fn skip(
         .filter(|step| **step + SKIP_WINDOW_STEPS > bad.step);
     if recent.count() >= MOST_SKIPS {
         bail!(
-            "{bad}, after {MOST_SKIPS} skipped steps among the last {SKIP_WINDOW_STEPS}. {}",
+            "{bad}, after {MOST_SKIPS} skipped steps within the last {SKIP_WINDOW_STEPS}. {}",
             advice(folder, bad.step)
         );
     }

@@ -1,4 +1,4 @@
-//! What training takes of memory, how many images at a time fit, and what to say when they do not.
+//! Memory that training needs, the largest microbatch that fits, and messages when it does not.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -11,42 +11,42 @@ use crate::data::Store;
 use crate::memory::{asked_for, available_bytes, ran_out, resident_bytes};
 use crate::native;
 use crate::report::bytes;
+use crate::text::plural;
 
 const F32_BYTES: u64 = 4;
-/// Parameters, gradients, two moments and the average. LAMB has its update besides; Adam writes into the
-/// parameters at once.
+/// Parameters, gradients, two moments and the EMA. LAMB needs its update besides; Adam writes into the parameters
+/// directly.
 const FLAT_TENSORS: u64 = 5;
-/// What a checkpoint that is written while training goes on holds in host memory: copies of the parameters,
-/// the average and both moments.
+/// Copies in host memory while a checkpoint is written: parameters, EMA and both moments.
 const CHECKPOINT_COPIES: u64 = 4;
-/// Copies of the parameters while a grid is sampled: the average, and the weights to come back to.
+/// Copies of the parameters while a grid is sampled: the EMA, and the weights to restore.
 const SAMPLING_COPIES: u64 = 2;
-/// A batch as whole numbers scaled, its noise, and the noised images; a fourth while they are made.
+/// A scaled batch, its noise, and the noised images; a fourth tensor while they are computed.
 const BATCH_TENSORS: u64 = 4;
-/// What libtorch loads and sets up on CPU when it first computes: code of its kernels, threads, buffers of
-/// matrix products. Measured: 30 MiB with the demo, rounded up; networks of half a GiB and more hide it. Where there is
-/// an NVIDIA driver, libtorch's CUDA half is loaded for a CPU too, and held before this is.
+/// Memory that libtorch takes on a CPU when it first computes: code of its kernels, threads, buffers of matrix products.
+/// Measured: 30 MiB with the demo, rounded up; with networks of half a GiB and more it does not show. Where there is an
+/// NVIDIA driver, libtorch's CUDA half is loaded for a CPU too, and counted as held.
 const KERNELS_BYTES: u64 = 40 << 20;
-/// Bytes that the heap takes for one byte of tensors in it, measured over the presets.
+/// Bytes of heap per byte of tensors, measured over the presets.
 const HEAP_PER_BYTE: f64 = 1.05;
-/// Share of the free memory that is left alone.
+/// Share of the free memory that stays free.
 const SPARE: f64 = 0.1;
 
-/// What training takes, before its first step.
+/// Memory that training needs, estimated before its first step, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Needs {
-    /// Held already: on CPU the whole process, on CUDA the tensors.
+    /// In use already: on CPU the whole process, on CUDA the tensors.
     pub(super) held: u64,
-    /// Taken once more, whatever the microbatch.
+    /// Needed besides, whatever the microbatch.
     pub(super) once: u64,
-    /// For each image of a microbatch.
+    /// Needed for each image of a microbatch.
     pub(super) per_image: u64,
-    /// At least this much for a microbatch, as it is needed between the steps.
+    /// Needed between steps; a microbatch can use the same memory.
     pub(super) between_steps: u64,
 }
 
 impl Needs {
-    /// Those of a trainer that is ready for its first step.
+    /// The needs of a trainer that is ready for its first step.
     pub(super) fn of(config: &RunConfig, trainer: &Trainer, data: &Store) -> Needs {
         let device = trainer.arena.device();
         let [channels, height, width] = config.model.chw();
@@ -81,17 +81,17 @@ impl Needs {
         }
     }
 
-    /// What training takes beyond what is held.
+    /// Memory that training needs beyond what is in use.
     pub(super) fn more(&self, micro: u64) -> u64 {
         self.once + (micro * self.per_image).max(self.between_steps)
     }
 
-    /// All of it at its most.
+    /// Peak memory in total.
     pub(super) fn in_all(&self, micro: u64) -> u64 {
         self.held + self.more(micro)
     }
 
-    /// Most images at a time for which `free` bytes are enough, with some to spare.
+    /// Largest microbatch for which `free` bytes are enough, with some to spare.
     pub(super) fn images_that_fit(&self, free: u64) -> u64 {
         let usable = (free as f64 * (1.0 - SPARE)) as u64;
         match usable.checked_sub(self.once) {
@@ -101,29 +101,29 @@ impl Needs {
     }
 }
 
-/// The fewest equal parts of a batch with at most `most` images each; none if `most` is 0.
+/// The fewest equal microbatches with at most `most` images each; `None` if `most` is 0.
 pub(super) fn fewest_parts(batch: i64, most: u64) -> Option<i64> {
     (1..=batch).find(|parts| batch % parts == 0 && (batch / parts) as u64 <= most)
 }
 
-/// What is known about memory when a run begins.
+/// Needed and free memory at the start of a run.
 #[derive(Debug)]
 pub(super) struct Budget {
     pub(super) needs: Needs,
-    /// Free when the run began; none if the system does not say.
+    /// Free memory at the start, in bytes; `None` if unknown.
     free: Option<u64>,
     batch: i64,
-    /// Parts of the batch.
+    /// Number of microbatches.
     pub(super) accumulate: i64,
     device: Device,
 }
 
 impl Budget {
-    /// That of a trainer that is ready for its first step. With `auto` the fewest parts that should fit are
-    /// chosen; without, a batch in parts that should not fit draws a warning.
+    /// The budget of a trainer that is ready for its first step. With `auto` the fewest microbatches that should fit
+    /// are chosen; without, a warning is printed if the microbatch should not fit.
     ///
     /// # Errors
-    /// `auto`, and the system does not say how much memory is free, or not even one image should fit.
+    /// `auto`, and the free memory is unknown, or not even one image should fit.
     pub(super) fn settle(
         config: &RunConfig,
         trainer: &Trainer,
@@ -132,7 +132,7 @@ impl Budget {
         observer: &dyn Observer,
     ) -> Result<Budget> {
         let device = trainer.arena.device();
-        // The drawn weights and a loaded checkpoint are gone; what they took is not training's.
+        // The initial weights and a loaded checkpoint are freed; training does not need their memory.
         native::return_freed_memory();
         let mut budget = Budget {
             needs: Needs::of(config, trainer, data),
@@ -147,9 +147,9 @@ impl Budget {
             && budget.needs.more(budget.micro()) > free
         {
             observer.message(&format!(
-                "warning: {} more are needed for {} images at a time and {} are free{}; {}",
+                "warning: a microbatch of {} needs {} more, and {} are free{}; {}",
+                plural(budget.micro(), "image"),
                 bytes(budget.needs.more(budget.micro())),
-                budget.micro(),
                 bytes(free),
                 match device {
                     Device::Cuda(_) => "",
@@ -163,54 +163,57 @@ impl Budget {
 
     fn chosen(&self, observer: &dyn Observer) -> Result<i64> {
         let free = self.free.ok_or_else(|| {
-            anyhow!(
-                "--batch auto: the system does not say how much memory is free; give --accumulate"
-            )
+            anyhow!("--batch auto: the free memory is unknown on this system; give --accumulate")
         })?;
         let most = self.needs.images_that_fit(free);
         let parts = fewest_parts(self.batch, most).ok_or_else(|| {
             anyhow!(
-                "--batch auto: not even one image at a time should fit: {} more are needed and {} are free; {SMALLER}",
+                "--batch auto: not even one image fits: {} more are needed, and {} are free; {SMALLER}",
                 bytes(self.needs.more(1)),
                 bytes(free)
             )
         })?;
         observer.message(&format!(
-            "--batch auto: batch {} in {parts} {} of {}, for {most} images at a time fit into {} free",
+            "--batch auto: batch {} in {parts} {} of {}; up to {} fit into {} free",
             self.batch,
-            if parts == 1 { "part" } else { "parts" },
+            if parts == 1 {
+                "microbatch"
+            } else {
+                "microbatches"
+            },
             self.batch / parts,
+            plural(most, "image"),
             bytes(free)
         ));
         Ok(parts)
     }
 
-    /// Images at a time.
+    /// Images per microbatch.
     fn micro(&self) -> u64 {
         (self.batch / self.accumulate) as u64
     }
 
-    /// What would fit into `free` bytes, as flags; fewer than now in any case.
+    /// Flags with which training should fit into `free` bytes; always a smaller microbatch than now.
     fn advice(&self, free: u64) -> String {
         let most = self.needs.images_that_fit(free).min(self.micro() / 2);
         match fewest_parts(self.batch, most) {
             Some(parts) => format!(
-                "{} at a time should fit: --accumulate {parts} (same maths), or --batch auto",
+                "microbatches of {} should fit: --accumulate {parts} (same maths), or --batch auto",
                 self.batch / parts
             ),
-            None => format!("not even one image at a time should fit: {SMALLER}"),
+            None => format!("not even one image fits: {SMALLER}"),
         }
     }
 
-    /// Half as many images at a time, if that is possible.
+    /// Halves the microbatch; false if it is one image already.
     pub(super) fn halve(&mut self) -> bool {
         let parts = fewest_parts(self.batch, self.micro() / 2);
         self.accumulate = parts.unwrap_or(self.accumulate);
         parts.is_some()
     }
 
-    /// Runs `work`, a training step or a grid. If memory runs out in it, the error says what was asked for, what there
-    /// is and what would fit.
+    /// Runs `work`, a training step or a grid. If memory runs out, the error names the size asked for, the free memory
+    /// and flags with which it would fit.
     ///
     /// # Errors
     /// Those of `work`, and out of memory, which is a panic of tch in most operations.
@@ -218,7 +221,7 @@ impl Budget {
     /// # Panics
     /// As `work` does for other reasons.
     pub(super) fn watch<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        // Tensors of the step are dropped on the way out, and what stays is not used again.
+        // Tensors of the step are dropped by unwinding, and the rest is not used again.
         let said = match catch_unwind(AssertUnwindSafe(work)) {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => {
@@ -245,7 +248,7 @@ impl Budget {
         let free_now = available_bytes(self.device);
         let free = self.free.or(free_now).unwrap_or(0);
         format!(
-            "out of memory: {asked} were asked for while training with batch {} in parts of {}, estimated at {} in all, {}. {}",
+            "out of memory: {asked} were asked for while training with batch {} in microbatches of {}, estimated at {} in total, {}. {}",
             self.batch,
             self.micro(),
             bytes(self.needs.in_all(self.micro())),
@@ -255,14 +258,14 @@ impl Budget {
                     bytes(now),
                     bytes(free)
                 ),
-                None => "and how much is free is not known".into(),
+                None => "and the free memory is unknown".into(),
             },
             self.advice(free)
         )
     }
 }
 
-const SMALLER: &str = "take a smaller network (--base-width) or smaller images (--size)";
+const SMALLER: &str = "use a smaller network (--base-width) or smaller images (--size)";
 
 /// Memory ran out in a training step or a grid.
 #[derive(Debug, thiserror::Error)]
@@ -291,8 +294,8 @@ mod tests {
     }
 
     #[test]
-    fn as_many_images_as_fit_with_a_tenth_to_spare() {
-        // 200 free: 180 usable, 80 beyond what is taken once.
+    fn images_that_fit_leave_a_tenth_to_spare() {
+        // 200 free: 180 usable, 80 beyond what is needed once.
         assert_eq!(NEEDS.images_that_fit(200), 8);
         assert_eq!(NEEDS.images_that_fit(199), 7);
         // 125 are not enough for what is needed between steps, though for two images.
@@ -330,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn out_of_memory_says_what_would_fit_and_other_errors_stay() {
+    fn out_of_memory_names_flags_that_fit_and_other_errors_stay() {
         let cpu = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 3221225472 bytes. Error";
         let budget = budget(64, 1, 200);
         let failed = |text: &str| {
@@ -343,7 +346,7 @@ mod tests {
         let text = error.to_string();
         for part in [
             "3.0 GiB more",
-            "batch 64 in parts of 64",
+            "batch 64 in microbatches of 64",
             "--accumulate 8 ",
             "--batch auto",
         ] {

@@ -39,6 +39,7 @@ use crate::config::RunConfig;
 use crate::data::{self, Loaded};
 use crate::device::{self, Chosen, DeviceChoice, Precision};
 use crate::report::duration;
+use crate::text::plural;
 use run::Run;
 
 /// Everything about a start of a run that its config does not fix.
@@ -150,12 +151,12 @@ pub fn train(start: Start) -> Result<End> {
         if (save || sample || run.readback.is_due(run.chosen.device))
             && let Some(bad) = run.readback.read()
         {
-            run.deal_with(bad)?;
+            run.handle_bad_step(bad)?;
             continue;
         }
-        run.hear_from_the_writer()?;
+        run.poll_saver()?;
         if asked {
-            run.stop.save_heard();
+            run.stop.clear_save_request();
         }
         if save {
             run.save(last)?;
@@ -213,7 +214,8 @@ fn load_data(
 /// The first of the files that were left out, a line each.
 fn skipped(loaded: &Loaded) -> String {
     let count = loaded.skipped.len();
-    let mut text = format!("{count} files could not be read and are left out:");
+    let files = plural(count as u64, "file");
+    let mut text = format!("{files} could not be read, left out:");
     for (path, reason) in loaded.skipped.iter().take(10) {
         text += &format!("\n  {}: {reason}", path.display());
     }
@@ -224,18 +226,18 @@ fn skipped(loaded: &Loaded) -> String {
     text
 }
 
-/// The end of a finished run, for people.
-pub fn farewell(folder: &RunFolder, config: &RunConfig, took: Duration) -> String {
+/// A summary of a finished run: its steps and time, its sample grid, and how to sample more.
+pub fn summary(folder: &RunFolder, config: &RunConfig, took: Duration) -> String {
     let dir = folder.dir().display();
     let grid = folder.sample_path(config.train.steps, "ema");
     let grid = if grid.exists() {
-        format!("\nits images: {}", grid.display())
+        format!("\nsample grid: {}", grid.display())
     } else {
         String::new()
     };
     format!(
-        "{} steps done, {} this time{grid}\nmore images: ddpm sample {dir} -n 16 --out grid.png",
-        config.train.steps,
+        "{} done, {} in this start{grid}\nto sample more: ddpm sample {dir} -n 16 --out grid.png",
+        plural(config.train.steps, "step"),
         duration(took)
     )
 }

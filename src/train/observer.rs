@@ -26,7 +26,7 @@ pub trait Observer: Send + Sync + fmt::Debug {
         let _ = (step, steps);
     }
 
-    /// One step is done and took `secs` seconds. On CUDA, steps are heard of a few at a time.
+    /// One step is done and took `secs` seconds. On CUDA, several steps are reported at once.
     fn step(&self, metrics: &StepMetrics, secs: f64) {
         let _ = (metrics, secs);
     }

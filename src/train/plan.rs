@@ -1,4 +1,4 @@
-//! What a run will take, told before its first step.
+//! The estimated memory and time of a run, printed before its first step.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,12 @@ use crate::config::RunConfig;
 use crate::data::Store;
 use crate::device::{Chosen, synchronize};
 use crate::report::{bytes, count, duration};
+use crate::text::plural;
 
-/// Forward arithmetic that a speed probe may cost on a CPU: about a tenth of a second of training.
+/// Forward operations that a speed probe may cost on a CPU: about a tenth of a second of training.
 const PROBE_FLOPS: u64 = 2_000_000_000;
 
-/// Memory, parts of the batch, and speed, before the first step.
+/// Memory, microbatches and speed, before the first step.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) budget: Budget,
@@ -23,7 +24,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Settles how many images are taken at a time, which `auto` leaves open, and tries it.
+    /// Chooses the number of microbatches if `auto` is set, and tries one.
     ///
     /// # Errors
     /// Out of memory, before any work is lost.
@@ -41,7 +42,7 @@ impl Plan {
             match budget.watch(|| secs_per_step(config, trainer, data)) {
                 Err(error) if auto && error.is::<OutOfMemory>() && budget.halve() => {
                     observer.message(&format!(
-                        "--batch auto: that did not fit after all; {} parts",
+                        "--batch auto: that did not fit after all; trying {} microbatches",
                         budget.accumulate
                     ));
                 }
@@ -57,8 +58,8 @@ impl Plan {
 
 /// Seconds of one training step, measured on a part of a batch without changing anything.
 ///
-/// On a CPU the part is as small as [`PROBE_FLOPS`] asks: fewer images, and if one is too much,
-/// a corner of it. On CUDA it is a whole microbatch, so that running out of memory shows here.
+/// On a CPU the part costs at most [`PROBE_FLOPS`]: fewer images, and if one is too much, a corner of it. On CUDA it is
+/// a whole microbatch, so that running out of memory shows here.
 ///
 /// # Errors
 /// Out of memory, before any work is lost.
@@ -95,7 +96,8 @@ fn secs_per_step(config: &RunConfig, trainer: &Trainer, data: &Store) -> Result<
     Ok(secs / share)
 }
 
-/// One line: parameters, device, precision, memory, data, steps, time.
+/// One line: parameters, device, precision, memory, data, steps, time; before it, why CUDA is not used, if that was left
+/// open.
 pub(super) fn line(
     config: &RunConfig,
     trainer: &Trainer,
@@ -105,8 +107,11 @@ pub(super) fn line(
 ) -> String {
     let left = config.train.steps.saturating_sub(trainer.step);
     let [c, h, w] = config.model.chw();
+    let no_cuda = chosen.no_cuda.as_ref();
+    let no_cuda = no_cuda.map(|reason| format!("CUDA cannot be used: {reason}\n"));
     format!(
-        "{} parameters on {}, {}, about {} of memory{}; {} images of {h}x{w}x{c}, batch {}{}; {left} steps to go, about {}",
+        "{}{} parameters on {}, {}, about {} of memory{}; {} of {h}x{w}x{c}, batch {}{}; {} to go, about {}",
+        no_cuda.unwrap_or_default(),
         count(trainer.arena.parameters() as u64),
         chosen.description,
         chosen.precision,
@@ -118,15 +123,16 @@ pub(super) fn line(
         if chosen.device.is_cuda() {
             " for tensors"
         } else {
-            " in all"
+            " in total"
         },
-        data.len(),
+        plural(data.len(), "image"),
         config.train.batch,
         if config.train.accumulate > 1 {
-            format!(" in {} parts", config.train.accumulate)
+            format!(" in {} microbatches", config.train.accumulate)
         } else {
             String::new()
         },
+        plural(left, "step"),
         duration(
             Duration::try_from_secs_f64(left as f64 * plan.secs_per_step).unwrap_or(Duration::MAX)
         ),

@@ -1,4 +1,4 @@
-//! Reading losses back from the device, a few steps at a time, and telling them.
+//! Reads losses back from the device, several steps at once, and writes and shows them.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::checkpoint::RunFolder;
 use crate::config::RunConfig;
 use crate::report::{Metrics, StepMetrics};
 
-/// Steps that a CUDA device may run ahead of the host. Reading each loss would make it wait.
+/// Steps that a CUDA device may run ahead of the host; it would idle while the host reads each loss.
 const CUDA_STEPS_AHEAD: usize = 10;
 
-/// Steps whose numbers are not read yet, and where they go then.
+/// Steps whose numbers are not read yet, metrics.jsonl, and the observer.
 #[derive(Debug)]
 pub(super) struct Readback {
     pending: Vec<StepOutput>,
@@ -24,10 +24,10 @@ pub(super) struct Readback {
     observer: Arc<dyn Observer>,
     steps: u64,
     batch: f64,
-    /// Whether metrics.jsonl could not be written last time.
+    /// True if the last write to metrics.jsonl failed.
     metrics_fail: bool,
     started: Instant,
-    /// When the last read ended, moved on by time that is not training.
+    /// End of the last read, moved forward by time that is not training.
     last_read: Instant,
 }
 
@@ -54,13 +54,13 @@ impl Readback {
         self.pending.push(output);
     }
 
-    /// Whether it is time to read: at once on CPU, where nothing runs ahead.
+    /// True if it is time to read: after each step on a CPU, where nothing runs ahead.
     pub(super) fn is_due(&self, device: Device) -> bool {
         !device.is_cuda() || self.pending.len() >= CUDA_STEPS_AHEAD
     }
 
-    /// Waits for all pending steps and writes them down, up to the first bad one, which it returns: those behind
-    /// it changed nothing.
+    /// Waits for all pending steps and records them up to the first bad one, which it returns: the later ones changed
+    /// nothing.
     pub(super) fn read(&mut self) -> Option<BadStep> {
         let rows: Vec<&Tensor> = self.pending.iter().map(|o| &o.numbers).collect();
         // One read for all of them.
@@ -103,7 +103,7 @@ impl Readback {
         bad
     }
 
-    /// Lines that cannot be written are kept for the next time; training goes on.
+    /// Lines that cannot be written are kept for the next time; training continues.
     fn write(&mut self, lines: &[StepMetrics]) {
         let result = self.metrics.write(lines);
         if let Err(error) = &result
@@ -121,14 +121,14 @@ impl Readback {
         self.metrics.handle()
     }
 
-    /// Tries again to write lines that could not be.
+    /// Retries to write lines that could not be written.
     pub(super) fn flush(&mut self) {
         if self.metrics_fail {
             self.write(&[]);
         }
     }
 
-    /// Goes on from another step: metrics past it are dropped.
+    /// Continues from an earlier step: later metrics are dropped.
     ///
     /// # Errors
     /// metrics.jsonl cannot be read or written.
@@ -149,14 +149,13 @@ impl Readback {
         result
     }
 
-    /// The end; what cannot be written now is lost, and that is said.
+    /// Writes what is left; prints a warning if lines are lost.
     pub(super) fn finish(&mut self) {
         self.flush();
         self.observer.finished();
         if self.metrics_fail {
-            self.observer.message(
-                "warning: the last lines of metrics.jsonl could not be written, and are lost",
-            );
+            self.observer
+                .message("warning: the last lines of metrics.jsonl could not be written");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of one step: written down when its numbers go wrong, and made again by `ddpm replay`.
+//! The record of one step: written for a bad step, and recomputed by `ddpm replay`.
 
 use std::fmt;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::text::quoting;
 /// Bins of the histogram over t.
 const BINS: i64 = 10;
 
-/// A number that JSON may not have.
+/// A number that JSON may not be able to hold: NaN and infinities become words.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(into = "Text", try_from = "Text")]
 pub struct Number(pub f64);
@@ -50,7 +50,7 @@ impl TryFrom<Text> for Number {
 }
 
 impl PartialEq for Number {
-    /// The same bits, but for the many bits of NaN.
+    /// Equal bits; all NaNs are equal.
     fn eq(&self, other: &Number) -> bool {
         self.0.to_bits() == other.0.to_bits() || (self.0.is_nan() && other.0.is_nan())
     }
@@ -59,42 +59,42 @@ impl PartialEq for Number {
 /// An image of the batch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageOfBatch {
-    /// Its number in the data set.
+    /// Index in the data set.
     pub number: i64,
-    /// Its file, or what a built-in one is called.
+    /// File name, or the name of a built-in image.
     pub name: String,
-    /// Whether it was mirrored.
+    /// True if it was mirrored.
     pub mirrored: bool,
-    /// Its time step.
+    /// Time step.
     pub t: i64,
 }
 
 /// The gradient of one parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ParameterGradient {
-    /// Its `state_dict` key.
+    /// `state_dict` key.
     pub name: String,
     /// L2 norm.
     pub norm: Number,
 }
 
-/// One step, looked at closely.
+/// The numbers, images and gradients of one step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// Which, from 1.
+    /// Number of the step, from 1.
     pub step: u64,
     /// Loss of the batch.
     pub loss: Number,
     /// L2 norm of all gradients, before clipping.
     pub grad_norm: Number,
-    /// What was usual for both: running geometric means.
+    /// Running geometric means of both.
     pub usual: Option<[Number; 2]>,
-    /// Images a tenth of the time steps, from the least noisy.
+    /// Images in each tenth of the time steps, from the least noisy.
     pub t_histogram: Vec<i64>,
     /// The batch.
     #[serde(rename = "pictures")]
     pub images: Vec<ImageOfBatch>,
-    /// Gradients in the network's order, before clipping.
+    /// Gradient norms in the network's order, before clipping.
     pub gradients: Vec<ParameterGradient>,
 }
 
@@ -130,8 +130,8 @@ impl StepRecord {
             step: trainer.step + 1,
             loss: number(0),
             grad_norm: number(1),
-            usual: (trainer.guard.usual())
-                .map(|usual| usual.ln.map(|ln| Number(f64::from(ln).exp()))),
+            usual: (trainer.guard.running_stats())
+                .map(|stats| stats.ln.map(|ln| Number(f64::from(ln).exp()))),
             t_histogram,
             images: images.collect(),
             gradients: gradients_of(trainer)?,
@@ -141,7 +141,7 @@ impl StepRecord {
     /// Reads a record.
     ///
     /// # Errors
-    /// No such file, or not a record.
+    /// The file does not exist, or is not a record.
     pub fn read(path: &Path) -> Result<StepRecord> {
         let text = fs_err::read_to_string(path)?;
         serde_json::from_str(&text)
@@ -157,7 +157,7 @@ impl StepRecord {
         write_bytes(path, serde_json::to_string_pretty(self)?.as_bytes())
     }
 
-    /// What differs from `other`, by the names of the fields.
+    /// Names of the fields that differ from `other`.
     pub fn differences(&self, other: &StepRecord) -> Vec<&'static str> {
         let checks = [
             ("step", self.step == other.step),
@@ -204,11 +204,15 @@ impl fmt::Display for StepRecord {
         if let Some([loss, norm]) = self.usual {
             writeln!(
                 f,
-                "  usual: loss {:.4}, gradient norm {:.4}",
+                "  running means: loss {:.4}, gradient norm {:.4}",
                 loss.0, norm.0
             )?;
         }
-        writeln!(f, "  t, by tenths: {:?}", self.t_histogram)?;
+        writeln!(
+            f,
+            "  images per tenth of T, from t = 0: {:?}",
+            self.t_histogram
+        )?;
         writeln!(f, "  largest gradients:")?;
         let mut by_norm: Vec<_> = self.gradients.iter().collect();
         // NaN first, then by size.
@@ -233,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_that_json_has_not_come_back() {
+    fn numbers_outside_json_are_read_back() {
         for value in [
             0.1,
             -0.0,

@@ -1,4 +1,4 @@
-//! One step of a run again, to look at it.
+//! Recomputes one step of a run for inspection.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,22 +13,21 @@ use crate::config::OnBadStep;
 use crate::device::Chosen;
 use crate::report::StepMetrics;
 
-/// A step that was computed again.
+/// A recomputed step.
 #[derive(Debug)]
 pub struct Replay {
-    /// What it is made of.
+    /// Its record.
     pub record: StepRecord,
-    /// What was written down when it happened, if it was.
+    /// The record of the original run, if there is one.
     pub then: Option<StepRecord>,
-    /// The checkpoint that the way to it began at.
+    /// Step of the checkpoint that training was repeated from.
     pub from_step: u64,
 }
 
-/// Trains from the newest checkpoint before step `step` (from 1) up to it, and looks at its gradients. The run is not
-/// changed.
+/// Trains from the newest checkpoint before step `step` (from 1) up to it, and records the step. The run is not changed.
 ///
 /// # Errors
-/// No checkpoint before the step, or data that cannot be read.
+/// No checkpoint before the step, unreadable data, or a bad step before it.
 pub fn replay(
     folder: &RunFolder,
     step: u64,
@@ -38,7 +37,7 @@ pub fn replay(
 ) -> Result<Replay> {
     ensure!(step > 0, "steps count from 1");
     let checkpoint = folder.checkpoint_before(step - 1)?;
-    // What may change on the way has the value of the last start.
+    // Settings that may change during a run have the values of the last start.
     let config = &folder.config()?;
     let data = load_data(config, cache.as_deref(), chosen, observer)?;
     let mut trainer = Trainer::new(config, data.store.len(), chosen.device)?;
@@ -69,7 +68,9 @@ pub fn replay(
             trainer.rewind_to_before(bad.step);
             match config.train.on_bad_step {
                 OnBadStep::Skip => trainer.skip(),
-                _ => bail!("{bad}: the way to step {step} ends there; replay that one"),
+                _ => bail!(
+                    "{bad}: training stops there, before step {step}; replay that step instead"
+                ),
             }
         }
     }

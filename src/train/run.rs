@@ -19,8 +19,11 @@ use crate::data::Loaded;
 use crate::device::Chosen;
 use crate::model::load_state_dict;
 
-/// A stall that a user may want to know of.
-const WORTH_TELLING: Duration = Duration::from_millis(1);
+/// Shortest pause for a checkpoint that is printed.
+const STALL_WORTH_TELLING: Duration = Duration::from_millis(1);
+
+/// Shortest wait for images that is printed: 0.1 s when rounded.
+const WAIT_WORTH_TELLING: Duration = Duration::from_millis(50);
 
 /// A run that is being trained.
 #[derive(Debug)]
@@ -59,7 +62,7 @@ impl Run {
         let chosen = device_of(start.chosen)?;
         ensure!(
             config.model.classes().is_none(),
-            "this network is told a class, and images of a folder have none; only sampling works with it"
+            "this network is class-conditional, and images of a folder have no class; it can only be sampled from"
         );
         let data = load_data(&config, start.cache.as_deref(), &chosen, &*observer)?;
         let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
@@ -112,7 +115,7 @@ impl Run {
             stop,
             observer,
         };
-        run.catch_up(given)?;
+        run.write_missing_outputs(given)?;
         Ok(run)
     }
 
@@ -134,7 +137,7 @@ impl Run {
 
     /// What must be there before the first step, and what the last start did not get to. `given`: the run begins
     /// with weights from elsewhere, which a resume must find.
-    fn catch_up(&mut self, given: bool) -> Result<()> {
+    fn write_missing_outputs(&mut self, given: bool) -> Result<()> {
         let step = self.trainer.step;
         if step == 0 && given {
             self.save(true)?;
@@ -157,22 +160,22 @@ impl Run {
             true => saver.finish(),
             false => saver.wait(),
         });
-        self.tolerate(before)?;
+        self.warn_unless_strict(before)?;
         self.readback.flush();
         self.saved = Some(self.trainer.step);
         let metrics = self.readback.metrics_file()?;
         let begun = self.saver.save(&self.trainer, &self.config, metrics);
         if !last {
-            return self.tolerate(begun);
+            return self.warn_unless_strict(begun);
         }
         begun?;
         let saver = &mut self.saver;
         self.readback.outside_the_clock(|| saver.finish())
     }
 
-    pub(super) fn hear_from_the_writer(&mut self) -> Result<()> {
+    pub(super) fn poll_saver(&mut self) -> Result<()> {
         let heard = self.saver.poll();
-        self.tolerate(heard)
+        self.warn_unless_strict(heard)
     }
 
     pub(super) fn sample(&mut self) -> Result<()> {
@@ -189,17 +192,17 @@ impl Run {
                 )
             })
         });
-        self.tolerate(
+        self.warn_unless_strict(
             drawn.with_context(|| format!("the grid of step {} is left out", self.trainer.step)),
         )
     }
 
     /// What runs beside training does not end it, unless asked.
-    fn tolerate(&self, result: Result<()>) -> Result<()> {
+    fn warn_unless_strict(&self, result: Result<()>) -> Result<()> {
         match result {
             Err(error) if !self.strict => {
                 self.observer
-                    .message(&format!("warning: {error:#}; training goes on"));
+                    .message(&format!("warning: {error:#}; training continues"));
                 Ok(())
             }
             result => result,
@@ -216,23 +219,30 @@ impl Run {
             }
         }
         self.readback.finish();
-        self.observer.message(&format!(
-            "steps waited {:.1} s for images",
-            self.data.store.waited().as_secs_f64()
-        ));
-        let stall = self.saver.longest_stall;
-        if stall >= WORTH_TELLING {
+        let waited = self.data.store.waited();
+        if waited >= WAIT_WORTH_TELLING {
             self.observer.message(&format!(
-                "a checkpoint held a step up for {} ms at most",
+                "data loading held training up for {:.1} s",
+                waited.as_secs_f64()
+            ));
+        }
+        let stall = self.saver.longest_stall;
+        if stall >= STALL_WORTH_TELLING {
+            self.observer.message(&format!(
+                "longest pause for a checkpoint: {} ms",
                 stall.as_millis()
             ));
+        }
+        let stall = self.saver.longest_stall;
+        if stall >= STALL_WORTH_TELLING {
+            eprintln!("longest pause for a checkpoint: {} ms", stall.as_millis());
         }
         Ok(())
     }
 
-    pub(super) fn deal_with(&mut self, bad: BadStep) -> Result<()> {
+    pub(super) fn handle_bad_step(&mut self, bad: BadStep) -> Result<()> {
         let saved = self.saver.finish();
-        self.tolerate(saved)?;
+        self.warn_unless_strict(saved)?;
         let Run {
             folder,
             config,
@@ -255,7 +265,7 @@ impl Run {
             if saved.is_ok() {
                 self.folder.remove_after(step)?;
             }
-            self.tolerate(saved)?;
+            self.warn_unless_strict(saved)?;
         }
         Ok(())
     }
@@ -265,6 +275,6 @@ impl Run {
 fn another_place(before: Option<&str>, now: &str) -> Option<String> {
     let before = before.filter(|before| *before != now)?;
     Some(format!(
-        "note: the run was on {before}, and goes on on {now}: as good, but not the same in the last bits"
+        "note: the run was on {before}, and continues on {now}: equally good, but not the same bit for bit"
     ))
 }

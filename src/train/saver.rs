@@ -1,8 +1,8 @@
-//! Checkpoints written beside training.
+//! Writes checkpoints in a thread of its own, beside training.
 //!
-//! A save costs training next to nothing: the writer copies the state while the next step's forward and backward
-//! only read it, and the step waits for the copy, if it must, before it changes anything. Hashing, writing and
-//! fsync follow while training goes on.
+//! A save hardly slows training: the writer copies the state while the next step's forward and backward only read it,
+//! and the step waits for the copy, if need be, before it changes anything. Hashing, writing and fsync follow while
+//! training continues.
 
 use std::fs::File;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
@@ -22,7 +22,7 @@ use crate::native::{copy_aside, host_bytes, pinned_like};
 use crate::optim::Layout;
 use crate::report::bytes;
 
-/// How long a save waits for the one before it. A disk that hangs for longer does not stop training.
+/// Longest wait of a save for the one before it. A disk that hangs for longer does not stop training.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One checkpoint to write.
@@ -34,7 +34,7 @@ struct Job {
     metrics: File,
 }
 
-/// The writer thread, and what is known of its work.
+/// The writer thread, and the state of its work.
 #[derive(Debug)]
 pub(super) struct Saver {
     jobs: Option<SyncSender<Job>>,
@@ -44,12 +44,12 @@ pub(super) struct Saver {
     environment: String,
     copying: bool,
     writing: bool,
-    /// The longest that a step stood still for a save.
+    /// Longest pause of training for a save.
     pub(super) longest_stall: Duration,
 }
 
 impl Saver {
-    /// Starts the writer; `environment` says where the run is computed.
+    /// Starts the writer; `environment` describes the device and libraries.
     pub(super) fn start(folder: &RunFolder, environment: String) -> Result<Saver> {
         let (jobs, to_do) = sync_channel(1);
         let (tell_copied, copied) = channel();
@@ -70,11 +70,11 @@ impl Saver {
         })
     }
 
-    /// Begins to save the state as it is, with the `metrics` up to it; a later [`poll`](Saver::poll) or
-    /// [`finish`](Saver::finish) tells the result. Hear of the save before it first.
+    /// Starts to save the present state, with the `metrics` up to it; a later [`poll`](Saver::poll) or
+    /// [`finish`](Saver::finish) returns the result. Poll for the result of the save before it first.
     ///
     /// # Errors
-    /// The save before this one is still at it: then this one is left out.
+    /// The save before this one is not finished; this one is left out.
     pub(super) fn save(
         &mut self,
         trainer: &Trainer,
@@ -87,7 +87,7 @@ impl Saver {
             trainer.step
         );
         let started = Instant::now();
-        // What the writer reads must not have a change of it queued.
+        // No queued change may be pending on tensors that the writer reads.
         synchronize(trainer.arena.device());
         let job = Job {
             meta: meta(trainer, config, &self.environment),
@@ -112,25 +112,25 @@ impl Saver {
         }
     }
 
-    /// Waits for a copy, if there is one.
+    /// Waits for a copy in progress; returns true if there was one.
     fn copy_ends(&mut self) -> bool {
         let copying = std::mem::take(&mut self.copying);
         if copying {
-            // A failed copy is told with the result of the save.
+            // A failed copy is reported with the result of the save.
             let _ = self.copied.recv();
         }
         copying
     }
 
-    /// The result of a save that has ended since the last call, if there is one.
+    /// Returns the result of a save that has ended since the last call; `Ok` if none has.
     ///
     /// # Errors
-    /// It failed; earlier checkpoints are as they were.
+    /// The save failed; earlier checkpoints are unchanged.
     pub(super) fn poll(&mut self) -> Result<()> {
         self.wait_until_written(Duration::ZERO)
     }
 
-    /// As [`poll`](Saver::poll), after some patience.
+    /// As [`poll`](Saver::poll), but waits for up to 10 s.
     ///
     /// # Errors
     /// As `poll`.
@@ -138,7 +138,7 @@ impl Saver {
         self.wait_until_written(PATIENCE)
     }
 
-    /// Waits for what is being written.
+    /// Waits for the end of a save in progress.
     ///
     /// # Errors
     /// As [`poll`](Saver::poll).
@@ -177,7 +177,7 @@ impl Saver {
 }
 
 impl Drop for Saver {
-    /// What is being written is written to its end, however the run ends.
+    /// Waits for a save in progress, however the run ends.
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
@@ -211,7 +211,7 @@ fn write_all(
     }
 }
 
-/// The buffers are made once: fresh memory would cost more than the copy.
+/// Copies the state to the host. The buffers are allocated once: fresh memory would cost more than the copy.
 fn copy(host: &mut Vec<Tensor>, job: &Job) -> Result<()> {
     if host.is_empty() {
         for live in &job.live {
@@ -234,14 +234,14 @@ fn copy(host: &mut Vec<Tensor>, job: &Job) -> Result<()> {
 }
 
 fn write(folder: &RunFolder, job: &Job, host: &[Tensor]) -> Result<()> {
-    // A finite loss says nothing yet about the update that followed it.
+    // A finite loss does not mean that the update after it was finite.
     for (section, flat) in SECTIONS.iter().zip(host) {
         ensure!(
             all_finite(host_bytes(flat)?),
             "`{section}*` holds values that are not finite; lower --lr or set --clip-norm"
         );
     }
-    // The lines before a checkpoint outlive a power cut if it does. A disk that cannot will say so below.
+    // So that after a power cut the metrics up to a checkpoint are there if it is. A failing disk shows below.
     let _ = job.metrics.sync_data();
     let layout = job.layout.in_index_order();
     let tensors: Vec<_> = SECTIONS

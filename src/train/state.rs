@@ -1,4 +1,4 @@
-//! Between a trainer and its checkpoint.
+//! Conversion between a trainer and its checkpoint.
 
 use anyhow::{Context, Result};
 use tch::Tensor;
@@ -22,10 +22,10 @@ pub(super) fn flats(trainer: &Trainer) -> [Tensor; 4] {
     .map(Tensor::shallow_clone)
 }
 
-/// What a resume needs besides tensors.
+/// The metadata that a resume needs besides tensors.
 pub(super) fn meta(trainer: &Trainer, config: &RunConfig, environment: &str) -> Meta {
     let history = History {
-        usual: trainer.guard.usual(),
+        usual: trainer.guard.running_stats(),
         ..trainer.history.clone()
     };
     Meta {
@@ -38,10 +38,10 @@ pub(super) fn meta(trainer: &Trainer, config: &RunConfig, environment: &str) -> 
     }
 }
 
-/// Puts a trainer where the checkpoint was written.
+/// Restores a trainer to the state of a checkpoint.
 ///
 /// # Errors
-/// A checkpoint of another network, naming every key that does not fit.
+/// A checkpoint of another network; the message names every key that does not fit.
 pub(super) fn restore(trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<()> {
     for (prefix, flat) in SECTIONS.iter().zip(flats(trainer)) {
         load_state_dict(&trainer.arena.as_params(&flat), &checkpoint.section(prefix))

@@ -1,4 +1,4 @@
-//! What asks a run to stop, or to save: signals and a time limit.
+//! Requests to stop or to save: signals and a time limit.
 //!
 //! SIGINT and SIGTERM: the first asks the loop to save and stop, the second ends at once. SIGUSR1: save and sample now.
 
@@ -10,7 +10,7 @@ use anyhow::Result;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 
-/// Why a run stops before its last step.
+/// The reason for a stop before the last step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// SIGINT or SIGTERM.
@@ -22,7 +22,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// What the process exits with: 128 + the signal, or what timeout(1) exits with.
+    /// Exit code of the process: 128 + the signal, or 124 as of timeout(1).
     pub fn exit_code(self) -> u8 {
         match self {
             Reason::Signal(signal) => 128 + signal as u8,
@@ -32,7 +32,7 @@ impl Reason {
     }
 }
 
-/// What has been asked so far. Clones share it, so that one can be kept to ask a run that is being trained.
+/// The requests received so far. Clones share them, so a kept clone can stop a run that is being trained.
 ///
 /// The default hears of nothing but [`Stop::ask`] and [`Stop::ask_save`].
 #[derive(Debug, Clone, Default)]
@@ -44,10 +44,10 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Takes over the three signals for the rest of the process, and starts the clock.
+    /// Installs handlers of the three signals for the rest of the process, and starts the clock.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The system refuses a handler.
     pub fn install(time_limit: Option<Duration>) -> Result<Stop> {
         let received = Arc::new(AtomicUsize::new(0));
         let asked = Arc::new(AtomicBool::new(false));
@@ -92,13 +92,13 @@ impl Stop {
         }
     }
 
-    /// Whether to save and sample now, since SIGUSR1.
+    /// True after SIGUSR1: save and sample now.
     pub fn save_asked(&self) -> bool {
         self.save.load(Ordering::Relaxed)
     }
 
-    /// It is being done.
-    pub fn save_heard(&self) {
+    /// Clears the request of SIGUSR1.
+    pub fn clear_save_request(&self) {
         self.save.store(false, Ordering::Relaxed);
     }
 }

@@ -16,7 +16,7 @@ use crate::rng::{Stream, key, normal, seeded};
 /// Batches that are gathered before their step, where gathering takes time: one could be late now and then.
 const STEPS_PREFETCHED: u64 = 2;
 
-/// Everything that training changes, and what it needs to go on.
+/// Everything that training changes, and all it needs to continue.
 #[derive(Debug)]
 pub struct Trainer {
     /// Steps done.
@@ -29,11 +29,11 @@ pub struct Trainer {
     pub optimizer: Optimizer,
     /// Average of the weights.
     pub ema: Ema,
-    /// Stops bad steps.
+    /// Keeps bad steps from changing anything.
     pub guard: Guard,
-    /// Where the time of steps goes, while somebody measures.
+    /// Time of each phase of a step, while it is measured.
     pub clock: Clock,
-    /// What went wrong so far; its running means are the guard's.
+    /// Bad steps so far; the running means live in the guard.
     pub history: History,
     /// Noise schedule.
     pub schedule: Schedule,
@@ -42,12 +42,12 @@ pub struct Trainer {
     config: RunConfig,
 }
 
-/// What a step is made of, a function of (seed, step) alone.
+/// The random choices of a step, a function of (seed, step) alone.
 #[derive(Debug)]
 pub struct Draw {
     /// Numbers of the images.
     pub indices: Vec<i64>,
-    /// Which are mirrored, `[B]` bool; none if flipping is off.
+    /// True for mirrored images, `[B]` bool; `None` if flipping is off.
     pub mirrored: Option<Tensor>,
     /// Time steps, `[B]` i64 on CPU.
     pub t: Tensor,
@@ -60,10 +60,10 @@ pub struct Gradients {
     pub loss_and_grad_norm: Tensor,
 }
 
-/// The result of a step, still on the device so that nobody waits for it.
+/// The result of a step, still on the device, so that the host does not wait.
 #[derive(Debug)]
 pub struct StepOutput {
-    /// Which step, from 1.
+    /// Number of the step, from 1.
     pub step: u64,
     /// `[3]` f32: loss, gradient norm before clipping, and 1 if nothing was changed because this step or one
     /// before it is bad.
@@ -85,7 +85,7 @@ impl Trainer {
             net.move_to(device)?;
         }
         let arena = Arena::new(&net.params())?;
-        // The weights as drawn left holes that moments and average, being one tensor each, do not fit into.
+        // The initial weights left holes too small for moments and average, which are one tensor each.
         native::return_freed_memory();
         let schedule = Schedule::new(&config.diffusion);
         Ok(Trainer {
@@ -109,7 +109,7 @@ impl Trainer {
         })
     }
 
-    /// Images in the data set it was made for.
+    /// Number of images in the data set it was made for.
     pub fn images(&self) -> u64 {
         self.order.images()
     }
@@ -142,7 +142,7 @@ impl Trainer {
     /// One training step on `data`.
     ///
     /// # Errors
-    /// What libtorch refuses, out of memory before all.
+    /// An error of libtorch, most often out of memory.
     pub fn train_step(&mut self, data: &Store) -> Result<StepOutput> {
         let gradients = self.gradients(data)?;
         self.update(gradients)
@@ -176,19 +176,19 @@ impl Trainer {
     }
 
     /// Clips, takes the optimizer's step and averages; nothing changes but the step number if the gradients are
-    /// bad, or were before and nobody released the guard.
+    /// bad, or an earlier step was and the guard has not been released.
     ///
     /// # Errors
     /// As [`train_step`](Trainer::train_step).
     pub fn update(&mut self, gradients: Gradients) -> Result<StepOutput> {
         let numbers = gradients.loss_and_grad_norm;
         self.clip(&numbers.get(1));
-        let sound_before = self.sound_steps();
-        self.guard.judge(&self.arena, &numbers);
+        let good_before = self.good_steps();
+        self.guard.check(&self.arena, &numbers);
         let multiplier =
             lr_multiplier(&self.config.optim.lr_schedule, self.step) * self.history.lr_factor;
         let inputs = StepInputs {
-            adam_t: sound_before + 1,
+            adam_t: good_before + 1,
             lr_multiplier: multiplier,
         };
         self.optimizer.step(&self.arena, inputs)?;
@@ -204,7 +204,7 @@ impl Trainer {
     }
 
     /// Steps that changed the weights.
-    fn sound_steps(&self) -> u64 {
+    fn good_steps(&self) -> u64 {
         self.step - self.history.skipped.len() as u64
     }
 
@@ -265,7 +265,7 @@ impl Trainer {
         }
     }
 
-    /// Output of the network as it is, without dropout; see [`Model::predict`].
+    /// Output of the network without dropout; see [`Model::predict`].
     pub fn predict(&self, x_t: &Tensor, t: &Tensor, kept: &KeptFilters) -> Tensor {
         self.net.predict(x_t, t, None, kept)
     }
@@ -359,7 +359,7 @@ mod tests {
                 trainer.arena.grads.copy()
             });
             let error = f64::try_from((&kept - again).norm() / kept.norm()).unwrap();
-            // What several operations add to one gradient is added in another order.
+            // The terms of a gradient are added in another order.
             let most = if precision == Precision::Bf16 {
                 1e-2
             } else {

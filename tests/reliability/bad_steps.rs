@@ -1,4 +1,4 @@
-//! Steps whose numbers go wrong.
+//! Steps with bad numbers.
 
 use std::path::Path;
 
@@ -54,19 +54,19 @@ fn stopping_is_the_default_and_the_step_can_be_replayed() {
     };
     let out = replay(bad);
     assert!(
-        stderr(&out).contains("the same, bit for bit"),
+        stderr(&out).contains("the same as in the original run, bit for bit"),
         "{}",
         stderr(&out)
     );
     let again: StepRecord = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(again, record);
-    // A sound step has a loss that metrics.jsonl knows.
-    let sound: StepRecord = serde_json::from_slice(&replay(bad - 1).stdout).unwrap();
+    // The loss of a good step is in metrics.jsonl.
+    let good: StepRecord = serde_json::from_slice(&replay(bad - 1).stdout).unwrap();
     let (_, loss, norm) = metrics(&run)[bad as usize - 2];
-    assert_eq!((sound.loss.0, sound.grad_norm.0), (loss, norm));
+    assert_eq!((good.loss.0, good.grad_norm.0), (loss, norm));
 }
 
-/// With so low a factor some ordinary steps count as explosions, and none twice in a row for long.
+/// With this low factor some ordinary steps count as explosions, but never many in a row.
 const SKIPPING: [&str; 4] = ["--on-bad-step", "skip", "--explosion-factor", "1.9"];
 
 #[test]
@@ -78,13 +78,13 @@ fn skipping_changes_nothing_but_the_step_and_resumes_exactly() {
     assert!(!skipped.is_empty() && skipped.len() <= 10, "{said}");
     assert!(
         skipped[0] > 100,
-        "the first hundred steps have no usual size"
+        "the first hundred steps have no means to compare with"
     );
     let steps: Vec<u64> = metrics(&once).iter().map(|m| m.0).collect();
     let sound: Vec<u64> = (1..=300).filter(|s| !skipped.contains(s)).collect();
     assert_eq!(steps, sound);
 
-    // Stopped right behind a skipped step.
+    // Stopped directly after a skipped step.
     train_to(&twice, skipped[0], &SKIPPING);
     train_to(&twice, 300, &[]);
     assert_eq!(records(&twice), skipped);
@@ -110,8 +110,8 @@ fn skipping_is_bounded() {
 
 #[test]
 fn rolling_back_lowers_the_rate_until_it_gets_past() {
-    // LAMB makes weights up to a tenth larger at each step, and those of about step 143 give no numbers any more. From
-    // step 100 on at half the rate that takes twice as many steps.
+    // LAMB makes weights up to a tenth larger at each step, and they overflow at about step 143. At half the rate, from
+    // step 100 on, that takes twice as many steps.
     let more = [
         "--on-bad-step",
         "rollback",
@@ -139,7 +139,7 @@ fn rolling_back_lowers_the_rate_until_it_gets_past() {
     let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!(last["lr"].as_f64().unwrap(), 0.1 * end.lr_factor);
 
-    // The lowered rate is part of what is saved.
+    // The lowered rate is saved.
     train_to(&twice, 160, &more);
     train_to(&twice, 170, &[]);
     assert_same_end(&once, &twice, 170);
@@ -159,7 +159,7 @@ fn rollbacks_are_bounded_and_go_further_back() {
         said.contains("back to step 6") && said.contains("back to step 4"),
         "{said}"
     );
-    // The way that was left is gone, and a resume knows what has been tried.
+    // The abandoned steps are gone, and a resume knows of the rollbacks.
     let left: Vec<u64> = (0..=6)
         .filter(|&step| checkpoint(&run, step).exists())
         .collect();

@@ -1,4 +1,4 @@
-//! Disks that are full, or gone.
+//! Disks that are full or gone.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use super::tiny::{
     wait_until,
 };
 
-/// The program under a limit on the size of any file it writes: the next byte is an error, as on a full disk.
+/// The program with a limit on the size of each file that it writes: more bytes are an error, as on a full disk.
 fn limited(run: &Path, steps: u64, kib: u64, more: &[&str]) -> Command {
     let mut command = Command::new("bash");
     let limited = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$0\" \"$@\"");
@@ -29,7 +29,7 @@ fn a_full_disk_costs_no_checkpoint_and_no_whole_line() {
     train_to(&starved, 6, &[]);
     let good = std::fs::read(checkpoint(&starved, 6)).unwrap();
 
-    // No room for a checkpoint of 75 KB, and none for more than some lines of metrics.
+    // Too little room for a checkpoint of 75 KB, and for more than some lines of metrics.
     let out = limited(&starved, 30, 2, &[]).output().unwrap();
     let said = stderr(&out);
     assert_eq!(out.status.code(), Some(1), "{said}");
@@ -54,7 +54,7 @@ fn a_full_disk_costs_no_checkpoint_and_no_whole_line() {
     let last = metrics(&starved).last().unwrap().0;
     assert!((6..30).contains(&last), "{last}");
 
-    // With room again it is the run that it would have been.
+    // With enough room again, the run ends as it would have without the limit.
     train_to(&starved, 40, &[]);
     assert_same_end(&whole, &starved, 40);
 }

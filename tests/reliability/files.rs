@@ -1,4 +1,4 @@
-//! Checkpoints that were damaged.
+//! Damaged checkpoints.
 
 use std::path::Path;
 
@@ -75,7 +75,7 @@ fn other_commands_take_the_newest_that_opens() {
 }
 
 #[test]
-fn a_run_without_a_readable_checkpoint_is_not_begun_anew() {
+fn a_run_without_a_readable_checkpoint_does_not_start_over() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     train_to(&run, 4, &[]);
@@ -92,7 +92,7 @@ fn a_run_without_a_readable_checkpoint_is_not_begun_anew() {
     assert_eq!(std::fs::read(checkpoint(&run, 4)).unwrap(), b"rubbish");
 }
 
-/// A folder of images, each of one grey.
+/// A folder of images, each of a uniform grey.
 fn images(dir: &Path, greys: &[(&str, u8)]) {
     std::fs::create_dir_all(dir).unwrap();
     for (name, grey) in greys {
@@ -103,7 +103,7 @@ fn images(dir: &Path, greys: &[(&str, u8)]) {
 }
 
 #[test]
-fn a_run_goes_on_with_its_own_images_only() {
+fn a_run_resumes_with_its_own_images_only() {
     let dir = tempfile::tempdir().unwrap();
     let (run, data) = (dir.path().join("run"), dir.path().join("data"));
     images(
@@ -136,7 +136,7 @@ fn a_run_goes_on_with_its_own_images_only() {
     assert_eq!(std::fs::read(checkpoint(&run, 4)).unwrap(), good);
     train_to(&run, 6, &[]);
 
-    // The way that the message names.
+    // The command in the message.
     images(&data, &[("f.png", 5)]);
     let new = dir.path().join("new");
     let from = run.to_str().unwrap();
@@ -154,12 +154,12 @@ fn a_run_goes_on_with_its_own_images_only() {
     ]);
     let out = command.arg("--run").arg(&new).output().unwrap();
     assert!(out.status.success(), "{}", stderr(&out));
-    // What it began with is kept at once: a kill before the first save must not end in drawn weights.
+    // The initial weights are saved at once: after a kill before the first save, they must not be replaced by random ones.
     assert!(checkpoint(&new, 0).exists());
 }
 
 #[test]
-fn another_place_is_noted() {
+fn another_machine_is_noted() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     train_to(&run, 2, &[]);

@@ -1,5 +1,4 @@
-//! `.ddcm` files that earlier versions wrote: they name their networks by a hash, and are worth nothing once a network
-//! has another.
+//! `.ddcm` files of earlier versions: they name their network by a hash, and are lost if a network's hash changes.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use crate::common::repo;
 
 use super::tiny::{ddpm, stderr};
 
-/// A `.ddcm` file below tests/runs, with a network it was made with and how.
+/// A `.ddcm` file below tests/runs, with its network and its flags.
 const FILES: [(&str, &str, &str); 3] = [
     (
         "ddcm/exported",
@@ -31,7 +30,7 @@ const FILES: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// What was encoded.
+/// The images that were encoded.
 const IMAGES: [&str; 4] = ["420.jpg", "large.jpg", "large-grey.jpg", "turned.jpg"];
 
 fn old(path: &str) -> PathBuf {
@@ -54,7 +53,7 @@ fn run(command: &str, first: &Path, more: impl FnOnce(&mut std::process::Command
 }
 
 #[test]
-fn old_files_decode_to_the_images_they_did() {
+fn old_files_decode_to_the_same_images() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("decoded.png");
     for (file, model, _) in FILES {
@@ -72,7 +71,7 @@ fn old_files_decode_to_the_images_they_did() {
     }
 }
 
-/// All but the indices, which rounding may decide: the network's hash, the settings, the steps, the codebook.
+/// All but the indices, which depend on rounding: the network's hash, the settings, the steps, the codebook.
 #[test]
 fn the_same_images_are_encoded_under_the_same_header() {
     let dir = tempfile::tempdir().unwrap();
@@ -108,7 +107,7 @@ fn networks_of_every_preset_keep_their_hash() {
     let weights = [("w".to_owned(), Tensor::from_slice(&[1f32, 2.0]))];
     let hashes = presets.map(|(preset, _)| {
         let mut config = preset.config();
-        // The betas of the others are as exact as the processor's cosine.
+        // The betas of the other presets are only as exact as the processor's cosine.
         config.diffusion.schedule = ScheduleKind::Explicit;
         config.diffusion.betas = vec![0.25, 0.5];
         config.diffusion.timesteps = 2;

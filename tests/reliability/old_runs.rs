@@ -1,4 +1,4 @@
-//! Runs that earlier versions left: they go on.
+//! Runs of earlier versions can be resumed.
 
 use std::path::Path;
 
@@ -19,11 +19,11 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// Goes on with the run of `golden` at `run`, which was stopped at step 4, and compares step 6.
-fn assert_goes_on(golden: &Path, run: &Path) {
+/// Resumes the run of `golden` at `run`, which was stopped at step 4, and compares step 6.
+fn assert_resumes(golden: &Path, run: &Path) {
     let name = golden.display();
     let out = ddpm()
-        // As then: by default it is bf16 where the processor has that.
+        // As in the original run: the default is bf16 where the processor supports it.
         .args("train --steps 6 --device cpu --precision f32 --threads 1 --run".split(' '))
         .arg(run)
         .output()
@@ -34,7 +34,7 @@ fn assert_goes_on(golden: &Path, run: &Path) {
     let state = theirs.section("");
     assert!(state.len() > 50);
     for (tensor, want) in &state {
-        // Another processor rounds differently; two steps at these rates do not make more of it.
+        // Another processor rounds differently; the error does not grow much in two steps at these rates.
         let error = max_abs(ours.get(tensor), want);
         let size = max_abs(want, &want.zeros_like());
         assert!(
@@ -46,19 +46,19 @@ fn assert_goes_on(golden: &Path, run: &Path) {
     assert_eq!(steps, [1, 2, 3, 4, 5, 6], "{name}");
 }
 
-/// Each format was stopped at step 4 by the version that wrote it, and gone on with to step 6.
+/// The version that wrote a format stopped the run at step 4, and resumed it until step 6.
 #[test]
-fn runs_of_every_format_go_on_as_their_own_version_did() {
+fn runs_of_every_format_resume_as_in_their_own_version() {
     for format in ["format-1", "format-2"] {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
         let golden = repo("tests/runs").join(format);
         copy_folder(&golden.join("stopped"), &run);
-        assert_goes_on(&golden, &run);
+        assert_resumes(&golden, &run);
     }
 }
 
-/// A run refuses images whose decoded bytes have changed, so every kind of JPEG must give the same for ever.
+/// A run refuses images whose decoded bytes have changed, so the decoded bytes of every kind of JPEG must never change.
 #[test]
 fn a_run_on_jpeg_files_finds_its_images_unchanged() {
     let dir = tempfile::tempdir().unwrap();
@@ -66,17 +66,17 @@ fn a_run_on_jpeg_files_finds_its_images_unchanged() {
     let golden = repo("tests/runs/jpegs");
     copy_folder(&golden.join("stopped"), &run);
     move_images(&run, &golden.join("pictures"));
-    assert_goes_on(&golden, &run);
+    assert_resumes(&golden, &run);
     let list = |run: &Path| std::fs::read_to_string(run.join("pictures.tsv")).unwrap();
     assert_eq!(list(&run), list(&golden.join("stopped")));
     assert_eq!(
         list(&run).lines().next(),
         Some("ddpm pictures 1 10"),
-        "none is left out"
+        "no image is left out"
     );
 }
 
-/// Tells a run where its images are on this machine: the folder is the one setting of it that has no flag.
+/// Changes the folder of a run's images to the one on this machine; no flag can do that.
 fn move_images(run: &Path, images: &Path) {
     let path = run.join("config.toml");
     let mut config: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();

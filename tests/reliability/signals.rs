@@ -17,7 +17,7 @@ fn named_step(run: &Path) -> u64 {
     digits.parse().unwrap_or(0)
 }
 
-/// The same of a run that nobody trains: it must be readable, and be what it is called.
+/// The same for a run that is not being trained: the checkpoint must be readable, and of the step in its name.
 fn newest_step(run: &Path) -> u64 {
     let named = named_step(run);
     if named > 0 {
@@ -30,7 +30,7 @@ fn newest_step(run: &Path) -> u64 {
 }
 
 #[test]
-fn killed_at_any_moment_it_ends_with_the_same_bytes() {
+fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     const STEPS: u64 = 400;
     const KILLS: u64 = 10;
     let dir = tempfile::tempdir().unwrap();
@@ -43,7 +43,7 @@ fn killed_at_any_moment_it_ends_with_the_same_bytes() {
         wait_until("progress", || {
             named_step(&killed) > before || before == STEPS
         });
-        // Moments that differ from kill to kill and from run to run.
+        // Times that differ from kill to kill and from run to run.
         std::thread::sleep(Duration::from_micros(i * 1370 % 9000));
         child.child.kill().unwrap();
         child.code();
@@ -75,7 +75,7 @@ fn usr1_saves_and_samples_now() {
         run.join(format!("samples/step-{step:08}-ema.png")).exists()
     });
     child.signal("TERM");
-    child.wait_for("go on with: ddpm train --run");
+    child.wait_for("resume with: ddpm train --run");
     assert_eq!(child.code(), Some(143));
     assert!(newest_step(&run) > step);
     assert_eq!(metrics(&run).last().unwrap().0, newest_step(&run));
@@ -90,7 +90,7 @@ fn a_time_limit_saves_and_stops() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     let mut child = Watched::spawn(train(&run, 1_000_000, &["--time-limit", "1s"]));
-    child.wait_for("go on with: ddpm train --run");
+    child.wait_for("resume with: ddpm train --run");
     assert_eq!(child.code(), Some(124));
     let step = newest_step(&run);
     assert_eq!(metrics(&run).last().unwrap().0, step);
@@ -101,7 +101,7 @@ fn a_time_limit_saves_and_stops() {
 fn a_second_signal_exits_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    // A step of half a minute and more.
+    // A step of more than half a minute.
     let mut command = ddpm();
     command.args([
         "train",
@@ -141,7 +141,7 @@ fn a_second_signal_exits_at_once() {
 }
 
 #[test]
-fn one_process_a_run_and_a_dead_one_holds_no_lock() {
+fn one_process_per_run_and_a_dead_one_holds_no_lock() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     let mut first = Watched::spawn(train(&run, 1_000_000, &[]));
@@ -158,7 +158,7 @@ fn one_process_a_run_and_a_dead_one_holds_no_lock() {
 }
 
 #[test]
-fn a_grid_that_takes_too_long_is_left_out_and_training_goes_on() {
+fn a_grid_that_takes_too_long_is_left_out_and_training_continues() {
     for network in [
         "--model unet",
         "--model unet-attention --learned-variance --sigma learned",
@@ -175,7 +175,7 @@ fn a_grid_that_takes_too_long_is_left_out_and_training_goes_on() {
         let left_out = said.matches("is left out: it would take").count();
         assert_eq!(left_out, 2, "{said}");
         assert!(said.contains("--sample-steps"), "{said}");
-        // The same in four steps is a grid.
+        // With four steps the grid is drawn.
         let out = ddpm()
             .args(
                 "train --steps 3 --sample-steps 4 --sample-limit 0s --device cpu --run".split(' '),

@@ -1,4 +1,4 @@
-//! A run small enough to be killed often: some milliseconds a step.
+//! A run small enough to be killed often: a step takes some milliseconds.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ pub(crate) fn arguments(run: &Path, steps: u64, more: &[&str]) -> Vec<String> {
         let new = "--preset demo --size 8 --base-width 8 --norm-groups 2 --multipliers 1 --timesteps 4 \
                    --builtin-images 10 --batch 4 --flip --dropout 0.1 --lr-schedule 0:1";
         all.extend(new.split_whitespace().map(str::to_owned));
-        // A flag that is named again is an error.
+        // A repeated flag is an error.
         for (flag, value) in [
             ("--save-every", "2"),
             ("--sample-every", "0"),
@@ -50,7 +50,7 @@ pub(crate) fn arguments(run: &Path, steps: u64, more: &[&str]) -> Vec<String> {
     all
 }
 
-/// Trains to the end, which must go well; returns what was printed.
+/// Trains to the end, which must succeed; returns stderr.
 pub(crate) fn train_to(run: &Path, steps: u64, more: &[&str]) -> String {
     let out = train(run, steps, more).output().unwrap();
     let said = stderr(&out);
@@ -66,7 +66,7 @@ pub(crate) fn checkpoint(run: &Path, step: u64) -> PathBuf {
     run.join(format!("checkpoints/step-{step:08}.safetensors"))
 }
 
-/// The steps of metrics.jsonl with loss and gradient norm, all of whose lines are whole.
+/// Step, loss and gradient norm of each line of metrics.jsonl; all lines must be whole.
 pub(crate) fn metrics(run: &Path) -> Vec<(u64, f64, f64)> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'), "torn: {text:?}");
@@ -82,7 +82,7 @@ pub(crate) fn metrics(run: &Path) -> Vec<(u64, f64, f64)> {
     text.lines().map(parse).collect()
 }
 
-/// Files that nobody should find: what a killed write leaves.
+/// Temporary files, which a killed write leaves.
 pub(crate) fn leftovers(run: &Path) -> Vec<PathBuf> {
     let mut found = vec![];
     for part in ["", "checkpoints", "samples", "incidents"] {
@@ -94,7 +94,7 @@ pub(crate) fn leftovers(run: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The same weights, average, moments and settings, byte for byte, and the same numbers on the way.
+/// Equal weights, EMA, moments and settings, byte for byte, and equal metrics.
 pub(crate) fn assert_same_end(a: &Path, b: &Path, step: u64) {
     let bytes = |run: &Path| std::fs::read(checkpoint(run, step)).unwrap();
     assert!(
@@ -104,7 +104,7 @@ pub(crate) fn assert_same_end(a: &Path, b: &Path, step: u64) {
     assert_eq!(metrics(a), metrics(b));
 }
 
-/// A process whose lines on stderr can be waited for.
+/// A process, with a way to wait for lines on its stderr.
 pub(crate) struct Watched {
     pub(crate) child: Child,
     lines: Receiver<String>,
@@ -160,7 +160,7 @@ impl Watched {
 }
 
 impl Drop for Watched {
-    /// A test that fails leaves nobody training.
+    /// Ends the process, also when a test fails.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

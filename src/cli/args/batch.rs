@@ -1,4 +1,4 @@
-//! How many images at a time.
+//! Batch size: a number, or found by trying.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
@@ -11,18 +11,19 @@ use crate::device::{peak_bytes, synchronize};
 use crate::memory::available_bytes;
 use crate::native::{CpuTally, cuda_memory, return_freed_memory};
 use crate::pretrained::Pretrained;
+use crate::text::plural;
 
-/// A doubled batch must be this much faster an image to be worth its memory.
+/// Speed-up in images per second from which a doubled batch is worth its memory.
 const WORTHWHILE: f64 = 1.03;
-/// Share of the memory that is left alone.
+/// Share of the memory that stays free.
 const SPARE_MEMORY: f64 = 0.1;
 
 /// `--batch`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum BatchSize {
-    /// As many as are fastest on this device and fit into its memory; in training, as many at a time as fit.
+    /// The fastest batch that fits into the device's memory; in training, the largest microbatch that fits.
     Auto,
-    /// This many.
+    /// This number.
     Fixed(u64),
 }
 
@@ -33,16 +34,18 @@ impl FromStr for BatchSize {
         match text.parse() {
             _ if text == "auto" => Ok(BatchSize::Auto),
             Ok(n @ 1..=65_536) => Ok(BatchSize::Fixed(n)),
-            _ => Err(format!("{text:?}: want auto, or 1 to 65536 images")),
+            _ => Err(format!(
+                "{text:?} is not a valid batch size; want auto, or 1 to 65536 images"
+            )),
         }
     }
 }
 
 impl BatchSize {
-    /// The number for `images` images; `auto` is found by trying.
+    /// The batch size for `images` images; `auto` is found by trying.
     ///
     /// # Errors
-    /// `auto`, and not even one image fits.
+    /// `auto`, and a batch of one image does not fit.
     pub(in crate::cli) fn resolve(
         self,
         network: &Pretrained,
@@ -55,13 +58,13 @@ impl BatchSize {
         let evaluate = |batch| Tried::evaluation(network, device, batch);
         let found = fastest(images, evaluate, |bytes| has_room(device, bytes));
         if !device.is_cuda() {
-            // That of a batch twice as large.
+            // Memory of the last batch tried, twice as large.
             return_freed_memory();
         }
         if found == 0 {
             bail!("not even one image fits into memory");
         }
-        eprintln!("--batch auto: {found} images at a time");
+        eprintln!("--batch auto: {} per batch", plural(found, "image"));
         Ok(found)
     }
 
@@ -73,9 +76,10 @@ impl BatchSize {
     }
 }
 
-/// The batch, doubled from 1 up to `most`, after which doubling no longer pays or memory ends; 0 if not even 1 fits.
+/// Doubles the batch from 1 up to `most` until that no longer pays or memory ends; 0 if not even 1 fits.
 ///
-/// `evaluate(batch)` says what one takes, or nothing if it does not fit; `has_room(bytes)` whether it is worth a try.
+/// `evaluate(batch)` returns time and memory of one evaluation, or `None` if it does not fit; `has_room(bytes)` is
+/// false if it need not be tried.
 fn fastest(
     most: u64,
     evaluate: impl Fn(u64) -> Option<Tried>,
@@ -86,7 +90,10 @@ fn fastest(
     while best < most {
         let tried = has_room(batch * bytes_an_image).then(|| evaluate(batch));
         let Some(tried) = tried.flatten() else {
-            eprintln!("--batch auto: {batch} at a time would not fit into memory");
+            eprintln!(
+                "--batch auto: a batch of {} would not fit into memory",
+                plural(batch, "image")
+            );
             break;
         };
         let rate = batch as f64 / tried.secs;
@@ -100,16 +107,16 @@ fn fastest(
     best
 }
 
-/// What one evaluation took.
+/// Time and memory of one evaluation.
 struct Tried {
     /// The faster of two after a first that warms up.
     secs: f64,
-    /// Tensors at their most: on a CPU those of the evaluation, on CUDA all of them.
+    /// Peak memory of tensors: on a CPU those of the evaluation, on CUDA all of them.
     most_bytes: u64,
 }
 
 impl Tried {
-    /// None if it does not fit.
+    /// `None` if it does not fit.
     fn evaluation(network: &Pretrained, device: Device, batch: u64) -> Option<Tried> {
         let [c, h, w] = network.meta.config.model.chw();
         let n = batch as i64;
@@ -123,9 +130,9 @@ impl Tried {
             synchronize(device);
             start.elapsed().as_secs_f64()
         };
-        // Running out of memory is a panic of tch; main tells other panics apart.
+        // Running out of memory is a panic of tch; other panics are reported in main.
         catch_unwind(AssertUnwindSafe(|| {
-            // Makes what later ones keep, too.
+            // Allocates, too, what later evaluations reuse.
             evaluate();
             let tally = CpuTally::begin().ok();
             let secs = evaluate();
@@ -142,12 +149,12 @@ impl Tried {
     }
 }
 
-/// Whether `bytes` more can be taken on a CPU, and all in all on CUDA; unknown counts as yes.
+/// True if `bytes` can be allocated: besides what is in use on a CPU, in total on CUDA; true if unknown.
 fn has_room(device: Device, bytes: u64) -> bool {
     let room = match device {
         Device::Cuda(index) => cuda_memory(index).ok().map(|memory| memory.total_bytes),
         _ => {
-            // Of earlier batches.
+            // Memory of earlier batches.
             return_freed_memory();
             available_bytes(device)
         }
@@ -196,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_of_the_memory_is_left_alone() {
+    fn a_tenth_of_the_memory_stays_free() {
         assert!(fits(0, 0) && fits(90, 100) && !fits(91, 100));
         assert!(has_room(Device::Cpu, 1 << 20) && !has_room(Device::Cpu, 1 << 60));
     }

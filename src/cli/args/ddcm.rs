@@ -1,4 +1,4 @@
-//! What beside the weights decides how a `.ddcm` file decodes, as the short text in its header.
+//! Settings that a `.ddcm` file is decoded with, as the short text in its header.
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use super::class::ClassArg;
 use crate::config::Sigma;
 use crate::sample::Ddpm;
 
-/// Choices of the sampler that wrote the file.
+/// Sampler settings that the file was written with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::cli) struct DecodeSettings {
@@ -29,13 +29,13 @@ impl DecodeSettings {
     /// JSON, on one line.
     ///
     /// # Errors
-    /// None that is known of.
+    /// None are known.
     pub(in crate::cli) fn to_text(self) -> Result<String> {
         Ok(serde_json::to_string(&self)?)
     }
 
     /// # Errors
-    /// Settings of a newer version, or of another program.
+    /// Settings of a newer version or of another program.
     pub(in crate::cli) fn parse(text: &str) -> Result<DecodeSettings> {
         serde_json::from_str(text)
             .with_context(|| format!("its settings are {text:?}, which this version does not know"))

@@ -1,4 +1,4 @@
-//! Flags about files of other programs: what such a file does not say of itself.
+//! Hints about files of other programs: settings that such a file does not contain.
 
 use std::path::PathBuf;
 
@@ -11,67 +11,88 @@ use crate::config::{Prediction, Preset, ScheduleKind, Sigma};
 use crate::interop::Known;
 use crate::interop::{Hints, Request};
 
-/// What a file of another program does not say. A missing answer is asked for by name.
+/// Settings that a file of another program does not contain. The error for a missing one names its flag.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Files of other programs")]
 pub(in crate::cli) struct ForeignArgs {
-    /// A public file whose settings are known; other flags win over it
-    #[arg(long, value_enum)]
+    /// Public checkpoint with known settings; other flags override them
+    #[arg(long, value_enum, hide_short_help = true)]
     known: Option<Known>,
-    /// Where in the file the weights are, if it holds several networks
-    #[arg(long, value_name = "PATH")]
+    /// Path of the weights inside the file, if it holds several networks
+    #[arg(long, value_name = "PATH", hide_short_help = true)]
     key: Option<String>,
-    /// Settings of weights under this program's own names, as config.toml of a run has them
-    #[arg(long = "config", value_name = "FILE.toml")]
+    /// Settings for a state_dict with this program's names, in the form of a run's config.toml
+    #[arg(long = "config", value_name = "FILE.toml", hide_short_help = true)]
     settings: Option<PathBuf>,
-    /// Height and width of its images
-    #[arg(long, value_name = "PIXELS")]
+    /// Image size: 128, or 96x128 (height x width)
+    #[arg(long, value_name = "PIXELS", hide_short_help = true)]
     image_size: Option<Size>,
-    /// Attention heads
-    #[arg(long, value_name = "N")]
+    /// Number of attention heads
+    #[arg(long, value_name = "N", hide_short_help = true)]
     num_heads: Option<i64>,
-    /// Attention heads on the way up, where they differ
-    #[arg(long, value_name = "N")]
+    /// Number of attention heads in the up path, if it differs
+    #[arg(long, value_name = "N", hide_short_help = true)]
     num_heads_upsample: Option<i64>,
-    /// Channels of an attention head, instead of their number
-    #[arg(long, value_name = "N", conflicts_with = "num_heads")]
+    /// Channels per attention head, instead of --num-heads
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "num_heads",
+        hide_short_help = true
+    )]
     head_channels: Option<i64>,
-    /// How OpenAI's files fuse queries, keys and values
-    #[arg(long, value_enum)]
+    /// Order of fused queries, keys and values in OpenAI's files
+    #[arg(long, value_enum, hide_short_help = true)]
     attention_order: Option<AttentionOrder>,
-    /// Residual blocks a level
-    #[arg(long, value_name = "N")]
+    /// Residual blocks per level
+    #[arg(long, value_name = "N", hide_short_help = true)]
     blocks: Option<i64>,
-    /// Dropout of the network, for training on
-    #[arg(long, value_name = "P")]
+    /// Dropout rate, for further training
+    #[arg(long, value_name = "P", hide_short_help = true)]
     dropout: Option<f64>,
     /// Noise schedule
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, hide_short_help = true)]
     schedule: Option<ScheduleKind>,
-    /// Time steps T
-    #[arg(long, value_name = "T")]
+    /// Number of time steps T
+    #[arg(long, value_name = "T", hide_short_help = true)]
     timesteps: Option<i64>,
-    /// Whether the network saw t * 1000 / T
-    #[arg(long, value_name = "BOOL")]
+    /// The network was trained on t * 1000 / T instead of t
+    #[arg(
+        long,
+        value_name = "BOOL",
+        hide_possible_values = true,
+        hide_short_help = true
+    )]
     rescale_timesteps: Option<bool>,
-    /// What the network predicts
-    #[arg(long, value_enum)]
+    /// Prediction target of the network
+    #[arg(long, value_enum, hide_short_help = true)]
     prediction: Option<Prediction>,
 }
 
-/// Hints that `sample` has as choices of its own.
+/// Hints that are sampler flags in `sample`.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(in crate::cli) struct SamplerHints {
-    /// Noise of its reverse steps
-    #[arg(long, value_enum, help_heading = "Files of other programs")]
+    /// Standard deviation of the reverse steps
+    #[arg(
+        long,
+        value_enum,
+        help_heading = "Files of other programs",
+        hide_short_help = true
+    )]
     sigma: Option<Sigma>,
-    /// Clip its predicted x_0 to [-1, 1] at each step
-    #[arg(long, value_name = "BOOL", help_heading = "Files of other programs")]
+    /// Clip the predicted x_0 to [-1, 1] at each step
+    #[arg(
+        long,
+        value_name = "BOOL",
+        help_heading = "Files of other programs",
+        hide_possible_values = true,
+        hide_short_help = true
+    )]
     clip_x0: Option<bool>,
 }
 
 impl ForeignArgs {
-    /// What to ask of a foreign file.
+    /// The request for a foreign file.
     ///
     /// # Errors
     /// An unreadable settings file.
@@ -107,7 +128,7 @@ impl ForeignArgs {
 }
 
 impl SamplerHints {
-    /// The hints that these choices are.
+    /// These flags as hints.
     pub(in crate::cli) fn new(sigma: Option<Sigma>, clip_x0: Option<bool>) -> SamplerHints {
         SamplerHints { sigma, clip_x0 }
     }

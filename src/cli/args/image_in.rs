@@ -1,4 +1,4 @@
-//! Images from files, in the form that a network takes.
+//! Reads images from files for a network.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ use crate::config::{DataConfig, ModelConfig};
 use crate::data::{ImageSpec, decode};
 use crate::images::to_tensor;
 
-/// Reads an image as training would: turned upright, cropped to the centre, resized.
+/// Reads an image as training does: turned upright, cropped to the centre, resized.
 ///
 /// # Shapes
 /// Returns `[C, H, W]` f32 in [-1, 1] on CPU.
 ///
 /// # Errors
-/// A file that is no image.
+/// A file that is not an image.
 pub(in crate::cli) fn read_image(
     path: &Path,
     model: &ModelConfig,
@@ -30,10 +30,10 @@ pub(in crate::cli) fn read_image(
 /// Reads a mask, cropped and resized as an image is.
 ///
 /// # Shapes
-/// Returns `[H, W]`: true where it is light, false where it is dark.
+/// Returns `[H, W]`: true where the mask is light, false where it is dark.
 ///
 /// # Errors
-/// A file that is no image.
+/// A file that is not an image.
 pub(in crate::cli) fn read_mask(
     path: &Path,
     model: &ModelConfig,

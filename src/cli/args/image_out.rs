@@ -1,4 +1,4 @@
-//! Where sampled images go: a grid, a file each, numbers.
+//! Output of sampled images: as a grid, as separate files, as a tensor.
 
 use std::path::PathBuf;
 
@@ -11,27 +11,30 @@ use crate::formats::safetensors;
 use crate::fs::check_writable;
 use crate::images::to_array;
 use crate::report::{grid, write_png};
+use crate::text::plural;
 
-/// Places for images.
+/// Files for images.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Output")]
 pub(in crate::cli) struct OutputArgs {
-    /// Grid of all images [default: samples.png unless --separate or --out-tensor]
+    /// Write a grid of all images [default: samples.png]
+    ///
+    /// With --separate or --out-tensor there is no default.
     #[arg(short, long, value_name = "FILE.png")]
     out: Option<PathBuf>,
-    /// One file an image, 00000.png onwards
+    /// Write one file per image, from 00000.png
     #[arg(long, value_name = "DIR")]
     separate: Option<PathBuf>,
-    /// Images as numbers: `pictures` [N, C, H, W] f32 in [-1, 1]
-    #[arg(long, value_name = "FILE.safetensors")]
+    /// Write the images as a tensor: `pictures` [N, C, H, W] f32 in [-1, 1]
+    #[arg(long, value_name = "FILE.safetensors", hide_short_help = true)]
     out_tensor: Option<PathBuf>,
 }
 
-/// Images on their way out, batch by batch.
+/// Collects and writes images, batch by batch.
 #[derive(Debug)]
 pub(in crate::cli) struct ImageOutput<'a> {
     places: &'a OutputArgs,
-    /// Of each batch, for the grid.
+    /// The images of each batch, for the grid.
     images: Vec<Array4<u8>>,
     numbers: Vec<Tensor>,
     taken: u64,
@@ -41,7 +44,7 @@ impl OutputArgs {
     /// Fails before the long work if its results could not be written.
     ///
     /// # Errors
-    /// A place that cannot be written to, or a grid that is not to be a PNG.
+    /// A file that cannot be written, or a grid whose name does not end in .png.
     pub(in crate::cli) fn open(&self) -> Result<ImageOutput<'_>> {
         if let Some(dir) = &self.separate {
             fs_err::create_dir_all(dir)?;
@@ -70,8 +73,8 @@ impl OutputArgs {
 }
 
 impl ImageOutput<'_> {
-    /// Takes a batch, `[N, C, H, W]` f32 in [-1, 1]. Separate files are written at once, so that an interrupted command
-    /// leaves what it has made.
+    /// Adds a batch, `[N, C, H, W]` f32 in [-1, 1]. Separate files are written at once, so that an interrupted command
+    /// keeps its finished images.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -92,7 +95,7 @@ impl ImageOutput<'_> {
         Ok(())
     }
 
-    /// Writes what is about all images, and says what is where. `about` goes into the file of numbers.
+    /// Writes the files that hold all images, and prints the names of all files. `about` describes the tensor.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -102,22 +105,22 @@ impl ImageOutput<'_> {
             safetensors::write(out, ("ddpm-sample".to_owned(), about), &tensors)?;
         }
         if let Some(dir) = &self.places.separate {
-            eprintln!("{} images in {}", self.taken, dir.display());
+            eprintln!("{} in {}", plural(self.taken, "image"), dir.display());
         }
         if let Some(out) = self.places.grid_path() {
             let views: Vec<_> = self.images.iter().map(Array4::view).collect();
             write_png(&out, grid(concatenate(Axis(0), &views)?.view()).view())?;
-            eprintln!("{} images in {}", self.taken, out.display());
+            eprintln!("{} in {}", plural(self.taken, "image"), out.display());
         }
         Ok(())
     }
 }
 
-/// Refuses a place for an image that is not to be a PNG.
+/// Refuses a name that does not end in .png.
 pub(in crate::cli) fn refuse_other_than_png(flag: &str, path: &std::path::Path) -> Result<()> {
     ensure!(
         path.extension().is_some_and(|e| e == "png"),
-        "{flag} {}: want a .png file",
+        "{flag} {}: want a name ending in .png",
         path.display()
     );
     Ok(())

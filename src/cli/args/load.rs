@@ -1,9 +1,10 @@
-//! Flags that say which network to use, and where: shared by all commands that use one.
+//! Flags for the network and the device, shared by all commands that run a network.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
+use clap::builder::Resettable;
 
 use super::compute::ComputeArgs;
 use super::foreign::{ForeignArgs, SamplerHints};
@@ -13,44 +14,48 @@ use crate::cli::findings::ours;
 use crate::device::Chosen;
 use crate::pretrained::Pretrained;
 
-/// A network and the place to compute.
+/// A network and a device.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct LoadArgs {
-    /// Checkpoint, weights file, run folder (its newest checkpoint), or anything that `import` takes
+    /// Run folder, checkpoint, weights file, or any file that `import` accepts
+    ///
+    /// Of a run folder, the newest checkpoint is used.
+    #[arg(index = 1, help_heading = Resettable::Reset)]
     pub(in crate::cli) checkpoint: PathBuf,
-    /// Raw weights instead of their average
-    #[arg(long)]
+    /// Use the raw weights instead of their EMA
+    #[arg(long, help_heading = Resettable::Reset)]
     pub(in crate::cli) raw: bool,
     #[command(flatten)]
-    pub(in crate::cli) foreign: ForeignArgs,
-    #[command(flatten)]
     pub(in crate::cli) compute: ComputeArgs,
+    // Last in the help, being rarely needed.
+    #[command(flatten)]
+    pub(in crate::cli) foreign: ForeignArgs,
 }
 
 impl LoadArgs {
-    /// Which weights are asked for.
+    /// The weights that are asked for.
     pub(in crate::cli) fn which(&self) -> Which {
         if self.raw { Which::Raw } else { Which::Ema }
     }
 
-    /// The file with what `ddpm calibrate` measured of this checkpoint.
+    /// The file of measurements that `ddpm calibrate` wrote for this checkpoint.
     ///
     /// # Errors
-    /// No checkpoint where it should be.
+    /// There is no checkpoint.
     pub(in crate::cli) fn calibration_path(&self) -> Result<PathBuf> {
         let checkpoint = ours(&self.checkpoint)?.unwrap_or_else(|| self.checkpoint.clone());
         Ok(Calibration::path_beside(&checkpoint, self.which()))
     }
 
-    /// Chooses a device, loads the network onto it and says so.
+    /// Chooses a device, loads the network onto it and prints both.
     ///
     /// # Errors
-    /// An unusable device or file, or answers that a foreign file needs.
+    /// An unusable device or file, or missing hints about a foreign file.
     pub(in crate::cli) fn load(&self, hints: SamplerHints) -> Result<(Pretrained, Chosen)> {
         self.load_onto(self.compute.choose()?, hints)
     }
 
-    /// As [`load`](LoadArgs::load), with full f32 where the precision is left open.
+    /// As [`load`](LoadArgs::load), in full f32 unless --precision is given.
     ///
     /// # Errors
     /// As `load`.
@@ -62,12 +67,16 @@ impl LoadArgs {
         let request = self.foreign.request(self.raw, hints)?;
         let mut network = findings::load(&self.checkpoint, &request, chosen.device)?;
         network.set_precision(chosen.precision);
-        eprintln!(
-            "{} weights of step {} on {}",
-            self.which(),
-            network.meta.step,
-            chosen.description
-        );
+        let weights = weights_line(&network, self.which(), &self.checkpoint);
+        eprintln!("{weights} on {}", chosen.description);
         Ok((network, chosen))
+    }
+}
+
+/// "EMA weights of step 1000" for our own files; other programs' files do not tell the step: "weights from FILE".
+pub(in crate::cli) fn weights_line(network: &Pretrained, which: Which, file: &Path) -> String {
+    match (&network.report, network.meta.step) {
+        (Some(_), _) | (None, 0) => format!("weights from {}", file.display()),
+        (None, step) => format!("{which} weights of step {step}"),
     }
 }

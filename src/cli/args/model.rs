@@ -1,4 +1,4 @@
-//! Flags over the settings of the network.
+//! Flags for the settings of the network.
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -12,70 +12,85 @@ use crate::config::{
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Network")]
 pub(in crate::cli) struct ModelArgs {
-    /// Kind of network [default: the preset's]
+    /// Network
     #[arg(long, value_enum)]
     model: Option<ModelKind>,
     /// Image size: 128, or 96x128 (height x width)
     #[arg(long, value_name = "PIXELS")]
     size: Option<Size>,
     /// 3 (colour) or 1 (grey)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", hide_short_help = true)]
     channels: Option<i64>,
-    /// Channels of the first level, or of a patch (gau)
-    #[arg(long, value_name = "N")]
+    /// Channels of the first level, or of a patch embedding (gau)
+    #[arg(long, value_name = "N", hide_short_help = true)]
     base_width: Option<i64>,
-    /// Width of each level as a multiple of the base, for example 1,2,2 (not gau)
-    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    /// Channels of each level as multiples of --base-width, for example 1,2,2 (not gau)
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        hide_short_help = true
+    )]
     multipliers: Option<Vec<i64>>,
-    /// Residual blocks a level (unet, unet-attention, unet-concat)
-    #[arg(long, value_name = "N")]
+    /// Residual blocks per level (unet, unet-attention, unet-concat)
+    #[arg(long, value_name = "N", hide_short_help = true)]
     blocks: Option<i64>,
-    /// Groups of the group norms (unet, unet-attention, unet-concat)
-    #[arg(long, value_name = "N")]
+    /// Number of groups in group norms (unet, unet-attention, unet-concat)
+    #[arg(long, value_name = "N", hide_short_help = true)]
     norm_groups: Option<i64>,
-    /// Dropout in the residual blocks or layers
-    #[arg(long, value_name = "P")]
+    /// Dropout rate in the residual blocks or layers
+    #[arg(long, value_name = "P", hide_short_help = true)]
     dropout: Option<f64>,
-    /// unet: do not pool sides this small
-    #[arg(long, value_name = "PIXELS")]
+    /// unet: no pooling of feature maps whose shorter side is this small
+    #[arg(long, value_name = "PIXELS", hide_short_help = true)]
     min_pixel: Option<i64>,
-    /// unet: group, layer or instance
-    #[arg(long, value_enum)]
+    /// unet: normalisation
+    #[arg(long, value_enum, hide_short_help = true)]
     norm: Option<Norm>,
-    /// unet: how the time step enters
-    #[arg(long, value_enum)]
+    /// unet: time embedding
+    #[arg(long, value_enum, hide_short_help = true)]
     time_embedding: Option<TimeEmbedding>,
     /// unet-attention: sides of the feature maps with attention, for example 16,8
-    #[arg(long, value_name = "PIXELS,…", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "PIXELS,…",
+        value_delimiter = ',',
+        hide_short_help = true
+    )]
     attention: Option<Vec<i64>>,
-    /// unet-attention: attention heads
-    #[arg(long, value_name = "N")]
+    /// unet-attention: number of attention heads
+    #[arg(long, value_name = "N", hide_short_help = true)]
     heads: Option<i64>,
-    /// unet-attention: channels of an attention head, instead of their number
-    #[arg(long, value_name = "N", conflicts_with = "heads")]
+    /// unet-attention: channels per attention head, instead of --heads
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "heads",
+        hide_short_help = true
+    )]
     head_channels: Option<i64>,
-    /// unet-attention: the time embedding scales and shifts
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    /// unet-attention: scale-shift norm (adaptive group norm) for the time embedding
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, hide_possible_values = true, hide_short_help = true)]
     scale_shift: Option<bool>,
-    /// unet-attention: how feature maps are halved and doubled
-    #[arg(long, value_enum)]
+    /// unet-attention: downsampling and upsampling layers
+    #[arg(long, value_enum, hide_short_help = true)]
     resample: Option<Resample>,
-    /// unet-attention: the network places the variances too (sample with --sigma learned)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    /// unet-attention: the network predicts variances too (sample with --sigma learned)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, hide_possible_values = true, hide_short_help = true)]
     learned_variance: Option<bool>,
-    /// gau: side of a patch
-    #[arg(long, value_name = "PIXELS")]
+    /// gau: side length of a patch
+    #[arg(long, value_name = "PIXELS", hide_short_help = true)]
     patch: Option<i64>,
-    /// gau: Gated Attention Units
-    #[arg(long, value_name = "N")]
+    /// gau: number of Gated Attention Units
+    #[arg(long, value_name = "N", hide_short_help = true)]
     layers: Option<i64>,
 }
 
 impl ModelArgs {
-    /// Replaces what flags name.
+    /// Replaces the settings that flags are given for.
     ///
     /// # Errors
-    /// A flag of another kind of network.
+    /// A flag that belongs to another kind of network.
     pub(in crate::cli) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         let model = &mut config.model;
         if let Some(kind) = self.model.filter(|k| *k != model.kind()) {

@@ -1,4 +1,4 @@
-//! Flags about samplers, shared by all commands that lead images through a reverse process.
+//! Flags for samplers, shared by all commands that run a reverse process.
 
 use anyhow::{Error, Result, anyhow};
 use clap::Args;
@@ -8,50 +8,60 @@ use super::foreign::SamplerHints;
 use crate::config::{RunConfig, Sigma};
 use crate::sample::{ChosenSampler, SamplerKind, SamplerOptions, Spacing, UnusedOption};
 
-/// How to sample.
+/// The sampler and its settings.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampler")]
 pub(in crate::cli) struct SamplerArgs {
-    /// Which sampler [default: ddpm, and ddim where latents are concerned]
+    /// Sampler [default: ddpm; ddim for interpolate --latent]
     #[arg(long, value_enum)]
     sampler: Option<SamplerKind>,
-    /// Reverse steps [default: all T for ddpm, 50 for ddim and analytic, 20 for the others]
+    /// Reverse steps [default: T for ddpm, 50 for ddim and analytic, else 20]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    /// Every K-th time step from t = 0 on, instead of --steps; Keras-DDPM's way
-    #[arg(long, value_name = "K", conflicts_with = "steps")]
+    /// Visit every K-th time step, counted from t = 0, instead of --steps; as Keras-DDPM does
+    #[arg(
+        long,
+        value_name = "K",
+        conflicts_with = "steps",
+        hide_short_help = true
+    )]
     stride: Option<usize>,
-    /// The time steps themselves, the noisiest first: 999,749,499,249
-    #[arg(long, value_name = "T,…", value_delimiter = ',', conflicts_with_all = ["steps", "stride"])]
+    /// Visit exactly these time steps, noisiest first, for example 999,749,499,249
+    #[arg(long, value_name = "T,…", value_delimiter = ',', conflicts_with_all = ["steps", "stride"], hide_short_help = true)]
     times: Option<Vec<usize>>,
-    /// How --steps are spread [default: log-snr; trailing for ddpm, ddcm and analytic]
-    #[arg(long, value_enum, conflicts_with_all = ["stride", "times"])]
+    /// Spacing of --steps [default: log-snr; trailing for ddpm, ddcm and analytic]
+    #[arg(long, value_enum, conflicts_with_all = ["stride", "times"], hide_short_help = true)]
     spacing: Option<Spacing>,
-    /// Noise of ddim and analytic, 0 (none) to 1 (as ddpm) [default: 0 for ddim, 1 for analytic]
-    #[arg(long, value_name = "ETA", allow_negative_numbers = true)]
+    /// Noise of ddim and analytic, 0 (none) to 1 (as in ddpm) [default: 0 for ddim, 1 for analytic]
+    #[arg(
+        long,
+        value_name = "ETA",
+        allow_negative_numbers = true,
+        hide_short_help = true
+    )]
     eta: Option<f64>,
-    /// Order of unipc, 1 to 3; 3 wants steps that are not too few [default: 2]
-    #[arg(long, value_name = "ORDER")]
+    /// Order of unipc, 1 to 3; 3 is for many steps [default: 2]
+    #[arg(long, value_name = "ORDER", hide_short_help = true)]
     order: Option<usize>,
-    /// Noise of ddpm's steps [default: as the model's settings say]
-    #[arg(long, value_enum)]
+    /// Standard deviation of ddpm's reverse steps [default: the model's setting]
+    #[arg(long, value_enum, hide_short_help = true)]
     sigma: Option<Sigma>,
-    /// Clip the predicted x_0 to [-1, 1] at each step [default: as the model's settings say]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    /// Clip the predicted x_0 to [-1, 1] at each step [default: the model's setting]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, hide_possible_values = true, hide_short_help = true)]
     clip_x0: Option<bool>,
 }
 
 impl SamplerArgs {
-    /// The hints for foreign files that these choices are.
+    /// The flags that are also hints about foreign files.
     pub(in crate::cli) fn hints(&self) -> SamplerHints {
         SamplerHints::new(self.sigma, self.clip_x0)
     }
 
-    /// The choice for a network of `config`, `default` where no sampler is named; `measured` gives `E[eps_hat²]` at each
-    /// time step, for analytic.
+    /// The sampler for a network of `config`, `default` if --sampler is not given; `measured` returns `E[eps_hat²]` at
+    /// each time step, for analytic.
     ///
     /// # Errors
-    /// Choices that contradict each other or the network.
+    /// Flags that contradict each other or the network.
     pub(in crate::cli) fn choose(
         &self,
         config: &RunConfig,
@@ -73,13 +83,13 @@ impl SamplerArgs {
     }
 }
 
-/// The library names settings; here they are flags.
+/// Names flags where the library names settings.
 fn with_flags(error: Error) -> Error {
     match error.downcast_ref::<UnusedOption>() {
         Some(unused) => {
             let takers: Vec<String> = unused.takers.iter().map(|kind| kind.name()).collect();
             anyhow!(
-                "--{}: {} has none; want --sampler {}",
+                "--{} does nothing with --sampler {}; want --sampler {}",
                 unused.setting,
                 unused.kind.name(),
                 takers.join(" or ")
@@ -113,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sampler_has_a_default_of_steps_that_a_short_schedule_shortens() {
+    fn default_steps_of_a_sampler_are_at_most_t() {
         for kind in SamplerKind::value_variants() {
             let steps = |timesteps| {
                 let flags = format!("--sampler {}", kind.name());
@@ -146,17 +156,20 @@ mod tests {
         for (flags, said) in [
             (
                 "--sampler heun --eta 0.5",
-                "--eta: heun has none; want --sampler ddim or analytic",
+                "--eta does nothing with --sampler heun; want --sampler ddim or analytic",
             ),
-            ("--eta 0", "--eta: ddpm has none"),
-            ("--sampler dpmpp-2m-sde --eta 1", "--eta: dpmpp-2m-sde"),
+            ("--eta 0", "--eta does nothing with --sampler ddpm"),
+            (
+                "--sampler dpmpp-2m-sde --eta 1",
+                "--eta does nothing with --sampler dpmpp-2m-sde",
+            ),
             (
                 "--sampler unipc --sigma beta",
-                "--sigma: unipc has none; want --sampler ddpm or ddcm",
+                "--sigma does nothing with --sampler unipc; want --sampler ddpm or ddcm",
             ),
             (
                 "--sampler dpmpp-2m --order 2",
-                "--order: dpmpp-2m has none; want --sampler unipc",
+                "--order does nothing with --sampler dpmpp-2m; want --sampler unipc",
             ),
             ("--sampler unipc --order 4", "1, 2 or 3"),
             ("--spacing karras", "spacing: ddpm visits all time steps"),

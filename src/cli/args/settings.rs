@@ -1,4 +1,4 @@
-//! Flags over the settings of a run: each replaces one value of a preset or a TOML file.
+//! Flags for the settings of a run: each replaces one value of a preset or a TOML file.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,24 +14,26 @@ use crate::config::{
     LossKind, OnBadStep, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind, Sigma,
 };
 
-/// Where settings start from.
+/// The settings that flags change.
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct BaseArgs {
     /// Settings to start from [default: celebahq128 with --data, else demo]
+    ///
+    /// A setting without its flag has the preset's value: see the tables at the end.
     #[arg(long, value_enum)]
     preset: Option<Preset>,
-    /// Settings over the preset, as config.toml of a run has them
+    /// Settings that replace the preset's, in the form of a run's config.toml
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
 }
 
 impl BaseArgs {
-    /// Whether either is given.
+    /// True if a preset or a file is given.
     pub(in crate::cli) fn given(&self) -> bool {
         self.preset.is_some() || self.config.is_some()
     }
 
-    /// The settings before flags; `fallback` is the preset if none is named.
+    /// The settings before flags; `fallback` is the preset if none is given.
     pub(in crate::cli) fn resolve(&self, fallback: Preset) -> Result<RunConfig> {
         let preset = self.preset.unwrap_or(fallback);
         match &self.config {
@@ -52,12 +54,12 @@ pub(in crate::cli) struct SettingArgs {
     network: NetworkArgs,
 }
 
-/// Settings of what is trained and how, without where from and how long.
+/// Settings of the network, its optimizer and the diffusion process.
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct NetworkArgs {
-    /// Keep only the input of each residual block for the backward pass, and compute the block again there: less
-    /// memory, more time (unet only)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Training")]
+    /// Gradient checkpointing: recompute residual blocks in the backward pass, for less memory and more time
+    /// (unet only)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Training", hide_possible_values = true, hide_short_help = true)]
     checkpoint_blocks: Option<bool>,
     #[command(flatten)]
     optim: OptimArgs,
@@ -68,10 +70,10 @@ pub(in crate::cli) struct NetworkArgs {
 }
 
 impl NetworkArgs {
-    /// Replaces what flags name.
+    /// Replaces the settings that flags are given for.
     ///
     /// # Errors
-    /// A flag of another kind of network.
+    /// A flag that belongs to another kind of network.
     pub(in crate::cli) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         set(&mut config.train.checkpoint_blocks, &self.checkpoint_blocks);
         self.optim.apply(config);
@@ -92,36 +94,40 @@ impl NetworkArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Images")]
 pub(in crate::cli) struct DataArgs {
-    /// Folder of PNG, JPEG, WebP, BMP and GIF images, at any depth [default: built-in faces]
+    /// Folder of images, searched at any depth [default: built-in faces]
+    ///
+    /// PNG, JPEG, WebP, BMP and GIF files are read; other files are skipped.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// How images are scaled
-    #[arg(long, value_enum)]
+    /// Resizing method
+    #[arg(long, value_enum, hide_short_help = true)]
     resize: Option<Resize>,
-    /// Behind transparent pixels: white, black, #rrggbb, or ignore (drop transparency)
-    #[arg(long, value_name = "COLOR")]
+    /// Colour behind transparent pixels: white, black, #rrggbb, or ignore (drop transparency)
+    #[arg(long, value_name = "COLOR", hide_short_help = true)]
     background: Option<Background>,
-    /// Mirror half of the images, at random
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    /// Random horizontal flip (p = 0.5)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, hide_possible_values = true, hide_short_help = true)]
     flip: Option<bool>,
-    /// How many built-in faces to draw
-    #[arg(long, value_name = "N")]
+    /// Number of built-in faces
+    #[arg(long, value_name = "N", hide_short_help = true)]
     builtin_images: Option<u64>,
 }
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Training")]
 struct TrainArgs {
-    /// Steps in all
+    /// Total training steps
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// Images a step; auto: as the settings say, split into as few microbatches as memory allows
+    /// Images per step, or auto
+    ///
+    /// auto keeps the preset's number and splits it into as few microbatches as memory allows.
     #[arg(long, value_name = "N")]
     batch: Option<BatchSize>,
-    /// Split each batch into N microbatches: same maths, less memory (dropout draws other masks)
-    #[arg(long, value_name = "N")]
+    /// Gradient accumulation over N microbatches: same maths, less memory (dropout masks differ)
+    #[arg(long, value_name = "N", hide_short_help = true)]
     accumulate: Option<i64>,
-    /// Seed of weights, order, noise and built-in images
+    /// Seed of initial weights, data order, noise and built-in images
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Steps between checkpoints
@@ -131,64 +137,68 @@ struct TrainArgs {
     #[arg(long, value_name = "N")]
     sample_every: Option<u64>,
     /// Images in a sample grid
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", hide_short_help = true)]
     sample_images: Option<u64>,
-    /// Noise of the reverse steps of sample grids
-    #[arg(long, value_enum)]
+    /// Standard deviation of the reverse steps of sample grids
+    #[arg(long, value_enum, hide_short_help = true)]
     sigma: Option<Sigma>,
     /// Clip the predicted x_0 to [-1, 1] at each reverse step of sample grids
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, hide_possible_values = true, hide_short_help = true)]
     clip_x0: Option<bool>,
-    /// Checkpoints to keep
-    #[arg(long, value_name = "K")]
+    /// Number of newest checkpoints to keep
+    #[arg(long, value_name = "K", hide_short_help = true)]
     keep: Option<usize>,
-    /// Reverse steps of a sample grid; 0 for all T
-    #[arg(long, value_name = "N")]
+    /// Reverse steps for a sample grid; 0 for all T
+    #[arg(long, value_name = "N", hide_short_help = true)]
     sample_steps: Option<usize>,
-    /// Longest that a sample grid may take, for example 90s or 5m; 0s for no limit [default: 10m]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// Time limit for one sample grid, for example 90s or 5m; 0s for no limit [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, hide_short_help = true)]
     sample_limit: Option<Duration>,
-    /// After a step whose loss or gradients are not finite, or exploded: stop, skip it, or rollback to the
-    /// newest checkpoint with half the learning rate [default: stop]
-    #[arg(long, value_enum)]
+    /// Response to a step whose loss or gradients explode or are not finite [default: stop]
+    #[arg(long, value_enum, hide_short_help = true)]
     on_bad_step: Option<OnBadStep>,
-    /// A loss or gradient norm this many times the usual has exploded; 0: none has [default: 1000]
-    #[arg(long, value_name = "X")]
+    /// Multiple of the running mean from which a loss or gradient norm has exploded; 0 for never [default: 1000]
+    #[arg(long, value_name = "X", hide_short_help = true)]
     explosion_factor: Option<f64>,
 }
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Optimizer")]
 struct OptimArgs {
-    /// lamb, adam or adamw
-    #[arg(long, value_enum)]
+    /// Optimizer
+    #[arg(long, value_enum, hide_short_help = true)]
     optimizer: Option<OptimizerKind>,
     /// Learning rate
-    #[arg(long)]
+    #[arg(long, value_name = "X", hide_short_help = true)]
     lr: Option<f64>,
-    /// Multipliers of the learning rate, linear between points, for example 0:0,4000:1,20000:0.5
-    #[arg(long, value_name = "STEP:X,…", value_delimiter = ',')]
+    /// Learning rate multipliers, linear between points, for example 0:0,4000:1,20000:0.5
+    #[arg(
+        long,
+        value_name = "STEP:X,…",
+        value_delimiter = ',',
+        hide_short_help = true
+    )]
     lr_schedule: Option<Vec<LrPoint>>,
-    /// Decay of the first moment
-    #[arg(long)]
+    /// Decay rate of the first moment
+    #[arg(long, value_name = "X", hide_short_help = true)]
     beta1: Option<f64>,
-    /// Decay of the second moment
-    #[arg(long)]
+    /// Decay rate of the second moment
+    #[arg(long, value_name = "X", hide_short_help = true)]
     beta2: Option<f64>,
     /// Adam's epsilon
-    #[arg(long)]
+    #[arg(long, value_name = "X", hide_short_help = true)]
     eps: Option<f64>,
     /// Weight decay
-    #[arg(long)]
+    #[arg(long, value_name = "X", hide_short_help = true)]
     weight_decay: Option<f64>,
-    /// Largest global gradient norm [default: not clipped]
-    #[arg(long, value_name = "NORM")]
+    /// Clip the global gradient norm to this [default: not clipped]
+    #[arg(long, value_name = "NORM", hide_short_help = true)]
     clip_norm: Option<f64>,
-    /// LAMB: adapt norm parameters too, as the original does by accident
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    /// LAMB: apply trust ratios to norm parameters too, as the original does by accident
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, hide_possible_values = true, hide_short_help = true)]
     adapt_norms: Option<bool>,
-    /// Momentum of the weight average
-    #[arg(long, value_name = "MOMENTUM")]
+    /// Decay rate of the EMA of the weights
+    #[arg(long, value_name = "MOMENTUM", hide_short_help = true)]
     ema: Option<f64>,
 }
 
@@ -196,34 +206,34 @@ struct OptimArgs {
 #[command(next_help_heading = "Diffusion")]
 struct DiffusionArgs {
     /// Noise schedule
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, hide_short_help = true)]
     schedule: Option<ScheduleKind>,
-    /// Time steps T
-    #[arg(long, value_name = "T")]
+    /// Number of time steps T
+    #[arg(long, value_name = "T", hide_short_help = true)]
     timesteps: Option<i64>,
-    /// What the network predicts
-    #[arg(long, value_enum)]
+    /// Prediction target of the network
+    #[arg(long, value_enum, hide_short_help = true)]
     prediction: Option<Prediction>,
-    /// sum (over pixels) or mse, which exists to show the difference
-    #[arg(long, value_enum)]
+    /// Training loss
+    #[arg(long, value_enum, hide_short_help = true)]
     loss: Option<LossKind>,
 }
 
 impl SettingArgs {
-    /// Whether a folder of images is named.
+    /// True if a folder of images is given.
     pub(in crate::cli) fn has_data(&self) -> bool {
         self.data.data.is_some()
     }
 
-    /// Whether `--batch auto` leaves the number of microbatches to the memory there is.
+    /// True for `--batch auto`: the number of microbatches depends on the free memory.
     ///
     /// # Errors
-    /// It is given too.
+    /// `--accumulate` is given too.
     pub(in crate::cli) fn auto_accumulate(&self) -> Result<bool> {
         let auto = self.train.batch == Some(BatchSize::Auto);
         ensure!(
             !auto || self.train.accumulate.is_none(),
-            "--batch auto finds the number of microbatches, and --accumulate gives it; leave one of them out"
+            "--batch auto chooses the number of microbatches, and --accumulate sets it; leave one of them out"
         );
         Ok(auto)
     }
@@ -232,7 +242,7 @@ impl SettingArgs {
     /// resumed from anywhere.
     ///
     /// # Errors
-    /// No current folder to make it absolute from, or a flag of another kind of network.
+    /// No current folder to make it absolute from, or a flag that belongs to another kind of network.
     pub(in crate::cli) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         self.data.apply(config)?;
         self.train.apply(config);
@@ -241,7 +251,7 @@ impl SettingArgs {
 }
 
 impl DataArgs {
-    /// Replaces what flags name.
+    /// Replaces the settings that flags are given for.
     ///
     /// # Errors
     /// No current folder to make the data folder's path absolute from.

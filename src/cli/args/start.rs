@@ -1,4 +1,4 @@
-//! Sampling that starts from an image instead of from noise alone.
+//! Flags for sampling that starts from an image instead of noise.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +11,14 @@ use crate::config::RunConfig;
 use crate::data::upright_size;
 use crate::sample::{Known, Resampling, Respaced, StartFrom};
 
-/// An image to start from.
+/// An image to start from, and its mask.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "From an image")]
 pub(in crate::cli) struct StartArgs {
-    /// Image to start from, cropped and resized as for training
+    /// Image to start from, cropped and resized as in training
     #[arg(long, value_name = "FILE")]
     init_image: Option<PathBuf>,
-    /// How much of the way to noise it is taken, 0 (it stays as it is) to 1 (nothing of it stays) [default: 0.5]
+    /// Noise added, from 0 (image unchanged) to 1 (noise only) [default: 0.5]
     #[arg(
         long,
         value_name = "S",
@@ -27,22 +27,24 @@ pub(in crate::cli) struct StartArgs {
         allow_negative_numbers = true
     )]
     strength: Option<f64>,
-    /// Fill in where this image of the same size is white; RePaint, with --sampler ddpm
+    /// Inpaint where this image is white (RePaint; --sampler ddpm only)
+    ///
+    /// It must have the size of --init-image.
     #[arg(long, value_name = "FILE", requires = "init_image")]
     mask: Option<PathBuf>,
-    /// With --mask: steps taken back at a time
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// With --mask: number of steps in a jump back
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
     jump: u16,
-    /// With --mask: how often each of these stretches is walked; 1 never goes back
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// With --mask: number of passes over each stretch of --jump steps; 1 for no jumps back
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
     resample: u16,
 }
 
 impl StartArgs {
-    /// Reads the images, and shortens `levels` to the steps that are walked.
+    /// Reads the images, and cuts `levels` down to the steps that are needed.
     ///
     /// # Errors
-    /// Files that are no images, a mask of another size, a strength outside 0 to 1.
+    /// Files that are not images, a mask of another size, a strength outside 0 to 1.
     pub(in crate::cli) fn start(
         &self,
         config: &RunConfig,
@@ -65,22 +67,20 @@ impl StartArgs {
         let strength = self.strength.unwrap_or(0.5);
         ensure!(
             (0.0..=1.0).contains(&strength),
-            "--strength {strength}: want 0 (the image as it is) to 1 (noise alone)"
+            "--strength {strength}: want 0 (image unchanged) to 1 (noise only)"
         );
         let limit = strength * config.diffusion.timesteps as f64;
         let walked = levels.times.iter().take_while(|t| (**t as f64) < limit);
         let walked = walked.count();
         if walked == 0 {
-            bail!(
-                "--strength {strength} leaves no step to walk; take more strength, or more --steps"
-            );
+            bail!("--strength {strength} leaves no step to run; raise --strength, or --steps");
         }
         *levels = levels.truncated(walked);
         Ok(StartFrom::Image(x_0))
     }
 }
 
-/// The same crop is cut from both, so they must be of one size.
+/// Both are cropped alike, so they must have the same size.
 fn refuse_other_size(mask: &Path, image: &Path) -> Result<()> {
     let size = |path: &Path| {
         upright_size(path).with_context(|| format!("cannot use image {}", path.display()))
@@ -88,7 +88,7 @@ fn refuse_other_size(mask: &Path, image: &Path) -> Result<()> {
     let ((mask_height, mask_width), (height, width)) = (size(mask)?, size(image)?);
     ensure!(
         (mask_height, mask_width) == (height, width),
-        "--mask {}: it is {mask_width}x{mask_height} pixels, and {} is {width}x{height}; want a mask of the same size",
+        "--mask {} has {mask_width}x{mask_height} pixels, and {} has {width}x{height}; want a mask of the same size",
         mask.display(),
         image.display()
     );

@@ -1,4 +1,4 @@
-//! The way from noise to images, as an animation and as a strip.
+//! The trajectory from noise to images, as an animation and as a strip.
 
 use std::path::PathBuf;
 
@@ -15,37 +15,37 @@ use crate::report::{
 };
 use crate::sample::Step;
 
-/// Images shown in a strip, one a row.
+/// Images shown in a strip, one per row.
 const STRIP_IMAGES: usize = 8;
 
-/// What to keep of the way.
+/// Files for the trajectory.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Trajectory")]
 pub(in crate::cli) struct TrajectoryArgs {
-    /// The grid on its way from noise to images, as an animation
-    #[arg(long, value_name = "FILE.png|gif")]
+    /// Write an animation of the grid from noise to images
+    #[arg(long, value_name = "FILE.png|gif", hide_short_help = true)]
     trajectory: Option<PathBuf>,
-    /// The same as one image: a row for each of the first 8 images, time from left to right
-    #[arg(long, value_name = "FILE.png")]
+    /// Write the trajectory as one image: a row for each of the first 8 images, time from left to right
+    #[arg(long, value_name = "FILE.png", hide_short_help = true)]
     strip: Option<PathBuf>,
     /// Show the predicted x_0 instead of x_t
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     x0: bool,
-    /// Frames of the animation
-    #[arg(long, default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    /// Number of frames in the animation
+    #[arg(long, default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000), hide_short_help = true)]
     frames: u32,
-    /// Frames of the strip
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100))]
+    /// Number of frames in the strip
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100), hide_short_help = true)]
     strip_frames: u32,
-    /// Milliseconds a frame
-    #[arg(long, default_value_t = 80, value_name = "MS", value_parser = clap::value_parser!(u32).range(20..=10_000))]
+    /// Milliseconds per frame
+    #[arg(long, default_value_t = 80, value_name = "MS", value_parser = clap::value_parser!(u32).range(20..=10_000), hide_short_help = true)]
     frame_millis: u32,
 }
 
-/// Milliseconds that the last frame stays.
+/// Duration of the last frame, in milliseconds.
 const LAST_MILLIS: u32 = 2_000;
 
-/// Frames on their way out.
+/// Collects frames and writes them.
 #[derive(Debug)]
 pub(in crate::cli) struct Trajectory<'a> {
     args: &'a TrajectoryArgs,
@@ -54,14 +54,14 @@ pub(in crate::cli) struct Trajectory<'a> {
 }
 
 impl TrajectoryArgs {
-    /// Refuses, before the long work, places that could not be written to.
+    /// Refuses, before the long work, files that could not be written.
     ///
     /// # Errors
-    /// Such a place, or a file that is to be of another kind.
+    /// A file that cannot be written, or a name with the wrong ending.
     pub(in crate::cli) fn check(&self) -> Result<()> {
         ensure!(
             !self.x0 || self.trajectory.is_some() || self.strip.is_some(),
-            "--x0 shows the way in --trajectory or --strip; give one of them"
+            "--x0 changes --trajectory and --strip; give one of them"
         );
         if let Some(path) = &self.trajectory {
             check_animation_path(path)?;
@@ -74,7 +74,7 @@ impl TrajectoryArgs {
         Ok(())
     }
 
-    /// Gets ready for chains of `steps` steps.
+    /// Prepares for reverse processes of `steps` steps.
     pub(in crate::cli) fn open(&self, steps: usize) -> Trajectory<'_> {
         let recorder = |wanted: bool, frames: u32| {
             Recorder::new(if wanted {
@@ -92,7 +92,7 @@ impl TrajectoryArgs {
 }
 
 impl Trajectory<'_> {
-    /// Sees one step of a batch. Frames stay on the device: it does not wait.
+    /// Records one step of a batch. Frames stay on the device, so it does not wait.
     pub(in crate::cli) fn see(&mut self, step: &Step) {
         for recorder in [&mut self.animation, &mut self.strip] {
             recorder.see(step, self.args.x0);
@@ -129,13 +129,13 @@ impl Trajectory<'_> {
     }
 }
 
-/// Frames after chosen steps, batch by batch.
+/// Records the frames after chosen steps, batch by batch.
 #[derive(Debug)]
 struct Recorder {
-    /// Steps done (1 after the first) that become frames.
+    /// Numbers of steps done (1 after the first) that become frames.
     wanted: Vec<usize>,
     batch: Vec<Tensor>,
-    /// Of each ended batch: `[frames, N, C, H, W]` u8 on CPU.
+    /// Frames of each finished batch: `[frames, N, C, H, W]` u8 on CPU.
     ended: Vec<Tensor>,
 }
 

@@ -1,4 +1,4 @@
-//! Values of flags, and files that flags name.
+//! Types of flag values, and reading of files that flags name.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -18,7 +18,8 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |_| format!("{text:?} is no size; want 128, or 96x128 (height x width)");
+        let wrong =
+            |_| format!("{text:?} is not a valid size; want 128, or 96x128 (height x width)");
         let (height, width) = text.split_once('x').unwrap_or((text, text));
         Ok(Size {
             height: height.parse().map_err(wrong)?,
@@ -40,7 +41,7 @@ impl FromStr for LrPoint {
             Some(LrPoint(step.parse().ok()?, multiplier.parse().ok()?))
         };
         parse().ok_or_else(|| {
-            format!("{text:?} is no point; want STEP:MULTIPLIER, for example 4000:1")
+            format!("{text:?} is not a valid point; want STEP:MULTIPLIER, for example 4000:1")
         })
     }
 }
@@ -51,7 +52,7 @@ pub(in crate::cli) fn read_config(path: &Path, preset: Preset) -> Result<RunConf
     RunConfig::from_toml(&text, preset).with_context(|| format!("cannot use {}", path.display()))
 }
 
-/// Replaces `target` by what a flag gives.
+/// Replaces `target` by the value of a flag, if it is given.
 pub(in crate::cli) fn set<T>(target: &mut T, flag: &Option<T>)
 where
     T: Clone,

@@ -11,8 +11,9 @@ use tch::Device;
 use super::median;
 use crate::config::RunConfig;
 use crate::data;
+use crate::text::plural;
 
-/// What reading a folder of images took.
+/// Time and speed of decoding a folder of images.
 #[derive(Debug, Serialize)]
 pub(super) struct Outcome {
     what: &'static str,
@@ -22,7 +23,7 @@ pub(super) struct Outcome {
     #[serde(rename = "pictures")]
     images: usize,
     skipped: usize,
-    /// Of all files.
+    /// Size of all files.
     file_bytes: u64,
     ms_median: f64,
     ms_all: Vec<f64>,
@@ -30,16 +31,16 @@ pub(super) struct Outcome {
     images_per_sec: f64,
     #[serde(rename = "pictures_per_sec_per_thread")]
     images_per_sec_per_thread: f64,
-    /// Of 1,000,000 bytes of files.
+    /// In units of 1,000,000 bytes of files.
     mb_per_sec: f64,
 }
 
 /// Reads the folder as `train --data` does without --cache, `warmup` + `iters` times.
 ///
-/// The warm-up brings the files into the system's memory.
+/// The warm-up brings the files into the page cache.
 pub(super) fn measure(config: &RunConfig, warmup: u32, iters: u32) -> Result<Outcome> {
     let dir = config.data.folder.as_deref();
-    let dir = dir.context("--what decode reads a folder of images: name it with --data")?;
+    let dir = dir.context("--what decode needs a folder of images: name it with --data")?;
     for _ in 0..warmup {
         pass(config)?;
     }
@@ -52,7 +53,7 @@ pub(super) fn measure(config: &RunConfig, warmup: u32, iters: u32) -> Result<Out
     outcome(config, dir, (images, skipped), ms_all)
 }
 
-/// Reads all images once; how many there are, and how many could not be read.
+/// Reads all images once; returns the number of images, and of files that could not be read.
 fn pass(config: &RunConfig) -> Result<(usize, usize)> {
     let loaded = data::load(
         &config.data,
@@ -99,12 +100,12 @@ impl Display for Outcome {
         };
         write!(
             f,
-            "{} images{skipped} to {}x{} on {} threads: median {:.1} ms, {:.1} images/s, \
-             {:.1} a thread, {:.1} MB/s of files",
-            self.images,
+            "{}{skipped} to {}x{} on {}: median {:.1} ms, {:.1} images/s, \
+             {:.1} per thread, {:.1} MB/s of files",
+            plural(self.images as u64, "image"),
             self.height,
             self.width,
-            self.threads,
+            plural(self.threads as u64, "thread"),
             self.ms_median,
             self.images_per_sec,
             self.images_per_sec_per_thread,

@@ -1,4 +1,4 @@
-//! The share of each part of a step, and how near it comes to what the device can do.
+//! The share of each part of a step, and its speed beside the best of the device.
 
 use std::fmt;
 use std::time::Instant;
@@ -12,22 +12,22 @@ use crate::device::{Chosen, Precision, synchronize};
 /// Arithmetic and memory traffic of a step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Work {
-    /// Of forward and backward.
+    /// Operations of forward and backward.
     pub(super) flops: u64,
-    /// Of the optimizer and the average, at least.
+    /// Least bytes that the optimizer and the EMA read and write.
     pub(super) bytes: u64,
 }
 
-/// What the device reached at best.
+/// The best speed that the device reached.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Ceilings {
-    /// In a matrix product, 1e9 operations a second.
+    /// Matrix product, 1e9 operations per second.
     gflops: f64,
-    /// In copying a tensor, 1e9 bytes read or written a second.
+    /// Copy of a tensor, 1e9 bytes read or written per second.
     gb_per_sec: f64,
 }
 
-/// Times a ceiling is tried.
+/// Repetitions of each measurement of a ceiling.
 const TRIES: usize = 5;
 
 impl Ceilings {
@@ -65,15 +65,15 @@ fn best_secs(device: Device, mut work: impl FnMut() -> Result<(), TchError>) -> 
     Ok(best)
 }
 
-/// Where the time of a step goes.
+/// Time of each part of a step.
 #[derive(Debug, Serialize)]
 pub(super) struct Phases {
-    /// Part and milliseconds a step.
+    /// Part, and its milliseconds per step.
     ms: Vec<(&'static str, f64)>,
-    /// Convolutions in forward and backward, 1e9 operations a second; none without them.
+    /// Convolutions in forward and backward, 1e9 operations per second; `None` without convolutions.
     #[serde(skip_serializing_if = "Option::is_none")]
     gflops: Option<f64>,
-    /// Optimizer and average, 1e9 bytes a second; none without them.
+    /// Optimizer and EMA, 1e9 bytes per second; `None` if not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     gb_per_sec: Option<f64>,
     ceilings: Ceilings,

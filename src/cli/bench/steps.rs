@@ -1,4 +1,4 @@
-//! The steps that are timed, on made-up images.
+//! The steps that are timed, on random images.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -16,19 +16,19 @@ use crate::rng::{Stream, normal};
 use crate::sample::{Ddpm, Process, Respaced};
 use crate::train::{Gradients, Phase, Trainer};
 
-/// Something that is done again and again.
+/// Work that is timed.
 pub(super) trait Bench {
-    /// Does it once, to its end.
+    /// Does it once, and waits for its end.
     fn step(&mut self) -> Result<()>;
 
-    /// Does it `steps` times; milliseconds a step of each of its parts.
+    /// Does it `steps` times; returns milliseconds per step of each part.
     fn phases(&mut self, steps: u32) -> Result<Vec<(&'static str, f64)>>;
 }
 
-/// Images in the made-up data set.
+/// Images in the random data set.
 const IMAGES: i64 = 256;
 
-/// Milliseconds each, of `steps` that took this long together.
+/// Milliseconds per step, for `steps` that took `all` together.
 fn ms(all: Duration, steps: u32) -> f64 {
     all.as_secs_f64() * 1e3 / f64::from(steps)
 }
@@ -39,7 +39,7 @@ fn trainer(config: &RunConfig, chosen: &Chosen, images: u64) -> Result<Trainer> 
     Ok(trainer)
 }
 
-/// Milliseconds a step of each phase that took any, from a trainer's clock.
+/// Milliseconds per step of each phase that took any time, from a trainer's clock.
 fn phases_of(trainer: &Trainer, steps: u32) -> Vec<(&'static str, f64)> {
     let spent = Phase::ALL.into_iter().zip(trainer.clock.stop());
     spent
@@ -83,7 +83,7 @@ impl Bench for Train {
     }
 }
 
-/// What a training step does with its gradients.
+/// The update of a training step.
 pub(super) struct Update {
     trainer: Trainer,
 }
@@ -115,11 +115,11 @@ impl Bench for Update {
     }
 }
 
-/// Bytes that the norm of the gradients, the optimizer and the average read and write at least.
+/// Least bytes that the gradient norm, the optimizer and the EMA read and write.
 pub(super) fn bytes_of_update(config: &OptimConfig, net: &Model) -> u64 {
     let parameters: usize = net.params().iter().map(|p| p.tensor.numel()).sum();
-    // Adam reads parameters, gradients and two moments, and writes all but the gradients. LAMB has it write an
-    // update, which it zeroes before, measures with the parameters, scales and adds to them.
+    // Adam reads parameters, gradients and two moments, and writes all but the gradients. LAMB lets it write to a
+    // zeroed update instead, whose norm it takes with that of the parameters, and which it scales and adds to them.
     let optimizer = match config.optimizer {
         OptimizerKind::Lamb => 7 + 1 + 2 + 2 + 3,
         OptimizerKind::Adam | OptimizerKind::Adamw => 7,
@@ -136,7 +136,7 @@ pub(super) struct Sample {
     config: RunConfig,
     device: Device,
     x: Tensor,
-    /// Time in the network, while somebody measures.
+    /// Time in the network, while it is measured.
     in_network: Cell<Option<Duration>>,
 }
 
