@@ -14,7 +14,7 @@ pub(crate) use sampling::batch_labels;
 pub use sampling::{Sampling, class_labels};
 
 use crate::checkpoint::{
-    Calibration, Checkpoint, Damaged, Meta, Which, find, fingerprint, is_ours, read_checkpoint,
+    Calibration, Checkpoint, Damaged, Meta, Weights, find, fingerprint, is_ours, read_checkpoint,
 };
 use crate::config::RunConfig;
 use crate::device::{self, DeviceChoice, Precision};
@@ -43,7 +43,7 @@ pub struct Pretrained {
     /// The file or folder that was read.
     pub path: PathBuf,
     /// The set of weights that was asked for.
-    pub which: Which,
+    pub which: Weights,
     /// What was found in a file of another program, and what was assumed.
     pub report: Option<Report>,
     /// Newer checkpoints of the run folder, which cannot be read and were passed over.

@@ -20,7 +20,7 @@ fn peer(name: &str) -> PathBuf {
     repo("weights/peers").join(name)
 }
 
-/// Imports a file into `dir`; returns what was written.
+/// Imports a file into `dir`; returns the file written.
 fn import(dir: &Path, name: &str, hints: &[&str]) -> PathBuf {
     let to = dir.join("imported.safetensors");
     let mut command = ddpm();
@@ -99,7 +99,7 @@ fn export_gives_back_each_program_s_own_layout() {
     assert_eq!(sorted(theirs), sorted(ours));
 
     let openai = export(&dir.path().join("x.pt"), &["--layout", "openai"]);
-    openai.failure().stderr(contains("--layout"));
+    openai.failure().stderr(contains("layout"));
     let folder = dir.path().join("pipeline");
     export(&folder, &[]).success();
     for file in [
@@ -113,7 +113,7 @@ fn export_gives_back_each_program_s_own_layout() {
     export(&folder, &[])
         .failure()
         .stderr(contains("there already"));
-    // What was written is itself a file of another program.
+    // The exported folder is itself a file of another program.
     let mut command = ddpm();
     command.arg("import").arg(&folder).assert().success();
 }
@@ -162,7 +162,7 @@ fn keras_networks_are_named_imported_and_exported() {
         let weights = read_checkpoint(&imported).unwrap().section("");
         assert!(weights.len() > 20, "{file}");
 
-        // Out as a state_dict and as a file that knows its settings, and in again: the same bits.
+        // Exported as a state_dict and as a file with settings, then imported again: the same bits.
         let config = dir.path().join("config.toml");
         let meta = read_checkpoint(&imported).unwrap().meta;
         std::fs::write(&config, meta.config.to_toml().unwrap()).unwrap();
@@ -232,7 +232,7 @@ fn training_goes_on_from_an_imported_network() {
     let start = read_state_dict(&unet).unwrap();
     let weights = saved.section("model.");
     assert_eq!(weights.len(), start.len());
-    // The warm-up's first steps move little, and something.
+    // The warm-up's first steps change the weights a little.
     let (mut moved, mut whole) = (0.0, 0.0);
     for (name, before) in &start {
         let (_, after) = weights.iter().find(|(n, _)| n == name).unwrap();

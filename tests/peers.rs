@@ -1,5 +1,5 @@
 //! Checkpoints of other programs, one small random model each (weights/README.md says how they were made):
-//! the network computes what theirs does, and the way there and back loses no bit.
+//! the network's output agrees with theirs, and a round trip keeps every bit.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use common::{Golden, max_abs, repo};
 use ddpm::checkpoint::{AttentionOrder, Family};
-use ddpm::checkpoint::{Contents, Which, read_checkpoint, write_checkpoint};
+use ddpm::checkpoint::{Contents, Weights, read_checkpoint, write_checkpoint};
 use ddpm::config::{ModelKind, Prediction, ScheduleKind, Sigma};
 use ddpm::diffusion::Schedule;
 use ddpm::formats::safetensors;
@@ -45,7 +45,7 @@ fn sized() -> Hints {
 struct Case {
     family: Family,
     file: &'static str,
-    /// Which network in the file, its keys joined by dots.
+    /// Path of the network in the file, keys joined by dots.
     key: &'static str,
     io: &'static str,
     hints: Hints,
@@ -218,7 +218,7 @@ fn there_and_back_every_bit_is_the_same() {
         for (key, theirs) in &original {
             let ours = &back[key];
             assert_eq!(ours.size(), theirs.size(), "{} {key}", case.file);
-            // guided.pt holds f16, of which f32 loses nothing.
+            // guided.pt holds f16, which f32 represents exactly.
             assert_eq!(*ours, theirs.to_kind(ours.kind()), "{} {key}", case.file);
         }
     }
@@ -310,7 +310,7 @@ fn settings_are_the_families_own() {
     };
     use {Prediction::Eps, ScheduleKind::Linear};
     assert_eq!(told("pesser"), ((Linear, Eps, Sigma::Beta), true));
-    // Its sampler computes the mean from the x_0 that it has not clipped.
+    // Its sampler computes the mean from x_0 before clipping.
     // Its linear betas do not scale with T, which is 100 here.
     assert_eq!(
         told("w86763777"),
@@ -351,7 +351,7 @@ fn an_imported_file_needs_no_hints_again() {
             read.meta.config.diffusion.timesteps,
             1,
         );
-        let state = read.weights(Which::Ema).unwrap();
+        let state = read.weights(Weights::Ema).unwrap();
         ddpm::model::load_state_dict(&again.params(), &state).unwrap();
         assert!(error_against(&again, case.io) < TOLERANCE);
         let averaged = matches!(case.family, Family::W86763777 | Family::Lucidrains);

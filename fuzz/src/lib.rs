@@ -1,8 +1,8 @@
-//! What a hostile file meets: each reader, whole, and what must hold whatever the bytes are.
+//! One function per reader, which feeds it a hostile file and checks what must hold for any bytes.
 //!
-//! One function a target. `tests/hostile.rs` includes this file and replays the corpus through the
-//! same functions, so a find that was fixed stays fixed. An `Err` of a reader is the normal case; a
-//! panic is a find.
+//! `tests/hostile.rs` includes this file and replays the corpus through the
+//! same functions, so a fixed bug stays fixed. An `Err` of a reader is the normal case; a
+//! panic is a bug.
 
 use std::path::Path;
 
@@ -15,9 +15,9 @@ use ddpm::report::Metrics;
 use ddpm::train::StepRecord;
 use tch::Tensor;
 
-/// Most tensors and dicts that are read of one file: a few bytes can name one tensor often.
+/// Most tensors and dicts read from one file: a few bytes can name one tensor many times.
 const MAX_READS: usize = 64;
-/// Longest error message: names that a file makes up have to be shortened.
+/// Longest error message: names from a file must be shortened.
 const MAX_MESSAGE_BYTES: usize = 16 << 10;
 
 /// A pickle alone.
@@ -28,7 +28,7 @@ pub fn pickle(bytes: &[u8]) {
     }
 }
 
-/// A PyTorch file. Bytes that are neither container are taken as its pickle, in both containers.
+/// A PyTorch file. Bytes of neither container are read as its pickle, in both containers.
 pub fn torch_file(bytes: &[u8]) {
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(LEGACY_MAGIC) {
         return with_file("fuzz.pt", bytes, read_all_of_pt);
@@ -39,7 +39,7 @@ pub fn torch_file(bytes: &[u8]) {
     with_file("fuzz.pt", &legacy_of(bytes, &storage), read_all_of_pt);
 }
 
-/// A safetensors file, be it weights or a checkpoint of ours.
+/// A safetensors file: weights or a checkpoint of ours.
 pub fn safetensors(bytes: &[u8]) {
     with_file("fuzz.safetensors", bytes, |path| {
         if let Some(file) = checked(path, safetensors::open(path)) {
@@ -55,7 +55,7 @@ pub fn safetensors(bytes: &[u8]) {
         checked(path, read_state_dict(path));
         check_description(path);
         if let Some(file) = checked(path, read_checkpoint(path)) {
-            drop(file.weights(ddpm::checkpoint::Which::Ema));
+            drop(file.weights(ddpm::checkpoint::Weights::Ema));
         }
     });
 }
@@ -100,7 +100,7 @@ fn read_node(path: &Path, file: &WeightsFile, node: &Node, reads: &mut usize) {
 }
 
 /// A diffusers folder with this `config.json`, and beside it the same bytes as scheduler settings; or two
-/// texts apart by a NUL.
+/// texts separated by a NUL.
 pub fn config_json(bytes: &[u8]) {
     let mut parts = bytes.splitn(2, |&byte| byte == 0);
     let config = parts.next().unwrap_or(bytes);
@@ -120,8 +120,8 @@ pub fn config_json(bytes: &[u8]) {
     });
 }
 
-/// The texts of a run's folder, apart by NULs: `config.toml`, `metrics.jsonl`, `latest` and the record of a bad step; one
-/// that is missing is the first.
+/// The texts of a run's folder, separated by NULs: `config.toml`, `metrics.jsonl`, `latest` and the record of a bad
+/// step; the first stands in for a missing one.
 pub fn run_folder(bytes: &[u8]) {
     let mut parts = bytes.splitn(4, |&byte| byte == 0);
     let first = parts.next().unwrap_or(bytes);
@@ -169,7 +169,7 @@ pub fn hdf5(bytes: &[u8]) {
     });
 }
 
-/// A `.ddcm` file, as it is and with its checksum made right, which a mutation would only break.
+/// A `.ddcm` file, as it is and with a corrected checksum, since a mutation would only break it.
 pub fn ddcm(bytes: &[u8]) {
     with_file("fuzz.ddcm", bytes, read_ddcm);
     let content = &bytes[..bytes.len().saturating_sub(8)];
@@ -194,7 +194,7 @@ fn safetensors_of(header: &str) -> Vec<u8> {
     [&length, header.as_bytes(), &[0; 4]].concat()
 }
 
-/// What `ddpm inspect` prints must not steer the terminal.
+/// The output of `ddpm inspect` must not control the terminal.
 fn check_description(path: &Path) {
     if let Some(description) = checked(path, describe(path)) {
         let text = description.to_string();
@@ -206,13 +206,13 @@ fn is_escape(char: char) -> bool {
     char.is_control() && char != '\n'
 }
 
-/// What a file's tensors may take: 16 times the file, or 1 MiB.
+/// Memory limit of a file's tensors: 16 times the file, or 1 MiB.
 fn check_total(path: &Path, data_bytes: usize) {
     let file_bytes = std::fs::metadata(path).map_or(0, |data| data.len() as usize);
     assert!(data_bytes <= (16 * file_bytes).max(1 << 20));
 }
 
-/// The value; an error is held to name the file, shortly and without a terminal's escapes.
+/// The value; an error must name the file, be short, and contain no terminal escapes.
 fn checked<T>(path: &Path, result: Result<T, impl Into<anyhow::Error>>) -> Option<T> {
     let error = match result {
         Ok(value) => return Some(value),
@@ -238,7 +238,7 @@ fn check_message(message: &str) {
 /// First bytes of a file of torch before 1.6.
 pub const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 
-/// Hands `read` a file that holds the bytes; it lies in memory where the machine has a place for it.
+/// Hands `read` a file that holds the bytes, in memory if the machine has /dev/shm.
 pub fn with_file<T>(name: &str, bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
     let memory = Path::new("/dev/shm");
     let folder = tempfile::Builder::new();
@@ -253,7 +253,7 @@ pub fn with_file<T>(name: &str, bytes: &[u8], read: impl FnOnce(&Path) -> T) -> 
     read(&path)
 }
 
-/// A zip archive of stored entries without checksums, which a mutation would only break.
+/// A zip archive of stored entries without checksums, since a mutation would only break them.
 pub fn zip_of(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut file = Vec::new();
     let mut directory = Vec::new();

@@ -1,4 +1,4 @@
-//! What `ddpm calibrate` measured, as a small JSON file beside the checkpoint.
+//! The measurement of `ddpm calibrate`, a small JSON file beside the checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -6,16 +6,16 @@ use anyhow::{Context, Result, ensure};
 use ndarray::Array1;
 use serde::{Deserialize, Serialize};
 
-use super::Which;
+use super::Weights;
 use crate::fs::write_bytes;
 use crate::text::quoting;
 
-/// Of the layout.
+/// Version of the layout.
 const FORMAT: u32 = 1;
-/// A file larger than this is none of ours: 100,000 time steps take 2 MiB.
+/// Largest file that is read: 100,000 time steps take 2 MiB.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// How large eps_hat is on data, at each time step.
+/// Mean square of eps_hat on data, at each time step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
@@ -23,9 +23,9 @@ pub struct Calibration {
     pub format: u32,
     /// [`fingerprint`](super::fingerprint) of the network measured, in hexadecimal.
     pub network: String,
-    /// Where the images came from, for people.
+    /// Source of the images, human-readable.
     pub data: String,
-    /// How many images were noised at each time step.
+    /// Number of images noised at each time step.
     pub images: u64,
     /// Seed of the choice of images and of their noise.
     pub seed: u64,
@@ -68,12 +68,12 @@ impl Calibration {
 
     /// The file that belongs to one set of a checkpoint's weights: beside it, with `.ema.analytic.json` or
     /// `.raw.analytic.json` after its name.
-    pub fn path_beside(checkpoint: &Path, which: Which) -> PathBuf {
+    pub fn path_beside(checkpoint: &Path, weights: Weights) -> PathBuf {
         let name = checkpoint.file_name().unwrap_or_default();
         let mut name = name.to_owned();
         name.push(format!(
             ".{}.analytic.json",
-            which.to_string().to_lowercase()
+            weights.to_string().to_lowercase()
         ));
         checkpoint.with_file_name(name)
     }
@@ -81,7 +81,7 @@ impl Calibration {
     /// Writes it, whole or not at all.
     ///
     /// # Errors
-    /// A place that cannot be written to.
+    /// A folder that is missing or cannot be written to.
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
@@ -91,19 +91,19 @@ impl Calibration {
     /// Reads a measurement of a network with this fingerprint and T time steps.
     ///
     /// # Errors
-    /// No such file, a damaged one, or one of another network.
+    /// A missing or damaged file, or one of another network.
     pub fn read(path: &Path, network: &blake3::Hash, timesteps: usize) -> Result<Calibration> {
         let cannot = || format!("cannot use {}", path.display());
         let size = fs_err::metadata(path)?.len();
         ensure!(
             size <= MAX_BYTES,
-            "{}: {size} bytes, and a calibration has {MAX_BYTES} at most",
+            "{}: {size} bytes, want at most {MAX_BYTES} for a calibration",
             path.display()
         );
         let text = fs_err::read(path)?;
         let found: Calibration = serde_json::from_slice(&text)
             .map_err(quoting)
-            .context("this is no file of `ddpm calibrate`, or a damaged one")
+            .context("not a file of `ddpm calibrate`, or a damaged one")
             .with_context(cannot)?;
         found.check(network, timesteps).with_context(cannot)?;
         Ok(found)
@@ -117,7 +117,7 @@ impl Calibration {
         );
         ensure!(
             self.network == network.to_hex().as_str(),
-            "it was measured with another network (or the other of raw and averaged weights); measure this one: \
+            "it was measured with another network (or the other of raw and EMA weights); measure this one: \
              ddpm calibrate"
         );
         ensure!(
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn it_comes_back_and_is_refused_for_another_network() {
         let dir = tempfile::tempdir().unwrap();
-        let path = Calibration::path_beside(&dir.path().join("a.safetensors"), Which::Ema);
+        let path = Calibration::path_beside(&dir.path().join("a.safetensors"), Weights::Ema);
         assert!(path.ends_with("a.safetensors.ema.analytic.json"));
         let (mine, other) = (blake3::hash(b"a"), blake3::hash(b"b"));
         let measured = Calibration::new(&mine, ndarray::array![0.1, 1.0 / 3.0]);

@@ -1,4 +1,4 @@
-//! What tells that a file of ours is as it was written.
+//! The checksum by which a file of ours proves unchanged.
 
 use anyhow::Result;
 use tch::Tensor;
@@ -10,7 +10,7 @@ use crate::native::host_bytes;
 /// hexadecimal digits.
 ///
 /// # Errors
-/// A tensor that is not contiguous on CPU, or of a type that safetensors has not.
+/// A tensor that is not contiguous on CPU, or of a type safetensors does not have.
 pub(super) fn checksum(meta: &str, tensors: &[(String, Tensor)]) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     // JSON of each part shows where it ends, so that no two files read the same.
@@ -20,7 +20,7 @@ pub(super) fn checksum(meta: &str, tensors: &[(String, Tensor)]) -> Result<Strin
     for (name, tensor) in by_name {
         let dtype = dtypes::to_safetensors(tensor.kind()).map(|dtype| dtype.to_string());
         hasher.update(&serde_json::to_vec(&(name, dtype, tensor.size()))?);
-        // On one thread: the others are training.
+        // On one thread: the other threads are training.
         hasher.update(host_bytes(tensor)?);
     }
     Ok(hasher.finalize().to_hex().to_string())

@@ -24,34 +24,45 @@ use crate::text::quoting;
 const FORMAT: u32 = 2;
 const METADATA_KEY: &str = "ddpm";
 
-/// What a file holds.
+/// Contents of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contents {
-    /// All that a resume needs.
+    /// Everything a resume needs.
     Training,
     /// EMA weights alone, bias-corrected.
     EmaWeights,
     /// Raw weights alone.
     RawWeights,
-    /// Weights from elsewhere, which say nothing about averaging.
+    /// Weights from another program, averaged or not.
     Weights,
 }
 
-/// Which weights are wanted.
+impl std::fmt::Display for Contents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Contents::Training => "training state",
+            Contents::EmaWeights => "EMA weights only",
+            Contents::RawWeights => "raw weights only",
+            Contents::Weights => "weights only",
+        })
+    }
+}
+
+/// One of the two sets of weights in a training checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
+pub enum Weights {
     /// The bias-corrected average.
     Ema,
     /// The weights as trained.
     Raw,
 }
 
-impl std::fmt::Display for Which {
+impl std::fmt::Display for Weights {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Which::Ema => "EMA",
-            Which::Raw => "raw",
+            Weights::Ema => "EMA",
+            Weights::Raw => "raw",
         })
     }
 }
@@ -61,7 +72,7 @@ impl std::fmt::Display for Which {
 pub struct Meta {
     /// Layout version.
     pub format: u32,
-    /// What the tensors are.
+    /// Contents of the tensors.
     pub contents: Contents,
     /// Version of the program that wrote it.
     pub written_by: String,
@@ -72,7 +83,7 @@ pub struct Meta {
     /// Images in the data set it was trained on; 0 if unknown.
     #[serde(rename = "pictures")]
     pub images: u64,
-    /// What training went through.
+    /// State of the training besides tensors and step number.
     #[serde(default)]
     pub history: History,
     /// Device, arithmetic and libraries that it was trained with: a resume elsewhere differs in the last bits.
@@ -85,46 +96,47 @@ pub struct Meta {
     pub config: RunConfig,
 }
 
-/// What a run went through that its next steps depend on, besides tensors and the step number.
+/// State of a run that its next steps depend on, besides tensors and the step number.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct History {
     /// Factor on the learning rate: halved by each rollback.
     pub lr_factor: f64,
-    /// How often the run went back to a checkpoint after a bad step.
+    /// Number of returns to a checkpoint after a bad step.
     pub rollbacks: u32,
-    /// Bad steps that were passed over, counted from 1.
+    /// Bad steps that were skipped, counted from 1.
     pub skipped: Vec<u64>,
-    /// What loss and gradient norm usually are; none before the first step.
-    pub usual: Option<Usual>,
+    /// Running means of loss and gradient norm; none before the first step.
+    #[serde(rename = "usual")]
+    pub running_stats: Option<RunningStats>,
 }
 
-/// Running means over sound steps.
+/// Running means over the steps that passed the guard.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Usual {
-    /// Of the logarithms of loss and gradient norm.
+pub struct RunningStats {
+    /// Of ln(loss) and ln(gradient norm).
     pub ln: [f32; 2],
-    /// Steps in them.
+    /// Number of steps averaged.
     pub steps: u64,
 }
 
 impl History {
-    /// Refuses what no run of `step` steps can have gone through.
+    /// Refuses a history that no run of `step` steps can have.
     fn validate(&self, step: u64) -> Result<()> {
         let skipped = &self.skipped;
         let in_order = skipped.windows(2).all(|pair| pair[0] < pair[1]);
         let in_range = skipped.first().is_none_or(|first| *first > 0)
             && skipped.last().is_none_or(|last| *last <= step);
-        let usual = self.usual.unwrap_or_default();
+        let stats = self.running_stats.unwrap_or_default();
         ensure!(
             in_order
                 && in_range
                 && self.lr_factor > 0.0
                 && self.lr_factor <= 1.0
-                && usual.steps <= step
-                && usual.ln.iter().all(|ln| ln.is_finite()),
-            "its history makes no sense: {self:?} after {step} steps"
+                && stats.steps <= step
+                && stats.ln.iter().all(|ln| ln.is_finite()),
+            "its history is impossible: {self:?} after {step} steps"
         );
         Ok(())
     }
@@ -136,13 +148,13 @@ impl Default for History {
             lr_factor: 1.0,
             rollbacks: 0,
             skipped: vec![],
-            usual: None,
+            running_stats: None,
         }
     }
 }
 
 impl Meta {
-    /// Metadata of a file written now, for weights that no training is known of.
+    /// Metadata of a file written now, for weights whose training is unknown.
     pub fn new(contents: Contents, config: &RunConfig) -> Meta {
         Meta {
             format: FORMAT,
@@ -162,7 +174,7 @@ impl Meta {
 /// A file with its metadata; tensors are mapped, not read.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// What it says of itself.
+    /// Its metadata.
     pub meta: Meta,
     /// All tensors.
     pub tensors: Vec<(String, Tensor)>,
@@ -183,18 +195,18 @@ impl Checkpoint {
     ///
     /// # Errors
     /// The file holds only the other set.
-    pub fn weights(&self, which: Which) -> Result<Vec<(String, Tensor)>> {
-        match (self.meta.contents, which) {
-            (Contents::Training, Which::Raw) => Ok(self.section("model.")),
-            (Contents::Training, Which::Ema) => Ok(self.corrected_ema()),
+    pub fn weights(&self, weights: Weights) -> Result<Vec<(String, Tensor)>> {
+        match (self.meta.contents, weights) {
+            (Contents::Training, Weights::Raw) => Ok(self.section("model.")),
+            (Contents::Training, Weights::Ema) => Ok(self.corrected_ema()),
             (Contents::Weights, _)
-            | (Contents::EmaWeights, Which::Ema)
-            | (Contents::RawWeights, Which::Raw) => Ok(self.section("")),
-            (Contents::RawWeights, Which::Ema) => {
-                bail!("this file holds raw weights only; ask for them with --raw")
+            | (Contents::EmaWeights, Weights::Ema)
+            | (Contents::RawWeights, Weights::Raw) => Ok(self.section("")),
+            (Contents::RawWeights, Weights::Ema) => {
+                bail!("this file holds raw weights only, no EMA weights; ask for raw weights")
             }
-            (Contents::EmaWeights, Which::Raw) => {
-                bail!("this file holds EMA weights only; leave out --raw")
+            (Contents::EmaWeights, Weights::Raw) => {
+                bail!("this file holds EMA weights only, no raw weights; ask for EMA weights")
             }
         }
     }
@@ -211,7 +223,7 @@ impl Checkpoint {
     }
 }
 
-/// Whether a file says that it was written by this program.
+/// True for a file written by this program, by its metadata.
 ///
 /// # Errors
 /// An unreadable file, or a damaged safetensors file.
@@ -227,7 +239,7 @@ pub fn read_checkpoint(path: &Path) -> Result<Checkpoint> {
     let file = safetensors::open(path)?;
     let text = file.metadata.get(METADATA_KEY).with_context(|| {
         format!(
-            "{} does not say which model it is of (no `ddpm` metadata); give it one with: ddpm import {} --config FILE.toml --to OTHER.safetensors",
+            "{} does not name its model (no `ddpm` metadata); add a config with: ddpm import {} --config FILE.toml --to OTHER.safetensors",
             path.display(),
             path.display()
         )
@@ -252,11 +264,11 @@ fn verify(sealed: &str, tensors: &[(String, Tensor)]) -> Result<()> {
     let rest = sealed.strip_prefix("{\"checksum\":\"");
     let (written, rest) = rest
         .and_then(|rest| rest.split_once("\","))
-        .context("its `ddpm` metadata does not begin with a checksum; the file is damaged")?;
+        .context("its `ddpm` metadata does not start with a checksum; the file is damaged")?;
     let found = checksum(&format!("{{{rest}"), tensors)?;
     ensure!(
         written == found,
-        "the file is damaged: what it holds does not match its checksum; take another checkpoint of the run, and look at the disk"
+        "the file is damaged: what it holds does not match its checksum; use another checkpoint of the run, and check the disk"
     );
     Ok(())
 }
@@ -274,7 +286,7 @@ fn parse_meta(text: &str) -> Result<Meta> {
         "its format is {format} and this program reads 1 to {FORMAT}; use the ddpm that wrote it"
     );
     let mut meta: serde_json::Value = serde_json::from_str(text).map_err(damaged)?;
-    // Files from before there was more than one network do not say which they are of.
+    // Files from before there was more than one network do not name theirs.
     if let Some(serde_json::Value::Object(model)) = meta.pointer_mut("/config/model") {
         model.entry("kind").or_insert_with(|| "unet".into());
     }
@@ -295,7 +307,7 @@ pub fn write_checkpoint(path: &Path, meta: &Meta, tensors: &[(String, Tensor)]) 
         (name.clone(), tensor)
     };
     let tensors: Vec<_> = tensors.iter().map(on_host).collect();
-    // What was read in an older layout is written in this one.
+    // A file read in an older layout is written in the current one.
     let meta = serde_json::to_string(&Meta {
         format: FORMAT,
         ..meta.clone()

@@ -1,4 +1,4 @@
-//! The identity of a network: what a file that only makes sense with one network names it by.
+//! The identity of a network, by which a file that fits only one network names it.
 
 use anyhow::{Result, bail};
 use tch::{Device, Kind, Tensor};
@@ -7,8 +7,8 @@ use crate::config::RunConfig;
 use crate::diffusion::Schedule;
 use crate::native::host_bytes;
 
-/// BLAKE3 of what decides a network's predictions: its settings, what it predicts, its betas, and the name, shape
-/// and values of each weight, little-endian f32. Weights that were exported and imported again have the same.
+/// BLAKE3 of all that decides a network's predictions: its settings, its kind of prediction, its betas, and the name, shape
+/// and values of each weight, little-endian f32. Weights that were exported and imported again keep it.
 ///
 /// # Errors
 /// A weight that is not f32.

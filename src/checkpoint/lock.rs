@@ -10,8 +10,8 @@ use rustix::io::Errno;
 
 /// Held for as long as a process trains a run.
 ///
-/// The lock is the kernel's (`flock`), so it ends with the process however that ends: the file that
-/// stays behind locks nobody out. It says who held it last.
+/// The lock is the kernel's (`flock`), so it ends with the process, even a killed one: the file that
+/// stays behind blocks nobody. It names the last holder.
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
@@ -38,10 +38,10 @@ impl RunLock {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let mut holder = String::new();
-                // Its text is for people; whatever it is, the lock is held.
+                // The text only informs; whatever it is, the lock is held.
                 let _ = file.take(200).read_to_string(&mut holder);
                 bail!(
-                    "another process trains this run ({}); wait for it, stop it, or name another --run",
+                    "another process is training this run ({}); wait for it, stop it, or choose another run folder",
                     holder.trim()
                 );
             }
@@ -54,7 +54,7 @@ impl RunLock {
             }
             Err(error) => return Err(error).with_context(cannot),
         }
-        // Who holds it is a courtesy: a full disk must not end a run here.
+        // The holder's name is a courtesy: a full disk must not end a run here.
         let _ = sign(&mut file);
         Ok(RunLock {
             _file: file,

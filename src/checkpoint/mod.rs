@@ -1,11 +1,11 @@
-//! This program's own files: what a run saves and goes on from.
+//! This program's own files: what a run saves and resumes from.
 //!
 //! - `file`: a training checkpoint or plain weights, with the config they belong to; `checksum` seals it
 //! - `origin`: the program that weights came from, if it was another
 //! - `run_folder`: the files of a run; `lock`: one process at a time
-//! - `fingerprint`: the identity of a network; `calibration`: what was measured of one
+//! - `fingerprint`: the identity of a network; `calibration`: a measurement of one
 //!
-//! Every file that is read is untrusted.
+//! Every file is untrusted.
 
 mod calibration;
 mod checksum;
@@ -17,7 +17,8 @@ mod run_folder;
 
 pub use calibration::Calibration;
 pub use file::{
-    Checkpoint, Contents, History, Meta, Usual, Which, is_ours, read_checkpoint, write_checkpoint,
+    Checkpoint, Contents, History, Meta, RunningStats, Weights, is_ours, read_checkpoint,
+    write_checkpoint,
 };
 pub use fingerprint::fingerprint;
 pub use lock::RunLock;

@@ -1,4 +1,4 @@
-//! The program that weights came from, and what its own layout needs beyond the network's settings.
+//! The program that weights came from, and what its layout needs beyond the network's settings.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ pub enum Family {
     KerasDdpm,
 }
 
-/// Where weights came from: what their family's own layout needs beyond the network's settings.
+/// Origin of weights: what their family's layout needs beyond the network's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
@@ -41,7 +41,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Weights of `family`, with nothing special about them.
+    /// Weights of `family`, without any of its peculiarities.
     pub fn new(family: Family) -> Origin {
         Origin {
             family,

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! RUN/config.toml                        resolved settings, readable by --config
-//! RUN/pictures.tsv                       which images it is trained on
+//! RUN/pictures.tsv                       the images it is trained on
 //! RUN/skipped.tsv                        files that could not be read, if there are any
-//! RUN/metrics.jsonl                      one line a step
+//! RUN/metrics.jsonl                      one line per step
 //! RUN/samples/step-00002000-ema.png      grids from the same noise every time
 //! RUN/checkpoints/step-00002000.safetensors
 //! RUN/checkpoints/latest                 the name of the newest one, written last
-//! RUN/incidents/step-00001234.json       steps whose numbers went wrong
+//! RUN/incidents/step-00001234.json       records of bad steps
 //! RUN/lock                               held by the process that trains
 //! ```
 
@@ -28,14 +28,14 @@ pub struct RunFolder {
     dir: PathBuf,
 }
 
-/// A run that exists already.
+/// An existing run.
 #[derive(Debug)]
 pub struct Resumable {
     /// Its settings.
     pub config: RunConfig,
-    /// Its newest checkpoint that can be read; none if it ended before the first.
+    /// Its newest readable checkpoint; none if it ended before the first.
     pub checkpoint: Option<(PathBuf, Checkpoint)>,
-    /// Newer ones that cannot.
+    /// Newer checkpoints that cannot be read.
     pub damaged: Vec<Damaged>,
     /// Keeps other processes out of it.
     pub lock: RunLock,
@@ -72,7 +72,7 @@ impl RunFolder {
         &self.dir
     }
 
-    /// One line of JSON a step.
+    /// One line of JSON per step.
     pub fn metrics_path(&self) -> PathBuf {
         self.dir.join("metrics.jsonl")
     }
@@ -94,20 +94,20 @@ impl RunFolder {
         self.dir.join("skipped.tsv")
     }
 
-    /// What is known of a step whose numbers went wrong.
+    /// The record of a bad step.
     pub fn incident_path(&self, step: u64) -> PathBuf {
         self.dir
             .join("incidents")
             .join(format!("step-{step:08}.json"))
     }
 
-    /// What an earlier start left here, locked, or `None` where there is no run.
+    /// The run that exists here, locked, or `None` without one.
     ///
-    /// A newest checkpoint that cannot be read is passed over for the one before.
+    /// If the newest checkpoint cannot be read, the one before it is used.
     ///
     /// # Errors
-    /// A folder with other things in it, a run that another process trains, or one with checkpoints
-    /// none of which can be read.
+    /// A folder with other things in it, a run that another process is training, or one whose checkpoints
+    /// all fail to read.
     pub fn resumable(&self) -> Result<Option<Resumable>> {
         let config_path = self.dir.join("config.toml");
         if !config_path.exists() {
@@ -136,7 +136,7 @@ impl RunFolder {
         read_config(&self.dir.join("config.toml"))
     }
 
-    /// A start that ended early leaves all but the settings; anything else is not ours.
+    /// A start that ended early leaves everything but the settings; anything else is not ours.
     fn refuse_other_things(&self) -> Result<()> {
         let ours = [
             "lock",
@@ -157,7 +157,7 @@ impl RunFolder {
             let leftover = name.as_encoded_bytes().starts_with(b".tmp");
             if !leftover && !ours.iter().any(|ours| name == *ours) {
                 bail!(
-                    "{} is not empty and holds no run (no config.toml); name another folder for --run",
+                    "{} is not empty and holds no run (no config.toml); choose another run folder",
                     self.dir.display()
                 );
             }
@@ -174,14 +174,14 @@ impl RunFolder {
         let lock = RunLock::take(&self.dir.join("lock"))?;
         if self.dir.join("config.toml").exists() {
             bail!(
-                "another process began a run in {} meanwhile; name another --run",
+                "another process began a run in {} meanwhile; choose another run folder",
                 self.dir.display()
             );
         }
         Ok(lock)
     }
 
-    /// Removes what a killed process left half written, and makes what is missing. The run is locked.
+    /// Removes half-written files of a killed process and makes missing folders. The run must be locked.
     ///
     /// # Errors
     /// No permission, or a full disk.
@@ -210,14 +210,14 @@ impl RunFolder {
     pub fn save(&self, meta: &Meta, tensors: &[(String, tch::Tensor)], keep: usize) -> Result<()> {
         let name = format!("step-{:08}.safetensors", meta.step);
         let folder = self.dir.join("checkpoints");
-        // Somebody may have moved it. A whole run that is gone is another matter: a disk, perhaps.
+        // Somebody may have moved it. If the whole run is gone, the disk may have failed.
         if !folder.exists() {
             fs::create_dir(&folder)?;
         }
         let path = folder.join(&name);
         write_checkpoint(&path, meta, tensors)?;
         write_bytes(&folder.join("latest"), name.as_bytes())?;
-        // Later ones are damaged, or of a way that was left: they do not count.
+        // Later ones are damaged, or from before a rollback: they do not count.
         let so_far = checkpoints(&self.dir)?.into_iter().filter(|p| *p <= path);
         for old in so_far.rev().skip(keep.max(1)) {
             fs::remove_file(old)?;
@@ -225,7 +225,7 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Removes the checkpoints past `step`, of a way that was left.
+    /// Removes the checkpoints after `step`, which a rollback has left behind.
     ///
     /// # Errors
     /// No permission.
@@ -265,7 +265,7 @@ fn read_config(path: &Path) -> Result<RunConfig> {
         .with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// What [`newest`] found.
+/// Result of [`newest`].
 struct Newest<T> {
     path: PathBuf,
     read: T,
@@ -302,7 +302,7 @@ fn newest<T>(run: &Path, read: impl Fn(&Path) -> Result<T>) -> Result<Option<New
     }
     let list: String = damaged.iter().map(|d| format!("\n  {d}")).collect();
     bail!(
-        "no checkpoint of {} can be read; begin another --run, with --init-from if you have its weights elsewhere:{list}",
+        "no checkpoint of {} can be read; begin another run, from its weights if you have them elsewhere:{list}",
         run.display()
     )
 }
@@ -334,7 +334,7 @@ fn is_checkpoint_name(name: &str) -> bool {
     })
 }
 
-/// The checkpoint that `latest` names, which need not be there; `None` without `latest`, or if it says something
+/// The checkpoint that `latest` names, which may be missing; `None` without `latest`, or if it names something
 /// else.
 fn latest(run: &Path) -> Result<Option<PathBuf>> {
     match fs::read(run.join("checkpoints/latest")) {
@@ -348,10 +348,10 @@ fn latest(run: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-/// The file that a checkpoint argument means: itself, or the newest one of a run folder that can be read.
+/// The file that a checkpoint argument stands for: itself, or the newest readable one of a run folder.
 ///
 /// # Errors
-/// No such file, or a folder without checkpoints.
+/// A missing file, or a folder without checkpoints.
 pub fn resolve(argument: &Path) -> Result<PathBuf> {
     find(argument).map(|(path, _)| path)
 }
@@ -370,7 +370,7 @@ pub fn find(argument: &Path) -> Result<(PathBuf, Vec<Damaged>)> {
     let found = newest(argument, |path| read_checkpoint(path).map(drop))?;
     let found = found.with_context(|| {
         format!(
-            "{} is a folder without checkpoints; name a checkpoint file or a run folder",
+            "{} is a folder without checkpoints; give a checkpoint file or a run folder",
             argument.display()
         )
     })?;

@@ -9,7 +9,7 @@ use tch::Device;
 use super::args::foreign::{ForeignArgs, SamplerHints};
 use super::args::load::weights_line;
 use super::findings;
-use crate::checkpoint::{Contents, Family, Meta, Which, write_checkpoint};
+use crate::checkpoint::{Contents, Family, Meta, Weights, write_checkpoint};
 use crate::interop::{write_family_pt, write_family_safetensors, write_pipeline};
 
 /// Write a model's weights for PyTorch or for other programs.
@@ -92,10 +92,10 @@ fn wants_folder(to: &Path) -> bool {
 }
 
 /// Metadata of a file that holds these weights only.
-fn of_weights(meta: &Meta, which: Which) -> Meta {
+fn of_weights(meta: &Meta, which: Weights) -> Meta {
     let contents = match (meta.contents, which) {
-        (Contents::Training, Which::Ema) => Contents::EmaWeights,
-        (Contents::Training, Which::Raw) => Contents::RawWeights,
+        (Contents::Training, Weights::Ema) => Contents::EmaWeights,
+        (Contents::Training, Weights::Raw) => Contents::RawWeights,
         (weights_only, _) => weights_only,
     };
     Meta {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// How images are resized.
+/// Resizing methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Resize {
@@ -28,7 +28,7 @@ impl fmt::Display for Resize {
     }
 }
 
-/// What becomes of transparency. As text: `white`, `black`, `#rrggbb` or `ignore`.
+/// Treatment of transparent pixels. As text: `white`, `black`, `#rrggbb` or `ignore`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Background {

@@ -27,6 +27,7 @@ pub use model::{
 pub use model_keras::{BlockWidths, ConcatPlan, ConcatUNetConfig, GauConfig};
 pub use presets::Preset;
 pub use validate::ConfigError;
+pub(crate) use validate_model::{MAX_SIDE, sides_wanted};
 
 /// Noise schedules; formulas in [`crate::diffusion::Schedule`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -45,7 +46,7 @@ pub enum ScheduleKind {
     Explicit,
 }
 
-/// What the network predicts.
+/// The quantity the network predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prediction {
@@ -74,15 +75,15 @@ pub enum LossKind {
 pub struct DiffusionConfig {
     /// Number of time steps T.
     pub timesteps: i64,
-    /// How betas grow with t.
+    /// Growth of the betas with t.
     pub schedule: ScheduleKind,
     /// The betas themselves, where `schedule` is explicit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub betas: Vec<f64>,
-    /// What the network predicts.
+    /// The quantity the network predicts.
     #[serde(default)]
     pub prediction: Prediction,
-    /// What is minimised.
+    /// Training objective.
     pub loss: LossKind,
 }
 
@@ -102,7 +103,7 @@ pub enum OptimizerKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimConfig {
-    /// Which one.
+    /// Update rule.
     pub optimizer: OptimizerKind,
     /// Learning rate before the multiplier of `lr_schedule`.
     pub lr: f64,
@@ -132,13 +133,13 @@ pub struct DataConfig {
     /// Folder of images; none means the built-in faces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
-    /// How many built-in faces are drawn.
+    /// Number of built-in faces.
     pub builtin_images: u64,
     /// How images are scaled.
     pub resize: Resize,
-    /// What stands behind transparent pixels.
+    /// Background of transparent pixels.
     pub background: Background,
-    /// Mirror half of the images, at random.
+    /// Random horizontal flip (p = 0.5).
     pub flip: bool,
 }
 
@@ -154,7 +155,7 @@ pub enum Sigma {
     Learned,
 }
 
-/// How images are sampled by default from this model.
+/// Defaults for sampling from this model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SampleConfig {
@@ -162,7 +163,7 @@ pub struct SampleConfig {
     pub sigma: Sigma,
     /// Clip the predicted x_0 to [-1, 1] at each step.
     pub clip_x0: bool,
-    /// Add noise at the last step too, as Keras-DDPM does and nobody else.
+    /// Add noise at the last step too, as only Keras-DDPM does.
     #[serde(default = "yes")]
     pub last_noise: bool,
     /// Images in a grid during training.
@@ -175,7 +176,7 @@ fn yes() -> bool {
     true
 }
 
-/// What a run does after a step whose loss or gradients are not finite, or exploded.
+/// Reaction to a bad step: loss or gradients that are not finite, or exploded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBadStep {
@@ -192,32 +193,32 @@ pub enum OnBadStep {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Steps in all.
+    /// Total training steps.
     pub steps: u64,
-    /// Images a step.
+    /// Images per step.
     pub batch: i64,
     /// Microbatches a batch is split into; same maths, less memory.
     pub accumulate: i64,
     /// Residual blocks keep only their input for the backward pass, which computes the rest again: less memory, more
-    /// time. Of the simplified U-Net alone.
+    /// time. Simplified U-Net only.
     #[serde(default)]
     pub checkpoint_blocks: bool,
-    /// Seed of everything.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// Steps between checkpoints.
     pub save_every_steps: u64,
     /// Checkpoints kept.
     pub keep: usize,
-    /// What follows a bad step.
+    /// Reaction to a bad step.
     #[serde(default)]
     pub on_bad_step: OnBadStep,
-    /// How many times the usual a loss or gradient norm is that has exploded; 0: none has.
+    /// A loss or gradient norm this many times its running mean has exploded; 0 switches the check off.
     #[serde(default = "thousand")]
     pub explosion_factor: f64,
     /// Reverse steps of a sample grid; 0 for all T.
     #[serde(default)]
     pub sample_steps: usize,
-    /// Seconds that the sampling of a grid may take, else it is left out; 0 for no limit.
+    /// Time limit for sampling a grid, in seconds, beyond which it is left out; 0 for no limit.
     #[serde(default = "ten_minutes")]
     pub sample_limit_secs: u64,
 }
@@ -262,7 +263,7 @@ impl RunConfig {
             None => fallback,
         };
         let mut base = preset.config();
-        // Another kind of network has other settings, so those of the preset's do not stay.
+        // Another kind of network has other settings, so those of the preset's network are dropped.
         if let Some(kind) = file.get("model").and_then(|m| m.get("kind")) {
             let kind: ModelKind = kind.clone().try_into().map_err(quoting)?;
             if kind != base.model.kind() {
@@ -279,7 +280,7 @@ impl RunConfig {
         Ok(toml::to_string(self)?)
     }
 
-    /// What differs from `other`, one `section.key: ours, theirs` a difference.
+    /// The settings that differ from `other`.
     pub fn differences(&self, other: &RunConfig) -> anyhow::Result<Vec<Difference>> {
         let mut found = Vec::new();
         let ours = toml::Value::Table(toml::Table::try_from(self)?);

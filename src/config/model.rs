@@ -1,11 +1,11 @@
-//! Settings of the networks, one struct a kind.
+//! Settings of the networks, one struct per kind.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::model_keras::{ConcatUNetConfig, GauConfig};
 
-/// A network's settings; `kind` in a file says which.
+/// A network's settings; `kind` in a file names the variant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum ModelConfig {
@@ -21,7 +21,7 @@ pub enum ModelConfig {
     Gau(GauConfig),
 }
 
-/// Which network.
+/// Kinds of networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelKind {
@@ -52,7 +52,7 @@ pub enum Norm {
     Batch,
 }
 
-/// How the network learns the time step.
+/// Embeddings of the time step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeEmbedding {
@@ -76,9 +76,9 @@ pub struct UNetConfig {
     pub base_width: i64,
     /// Channels of each level, as multiples of `base_width`.
     pub multipliers: Vec<i64>,
-    /// Residual blocks a level, on each way.
+    /// Residual blocks per level, on the way down and on the way up.
     pub blocks: i64,
-    /// A level whose shorter side is this small is not pooled any more.
+    /// A level with a shorter side this small is not pooled.
     pub min_pixel: i64,
     /// Normalisation at the end of each block.
     pub norm: Norm,
@@ -86,7 +86,7 @@ pub struct UNetConfig {
     pub norm_groups: i64,
     /// Added to the variance.
     pub norm_eps: f64,
-    /// How t enters.
+    /// Time embedding.
     pub time_embedding: TimeEmbedding,
     /// Dropout inside the residual blocks.
     pub dropout: f64,
@@ -97,7 +97,7 @@ pub struct UNetConfig {
 pub struct Level {
     /// Channels of its blocks.
     pub width: i64,
-    /// Whether a 2×2 pooling follows it on the way down.
+    /// True if a 2×2 pooling follows on the way down.
     pub pools: bool,
 }
 
@@ -154,13 +154,13 @@ pub struct AttentionUNetConfig {
     pub width: i64,
     /// 3 (RGB) or 1 (grey).
     pub channels: i64,
-    /// Twice the channels come out; the second half places the variance of a reverse step.
+    /// The output has twice the channels; the second half is the learned variance (interpolation coefficient).
     pub learned_variance: bool,
     /// Channels after the first convolution.
     pub base_width: i64,
     /// Channels of each level.
     pub widths: Vec<i64>,
-    /// Residual blocks a level on the way down; there is one more on the way up.
+    /// Residual blocks per level on the way down; there is one more on the way up.
     pub blocks: i64,
     /// Levels whose blocks on the way down are followed by attention.
     pub attention_down: Vec<bool>,
@@ -168,7 +168,7 @@ pub struct AttentionUNetConfig {
     pub attention_up: Vec<bool>,
     /// Attention between the two middle blocks.
     pub mid_attention: bool,
-    /// Whether the middle attention normalises its input.
+    /// The middle attention normalises its input.
     pub mid_attention_norm: bool,
     /// Attention heads, where `head_channels` is not set.
     pub heads: i64,
@@ -186,11 +186,11 @@ pub struct AttentionUNetConfig {
     pub scale_shift: bool,
     /// How feature maps are halved and doubled.
     pub resample: Resample,
-    /// What the middle blocks' sums are divided by.
+    /// Divisor of the middle blocks' sums.
     pub mid_scale: f64,
     /// Length of the sinusoidal embedding.
     pub time_channels: i64,
-    /// Length of the time embedding that the blocks see.
+    /// Length of the time embedding that enters the blocks.
     pub time_width: i64,
     /// Subtracted from half of `time_channels` where the frequencies are spaced: 0 or 1.
     pub freq_shift: i64,
@@ -198,7 +198,7 @@ pub struct AttentionUNetConfig {
     pub cos_first: bool,
     /// t is multiplied by this before it is embedded.
     pub time_scale: f64,
-    /// Number of classes, if the network is told one.
+    /// Number of classes of a class-conditional network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<i64>,
     /// x becomes 2 x - 1 first.
@@ -238,9 +238,9 @@ pub struct LucidrainsConfig {
     pub width: i64,
     /// 3 (RGB) or 1 (grey).
     pub channels: i64,
-    /// Twice the channels come out; the second half places the variance of a reverse step.
+    /// The output has twice the channels; the second half is the learned variance (interpolation coefficient).
     pub learned_variance: bool,
-    /// `dim`: what the levels' widths are multiples of, and length of the sinusoidal embedding.
+    /// `dim`: unit of the levels' widths, and length of the sinusoidal embedding.
     pub base_width: i64,
     /// `init_dim`: channels after the first convolution.
     pub init_width: i64,
@@ -259,7 +259,7 @@ pub struct LucidrainsConfig {
 }
 
 impl ModelConfig {
-    /// Which network.
+    /// Kind of the network.
     pub fn kind(&self) -> ModelKind {
         match self {
             ModelConfig::Unet(_) => ModelKind::Unet,
@@ -293,7 +293,7 @@ impl ModelConfig {
         (*channels, *height, *width) = (c, h, w);
     }
 
-    /// What both sides of an image must be multiples of: 2 for every halving, or a patch's side.
+    /// The number that divides both sides of an image: a factor of 2 for every halving, or a patch's side.
     pub fn size_factor(&self) -> i64 {
         let halvings = match self {
             ModelConfig::Unet(m) => m.levels().iter().filter(|l| l.pools).count(),
@@ -305,7 +305,7 @@ impl ModelConfig {
         1 << halvings.min(62)
     }
 
-    /// Whether the network places the variance of its reverse steps itself.
+    /// True if the network predicts the variance of the reverse steps.
     pub fn learned_variance(&self) -> bool {
         match self {
             ModelConfig::Unet(_) | ModelConfig::UnetConcat(_) | ModelConfig::Gau(_) => false,
@@ -314,7 +314,7 @@ impl ModelConfig {
         }
     }
 
-    /// Number of classes, if the network is told one.
+    /// Number of classes of a class-conditional network.
     pub fn classes(&self) -> Option<i64> {
         match self {
             ModelConfig::UnetAttention(m) => m.classes,
@@ -325,8 +325,8 @@ impl ModelConfig {
         }
     }
 
-    /// A number of parameters that the network has at least: the second convolutions of its widest level, or
-    /// the first linear maps of all layers.
+    /// Lower bound on the number of parameters: the second convolutions of the widest level, or the first linear
+    /// maps of all layers.
     pub fn least_parameters(&self) -> i128 {
         let (widest, blocks) = match self {
             ModelConfig::Unet(m) => {

@@ -18,7 +18,7 @@ pub struct ConcatUNetConfig {
     pub base_width: i64,
     /// Channels of each level, as multiples of `base_width`.
     pub multipliers: Vec<i64>,
-    /// Residual blocks a level on the way down; there is one more on the way up.
+    /// Residual blocks per level on the way down; there is one more on the way up.
     pub blocks: i64,
     /// Groups of the group norms.
     pub norm_groups: i64,
@@ -31,7 +31,7 @@ pub struct ConcatUNetConfig {
 /// Channels of one residual block of a [`ConcatUNetConfig`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockWidths {
-    /// Of its input, the skip that was joined included.
+    /// Of its input, with the concatenated skip.
     pub from: i64,
     /// Of its output.
     pub to: i64,
@@ -51,13 +51,13 @@ pub struct ConcatPlan {
 }
 
 impl ConcatUNetConfig {
-    /// Length of the time embedding that the blocks see.
+    /// Length of the time embedding that enters the blocks.
     pub fn time_width(&self) -> i64 {
         4 * self.base_width
     }
 
     /// The widths of all blocks. The first convolution, every block on the way down and every pooling
-    /// push what they give on a stack; every block on the way up pops its skip off it.
+    /// push their output on a stack; every block on the way up pops its skip off it.
     pub fn plan(&self) -> ConcatPlan {
         let widths: Vec<i64> = (self.multipliers.iter())
             .map(|m| m * self.base_width)

@@ -1,4 +1,4 @@
-//! Settings that belong together, under a name.
+//! Named sets of settings.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -167,10 +167,10 @@ fn keras_gau() -> RunConfig {
     }
 }
 
-/// Small enough for two CPU cores. What makes so small a net learn in minutes: four channels a norm
-/// group, a learning rate of 1e-2 that falls to zero over the second half, and x_0 clipped on the way,
-/// which keeps its chains from drifting to flat colours. 250 time steps make sampling quick; the linear
-/// schedule scales with their number, the original's does not.
+/// Small enough for two CPU cores. So small a network learns in minutes thanks to four channels per norm
+/// group, a learning rate of 1e-2 that falls to zero over the second half, and x_0 clipped at each
+/// step, which keeps sampling from drifting to flat colours. 250 time steps make sampling quick; the linear
+/// schedule scales with their number, unlike the original's.
 fn demo() -> RunConfig {
     let mut base = celebahq128(Preset::Demo, 1);
     let model = base.model.unet_mut();
@@ -355,7 +355,7 @@ fn lucidrains() -> RunConfig {
 }
 
 impl ModelKind {
-    /// The settings that this kind of network starts from, for images of shape `chw`.
+    /// Default settings of this kind of network, for images of shape `chw`.
     pub fn config(self, chw: [i64; 3]) -> ModelConfig {
         let mut model = self.preset().config().model;
         model.set_chw(chw);
@@ -368,7 +368,7 @@ impl ModelKind {
             .map_or_else(String::new, |v| v.get_name().to_owned())
     }
 
-    /// The preset that stands for this kind of network where none is named.
+    /// The default preset of this kind of network.
     pub fn preset(self) -> Preset {
         match self {
             ModelKind::Unet => Preset::Celebahq128,

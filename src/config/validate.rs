@@ -1,4 +1,4 @@
-//! Refuses settings that cannot work, saying what was seen, what is wanted and what to do.
+//! Refuses settings that cannot work, with the value seen, the values wanted and what to do.
 
 use super::{ModelKind, RunConfig, ScheduleKind, Sigma};
 
@@ -10,7 +10,7 @@ pub struct ConfigError {
     pub setting: &'static str,
     /// The value that was given.
     pub seen: String,
-    /// What it must be, and why where that is not plain.
+    /// The values that work, and why where that is not obvious.
     pub wanted: String,
 }
 
@@ -32,7 +32,7 @@ pub(super) fn require(
 }
 
 impl RunConfig {
-    /// Checks every setting; returns warnings about settings that work but rarely well.
+    /// Checks every setting; returns warnings about settings that rarely work well.
     ///
     /// # Errors
     /// The first setting that cannot work.
@@ -52,7 +52,7 @@ impl RunConfig {
             (1..=1_000_000_000_000).contains(&t.steps),
             "train.steps",
             t.steps,
-            "want at least 1, and at most 10^12",
+            "want 1 to 10^12",
         )?;
         require(
             (1..=1_000_000).contains(&t.batch),
@@ -60,7 +60,7 @@ impl RunConfig {
             t.batch,
             "want 1 to 1000000 images",
         )?;
-        // TOML, which the run's settings are kept in, has no larger whole numbers.
+        // config.toml keeps it, and TOML has no larger integers.
         require(
             i64::try_from(t.seed).is_ok(),
             "train.seed",
@@ -80,14 +80,14 @@ impl RunConfig {
             !t.checkpoint_blocks || self.model.kind() == ModelKind::Unet,
             "train.checkpoint_blocks",
             t.checkpoint_blocks,
-            "of the networks, only unet has blocks that can be computed again; to take less memory, split the batch (--accumulate)",
+            "only unet has blocks that can be recomputed; to save memory, split the batch with train.accumulate",
         )?;
         require(
             t.explosion_factor == 0.0
                 || (t.explosion_factor > 1.0 && t.explosion_factor.is_finite()),
             "train.explosion_factor",
             t.explosion_factor,
-            "want more than 1, or 0 to let explosions through",
+            "want more than 1, or 0 to switch the check off",
         )?;
         require(
             t.sample_steps <= d.timesteps as usize,
@@ -132,7 +132,7 @@ impl RunConfig {
             "diffusion.betas",
             format!("{} numbers", d.betas.len()),
             format!(
-                "want one for each of {} time steps with schedule = \"explicit\", and none with another",
+                "want one for each of {} time steps with schedule = \"explicit\", and none with other schedules",
                 d.timesteps
             ),
         )?;
@@ -147,7 +147,7 @@ impl RunConfig {
             self.sample.sigma != Sigma::Learned || self.model.learned_variance(),
             "sample.sigma",
             "learned",
-            "this network places no variances; want beta or posterior",
+            "this network predicts no variance; want beta or posterior",
         )
     }
 

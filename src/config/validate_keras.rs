@@ -1,11 +1,11 @@
-//! Refuses networks of Keras-DDPM's other two kinds that cannot work.
+//! Refuses settings of Keras-DDPM's other two networks that cannot work.
 
 use super::validate::require;
 use super::validate_model::{MOST_BLOCKS, MOST_WIDTH, dropout_and_eps, small_groups, widths};
 use super::{ConcatUNetConfig, ConfigError, GauConfig};
 
-/// Most layers, pixels of a patch's side, and patches of an image, whose attention takes the square of
-/// their number.
+/// Most layers, pixels of a patch's side, and patches of an image: attention costs the square of their
+/// number.
 const MOST_LAYERS: i64 = 1024;
 const MOST_PATCH: i64 = 128;
 const MOST_PATCHES: i64 = 65_536;
@@ -36,7 +36,7 @@ impl ConcatUNetConfig {
             "model.norm_groups",
             self.norm_groups,
             format!(
-                "must divide the base width of {}, of which every level's is a multiple",
+                "must divide the base width {}: every level's width is a multiple of it",
                 self.base_width
             ),
         )?;
@@ -76,7 +76,7 @@ impl GauConfig {
             self.key_width % 4 == 0,
             "model.key_width",
             self.key_width,
-            "want a multiple of 4: half of the channels tell rows, half columns, each in pairs",
+            "want a multiple of 4: half of the channels encode rows, half columns, each in pairs",
         )?;
         let patches = (self.height / self.patch).saturating_mul(self.width / self.patch);
         require(
@@ -84,7 +84,7 @@ impl GauConfig {
             "model.patch",
             self.patch,
             format!(
-                "cuts {}x{} pixels into {patches} patches, want at most {MOST_PATCHES}: each looks at all others; take larger patches",
+                "cuts {}x{} pixels into {patches} patches, want at most {MOST_PATCHES}: each attends to all others; use larger patches",
                 self.height, self.width
             ),
         )?;

@@ -1,4 +1,4 @@
-//! Refuses networks that cannot work.
+//! Refuses settings of networks that cannot work.
 
 use super::validate::require;
 use super::{
@@ -7,7 +7,9 @@ use super::{
 use super::{TimeEmbedding, UNetConfig};
 use crate::text::plural;
 
-/// Most levels, blocks a level and channels that make sense; more is a damaged or hostile file.
+/// Longest side of an image, in pixels.
+pub(crate) const MAX_SIDE: i64 = 16_384;
+/// Most levels, blocks per level and channels that make sense; more is a damaged or hostile file.
 const MOST_LEVELS: usize = 16;
 pub(super) const MOST_BLOCKS: i64 = 64;
 pub(super) const MOST_WIDTH: i64 = 65_536;
@@ -34,22 +36,14 @@ impl ModelConfig {
         };
         let factor = self.size_factor();
         let want = match self {
-            _ if factor == 1 => "want 1 to 16384".to_owned(),
-            ModelConfig::Gau(_) => format!(
-                "want a multiple of {factor} up to 16384, because this network cuts the image into patches of {factor}x{factor}"
+            ModelConfig::Gau(_) if factor > 1 => format!(
+                "want a multiple of {factor} up to {MAX_SIDE}, because this network cuts the image into patches of {factor}x{factor}"
             ),
-            _ => format!(
-                "want a multiple of {factor} up to 16384, because this network halves the image {}",
-                match factor.ilog2() {
-                    1 => "once".to_owned(),
-                    2 => "twice".to_owned(),
-                    times => format!("{times} times"),
-                }
-            ),
+            _ => sides_wanted(factor),
         };
         for (setting, side) in [("model.height", height), ("model.width", width)] {
             require(
-                (1..=16_384).contains(&side) && side % factor == 0,
+                (1..=MAX_SIDE).contains(&side) && side % factor == 0,
                 setting,
                 side,
                 want.clone(),
@@ -59,13 +53,25 @@ impl ModelConfig {
     }
 }
 
+/// The sides of an image that are wanted, for a message, where a network halves the image until it is `factor` times
+/// smaller.
+pub(crate) fn sides_wanted(factor: i64) -> String {
+    match factor.ilog2() {
+        0 => format!("want 1 to {MAX_SIDE}"),
+        1 => format!("want a multiple of 2 up to {MAX_SIDE}: the network halves the image once"),
+        times => format!(
+            "want a multiple of {factor} up to {MAX_SIDE}: the network halves the image {times} times"
+        ),
+    }
+}
+
 pub(super) fn widths(setting: &'static str, widths: &[i64]) -> Result<(), ConfigError> {
     require(
         (1..=MOST_LEVELS).contains(&widths.len())
             && widths.iter().all(|w| (1..=MOST_WIDTH).contains(w)),
         setting,
         format!("{widths:?}"),
-        "want 1 to 16 whole numbers from 1 to 65536, one a level",
+        "want 1 to 16 whole numbers from 1 to 65536, one per level",
     )
 }
 
@@ -93,7 +99,7 @@ pub(super) fn dropout_and_eps(dropout: f64, norm_eps: f64) -> Result<(), ConfigE
     )
 }
 
-/// A warning, where a norm group holds too few channels.
+/// A warning if a norm group has too few channels.
 pub(super) fn small_groups(width: i64, groups: i64) -> Option<String> {
     let each = width / groups;
     (each < 4).then(|| {
@@ -157,7 +163,7 @@ impl UNetConfig {
             self.norm != Norm::Batch,
             "model.norm",
             "batch",
-            "batch norm is refused: its statistics mix images at different noise levels t, and the ones it keeps for sampling fit none of them; use group, layer or instance",
+            "batch norm is refused: its statistics mix images at different noise levels t, and those it keeps for sampling fit no level; use group, layer or instance",
         )?;
         let mut warnings = Vec::new();
         for level in self.levels() {
@@ -166,10 +172,7 @@ impl UNetConfig {
                 groups >= 1 && level.width % groups == 0,
                 "model.norm_groups",
                 groups,
-                format!(
-                    "must divide every level's width, and {} is one",
-                    level.width
-                ),
+                format!("must divide every level's width, such as {}", level.width),
             )?;
             if self.norm == Norm::Group {
                 warnings.extend(small_groups(level.width, groups));
@@ -216,7 +219,7 @@ impl AttentionUNetConfig {
                 self.norm_groups >= 1 && width % self.norm_groups == 0,
                 "model.norm_groups",
                 self.norm_groups,
-                format!("must divide every level's width, and {width} is one"),
+                format!("must divide every level's width, such as {width}"),
             )?;
         }
         self.validate_heads()?;
@@ -229,7 +232,7 @@ impl AttentionUNetConfig {
             (2..=MOST_WIDTH).contains(&self.time_channels) && self.time_channels % 2 == 0,
             "model.time_channels",
             self.time_channels,
-            "want an even number from 2",
+            "want an even number from 2 to 65536",
         )?;
         require(
             (0..self.time_channels / 2).contains(&self.freq_shift),
@@ -262,7 +265,7 @@ impl AttentionUNetConfig {
                     !used || (heads >= 1 && width % heads == 0 && whole),
                     "model.heads",
                     format!("{heads} over {width} channels"),
-                    "the heads of a level with attention must share its channels evenly; set heads or head_channels",
+                    "must divide the channels of every level with attention; set heads or head_channels",
                 )?;
             }
         }

@@ -1,8 +1,8 @@
-//! `.ddcm` files: images as the indices that DDCM chose from its codebooks.
+//! `.ddcm` files: images as the codebook indices that DDCM chose.
 //!
-//! Whoever has the model gets the images back: the reverse process is run with the codebook entries
-//! that the indices name ([`Codebook`](crate::sample::Codebook) states how those are made). They come
-//! back as exactly as the network's arithmetic repeats itself, which across devices is up to rounding.
+//! With the model, the images can be decoded: the reverse process is run with the codebook entries
+//! of the indices ([`Codebook`](crate::sample::Codebook) defines the entries). They are reproduced
+//! as exactly as the network's arithmetic repeats itself: across devices, up to rounding.
 //!
 //! # Format, version 1
 //!
@@ -65,7 +65,7 @@ const MAX_INDICES_BYTES: u64 = 1 << 28;
 /// Longest file: what comes before the indices is at most 2^20 steps of 3 bytes and a few fields.
 const MAX_FILE_BYTES: u64 = MAX_INDICES_BYTES + (1 << 22);
 
-/// Images as indices, and what it takes to make them again.
+/// Images as indices, with the settings to decode them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ddcm {
     header: DdcmHeader,
@@ -74,10 +74,10 @@ pub struct Ddcm {
     indices: Vec<u8>,
 }
 
-/// What images take, in bits for each pixel (a place, whatever its channels).
+/// Size of images, in bits per pixel (a place, whatever its channels).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BitsPerPixel {
-    /// The indices alone: the number that papers give.
+    /// The indices alone, as in papers.
     pub indices: f64,
     /// All of the file.
     pub file: f64,
@@ -88,14 +88,14 @@ impl Ddcm {
     /// [`codebook_steps`](DdcmHeader::codebook_steps).
     ///
     /// # Errors
-    /// A header outside the format's limits, no image, too many of them, another count of indices than the
-    /// header says, an index not below K.
+    /// A header outside the format's limits, no image or too many, a number of indices other than the header's,
+    /// an index not below K.
     pub fn new(header: DdcmHeader, images: &[Vec<u32>]) -> Result<Ddcm, DdcmError> {
         header.check()?;
         let wanted = header.indices_per_image();
         if let Some(other) = images.iter().find(|image| image.len() != wanted) {
             return Err(DdcmError::malformed(format!(
-                "an image of {} indices, its header says {wanted}",
+                "an image of {} indices, wanted {wanted} by its header",
                 other.len()
             )));
         }
@@ -114,7 +114,7 @@ impl Ddcm {
         })
     }
 
-    /// What the images have in common.
+    /// Properties common to all images.
     pub fn header(&self) -> &DdcmHeader {
         &self.header
     }
@@ -169,18 +169,18 @@ pub fn write(path: &Path, ddcm: &Ddcm) -> Result<()> {
 /// Reads a file, taking memory in proportion to its length.
 ///
 /// # Errors
-/// No such file, or a [`DdcmError`], which the error can be downcast to; each names the file.
+/// A missing file, or a [`DdcmError`], which the error can be downcast to; each names the file.
 pub fn read(path: &Path) -> Result<Ddcm> {
     let cannot = || format!("cannot read {}", path.display());
     let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that is too long; a device has no length to ask for.
+    // One byte more than allowed shows that a file is too long; a device has no length to ask for.
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
         .with_context(cannot)?;
     from_bytes(&bytes).with_context(cannot)
 }
 
-/// The checksum is not asked first: a newer version may have another, and a file that was cut short has none.
+/// The checksum is not checked first: a newer version may have another, and a truncated file has none.
 fn from_bytes(bytes: &[u8]) -> Result<Ddcm, DdcmError> {
     let shared = bytes.len().min(MAGIC.len());
     if bytes[..shared] != MAGIC[..shared] {

@@ -1,5 +1,4 @@
-//! Element types in the three vocabularies that meet here: safetensors', PyTorch files' and
-//! libtorch's.
+//! Element types by three names: safetensors', PyTorch files' and libtorch's.
 
 use safetensors::Dtype as Safetensors;
 use tch::Kind;
@@ -19,23 +18,23 @@ const ALL: [(Safetensors, Torch, Kind); 10] = [
     (Safetensors::BOOL, Torch::Bool, Kind::Bool),
 ];
 
-/// libtorch's kind for a safetensors dtype, where it has one.
+/// libtorch's kind for a safetensors dtype, if there is one.
 pub(crate) fn kind_of_safetensors(dtype: Safetensors) -> Option<Kind> {
     ALL.iter().find(|row| row.0 == dtype).map(|row| row.2)
 }
 
 /// libtorch's kind for a dtype of a PyTorch file; it has them all.
 pub(crate) fn kind_of_torch(dtype: Torch) -> Kind {
-    // The rows stand in the order of the enum.
+    // The rows are in the order of the enum.
     ALL[dtype as usize].2
 }
 
-/// The safetensors dtype of a kind, where it has one.
+/// The safetensors dtype of a kind, if there is one.
 pub(crate) fn to_safetensors(kind: Kind) -> Option<Safetensors> {
     ALL.iter().find(|row| row.2 == kind).map(|row| row.0)
 }
 
-/// The dtype of a kind in a PyTorch file, where it has one.
+/// The dtype of a kind in a PyTorch file, if there is one.
 pub(crate) fn to_torch(kind: Kind) -> Option<Torch> {
     ALL.iter().find(|row| row.2 == kind).map(|row| row.1)
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with a checkpoint file.
+//! Errors of checkpoint files.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,17 +11,17 @@ use super::pickle::PickleError;
 /// The cause, where there is one, is the error's source: print the chain (`{:#}` with anyhow).
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error("cannot {action} {}", path.display())]
     Io {
         /// The checkpoint.
         path: PathBuf,
-        /// What was tried: "open", "read".
+        /// The attempt: "open", "read".
         action: &'static str,
-        /// The refusal.
+        /// The system's error.
         source: io::Error,
     },
-    /// No container of weights.
+    /// Not a container of weights.
     #[error(
         "{} holds no weights that can be read: it starts with [{first_bytes}], wanted a safetensors file, \
          a file of torch.save, or an HDF5 file of Keras{hint}",
@@ -32,10 +32,10 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Its first bytes, in hexadecimal.
         first_bytes: String,
-        /// What it looks like and what to do, after a semicolon; may be empty.
+        /// Its likely kind and what to do, after a semicolon; may be empty.
         hint: &'static str,
     },
-    /// Neither container that torch writes.
+    /// Neither of the containers that torch writes.
     #[error(
         "{} is not a PyTorch checkpoint: it starts with [{first_bytes}], wanted a zip archive (50 4b 03 04) \
          or the file of torch before 1.6 (80 02 8a 0a); write it with torch.save",
@@ -56,10 +56,10 @@ pub enum CheckpointError {
     Zip {
         /// The checkpoint.
         path: PathBuf,
-        /// What the zip reader says.
+        /// The zip reader's error.
         source: zip::result::ZipError,
     },
-    /// Two entries of one name: readers would differ about which one counts.
+    /// Two entries of one name, which readers resolve differently.
     #[error(
         "{} holds two zip entries of the same name, which torch never writes; do not trust this file",
         path.display()
@@ -68,7 +68,7 @@ pub enum CheckpointError {
         /// The checkpoint.
         path: PathBuf,
     },
-    /// Bytes that belong to two entries: small files that are read as large ones.
+    /// Bytes that belong to two entries: a way to make small files expand.
     #[error(
         "{} holds zip entries that overlap, which torch never writes; do not trust this file",
         path.display()
@@ -86,7 +86,7 @@ pub enum CheckpointError {
     NoPickle {
         /// The file.
         path: PathBuf,
-        /// How many such entries it has.
+        /// Number of such entries.
         found: usize,
     },
     /// A program, not a checkpoint.
@@ -107,7 +107,7 @@ pub enum CheckpointError {
     ByteOrder {
         /// The checkpoint.
         path: PathBuf,
-        /// The order it declares.
+        /// Its declared order.
         found: String,
     },
     /// Compressed or encrypted: torch stores entries as they are.
@@ -122,7 +122,7 @@ pub enum CheckpointError {
         /// Name of the entry.
         entry: String,
     },
-    /// Data that the file names but does not hold.
+    /// Data that the file names but does not contain.
     #[error(
         "{}: {entry:?} should hold {wanted_bytes} bytes from byte {start}, the file has {file_bytes}; \
          it is cut short: copy or download it again",
@@ -133,14 +133,14 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Zip entry or storage.
         entry: String,
-        /// Where its data start.
+        /// Start of its data.
         start: u64,
-        /// How long they should be.
+        /// Expected length.
         wanted_bytes: u64,
         /// Length of the file.
         file_bytes: u64,
     },
-    /// Data that changed since they were written.
+    /// Data changed since they were written.
     #[error(
         "{}: the data of {entry:?} have checksum {found:08x}, wanted {wanted:08x}; \
          the file is damaged: copy or download it again",
@@ -161,7 +161,7 @@ pub enum CheckpointError {
     Pickle {
         /// The checkpoint.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: PickleError,
     },
     /// A pre-1.6 file whose fixed parts are not as torch writes them.
@@ -173,11 +173,11 @@ pub enum CheckpointError {
     Legacy {
         /// The checkpoint.
         path: PathBuf,
-        /// Which part.
+        /// The part.
         part: &'static str,
-        /// What torch writes there.
+        /// Torch's bytes there.
         wanted: String,
-        /// What is there.
+        /// The bytes found.
         found: String,
     },
     /// A tensor that cannot be read.
@@ -187,20 +187,20 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Name of the tensor.
         tensor: String,
-        /// Why.
+        /// The reason.
         source: TensorError,
     },
-    /// libtorch refused to make a tensor, most likely for want of memory.
+    /// libtorch refused to make a tensor, most likely for lack of memory.
     #[error("libtorch cannot make tensor {tensor:?} of {}", path.display())]
     Torch {
         /// The checkpoint.
         path: PathBuf,
         /// Name of the tensor.
         tensor: String,
-        /// What libtorch says.
+        /// libtorch's error.
         source: tch::TchError,
     },
-    /// The weights were wanted and the file is laid out in another way.
+    /// Weights were expected, but the file has another layout.
     #[error(
         "{}: wanted names and their tensors, found {found}; name the entry that holds the weights, \
          or save that one alone",
@@ -209,7 +209,7 @@ pub enum CheckpointError {
     NotStateDict {
         /// The checkpoint.
         path: PathBuf,
-        /// What is there, key by key.
+        /// The contents, key by key.
         found: String,
     },
 }

@@ -1,13 +1,13 @@
 //! Weights as Keras 2 saves them: a small reader of one dialect of HDF5.
 //!
 //! Keras, through h5py, writes superblock version 0, groups with symbol tables and each weight as one
-//! uncompressed piece. Nothing else is read, and refusals name what was found. `hdf5-reader` 0.12
+//! uncompressed piece. Nothing else is read, and errors name what was found. `hdf5-reader` 0.12
 //! reads all of HDF5, but a file of 2 MB makes it ask for more than 4 GB. Here memory stays in
-//! proportion to the file, whatever it says.
+//! proportion to the file.
 //!
 //! - `source`: reads within a budget
 //! - `group`: the names in a group
-//! - `object`: what a name stands for
+//! - `object`: the object behind a name
 //!
 //! Source: "HDF5 File Format Specification Version 2.0", sections II.A, III.A.1, III.B, III.D, IV.A
 //! <https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t2.html>
@@ -28,9 +28,9 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-/// What an HDF5 file begins with.
+/// First bytes of an HDF5 file.
 pub(crate) const MAGIC: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
-/// Groups inside groups; Keras nests four.
+/// Deepest nesting of groups; Keras nests four.
 const MAX_DEPTH: usize = 16;
 
 /// An open file of weights; its tensors are read one at a time.
@@ -40,7 +40,7 @@ pub(crate) struct Hdf5File {
     source: Source,
     layers: Vec<String>,
     tree: Vec<(String, Dtype, Vec<usize>)>,
-    /// Where the data of each dataset of `tree` are, and how many bytes.
+    /// Place and number of bytes of each dataset of `tree`.
     places: Vec<(u64, u64)>,
 }
 
@@ -102,7 +102,7 @@ impl Hdf5File {
     /// Reads one dataset by its path.
     ///
     /// # Errors
-    /// No such dataset, or the file became shorter.
+    /// A missing dataset, or a file that became shorter.
     pub(crate) fn read(&self, name: &str) -> Result<HostTensor> {
         let read = || -> Result<HostTensor> {
             let at = self.tree.iter().position(|(path, ..)| path == name);
@@ -133,7 +133,7 @@ fn read_superblock(source: &mut Source) -> Result<u64> {
     let version = fields.u8()?;
     ensure!(
         version == 0,
-        "HDF5 superblock of version {version}, want 0, which h5py writes unless told otherwise; \
+        "HDF5 superblock of version {version}, want 0, which h5py writes by default; \
          save the weights again with Keras's save_weights"
     );
     fields.skip(4)?;
@@ -144,7 +144,7 @@ fn read_superblock(source: &mut Source) -> Result<u64> {
     );
     fields.skip(9)?;
     let base = fields.u64()?;
-    ensure!(base == 0, "addresses count from byte {base}, want 0");
+    ensure!(base == 0, "addresses start at byte {base}, want 0");
     fields.skip(8)?;
     let end = fields.u64()?;
     ensure!(
@@ -212,7 +212,7 @@ impl Walk {
         let wanted = byte_len(dtype, shape)? as u64;
         ensure!(
             bytes == wanted,
-            "{dtype} {shape:?} takes {wanted} bytes, the file says {bytes}; it is damaged"
+            "{dtype} {shape:?} takes {wanted} bytes, but {bytes} by the file; it is damaged"
         );
         let end = start.checked_add(bytes);
         ensure!(
@@ -246,11 +246,11 @@ fn natural_order(a: &str, b: &str) -> Ordering {
             return order;
         }
     }
-    // One begins with the other, or they differ in leading zeros alone.
+    // One begins with the other, or they differ only in leading zeros.
     rest_a.len().cmp(&rest_b.len()).then_with(|| a.cmp(b))
 }
 
-/// Takes a number of any length off the front, as something that compares like it.
+/// Splits a number of any length off the front, in a form that compares like the number.
 fn take_number<'a>(text: &mut &'a [u8]) -> (usize, &'a [u8]) {
     let end = text.iter().position(|byte| !byte.is_ascii_digit());
     let (digits, rest) = text.split_at(end.unwrap_or(text.len()));

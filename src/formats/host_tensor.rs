@@ -1,7 +1,7 @@
 //! A tensor in host memory: dtype, shape and bytes, without libtorch.
 //!
-//! Checkpoint readers hand these out and checkpoint writers take them. The geometry here works on
-//! numbers that came from a file, so every product and sum is checked.
+//! Checkpoint readers return these and checkpoint writers accept them. The geometry here works on
+//! numbers from files, so every product and sum is checked.
 
 use std::fmt;
 
@@ -78,7 +78,7 @@ impl fmt::Display for Dtype {
     }
 }
 
-/// Why a shape, its strides and its bytes do not make a tensor.
+/// Reasons why a shape, strides and bytes are not a tensor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
     /// The element or byte count does not fit in memory's address range.
@@ -89,7 +89,7 @@ pub enum TensorError {
         /// The shape that overflows.
         shape: Vec<usize>,
     },
-    /// The data are longer or shorter than the shape says.
+    /// The data are longer or shorter than the shape requires.
     #[error("{dtype} {shape:?} takes {wanted_bytes} bytes, found {found_bytes}")]
     WrongLength {
         /// Element type.
@@ -107,7 +107,7 @@ pub enum TensorError {
         /// The byte found.
         found: u8,
     },
-    /// As many strides as dimensions are needed.
+    /// The numbers of strides and of dimensions differ.
     #[error("{strides} strides for {dims} dimensions; the file is damaged")]
     StrideCount {
         /// Strides found.
@@ -151,16 +151,16 @@ pub enum TensorError {
         /// Name of the storage.
         key: String,
     },
-    /// The storage's bytes are not as many as the pickle says.
+    /// The storage has another number of bytes than in the pickle.
     #[error("its storage {key:?} should hold {numel} x {dtype}, found {found_bytes} bytes")]
     StorageSize {
         /// Name of the storage.
         key: String,
-        /// Elements the pickle says.
+        /// Elements according to the pickle.
         numel: usize,
-        /// Element type the pickle says.
+        /// Element type according to the pickle.
         dtype: Dtype,
-        /// Bytes the file holds.
+        /// Bytes in the file.
         found_bytes: u64,
     },
 }
@@ -180,15 +180,14 @@ impl HostTensor {
     /// Joins a shape and its bytes.
     ///
     /// # Errors
-    /// If `data` has another length than the shape says, or a bool is neither 0 nor 1.
+    /// If `data` has another length than the shape requires, or a bool is neither 0 nor 1.
     pub fn new(dtype: Dtype, shape: Vec<usize>, data: Vec<u8>) -> Result<Self, TensorError> {
         let tensor = Self { dtype, shape, data };
         tensor.check()?;
         Ok(tensor)
     }
 
-    /// Checks what [`HostTensor::new`] checks, for a tensor whose public fields may have been
-    /// changed.
+    /// The checks of [`HostTensor::new`], for a tensor whose public fields may have been changed.
     ///
     /// # Errors
     /// As [`HostTensor::new`].
@@ -279,8 +278,7 @@ pub(super) fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Whether the view's elements lie one after the other; the stride of a dimension of 1 does not
-/// matter.
+/// True if the view's elements are contiguous; the stride of a dimension of 1 does not matter.
 pub(super) fn is_contiguous(shape: &[usize], strides: &[usize]) -> bool {
     shape.contains(&0)
         || contiguous_strides(shape)

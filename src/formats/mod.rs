@@ -1,4 +1,4 @@
-//! Byte layouts, all of them untrusted: what a file of weights or of codes holds, without what it means.
+//! Byte layouts of files of weights and codes, without their meaning; all files are untrusted.
 //!
 //! - `safetensors`: the container of everything this program writes
 //! - `pt`, `pickle`: PyTorch's own format, read by an interpreter that can run nothing; `pt::write` writes it

@@ -2,10 +2,10 @@
 //! nothing else.
 //!
 //! A pickle is a program for a small stack machine, and Python's own reader lets it import and call
-//! anything. This one knows the instructions that `torch.save` writes for tensors and plain data,
+//! anything. This one executes the instructions that `torch.save` writes for tensors and plain data,
 //! and five functions (`Global`); it refuses the rest by name. Work and memory stay in proportion
-//! to the bytes read: objects live in a flat arena, where sharing costs an index, and the tree
-//! handed out is limited in size and depth.
+//! to the bytes read: objects live in a flat arena, where sharing costs an index, and the returned
+//! tree is limited in size and depth.
 //!
 //! Source: the comments of CPython's `Lib/pickletools.py`, <https://github.com/python/cpython>.
 
@@ -38,10 +38,10 @@ pub(super) struct Pickled {
     pub(super) storages: BTreeMap<Arc<str>, StorageRef>,
 }
 
-/// Reads the pickle that `bytes` start with: what a torch file holds beside its tensors' data.
+/// Reads the pickle that `bytes` start with: the contents of a torch file besides its tensors' data.
 ///
 /// # Errors
-/// On anything but plain data and tensors, and on whatever is damaged, too long or too deep.
+/// On anything but plain data and tensors, and on a pickle that is damaged, too long or too deep.
 pub fn from_bytes(mut bytes: &[u8]) -> Result<Value> {
     Ok(unpickle(&mut bytes)?.root)
 }
@@ -49,7 +49,7 @@ pub fn from_bytes(mut bytes: &[u8]) -> Result<Value> {
 /// Reads one pickle and leaves `reader` after its last byte.
 ///
 /// # Errors
-/// On anything but plain data and tensors, and on whatever is damaged, too long or too deep.
+/// On anything but plain data and tensors, and on a pickle that is damaged, too long or too deep.
 pub(super) fn unpickle(reader: &mut dyn Read) -> Result<Pickled> {
     let mut machine = Machine {
         input: Input { reader, at: 0 },

@@ -2,9 +2,8 @@
 //! later, and the older file of pickles followed by raw storages.
 //!
 //! Opening a file reads its directory and its pickle. A tensor's bytes are read when
-//! [`PtFile::tensor`] asks for them. Nothing read from the file is trusted: see the `pickle` room for
-//! the objects; here every length is held against the file's before memory is
-//! taken, and views, expanded or stepped, may cost at most `MAX_EXPANSION` times the file.
+//! [`PtFile::tensor`] asks for them. Nothing in the file is trusted: `pickle` checks the objects;
+//! here every length is checked against the file's before memory is allocated, and views, expanded or stepped, may cost at most `MAX_EXPANSION` times the file.
 //!
 //! Source: `torch/serialization.py` of torch 2.11, `_load` and `_legacy_load`.
 
@@ -34,10 +33,9 @@ use super::host_tensor::{TensorError, byte_len, is_contiguous, strided_span};
 use super::pickle::{TensorRef, Value};
 use crate::text::shown;
 
-/// How many times the file's length its tensors may take in memory; above 1 only if they share
-/// storages.
+/// Memory limit of a file's tensors, as a multiple of its length; above 1 only if they share storages.
 const MAX_EXPANSION: u64 = 16;
-/// What tensors may take in memory however short the file is.
+/// Memory that tensors may take however short the file is.
 const FREE_BYTES: u64 = 1 << 20;
 
 type Result<T> = std::result::Result<T, CheckpointError>;
@@ -45,7 +43,7 @@ type Result<T> = std::result::Result<T, CheckpointError>;
 /// An open PyTorch checkpoint; its tensors are still on disk.
 #[derive(Debug)]
 pub struct PtFile {
-    /// What was saved.
+    /// The saved object.
     pub root: Value,
     source: Source,
     storages: HashMap<String, Extent>,
@@ -84,7 +82,7 @@ pub fn read(path: &Path) -> Result<PtFile> {
 impl PtFile {
     /// Reads one tensor: on CPU, of its own dtype, contiguous. `name` is for messages only.
     ///
-    /// No byte is in memory twice, but for a view with gaps.
+    /// No byte is in memory twice, except for a view with gaps.
     ///
     /// # Errors
     /// If its storage is missing, cut short or fails its checksum, or the view leaves it, overlaps
@@ -116,8 +114,8 @@ impl PtFile {
         cost().map_err(|error| self.tensor_error(name, error))
     }
 
-    /// Whether tensors that cost `bytes` together may be read from this file; `name` is the one
-    /// that an error is to blame.
+    /// Checks that tensors of `bytes` in total may be read from this file; `name` is the tensor named in an
+    /// error.
     pub(super) fn check_total(&self, name: &str, bytes: usize) -> Result<()> {
         self.check_limit(bytes)
             .map_err(|error| self.tensor_error(name, error))

@@ -25,10 +25,10 @@ pub struct SafetensorsFile {
     pub tensors: Vec<(String, Tensor)>,
 }
 
-/// Whether a file begins as a safetensors file does: eight bytes of length, then JSON.
+/// True if a file begins like a safetensors file: eight bytes of length, then JSON.
 ///
 /// # Errors
-/// No such file, or no permission to read it.
+/// A missing file, or no permission to read it.
 pub fn is(path: &Path) -> Result<bool> {
     let mut head = [0; 9];
     let mut file = fs_err::File::open(path)?;
@@ -38,8 +38,7 @@ pub fn is(path: &Path) -> Result<bool> {
 /// Checks a file's header and maps its tensors.
 ///
 /// # Errors
-/// No such file, not a safetensors file, truncated, a dtype that libtorch has not; each names the
-/// file.
+/// A missing or truncated file, not a safetensors file, a dtype libtorch does not have; each names the file.
 pub fn open(path: &Path) -> Result<SafetensorsFile> {
     map(path).with_context(|| format!("cannot read {}", path.display()))
 }
@@ -66,7 +65,7 @@ fn map(path: &Path) -> Result<SafetensorsFile> {
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
         let kind = dtypes::kind_of_safetensors(info.dtype).with_context(|| {
             format!(
-                "tensor {:?} is {:?}, which libtorch has not; convert it to f32 in Python",
+                "tensor {:?} is {:?}, which libtorch does not have; convert it to f32 in Python",
                 shown(&key),
                 info.dtype
             )
@@ -90,12 +89,12 @@ fn typed(raw: &Tensor, kind: Kind) -> Result<Tensor> {
         return Ok(raw.shallow_clone());
     }
     if kind == Kind::Bool {
-        // libtorch takes other bytes for what they cannot be.
+        // libtorch does not check this.
         if let Some(found) = native::host_bytes(raw)?.iter().find(|&&byte| byte > 1) {
             bail!("a bool is stored as 0 or 1, found {found}; the file is damaged");
         }
     }
-    // An empty tensor has no address to judge by.
+    // An empty tensor has no address to check.
     let aligned =
         raw.numel() > 0 && (raw.data_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes());
     let raw = if aligned {
@@ -122,7 +121,7 @@ pub fn write(path: &Path, metadata: (String, String), tensors: &[(String, Tensor
     })
 }
 
-/// A tensor on its way into a file; its bytes are copied to the host one tensor at a time.
+/// A tensor to be written; its bytes are copied to the host one tensor at a time.
 struct TensorView<'a> {
     tensor: &'a Tensor,
     dtype: Dtype,

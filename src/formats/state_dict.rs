@@ -1,4 +1,4 @@
-//! Plain `state_dict`s and other Python objects by file name, their tensors libtorch's.
+//! Plain `state_dict`s and other Python objects by file name, with libtorch's tensors.
 
 use std::borrow::Cow;
 use std::io;
@@ -16,7 +16,7 @@ use crate::fs::write_atomic;
 /// Reads a plain `state_dict` from any container of weights, in the file's order.
 ///
 /// # Errors
-/// Each names the file, what was seen and what was wanted.
+/// Each names the file, the finding and what was wanted.
 pub fn read_state_dict(path: &Path) -> Result<Vec<(String, Tensor)>> {
     let file = WeightsFile::open(path)?;
     file.state_dict(&file.root)
@@ -49,7 +49,7 @@ pub(crate) fn tensor_item(tensor: &Tensor) -> Result<Item<'static>> {
     }))
 }
 
-/// A tensor on its way into a file; its bytes are copied to the host when its turn comes.
+/// A tensor to be written; its bytes are copied to the host when its turn comes.
 struct TorchTensor {
     dtype: Dtype,
     shape: Vec<usize>,

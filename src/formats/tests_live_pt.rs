@@ -1,6 +1,6 @@
 //! PyTorch itself against the `.pt` reader and writer: what one writes the other reads, bit for bit.
 //!
-//! Needs `.venv/bin/python` with torch (scripts/setup.sh makes it); without it the tests say so and pass.
+//! Needs `.venv/bin/python` with torch (scripts/setup.sh makes it); without it the tests print so and pass.
 
 use std::fs;
 use std::path::{Path, PathBuf};

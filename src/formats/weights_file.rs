@@ -1,8 +1,8 @@
 //! Any file of weights as one tree of keys, its tensors still on disk.
 //!
-//! Four containers differ in how they store tensors and agree in what people keep in them: names,
-//! tensors, and a few numbers and texts beside. Importers see only this tree. A file is recognised
-//! by its first bytes, since `.bin`, `.ckpt`, `.pth` and `.weights` say nothing.
+//! Four containers store tensors differently but hold the same things: names, tensors, and a few numbers
+//! and texts. Importers see only this tree. A file is recognised
+//! by its first bytes, since `.bin`, `.ckpt`, `.pth` and `.weights` are ambiguous.
 //!
 //! - `node`: the tree
 //! - `from_pickle`, `from_paths`: the tree of a PyTorch file, and of an HDF5 file
@@ -38,12 +38,12 @@ use super::safetensors;
 const HDF5_MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
 /// Longest header of a safetensors file, in bytes: the format's own limit.
 const MAX_SAFETENSORS_HEADER: u64 = 100_000_000;
-/// Bytes that tell one kind of file from another.
+/// Bytes that distinguish the kinds of files.
 const HEAD_BYTES: u64 = 64;
 /// Bytes of a head that an error shows.
 const SHOWN_BYTES: usize = 15;
 
-/// How a file stores its tensors.
+/// Containers of tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Container {
     /// A JSON header and raw tensors.
@@ -69,21 +69,21 @@ impl fmt::Display for Container {
 
 /// An open file of weights, or the open shards of one.
 ///
-/// What it lists was read; the tensors are mapped (safetensors) or read when
+/// The list of keys was read; the tensors are mapped (safetensors) or read when
 /// [`WeightsFile::tensor`] asks for them.
 pub struct WeightsFile {
     /// The file, or the index of its shards.
     pub path: PathBuf,
-    /// How it stores tensors.
+    /// Its container.
     pub container: Container,
     /// `__metadata__` of a safetensors file; empty for the others.
     pub metadata: BTreeMap<String, String>,
-    /// What it holds.
+    /// Its contents.
     pub root: Node,
     parts: Vec<Part>,
 }
 
-/// One file, as its container's room opened it.
+/// One file, opened by its container's reader.
 enum Part {
     Safetensors(Vec<Tensor>),
     Pt(PtFile),
@@ -129,7 +129,7 @@ impl WeightsFile {
     ///
     /// # Errors
     /// If the index is not of this form, names a file outside its own folder, or a key is not in
-    /// the shard it names; and what [`WeightsFile::open`] refuses, for each shard.
+    /// the shard it names; and the errors of [`WeightsFile::open`] for each shard.
     pub fn open_shards(index: &Path) -> Result<WeightsFile> {
         shards::open(index)
     }
@@ -144,7 +144,7 @@ impl WeightsFile {
 
     /// Reads one tensor of this file: on CPU, of its own dtype, contiguous. `name` is for messages.
     ///
-    /// Tensors of safetensors files are the file's own pages, shared by all that ask for them:
+    /// Tensors of safetensors files are the file's own pages, shared by all readers:
     /// copy before writing to one.
     ///
     /// # Errors
@@ -273,7 +273,7 @@ fn starts_as_safetensors(head: &[u8]) -> bool {
     })
 }
 
-/// What a file is most likely, for files that people take for weights.
+/// The likely kind of a file that is mistaken for weights.
 fn hint(head: &[u8]) -> &'static str {
     match head {
         [] => "; it is empty: download it again",

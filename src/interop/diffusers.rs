@@ -1,6 +1,6 @@
 //! Hugging Face diffusers' `UNet2DModel`: its folders, settings and weights, in both directions.
 //!
-//! - `folder`, `weights`: which files belong together
+//! - `folder`, `weights`: the files that belong together
 //! - `config`, `to_config`: the network, `config.json`
 //! - `scheduler`, `to_scheduler`, `betas`: the schedule and the sampler, `scheduler_config.json`
 //! - `params`: names and shapes that a network of these settings has
@@ -12,8 +12,11 @@
 use anyhow::{Error, Result, anyhow, bail, ensure};
 
 use super::Settings;
+use super::settings::spelled;
 use crate::checkpoint::{Family, Origin};
-use crate::config::{AttentionUNetConfig, DiffusionConfig, ModelConfig, SampleConfig, Sigma};
+use crate::config::{
+    AttentionUNetConfig, DiffusionConfig, MAX_SIDE, ModelConfig, SampleConfig, Sigma, sides_wanted,
+};
 use crate::interop::{Entry, Form, Hints, Keys, Report};
 use crate::text::shown;
 
@@ -40,11 +43,10 @@ pub(crate) use to_scheduler::to_scheduler_config;
 /// Most names of one kind that an error lists.
 const MOST_LISTED: usize = 20;
 
-/// The version of diffusers whose files those written here are like.
+/// The version of diffusers that written files imitate.
 const VERSION: &str = "0.42.1";
 
-/// Whether keys and shapes are those of a `UNet2DModel`, or of our U-Net with attention, which has the
-/// same names.
+/// True for keys and shapes of a `UNet2DModel`, or of our U-Net with attention, which has the same names.
 pub(crate) fn matches(keys: &Keys) -> bool {
     keys.has("conv_in.weight")
         && keys.has("time_embedding.linear_1.weight")
@@ -54,7 +56,7 @@ pub(crate) fn matches(keys: &Keys) -> bool {
         && keys.has("conv_out.weight")
 }
 
-/// The error for weights that [`matches`] and have no `config.json`.
+/// The error for weights that [`matches`] but lack `config.json`.
 pub(crate) fn no_config() -> Error {
     anyhow!(
         "these are the weights of a diffusers {}, and they do not say how many attention heads, norm \
@@ -68,8 +70,8 @@ pub(crate) fn no_config() -> Error {
 /// there is one, `scheduler_config.json`.
 ///
 /// # Errors
-/// Settings that we have not, hints that say otherwise than the files, and keys or shapes that do not
-/// fit the settings, each named.
+/// Settings not supported here, hints that contradict the files, and keys or shapes that do not fit the
+/// settings, each named.
 pub(crate) fn infer(
     config_json: &str,
     scheduler_json: Option<&str>,
@@ -103,21 +105,21 @@ pub(crate) fn infer(
     })
 }
 
-/// Hints about things that `config.json` always says, or that diffusers has not.
+/// Hints about settings that `config.json` always contains, or that diffusers does not have.
 fn refuse_idle_hints(hints: &Hints) -> Result<()> {
     let idle = [
-        ("--known", hints.known.is_some()),
-        ("--num-heads", hints.num_heads.is_some()),
-        ("--num-heads-upsample", hints.num_heads_upsample.is_some()),
-        ("--head-channels", hints.head_channels.is_some()),
-        ("--attention-order", hints.attention_order.is_some()),
-        ("--blocks", hints.blocks.is_some()),
-        ("--rescale-timesteps", hints.rescale_timesteps == Some(true)),
+        ("known", hints.known.is_some()),
+        ("num_heads", hints.num_heads.is_some()),
+        ("num_heads_upsample", hints.num_heads_upsample.is_some()),
+        ("head_channels", hints.head_channels.is_some()),
+        ("attention_order", hints.attention_order.is_some()),
+        ("blocks", hints.blocks.is_some()),
+        ("rescale_timesteps", hints.rescale_timesteps == Some(true)),
     ];
-    for (flag, given) in idle {
+    for (setting, given) in idle {
         ensure!(
             !given,
-            "{flag} says nothing about a diffusers model: {} says it all; leave the flag out",
+            "{setting} is no hint for a diffusers model: {} has all of these settings; leave {setting} out",
             config::FILE
         );
     }
@@ -134,7 +136,7 @@ fn set_size(
     let (height, width) = match hints.image_size {
         Some(size) if known && size != in_file => {
             report.assume(format!(
-                "images are {}x{} as --image-size says, and not {}x{} as {} says: the network takes both",
+                "images are {}x{} as in image_size, not {}x{} as in {}: the network accepts both",
                 size.0,
                 size.1,
                 in_file.0,
@@ -155,11 +157,9 @@ fn set_size(
     ensure!(
         [height, width]
             .iter()
-            .all(|side| (1..=16_384).contains(side) && side % factor == 0),
-        "--image-size {height}x{width}: want multiples of {factor} up to 16384, because {} levels halve \
-         the image {} times",
-        model.widths.len(),
-        model.widths.len() - 1
+            .all(|side| (1..=MAX_SIDE).contains(side) && side % factor == 0),
+        "image_size = {height}x{width}: for each side {}",
+        sides_wanted(factor)
     );
     (model.height, model.width) = (height, width);
     Ok(())
@@ -169,7 +169,7 @@ fn note(m: &AttentionUNetConfig, report: &mut Report) {
     let mut fact = |what: &str, value: String| report.fact(what, value, config::FILE);
     fact("image", format!("{}x{}x{}", m.channels, m.height, m.width));
     fact("widths", format!("{:?}", m.widths));
-    fact("blocks a level", m.blocks.to_string());
+    fact("blocks per level", m.blocks.to_string());
     fact("attention down", format!("{:?}", m.attention_down));
     fact("attention up", format!("{:?}", m.attention_up));
     fact("middle attention", m.mid_attention.to_string());
@@ -182,7 +182,7 @@ fn note(m: &AttentionUNetConfig, report: &mut Report) {
         "norms",
         format!("{} groups, eps {:e}", m.norm_groups, m.norm_eps),
     );
-    fact("resampling", format!("{:?}", m.resample));
+    fact("resampling", spelled(&m.resample));
     fact("scale and shift", m.scale_shift.to_string());
     fact("learned variance", m.learned_variance.to_string());
     if let Some(classes) = m.classes {
@@ -190,7 +190,7 @@ fn note(m: &AttentionUNetConfig, report: &mut Report) {
     }
 }
 
-/// Whether the attention weights are called query, key, value and proj_attn.
+/// True if the attention weights are called query, key, value and proj_attn.
 fn old_attention_names(keys: &Keys) -> bool {
     keys.iter()
         .any(|(key, _)| key.ends_with(".proj_attn.weight") && key.contains(".attentions."))
@@ -211,8 +211,7 @@ pub(crate) fn layout(m: &AttentionUNetConfig, origin: &Origin) -> Vec<Entry> {
         .collect()
 }
 
-/// [`layout`] as a file with `keys` has it: attention weights `[C, C]` may stand there as 1×1
-/// convolutions `[C, C, 1, 1]`.
+/// [`layout`] of a file with `keys`: its attention weights `[C, C]` may be 1×1 convolutions `[C, C, 1, 1]`.
 pub(crate) fn layout_for(m: &AttentionUNetConfig, keys: &Keys) -> Vec<Entry> {
     let origin = Origin {
         old_attention_names: old_attention_names(keys),
@@ -242,7 +241,7 @@ fn old_name(ours: &str) -> String {
         .replace(".to_out.0.", ".proj_attn.")
 }
 
-/// Compares keys and shapes with what a network of these settings has, before one is built.
+/// Compares keys and shapes with those of a network of these settings, before one is built.
 ///
 /// # Errors
 /// Every missing, unexpected and misshaped key.
@@ -304,7 +303,7 @@ fn refuse_misfit(
 /// weights belong in `unet/diffusion_pytorch_model.safetensors`, under the names of [`layout`].
 ///
 /// # Errors
-/// A network or a setting that diffusers has not.
+/// A network or a setting that diffusers does not have.
 pub(crate) fn pipeline_files(
     model: &ModelConfig,
     diffusion: &DiffusionConfig,
@@ -313,15 +312,15 @@ pub(crate) fn pipeline_files(
     let model = match model {
         ModelConfig::UnetAttention(model) => model,
         other => bail!(
-            "diffusers has no network like this one ({:?}): only the U-Net with attention \
+            "diffusers has no network like this one ({}): only the U-Net with attention \
              (kind = \"unet-attention\") can be written as a {}",
-            other.kind(),
+            other.kind().name(),
             config::CLASS
         ),
     };
     ensure!(
         model.learned_variance || sample.sigma != Sigma::Learned,
-        "sample.sigma = learned: this network gives no variances; want beta or posterior"
+        "sample.sigma = learned: this network predicts no variance; want beta or posterior"
     );
     let mut sample = sample.clone();
     if model.learned_variance {
@@ -346,7 +345,7 @@ pub(crate) fn pipeline_files(
     ])
 }
 
-/// What a pipeline of [`pipeline_files`] does otherwise than this program, one sentence each.
+/// The differences between a pipeline of [`pipeline_files`] and this program, one sentence each.
 pub(crate) fn pipeline_notes(model: &ModelConfig, sample: &SampleConfig) -> Vec<String> {
     let mut notes = Vec::new();
     if sample.last_noise {
@@ -357,14 +356,14 @@ pub(crate) fn pipeline_notes(model: &ModelConfig, sample: &SampleConfig) -> Vec<
     }
     if model.classes().is_some() {
         notes.push(
-            "DDPMPipeline gives the network no class; call pipeline.unet with class_labels instead"
+            "DDPMPipeline passes no class to the network; call pipeline.unet with class_labels instead"
                 .into(),
         );
     }
     if model.learned_variance() && sample.sigma != Sigma::Learned {
         notes.push(format!(
-            "DDPMPipeline uses the variances that the network learned; sample.sigma = {:?} does not",
-            sample.sigma
+            "DDPMPipeline uses the learned variance; sample.sigma = {} does not",
+            spelled(&sample.sigma)
         ));
     }
     notes

@@ -22,7 +22,7 @@ type StateDict = Vec<(String, Tensor)>;
 /// Weights under a family's own names and in its own arrangement.
 ///
 /// # Errors
-/// A family whose code has no network like this one.
+/// A family whose code has no such network.
 pub fn in_layout(family: Family, meta: &Meta, weights: &[(String, Tensor)]) -> Result<StateDict> {
     if family == Family::Ddpm {
         let same = |(name, t): &(String, Tensor)| (name.clone(), t.shallow_clone());
@@ -30,10 +30,10 @@ pub fn in_layout(family: Family, meta: &Meta, weights: &[(String, Tensor)]) -> R
     }
     let origin = match &meta.origin {
         Some(origin) if origin.family == family => origin.clone(),
-        // Only a network that diffusers can describe may take another's names.
+        // Only diffusers' names may replace another family's: it refuses networks it cannot describe.
         _ if family == Family::Diffusers => Origin::new(family),
         other => bail!(
-            "these weights came from {}, not from {family}, whose code may compute something else with them; leave out --layout, or choose ddpm or diffusers",
+            "these weights came from {}, not from {family}, whose code may compute something else with them; leave layout out, or choose ddpm or diffusers",
             other.as_ref().map_or(Family::Ddpm, |o| o.family)
         ),
     };
@@ -81,7 +81,7 @@ pub fn write_family_pt(
             ("step".into(), Item::Int(meta.step as i64)),
         ]),
         Family::KerasDdpm => {
-            bail!("Keras' HDF5 files are read here and not written; choose --layout ddpm")
+            bail!("Keras' HDF5 files can be read, not written; choose layout = ddpm")
         }
         Family::Ddpm | Family::Diffusers | Family::Pesser | Family::Openai => tensors(&state)?,
     };
@@ -95,12 +95,11 @@ fn tensors(state: &StateDict) -> Result<Item<'static>> {
     ))
 }
 
-/// Writes a folder that `DDPMPipeline.from_pretrained` loads, whole or not at all; returns what that
-/// pipeline does otherwise than this program.
+/// Writes a folder that `DDPMPipeline.from_pretrained` loads, whole or not at all; returns the differences
+/// between that pipeline and this program, one sentence each.
 ///
 /// # Errors
-/// A network or schedule that diffusers cannot describe, naming what; a folder that has other things
-/// in it.
+/// A network or schedule that diffusers cannot describe, named; a folder that is not empty.
 pub fn write_pipeline(
     dir: &Path,
     meta: &Meta,
@@ -112,7 +111,7 @@ pub fn write_pipeline(
     let used = dir.exists() && fs_err::read_dir(dir)?.next().is_some();
     ensure!(
         !used,
-        "{} is there already; name a new folder",
+        "{} is there already; choose a new folder",
         dir.display()
     );
     let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
@@ -140,7 +139,7 @@ pub fn write_pipeline(
     Ok(diffusers::pipeline_notes(&config.model, &config.sample))
 }
 
-/// A temporary folder is its owner's alone; an exported one is as any new folder.
+/// Temporary folders are private; the exported one gets the permissions of any new folder.
 fn set_readable(dir: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     Ok(fs_err::set_permissions(
@@ -149,7 +148,7 @@ fn set_readable(dir: &Path) -> Result<()> {
     )?)
 }
 
-/// diffusers loads old attention names with a warning only; a new folder has the new ones.
+/// diffusers warns about old attention names, so a new folder has the new ones.
 fn without_old_names(meta: &Meta) -> Meta {
     Meta {
         origin: None,

@@ -103,13 +103,13 @@ pub(super) fn model(settings: &Settings) -> &AttentionUNetConfig {
     }
 }
 
-/// The flags that are missing.
+/// The flags of the missing hints.
 pub(super) fn missing(report: &Report) -> Vec<&str> {
     let missing = report.missing.iter();
     missing.map(|m| m.flag.split(' ').next().unwrap()).collect()
 }
 
-/// Holds a layout against a file's tensors, each to be there once, and against the names and shapes of
+/// Checks a layout against a file's tensors, each to be there once, and against the names and shapes of
 /// diffusers' network with the same settings.
 pub(super) fn assert_covers(layout: &[Entry], theirs: &List, diffusers: &str) {
     let shapes: BTreeMap<_, _> = theirs.tensors.iter().cloned().collect();
@@ -152,9 +152,9 @@ fn strip_ones(shape: &[i64], ones: usize) -> Vec<i64> {
     kept.to_vec()
 }
 
-/// Breaks a good file in every small way and wants an error that names a tensor each time: every tensor
+/// Breaks a good file in every small way and expects an error that names a tensor each time: every tensor
 /// missing, with an axis fewer, with an odd size in an axis; and one tensor too many. `free` are axes
-/// whose size a file is free to choose.
+/// of arbitrary size.
 pub(super) fn assert_refuses_all_damage(
     good: &List,
     free: &[(&str, usize)],
@@ -198,7 +198,7 @@ pub(super) fn assert_refuses_all_damage(
     }
 }
 
-/// Infers with a report that is thrown away.
+/// Infers without keeping the report.
 pub(super) fn quietly(
     infer: impl Fn(&Keys, &Hints, &mut Report) -> Result<Settings>,
     hints: Hints,

@@ -14,7 +14,7 @@ use super::registry::{self, Extras};
 use super::report::{MissingHints, Report};
 use super::settings::Settings;
 use super::views::{self, View, slot_at};
-use crate::checkpoint::{Contents, Family, Meta, Which};
+use crate::checkpoint::{Contents, Family, Meta, Weights};
 use crate::config::RunConfig;
 use crate::formats::weights_file::{Node, TensorSlot, WeightsFile};
 use crate::model::{Model, load_state_dict};
@@ -52,8 +52,8 @@ pub struct Foreign {
 
 impl Request {
     /// The set of weights it is for.
-    pub fn which(&self) -> Which {
-        if self.raw { Which::Raw } else { Which::Ema }
+    pub fn which(&self) -> Weights {
+        if self.raw { Weights::Raw } else { Weights::Ema }
     }
 }
 

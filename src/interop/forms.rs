@@ -1,5 +1,5 @@
-//! Values between their arrangement and ours: permutations and reshapes only, so that a way there and
-//! back gives the same bits.
+//! Values between their arrangement and ours: permutations and reshapes only, so a round trip
+//! keeps every bit.
 
 use anyhow::{Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
@@ -10,7 +10,7 @@ impl Entry {
     /// Our tensors from theirs.
     ///
     /// # Errors
-    /// A shape that the form cannot have.
+    /// An impossible shape for the form.
     pub(super) fn to_ours(&self, theirs: &Tensor) -> Result<Vec<Tensor>> {
         let size = theirs.size();
         let wrong =
@@ -55,7 +55,7 @@ impl Entry {
                 ensure!(
                     error.double_value(&[]) < 1e-2,
                     wrong(&format!(
-                        "sines and cosines in turn of t / 10000^(2k / {dim}), which are computed here"
+                        "interleaved sines and cosines of t / 10000^(2k / {dim})"
                     ))
                 );
                 vec![]
@@ -92,14 +92,14 @@ impl Entry {
             return Ok(sine_table(timesteps, dim));
         }
         let [first, ..] = ours else {
-            bail!("nothing of ours for {}", self.theirs);
+            bail!("no tensor of ours for {}", self.theirs);
         };
         let size = first.size();
         Ok(match &self.form {
             Form::Same | Form::SineTable { .. } => first.shallow_clone(),
             Form::Pointwise { ones } => first.reshape([size, vec![1; *ones]].concat()),
             Form::Qkv { heads, order, ones } => {
-                ensure!(ours.len() == 3, "{} wants q, k and v", self.theirs);
+                ensure!(ours.len() == 3, "{} needs q, k and v", self.theirs);
                 let fused = fuse(ours, *heads, *order);
                 if size.len() == 1 {
                     return Ok(fused);

@@ -1,4 +1,4 @@
-//! What a file does not say of itself and the user may know.
+//! Settings that a file leaves open and the user may know.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -6,36 +6,36 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{AttentionOrder, Family};
 use crate::config::{Prediction, ScheduleKind, Sigma};
 
-/// Answers to what a file leaves open; each has the flag of its name.
+/// Settings that a file leaves open. On the command line each is a flag: `num_heads` is `--num-heads`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Hints {
-    /// `--known`: a public file whose settings are known.
+    /// A public file whose settings are known.
     pub known: Option<Known>,
-    /// `--num-heads`: attention heads.
+    /// Attention heads.
     pub num_heads: Option<i64>,
-    /// `--num-heads-upsample`: attention heads on the way up, where they differ.
+    /// Attention heads on the way up, if different.
     pub num_heads_upsample: Option<i64>,
-    /// `--head-channels`: channels of an attention head (instead of `--num-heads`).
+    /// Channels per attention head (instead of `num_heads`).
     pub head_channels: Option<i64>,
-    /// `--attention-order`.
+    /// Order of the rows of a fused query-key-value weight.
     pub attention_order: Option<AttentionOrder>,
-    /// `--schedule`: noise schedule.
+    /// Noise schedule.
     pub schedule: Option<ScheduleKind>,
-    /// `--timesteps`: T.
+    /// Number of time steps T.
     pub timesteps: Option<i64>,
-    /// `--rescale-timesteps`: the network saw t · 1000 / T.
+    /// True if the network saw t · 1000 / T.
     pub rescale_timesteps: Option<bool>,
-    /// `--prediction`: what the network predicts.
+    /// The quantity the network predicts.
     pub prediction: Option<Prediction>,
-    /// `--sigma`: noise of the reverse steps.
+    /// Noise of the reverse steps.
     pub sigma: Option<Sigma>,
-    /// `--clip-x0`.
+    /// Clip the predicted x_0 to [-1, 1] at each step.
     pub clip_x0: Option<bool>,
-    /// `--image-size`: height and width of an image.
+    /// Height and width of an image, in pixels.
     pub image_size: Option<(i64, i64)>,
-    /// `--blocks`: residual blocks a level.
+    /// Residual blocks per level.
     pub blocks: Option<i64>,
-    /// `--dropout`: for training on.
+    /// Dropout, for further training.
     pub dropout: Option<f64>,
 }
 
@@ -60,7 +60,7 @@ pub enum Known {
 }
 
 impl Known {
-    /// The value of `--known` that means it.
+    /// Its name as a value of `known`, such as `pesser-cifar10`.
     pub fn name(self) -> String {
         match self.to_possible_value() {
             Some(value) => value.get_name().to_owned(),
@@ -68,7 +68,7 @@ impl Known {
         }
     }
 
-    /// The code base that made it.
+    /// The code base of its program.
     pub fn family(self) -> Family {
         match self {
             Known::PesserCifar10 | Known::PesserLsun256 => Family::Pesser,

@@ -1,4 +1,4 @@
-//! What a file holds, without loading its tensors.
+//! Description of a file without loading its tensors.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,25 +14,25 @@ use crate::formats::dtypes;
 use crate::formats::weights_file::{Node, WeightsFile};
 use crate::text::printable;
 
-/// Most entries of the top level that are shown to people.
+/// Most entries of the top level that are printed.
 const MOST_SHOWN: usize = 16;
 
-/// A file, for people and programs.
+/// Description of a file, human-readable and as JSON.
 #[derive(Debug, Serialize)]
 pub struct Description {
     /// The file.
     pub path: String,
     /// "ddpm checkpoint", "safetensors file", "PyTorch file", …
     pub container: String,
-    /// Facts in the order they are told: key, value.
+    /// Facts in the order of printing: key, value.
     pub facts: Vec<(String, String)>,
     /// Settings of a file of ours, as in config.toml.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<serde_json::Value>,
-    /// What importing a file of another program would find and need.
+    /// Result of importing a file of another program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub import: Option<Importing>,
-    /// Keys at the top of the file, and what stands there.
+    /// Keys at the top of the file, and their values' kinds.
     pub top_level: Vec<(String, String)>,
     /// All tensors, with the keys that lead to them.
     pub tensors: Vec<TensorInfo>,
@@ -42,20 +42,20 @@ pub struct Description {
     pub dtypes: BTreeMap<String, u64>,
 }
 
-/// What importing would do.
+/// Result of an import.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Importing {
-    /// It can be imported, if nothing is missing in the report.
+    /// The file can be imported, if nothing is missing in the report.
     Known {
-        /// The program it is of.
+        /// Its program.
         family: String,
-        /// What was found, assumed and is missing.
+        /// Settings found, assumed and missing.
         report: Report,
     },
-    /// It cannot.
+    /// The file cannot be imported.
     Refused {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -74,7 +74,7 @@ pub struct TensorInfo {
 /// Describes a checkpoint of ours, or a file or folder of another program.
 ///
 /// # Errors
-/// A file that holds no tensors in any known way, or is damaged.
+/// A file of an unknown kind, or a damaged one.
 pub fn describe(path: &Path) -> Result<Description> {
     if path.is_file() && is_ours(path)? {
         return describe_ours(path, &read_checkpoint(path)?);
@@ -108,10 +108,7 @@ pub fn describe(path: &Path) -> Result<Description> {
 fn describe_ours(path: &Path, checkpoint: &Checkpoint) -> Result<Description> {
     let meta = &checkpoint.meta;
     let mut facts = vec![
-        (
-            "contents".into(),
-            format!("{:?}", meta.contents).to_lowercase(),
-        ),
+        ("contents".into(), meta.contents.to_string()),
         ("network".into(), meta.config.model.kind().name()),
         ("step".into(), meta.step.to_string()),
         ("written by".into(), meta.written_by.clone()),
@@ -132,7 +129,7 @@ fn describe_ours(path: &Path, checkpoint: &Checkpoint) -> Result<Description> {
     })
 }
 
-/// The keys of the top level, unless they are tensors, which are listed anyway.
+/// The keys of the top level without tensors, which are listed anyway.
 fn top_level(root: &Node) -> Vec<(String, String)> {
     match root {
         Node::Group(entries) => entries
@@ -187,7 +184,7 @@ fn finish(
     }
 }
 
-/// Values in a tensor. Shapes are told before they are checked, so the count saturates.
+/// Values in a tensor. Shapes are printed before they are checked, so the count saturates.
 fn values_of(shape: &[i64]) -> u64 {
     if shape.contains(&0) {
         return 0;
@@ -252,8 +249,8 @@ fn write_import(f: &mut fmt::Formatter<'_>, import: &Importing) -> fmt::Result {
         Importing::Known { family, report } => {
             writeln!(f, "  program: {family}")?;
             for fact in &report.facts {
-                let told = format!("{}: {} (from {})", fact.what, fact.value, fact.from);
-                writeln!(f, "  {}", printable(&told))?;
+                let line = format!("{}: {} (from {})", fact.what, fact.value, fact.from);
+                writeln!(f, "  {}", printable(&line))?;
             }
             for assumption in &report.assumptions {
                 writeln!(f, "  assumed: {}", printable(assumption))?;

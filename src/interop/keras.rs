@@ -1,8 +1,7 @@
 //! Keras-DDPM's weight files: `model.weights` and `model.ema.weights` of its three programs.
 //!
 //! Layers are named by kind and number in the order of creation, which is ours. A network built after
-//! others in one process begins at higher numbers. What else there is to know of a network stands in its
-//! own file: `ddpm` (the simplified U-Net), `ddpm2` (concatenated skips), `gau` (patches).
+//! others in one process begins at higher numbers. Each network has its own file: `ddpm` (the simplified U-Net), `ddpm2` (concatenated skips), `gau` (patches).
 //!
 //! The maths of the conversion is `scripts/reference/keras_weights.py`.
 
@@ -29,11 +28,11 @@ mod weights;
 
 use weights::Weight;
 
-/// Fixed in both programs with norm groups.
+/// Fixed in both programs with group norms.
 const NORM_GROUPS: i64 = 32;
 /// Fixed there too.
 const NORM_EPS: f64 = 1e-6;
-/// Widest layer that is believed; sums and products of widths then do not overflow.
+/// Widest layer that is accepted; sums and products of widths then do not overflow.
 const MOST_WIDTH: i64 = 65_536;
 
 /// One of Keras-DDPM's programs, each with a network of its own.
@@ -44,13 +43,13 @@ enum Program {
     Gau,
 }
 
-/// Whether these are weights of a Keras-DDPM network.
+/// True for weights of a Keras-DDPM network.
 pub(super) fn matches(keys: &Keys) -> bool {
     let ends = |suffix: &str| keys.iter().any(|(key, _)| key.ends_with(suffix));
     keys.any("embedding") && ends("/embeddings:0") && ends("/kernel:0")
 }
 
-/// What the file describes; `layers` is its list of all its layers, empty if it has none.
+/// The settings of the file; `layers` is its list of all layers, empty if it has none.
 ///
 /// # Errors
 /// Weights that do not fit together, or hints that contradict the file.
@@ -74,7 +73,7 @@ pub(super) fn infer(
     );
     report.fact(
         "averaging",
-        "none stored: taken as they are",
+        "none stored: used as they are",
         format!(
             "{}, which corrects model.ema.weights before it saves them",
             program.name()
@@ -92,19 +91,19 @@ pub(super) fn infer(
 /// numbers that the layers in `keys` have, or those of the first network in a process if there are none.
 ///
 /// # Errors
-/// A network that none of the programs has, or layers without numbers.
+/// A network of another kind, or layers without numbers.
 pub(super) fn layout(model: &ModelConfig, timesteps: i64, keys: &Keys) -> Result<Vec<Entry>> {
     let weights = match model {
         ModelConfig::Unet(m) => ddpm::weights(m, timesteps, keys)?,
         ModelConfig::UnetConcat(m) => ddpm2::weights(m, timesteps, keys)?,
         ModelConfig::Gau(m) => gau::weights(m, timesteps, keys)?,
-        other => bail!("Keras-DDPM has no network like {:?}", other.kind()),
+        other => bail!("Keras-DDPM has no network like {}", other.kind().name()),
     };
     Ok(weights.into_iter().map(Weight::into_entry).collect())
 }
 
 impl Program {
-    /// The program whose network has these layers; `ddpm.py` where they are not another's.
+    /// The program whose network has these layers; `ddpm.py` by default.
     fn of(keys: &Keys) -> Program {
         if keys.any("gated_attention_unit") {
             return Program::Gau;
@@ -148,16 +147,16 @@ impl Program {
     ) -> Result<DiffusionConfig> {
         ensure!(
             hints.timesteps.is_none_or(|t| t == timesteps),
-            "--timesteps says {:?}, the embedding has {timesteps} rows; leave out --timesteps",
-            hints.timesteps
+            "timesteps = {}: the embedding has {timesteps} rows; leave timesteps out",
+            hints.timesteps.unwrap_or_default()
         );
         let name = self.name();
         if hints.schedule.is_none() {
-            report.assume(format!("betas are 0.02 (t + 1) / T: {name} has them fixed"));
+            report.assume(format!("betas are 0.02 (t + 1) / T, fixed in {name}"));
         }
         if hints.prediction.is_none() {
             report.assume(format!(
-                "it predicts the noise, and its loss is summed over the pixels: {name} does so"
+                "it predicts the noise, and its loss is summed over the pixels, as in {name}"
             ));
         }
         Ok(DiffusionConfig {
@@ -173,12 +172,12 @@ impl Program {
         let name = self.name();
         if hints.sigma.is_none() {
             report.assume(format!(
-                "reverse steps have sigma = sqrt(beta): {name}'s choice"
+                "reverse steps have sigma = sqrt(beta), as in {name}"
             ));
         }
         if hints.clip_x0.is_none() {
             report.assume(format!(
-                "x_0 is not clipped on the way, and the last step adds noise too: {name}'s way"
+                "x_0 is not clipped, and the last step adds noise too, as in {name}"
             ));
         }
         SampleConfig {
@@ -191,16 +190,16 @@ impl Program {
     }
 }
 
-/// Notes what the two programs with norm groups fix.
+/// Reports the fixed settings of the two programs with group norms.
 fn assume_groups(program: Program, report: &mut Report) {
     report.assume(format!(
-        "norms have {NORM_GROUPS} groups, interleaved, and eps {NORM_EPS:e}: {} has them fixed",
+        "norms have {NORM_GROUPS} groups, interleaved, and eps {NORM_EPS:e}, fixed in {}",
         program.name()
     ));
 }
 
-/// The side of the square images, in pixels, which no weight depends on and a hint must say; none where
-/// it is missing.
+/// The side of the square images, in pixels: no weight depends on it, so a hint must give it; none if the
+/// hint is missing.
 fn image_side(about: &str, hints: &Hints, report: &mut Report) -> Result<Option<i64>> {
     let (height, width) = report.need(&hints.image_size, "--image-size N", about, (0, 0));
     if hints.image_size.is_none() {
@@ -208,12 +207,12 @@ fn image_side(about: &str, hints: &Hints, report: &mut Report) -> Result<Option<
     }
     ensure!(
         height == width && height > 0,
-        "--image-size {height}×{width}: Keras-DDPM's images are square"
+        "image_size = {height}×{width}: Keras-DDPM's images are square"
     );
     Ok(Some(height))
 }
 
-/// The number of colours that a U-Net's first convolution reads.
+/// The colours of an image, from a U-Net's first convolution.
 fn colours(channels: i64) -> Result<i64> {
     ensure!(
         channels == 1 || channels == 3,
@@ -222,7 +221,7 @@ fn colours(channels: i64) -> Result<i64> {
     Ok(channels)
 }
 
-/// A U-Net's width that is believed: a multiple of `unit`.
+/// Checks a U-Net's width: a multiple of `unit`, within bounds.
 fn check_width(width: i64, unit: i64, what: &str) -> Result<()> {
     ensure!(
         width > 0 && width % unit == 0 && width <= MOST_WIDTH,

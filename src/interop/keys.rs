@@ -19,12 +19,12 @@ impl FromIterator<(String, Vec<i64>)> for Keys {
 }
 
 impl Keys {
-    /// Whether `key` is there.
+    /// True if `key` is there.
     pub fn has(&self, key: &str) -> bool {
         self.shapes.contains_key(key)
     }
 
-    /// Whether any key starts with `prefix`.
+    /// True if any key starts with `prefix`.
     pub fn any(&self, prefix: &str) -> bool {
         let from = self.shapes.range(prefix.to_owned()..);
         from.take(1).any(|(key, _)| key.starts_with(prefix))
@@ -33,7 +33,7 @@ impl Keys {
     /// The shape at `key`, which must have `dims` dimensions.
     ///
     /// # Errors
-    /// No such key, or another number of dimensions.
+    /// A missing key, or another number of dimensions.
     pub fn shape(&self, key: &str, dims: usize) -> Result<&[i64]> {
         let shape = self
             .shapes
@@ -46,7 +46,7 @@ impl Keys {
         Ok(shape)
     }
 
-    /// How many of `name(0)`, `name(1)`, … stand without a gap as a key or the beginning of one.
+    /// Number of `name(0)`, `name(1)`, … that are a key or the beginning of one, without a gap.
     pub fn count(&self, name: impl Fn(usize) -> String) -> usize {
         (0..self.shapes.len())
             .take_while(|&i| self.any(&name(i)))
@@ -63,7 +63,7 @@ impl Keys {
         self.shapes.len()
     }
 
-    /// Whether there are none.
+    /// True without any keys.
     pub fn is_empty(&self) -> bool {
         self.shapes.is_empty()
     }

@@ -1,4 +1,4 @@
-//! How another program names and arranges the same weights: one table that serves reading and writing.
+//! Names and arrangement of the same weights in another program: one table for reading and writing.
 
 /// One tensor of theirs, and the tensors of ours that it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -7,11 +7,11 @@ pub struct Entry {
     pub theirs: String,
     /// Our keys; one for most forms, three for [`Form::Qkv`], none for [`Form::SineTable`].
     pub ours: Vec<String>,
-    /// How the values are arranged.
+    /// Arrangement of the values.
     pub form: Form,
 }
 
-/// How their values are arranged, always a rearrangement that loses nothing.
+/// Arrangement of their values, always without loss.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Form {
     /// As ours.
@@ -26,7 +26,7 @@ pub enum Form {
     Qkv {
         /// Attention heads, for the legacy order.
         heads: i64,
-        /// In what order the 3C rows stand.
+        /// Order of the 3C rows.
         order: QkvOrder,
         /// Trailing ones of a weight.
         ones: usize,
@@ -44,9 +44,9 @@ pub enum Form {
     /// A Keras kernel: `[H, W, I, O]` to `[O, I, H, W]`, or `[I, O]` to `[O, I]`, or a vector; with the
     /// channels of each axis regrouped.
     Keras {
-        /// What becomes of the output channels (or of a vector's).
+        /// Reordering of the output channels (or of a vector's).
         output: Channels,
-        /// What becomes of the input channels.
+        /// Reordering of the input channels.
         input: Channels,
         /// A dense kernel `[I, O]` that is a 1×1 convolution `[O, I, 1, 1]` here.
         dense_as_conv: bool,
@@ -62,10 +62,10 @@ pub enum QkvOrder {
     New,
 }
 
-/// What becomes of a channel axis of a Keras kernel.
+/// Reordering of a channel axis of a Keras kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channels {
-    /// Nothing.
+    /// Unchanged.
     Same,
     /// Channel c goes to (c mod groups) · (C / groups) + c div groups: interleaved norm groups become
     /// contiguous ones.
@@ -77,7 +77,7 @@ pub enum Channels {
     Reverse,
     /// The values of a patch: pixel by pixel in BGR there, colour by colour in RGB here.
     Pixels {
-        /// Values of a pixel: 3, or 1 of a grey one.
+        /// Values per pixel: 3, or 1 if grey.
         colours: i64,
     },
 }

@@ -2,12 +2,12 @@
 //!
 //! Its files say almost everything: the network's shape is in the weights' shapes, the noise schedule
 //! in the buffer `betas`, and what the network predicts in the buffer `loss_weight`. Only the size of
-//! the images must be told. The network here has the package's own keys, so weights need no table.
+//! the images must be given. The network here has the package's own keys, so weights need no table.
 //!
 //! - `table`: every key and shape that a network's settings imply
-//! - `refused`: files that are recognised to be refused
-//! - `diffusion`: schedule and objective, and the buffers that the package makes of them
-//! - `trainer`: what else stands in a file of its `Trainer`
+//! - `refused`: files that are recognised only to be refused
+//! - `diffusion`: schedule and objective, and the package's buffers for them
+//! - `trainer`: the other entries in a file of its `Trainer`
 
 pub(super) mod diffusion;
 mod refused;
@@ -19,22 +19,25 @@ pub(super) mod trainer;
 use anyhow::{Result, ensure};
 
 use super::Settings;
+use super::settings::spelled;
 use crate::checkpoint::{Family, Origin};
-use crate::config::{LucidrainsConfig, LucidrainsNorm, ModelConfig, SampleConfig, Sigma};
+use crate::config::{
+    LucidrainsConfig, LucidrainsNorm, MAX_SIDE, ModelConfig, SampleConfig, Sigma, sides_wanted,
+};
 use crate::interop::{Entry, Hints, Keys, Report};
 
 use diffusion::Buffers;
 
-/// Widest axis that is believed.
+/// Widest axis that is accepted.
 const MAX_WIDTH: i64 = 1 << 20;
-/// Most levels that are believed.
+/// Most levels that are accepted.
 const MAX_LEVELS: usize = 16;
 /// Groups of the group norms of 1.x; a setting there, but not stored.
 const NORM_GROUPS: i64 = 8;
 /// Trained keys and values of each attention head.
 const MEMORIES: i64 = 4;
 
-/// Whether these are the keys of the package's U-Net, in whatever version; the prefix is stripped.
+/// True for the keys of the package's U-Net, of any version; the prefix is stripped.
 pub(super) fn matches(keys: &Keys) -> bool {
     let time = keys.any("time_mlp.") || keys.any("mlp.0.") || keys.any("mlp.1.");
     let parts = ["downs.0.0.", "ups.0.0.", "mid_block1.", "final_conv."];
@@ -43,7 +46,7 @@ pub(super) fn matches(keys: &Keys) -> bool {
 
 /// Reads the settings off the U-Net's keys and the diffusion's buffers.
 ///
-/// Every key must be there with the very shape that the settings imply, and no other.
+/// Every key must be there with exactly the shape that the settings imply, and no others.
 ///
 /// # Errors
 /// A version or a kind of network that is not supported, tensors that do not belong together, or a
@@ -80,23 +83,23 @@ pub(super) fn layout(config: &LucidrainsConfig) -> Vec<Entry> {
         .collect()
 }
 
-/// One axis of a tensor's shape, kept to what a network can have.
+/// One axis of a tensor's shape, within the limits of a network.
 fn axis(keys: &Keys, key: &str, dims: usize, axis: usize) -> Result<i64> {
     let shape = keys.shape(key, dims)?;
     ensure!(
         shape.iter().all(|n| (1..=MAX_WIDTH).contains(n)),
-        "tensor {key} is {shape:?}, want every axis between 1 and {MAX_WIDTH}"
+        "tensor {key} is {shape:?}, want every axis from 1 to {MAX_WIDTH}"
     );
     Ok(shape[axis])
 }
 
-/// The network's settings, each with where it was seen.
+/// The network's settings, each reported with its source.
 fn network(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<LucidrainsConfig> {
     let (channels, learned_variance) = channels(keys, report)?;
     let base_width = axis(keys, "time_mlp.1.weight", 2, 1)?;
     ensure!(
         base_width >= 4 && base_width % 2 == 0,
-        "time_mlp.1.weight takes {base_width} channels (`dim`), want an even number, at least 4"
+        "time_mlp.1.weight takes {base_width} channels (`dim`), want an even number of at least 4"
     );
     report.fact("base width", base_width, "shape of time_mlp.1.weight");
     let init_width = axis(keys, "init_conv.weight", 4, 0)?;
@@ -124,7 +127,7 @@ fn network(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<Lucidrains
     if let Some(dropout) = hints.dropout {
         report.fact("dropout", dropout, "--dropout");
     } else {
-        report.assume("dropout 0, as the package's default: it is not stored");
+        report.assume("dropout = 0, the package's default: it is not stored");
     }
     let (height, width) = image_size(levels, hints, report)?;
     Ok(LucidrainsConfig {
@@ -134,13 +137,13 @@ fn network(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<Lucidrains
     })
 }
 
-/// Channels of an image, and whether the variance is learned.
+/// Channels of an image, and true if the variance is learned.
 fn channels(keys: &Keys, report: &mut Report) -> Result<(i64, bool)> {
     let enter = axis(keys, "init_conv.weight", 4, 1)?;
     let leave = axis(keys, "final_conv.weight", 4, 0)?;
     ensure!(
         enter != 2 * leave,
-        "init_conv.weight takes {enter} channels and final_conv.weight gives {leave}: a network with \
+        "init_conv.weight takes {enter} channels and final_conv.weight returns {leave}: a network with \
          `self_condition`, which is not supported"
     );
     ensure!(
@@ -149,7 +152,7 @@ fn channels(keys: &Keys, report: &mut Report) -> Result<(i64, bool)> {
     );
     ensure!(
         leave == enter || leave == 2 * enter,
-        "final_conv.weight gives {leave} channels, want {enter}, or {} with `learned_variance`",
+        "final_conv.weight returns {leave} channels, want {enter}, or {} with `learned_variance`",
         2 * enter
     );
     let from = "shapes of init_conv.weight and final_conv.weight";
@@ -172,7 +175,7 @@ fn multipliers(keys: &Keys, base_width: i64, report: &mut Report) -> Result<Vec<
             let width = axis(keys, &key, 4, 0)?;
             ensure!(
                 width % base_width == 0,
-                "tensor {key} gives {width} channels, want a multiple of {base_width} (`dim`)"
+                "tensor {key} returns {width} channels, want a multiple of {base_width} (`dim`)"
             );
             Ok(width / base_width)
         })
@@ -206,19 +209,19 @@ fn attention(keys: &Keys, path: &str) -> Result<Attention> {
 
 fn note_attention(config: &LucidrainsConfig, hints: &Hints, report: &mut Report) -> Result<()> {
     let lists = [
-        ("--num-heads", "heads", hints.num_heads, &config.heads),
+        ("num_heads", "heads", hints.num_heads, &config.heads),
         (
-            "--head-channels",
+            "head_channels",
             "channels of a head",
             hints.head_channels,
             &config.head_channels,
         ),
     ];
-    for (flag, what, hint, found) in lists {
+    for (setting, what, hint, found) in lists {
         if let Some(hint) = hint {
             ensure!(
                 found.iter().all(|&n| n == hint),
-                "{flag} {hint}, but downs.*.2.mem_kv say {found:?}; leave it out"
+                "{setting} = {hint}: downs.*.2.mem_kv have {found:?}; leave {setting} out"
             );
         }
         report.fact(what, format!("{found:?}"), "shapes of downs.*.2.mem_kv");
@@ -246,7 +249,7 @@ fn norm(
     keys.shape(&format!("{first}.weight"), 1)?;
     report.fact("norm", "group", format!("{first}.weight"));
     report.assume(format!(
-        "{NORM_GROUPS} groups in the group norms, as the package's default: \
+        "{NORM_GROUPS} groups in the group norms, the package's default: \
          `resnet_block_groups` is not stored"
     ));
     let widths = multipliers.iter().map(|m| m * base_width);
@@ -272,15 +275,16 @@ fn image_size(levels: usize, hints: &Hints, report: &mut Report) -> Result<(i64,
         (factor, factor),
     );
     ensure!(
-        height > 0 && width > 0 && height % factor == 0 && width % factor == 0,
-        "--image-size {height}x{width}: want multiples of {factor}, as {levels} levels halve the \
-         image {} times",
-        levels - 1
+        [height, width]
+            .iter()
+            .all(|side| (1..=MAX_SIDE).contains(side) && side % factor == 0),
+        "image_size = {height}x{width}: for each side {}",
+        sides_wanted(factor)
     );
     Ok((height, width))
 }
 
-/// `p_sample_loop`: all T steps, the predicted image clipped, no noise at the last step.
+/// `p_sample_loop`: all T steps, predicted x_0 clipped, no noise at the last step.
 fn sampler(learned_variance: bool, hints: &Hints, report: &mut Report) -> SampleConfig {
     report.assume(
         "sampled step by step over all T steps: `sampling_timesteps` and `ddim_sampling_eta` are \
@@ -292,7 +296,7 @@ fn sampler(learned_variance: bool, hints: &Hints, report: &mut Report) -> Sample
         Sigma::Posterior
     };
     if let Some(sigma) = hints.sigma {
-        report.fact("sigma", format!("{sigma:?}"), "--sigma");
+        report.fact("sigma", spelled(&sigma), "--sigma");
     }
     if let Some(clip) = hints.clip_x0 {
         report.fact("clip x0", clip, "--clip-x0");

@@ -1,16 +1,17 @@
 //! Files of openai/improved-diffusion and openai/guided-diffusion: one `state_dict` each.
 //!
-//! A way's entries stand in one list. On the way up a resampling is part of the last block's entry of a
-//! level, behind the attention if there is one. Queries, keys and values are one weight, whose rows
-//! stand in one of two orders that the shapes do not tell apart; neither do they tell the heads.
+//! The way down is one list of entries, the way up another. On the way up a resampling is part of the last entry of
+//! a level, after the attention if there is one. Queries, keys and values are one weight, whose rows are in one of
+//! two orders; the shapes show neither the order nor the number of heads.
 
 use anyhow::{Result, bail, ensure};
 
 use super::Settings;
-use super::attention_unet::answers::{Answers, Question, settings};
-use super::attention_unet::modules::{AttentionNames, Grid, Names, Place, ResnetNames};
-use super::attention_unet::plan::{check, entries, plan};
+use super::attention_unet::hints::{HintReader, Question, settings};
+use super::attention_unet::layout::{check, entries, tensors};
+use super::attention_unet::names::{AttentionNames, Grid, Names, Place, ResnetNames};
 use super::attention_unet::shapes;
+use super::settings::spelled;
 use crate::checkpoint::AttentionOrder;
 use crate::checkpoint::{Family, Origin};
 use crate::config::{AttentionUNetConfig, Resample, Sigma};
@@ -27,7 +28,7 @@ const RESNET: ResnetNames = ResnetNames {
     shortcut: "skip_connection",
 };
 
-/// Whether the keys are this family's.
+/// True if the keys are this family's.
 pub(super) fn matches(keys: &Keys) -> bool {
     keys.has("time_embed.0.weight")
         && keys.has("input_blocks.0.0.weight")
@@ -37,33 +38,33 @@ pub(super) fn matches(keys: &Keys) -> bool {
 /// The settings behind a file's shapes and the hints.
 ///
 /// # Errors
-/// A tensor that is missing, too many or of an odd shape; a hint that cannot be.
+/// A tensor that is missing, too many or of an odd shape; an impossible hint.
 pub(super) fn infer(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<Settings> {
     let mut model = read(keys)?;
     shapes::note(&model, report);
-    report.fact("resampling", format!("{:?}", model.resample), "keys");
-    let mut answers = Answers::new(Family::Openai, &model, hints, report)?;
-    heads(&mut model, &mut answers)?;
+    report.fact("resampling", spelled(&model.resample), "keys");
+    let mut reader = HintReader::new(Family::Openai, &model, hints, report)?;
+    heads(&mut model, &mut reader)?;
     let mut origin = Origin::new(Family::Openai);
-    origin.attention_order = Some(attention_order(&model, &mut answers));
-    answers.need_image_size(&mut model)?;
-    let schedule = answers.need_schedule()?;
-    let timesteps = answers.need_timesteps()?;
-    model.time_scale = time_scale(timesteps, &mut answers);
-    let prediction = answers.prediction("all released files predict the noise");
+    origin.attention_order = Some(attention_order(&model, &mut reader));
+    reader.need_image_size(&mut model)?;
+    let schedule = reader.need_schedule()?;
+    let timesteps = reader.need_timesteps()?;
+    model.time_scale = time_scale(timesteps, &mut reader);
+    let prediction = reader.prediction("all released files predict the noise");
     let sigma = if model.learned_variance {
-        answers.learned_sigma()?
+        reader.learned_sigma()?
     } else {
         let why = "fixed large is its default without learn_sigma";
-        answers.fixed_sigma(Some((Sigma::Beta, why)))?
+        reader.fixed_sigma(Some((Sigma::Beta, why)))?
     };
-    let clip_x0 = answers.clip_x0(true);
-    model.dropout = answers.dropout()?;
-    answers.fact("norms", "32 groups, epsilon 1e-5");
+    let clip_x0 = reader.clip_x0(true);
+    model.dropout = reader.dropout()?;
+    reader.fact("norms", "32 groups, epsilon 1e-5");
     if model.resample == Resample::Conv {
-        answers.fact("downsampling", "padded all around");
+        reader.fact("downsampling", "padded all around");
     }
-    answers.fact("time embedding", "cosines first, frequency shift 0");
+    reader.fact("time embedding", "cosines first, frequency shift 0");
     Ok(settings(
         model,
         (timesteps.unwrap_or(1000), schedule, Vec::new()),
@@ -75,10 +76,10 @@ pub(super) fn infer(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<S
 
 /// Every tensor of a file.
 pub(super) fn layout(config: &AttentionUNetConfig, origin: &Origin) -> Vec<Entry> {
-    entries(plan(config, &names(origin.attention_order)))
+    entries(tensors(config, &names(origin.attention_order)))
 }
 
-/// What shapes and keys say, held against the whole file.
+/// The settings behind shapes and keys, checked against the whole file.
 fn read(keys: &Keys) -> Result<AttentionUNetConfig> {
     let names = names(None);
     let grid = grid(keys)?;
@@ -93,19 +94,19 @@ fn read(keys: &Keys) -> Result<AttentionUNetConfig> {
     if keys.has(CLASSES) {
         model.classes = Some(shapes::size(keys, CLASSES, 2, 0)?);
     }
-    check(keys, &plan(&model, &names))?;
+    check(keys, &tensors(&model, &names))?;
     Ok(model)
 }
 
-/// Levels and blocks: the way up is cut into levels by its resamplings, which stand out there (on the
-/// way down a resampling block looks like any other).
+/// Levels and blocks: the resamplings cut the way up into levels (on the way down a resampling block looks like
+/// any other).
 fn grid(keys: &Keys) -> Result<Grid> {
     let length = list_length(keys, "input_blocks")?;
     let up = list_length(keys, "output_blocks")?;
     ensure!(
         up > 0,
-        "no tensor begins with output_blocks: guided-diffusion's classifiers look like this; want a \
-         network that denoises"
+        "no tensor name begins with output_blocks, as in guided-diffusion's classifiers; want a \
+         denoising network"
     );
     let cuts: Vec<usize> = (0..up).filter(|&index| upsamples(keys, index)).collect();
     let blocks = cuts.first().copied().unwrap_or(up - 1);
@@ -118,7 +119,7 @@ fn grid(keys: &Keys) -> Result<Grid> {
     ensure!(
         blocks > 0 && regular && length == entries && up == entries,
         "input_blocks and output_blocks have {length} and {up} entries, with an upsampling in \
-         output_blocks {cuts:?}; want as many in both, and an upsampling after as many blocks in every \
+         output_blocks {cuts:?}; want the same number in both, and an upsampling after the same number of blocks in every \
          level but the last: the file is cut off or damaged"
     );
     Grid::new(levels, blocks, keys)
@@ -132,9 +133,9 @@ fn list_length(keys: &Keys, list: &str) -> Result<usize> {
         let index = key.split('.').next().and_then(|i| i.parse::<usize>().ok());
         if index.is_none_or(|index| index >= length) {
             bail!(
-                "there is {list}.{key} but nothing in {list}.{length}: a network made with \
-                 conv_resample=False, whose resampling has no weights, is not supported; if this is \
-                 another one, the file is damaged"
+                "there is {list}.{key} but nothing in {list}.{length}: networks made with \
+                 conv_resample=False, whose resampling has no weights, are not supported; any other \
+                 file is damaged"
             );
         }
     }
@@ -147,31 +148,31 @@ fn upsamples(keys: &Keys, index: usize) -> bool {
         .any(|part| keys.any(&format!("output_blocks.{index}.{part}.")))
 }
 
-/// Sets the heads, which are said by their number or by their channels.
-fn heads(model: &mut AttentionUNetConfig, answers: &mut Answers) -> Result<()> {
-    let number = answers.take(Question {
+/// Sets the heads, given by their number or by their channels.
+fn heads(model: &mut AttentionUNetConfig, reader: &mut HintReader) -> Result<()> {
+    let number = reader.take(Question {
         field: |h| h.num_heads,
         flag: "--num-heads N",
         about: "",
     });
-    let channels = answers.take(Question {
+    let channels = reader.take(Question {
         field: |h| h.head_channels,
         flag: "--head-channels N",
         about: "",
     });
-    let upsample = answers.take(Question {
+    let upsample = reader.take(Question {
         field: |h| h.num_heads_upsample,
         flag: "--num-heads-upsample N",
         about: "",
     });
     ensure!(
         channels.is_none() || (number.is_none() && upsample.is_none()),
-        "--head-channels says the number of heads; leave --num-heads and --num-heads-upsample out"
+        "head_channels determines the number of heads; leave num_heads and num_heads_upsample out"
     );
     if number.is_none() && channels.is_none() {
-        answers.lacks(
+        reader.lacks(
             "--num-heads N or --head-channels N",
-            "attention heads (num_heads, 4 by default), or channels of one (num_head_channels, often \
+            "attention heads (num_heads, 4 by default), or channels per head (num_head_channels, often \
              64)",
         );
     }
@@ -181,7 +182,7 @@ fn heads(model: &mut AttentionUNetConfig, answers: &mut Answers) -> Result<()> {
     check_heads(model)
 }
 
-/// Widths with attention, and whether on the way up.
+/// Widths with attention; true on the way up.
 fn attentions(model: &AttentionUNetConfig) -> Vec<(i64, bool)> {
     let level = |on: &[bool], up: bool| -> Vec<(i64, bool)> {
         let both = model.widths.iter().zip(on);
@@ -198,51 +199,51 @@ fn attentions(model: &AttentionUNetConfig) -> Vec<(i64, bool)> {
 
 fn check_heads(model: &AttentionUNetConfig) -> Result<()> {
     for (width, up) in attentions(model) {
-        let parts = match (model.head_channels, model.heads_up) {
-            (Some(channels), _) => channels,
-            (None, Some(heads)) if up => heads,
-            (None, _) => model.heads,
+        let (setting, parts) = match (model.head_channels, model.heads_up) {
+            (Some(channels), _) => ("head_channels", channels),
+            (None, Some(heads)) if up => ("num_heads_upsample", heads),
+            (None, _) => ("num_heads", model.heads),
         };
         ensure!(
             parts > 0 && width % parts == 0,
-            "heads: {parts} (heads, or channels of one) do not divide an attention's {width} channels"
+            "{setting} = {parts}: want a divisor of the {width} channels of an attention"
         );
     }
     Ok(())
 }
 
-fn attention_order(model: &AttentionUNetConfig, answers: &mut Answers) -> AttentionOrder {
+fn attention_order(model: &AttentionUNetConfig, reader: &mut HintReader) -> AttentionOrder {
     let question = Question {
         field: |h| h.attention_order,
         flag: "--attention-order ORDER",
         about: "legacy (improved-diffusion always, guided-diffusion by default) or new \
                 (use_new_attention_order)",
     };
-    let hints = answers.hints();
+    let hints = reader.hints();
     let known_heads = hints.num_heads.is_some() || hints.head_channels.is_some();
     let mut attentions = attentions(model).into_iter();
     let one_head = known_heads && attentions.all(|(width, up)| model.heads_of(width, up) == 1);
     if one_head && hints.attention_order.is_none() {
-        answers.fact("attention order", "both are the same with one head");
+        reader.fact("attention order", "both are the same with one head");
         return AttentionOrder::Legacy;
     }
-    answers.need(question, AttentionOrder::Legacy)
+    reader.need(question, AttentionOrder::Legacy)
 }
 
-/// What t is multiplied by; 1000 / T is 1 in most files.
-fn time_scale(timesteps: Option<i64>, answers: &mut Answers) -> f64 {
+/// Factor on t; 1000 / T is 1 in most files.
+fn time_scale(timesteps: Option<i64>, reader: &mut HintReader) -> f64 {
     let question = Question {
         field: |h| h.rescale_timesteps,
         flag: "--rescale-timesteps BOOL",
-        about: "whether the network saw t · 1000 / T: improved-diffusion by default, guided-diffusion \
-                not; without meaning if T is 1000",
+        about: "true if the network saw t · 1000 / T: improved-diffusion does by default, guided-diffusion \
+                does not; no effect if T is 1000",
     };
     match timesteps {
         Some(1000) => 1.0,
-        Some(timesteps) if answers.need(question, false) => 1000.0 / timesteps as f64,
+        Some(timesteps) if reader.need(question, false) => 1000.0 / timesteps as f64,
         Some(_) => 1.0,
         None => {
-            answers.need(question, false);
+            reader.need(question, false);
             1.0
         }
     }

@@ -1,14 +1,14 @@
 //! Files of pesser/pytorch_diffusion: Ho et al.'s own weights, converted from TensorFlow.
 //!
-//! A file is one `state_dict`. Their `up.{i}` counts levels as ours does, from the full resolution.
-//! The code of ermongroup/ddim descends from it and has the same names.
+//! A file is one `state_dict`. Its `up.{i}` counts levels as ours does, from the full resolution.
+//! ermongroup/ddim descends from this code and uses the same names.
 
 use anyhow::Result;
 
 use super::Settings;
-use super::attention_unet::answers::{Answers, refuse_openai_hints, settings};
-use super::attention_unet::modules::{AttentionNames, Grid, Names, Place, ResnetNames, ours};
-use super::attention_unet::plan::{check, entries, plan};
+use super::attention_unet::hints::{HintReader, refuse_openai_hints, settings};
+use super::attention_unet::layout::{check, entries, tensors};
+use super::attention_unet::names::{AttentionNames, Grid, Names, Place, ResnetNames, ours};
 use super::attention_unet::shapes;
 use crate::checkpoint::{Family, Origin};
 use crate::config::{AttentionUNetConfig, Resample};
@@ -32,7 +32,7 @@ const NAMES: Names = Names {
     interleaved_sines: false,
 };
 
-/// Whether the keys are this family's.
+/// True if the keys are this family's.
 pub(super) fn matches(keys: &Keys) -> bool {
     keys.has("temb.dense.0.weight")
         && keys.has("down.0.block.0.temb_proj.weight")
@@ -42,7 +42,7 @@ pub(super) fn matches(keys: &Keys) -> bool {
 /// The settings behind a file's shapes and the hints.
 ///
 /// # Errors
-/// A tensor that is missing, too many or of an odd shape; a hint that cannot be.
+/// A tensor that is missing, too many or of an odd shape; an impossible hint.
 pub(super) fn infer(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<Settings> {
     refuse_openai_hints(hints, "pesser/pytorch_diffusion")?;
     let levels = keys.count(|level| format!("down.{level}."));
@@ -57,20 +57,20 @@ pub(super) fn infer(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<S
         scale_shift: false,
         ..read
     };
-    check(keys, &plan(&model, &NAMES))?;
+    check(keys, &tensors(&model, &NAMES))?;
     shapes::note(&model, report);
-    let mut answers = Answers::new(Family::Pesser, &model, hints, report)?;
-    answers.need_image_size(&mut model)?;
-    let timesteps = answers.family_timesteps(1000)?;
-    let (schedule, betas) = answers.linear_betas(timesteps, true)?;
-    let prediction = answers.prediction("Ho et al.'s networks all predict the noise");
-    let sigma = answers.fixed_sigma(None)?;
-    let clip_x0 = answers.clip_x0(true);
-    model.dropout = answers.dropout()?;
-    answers.fact("norms", "32 groups, epsilon 1e-6");
-    answers.fact("heads", "1");
-    answers.fact("downsampling", "padded on the right and at the bottom");
-    answers.fact("time embedding", "sines first, frequency shift 1");
+    let mut reader = HintReader::new(Family::Pesser, &model, hints, report)?;
+    reader.need_image_size(&mut model)?;
+    let timesteps = reader.family_timesteps(1000)?;
+    let (schedule, betas) = reader.linear_betas(timesteps, true)?;
+    let prediction = reader.prediction("Ho et al.'s networks all predict the noise");
+    let sigma = reader.fixed_sigma(None)?;
+    let clip_x0 = reader.clip_x0(true);
+    model.dropout = reader.dropout()?;
+    reader.fact("norms", "32 groups, epsilon 1e-6");
+    reader.fact("heads", "1");
+    reader.fact("downsampling", "padded on the right and at the bottom");
+    reader.fact("time embedding", "sines first, frequency shift 1");
     Ok(settings(
         model,
         (timesteps, schedule, betas),
@@ -82,7 +82,7 @@ pub(super) fn infer(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<S
 
 /// Every tensor of a file.
 pub(super) fn layout(config: &AttentionUNetConfig, _origin: &Origin) -> Vec<Entry> {
-    entries(plan(config, &NAMES))
+    entries(tensors(config, &NAMES))
 }
 
 fn module(place: Place, grid: Grid) -> String {
@@ -98,7 +98,7 @@ fn module(place: Place, grid: Grid) -> String {
         Place::UpAttention { level, block } => format!("up.{level}.attn.{block}"),
         Place::Upsample { level, .. } => format!("up.{level}.upsample.conv"),
         Place::NormOut => "norm_out".into(),
-        // The first two have our names; their code knows no classes.
+        // The first two have our names; their code has no classes.
         Place::ConvIn | Place::ConvOut | Place::Classes => ours(place, grid),
     }
 }

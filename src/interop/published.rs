@@ -9,18 +9,18 @@ use super::hints::{Hints, Known};
 use crate::checkpoint::{AttentionOrder, Family};
 use crate::config::{AttentionUNetConfig, Prediction, Resample, ScheduleKind, Sigma};
 
-/// What the shapes in a known file say. All known files are of RGB images, without classes.
+/// The settings that the shapes in a known file show. All known files are of RGB images, without classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownShape {
     /// Channels after the first convolution.
     pub base_width: i64,
     /// Channels of each level.
     pub widths: Vec<i64>,
-    /// Residual blocks a level on the way down.
+    /// Residual blocks per level on the way down.
     pub blocks: i64,
-    /// Levels with attention, on both ways.
+    /// Levels with attention, down and up alike.
     pub attention: Vec<bool>,
-    /// Twice the channels come out.
+    /// The output has twice the channels.
     pub learned_variance: bool,
     /// The time embedding scales and shifts.
     pub scale_shift: bool,
@@ -29,7 +29,7 @@ pub struct KnownShape {
 }
 
 impl Known {
-    /// Everything published about it that its shapes do not say.
+    /// Everything published about it that its shapes do not show.
     pub fn hints(self) -> Hints {
         let cosine = (ScheduleKind::Cosine, 4000);
         let linear = (ScheduleKind::Linear, 1000);
@@ -44,10 +44,10 @@ impl Known {
         }
     }
 
-    /// What is published about it where `given` says nothing.
+    /// The given hints, completed by the published ones.
     pub fn over(self, given: &Hints) -> Hints {
         let own = self.hints();
-        // Heads are said in one of two ways: a given one puts the published one aside.
+        // Heads are given in one of two ways: a given one replaces the published one.
         let heads_given = given.num_heads.is_some() || given.head_channels.is_some();
         let heads = if heads_given { given } else { &own };
         Hints {
@@ -68,7 +68,7 @@ impl Known {
         }
     }
 
-    /// What its shapes say.
+    /// The settings that its shapes show.
     pub fn shape(self) -> KnownShape {
         let lsun: (&[i64], &[usize]) = (&[128, 128, 256, 256, 512, 512], &[4]);
         let guided: (&[i64], &[usize]) = (&[256, 256, 512, 512, 1024, 1024], &[3, 4, 5]);
@@ -98,7 +98,7 @@ impl Known {
         }
     }
 
-    /// The known files whose shapes a network has.
+    /// The known files of the same shapes as a network.
     pub fn like(model: &AttentionUNetConfig) -> Vec<Known> {
         let all = Known::value_variants().iter().copied();
         all.filter(|known| known.shape().differences(model).is_empty())
@@ -107,7 +107,7 @@ impl Known {
 }
 
 impl KnownShape {
-    /// What a network has otherwise, one "what is this, not that" each.
+    /// The differences of a network, each as "NAME SEEN instead of WANTED".
     pub fn differences(&self, model: &AttentionUNetConfig) -> Vec<String> {
         let mut found = Vec::new();
         let mut compare = |what: &str, seen: String, want: String| {
@@ -122,7 +122,7 @@ impl KnownShape {
             text(&self.base_width),
         );
         compare("widths", text(&model.widths), text(&self.widths));
-        compare("blocks a level", text(&model.blocks), text(&self.blocks));
+        compare("blocks per level", text(&model.blocks), text(&self.blocks));
         for (way, seen) in [("down", &model.attention_down), ("up", &model.attention_up)] {
             let what = format!("attention, way {way},");
             compare(&what, text(seen), text(&self.attention));
@@ -147,7 +147,7 @@ fn text(value: &impl std::fmt::Debug) -> String {
     format!("{value:?}")
 }
 
-/// What all of OpenAI's unconditional files have, heads apart.
+/// The hints that all of OpenAI's unconditional files share, without the heads.
 fn openai(side: i64, process: (ScheduleKind, i64), rescale: bool, dropout: f64) -> Hints {
     Hints {
         attention_order: Some(AttentionOrder::Legacy),

@@ -1,4 +1,4 @@
-//! The code bases whose files are known: which of them a file is of, and what each makes of it.
+//! The code bases whose files are known: how a file is recognised and what it is read as.
 
 use anyhow::{Result, bail};
 
@@ -12,7 +12,7 @@ use super::{diffusers, keras, lucidrains, openai, pesser, w86763777};
 use crate::checkpoint::{Family, Origin};
 use crate::config::{ModelConfig, RunConfig};
 
-/// What some families keep beside their weights.
+/// Extra values that some families store beside their weights.
 #[derive(Debug, Default)]
 pub(super) struct Extras {
     /// lucidrains' tables and version.
@@ -59,14 +59,14 @@ impl Family {
             Family::Lucidrains => lucidrains::infer(keys, &extras.buffers, hints, report),
             Family::KerasDdpm => keras::infer(keys, &extras.layers, hints, report),
             Family::Ddpm => bail!(
-                "these are weights under this program's own names, and they do not say the settings that go with them; name them with --config FILE.toml (config.toml of the run)"
+                "these are weights under this program's own names, without settings; give config, the config.toml of their run"
             ),
         }
     }
 }
 
 impl Settings {
-    /// How the family names and arranges the tensors of this network, in a file with `keys`, or in a new
+    /// The family's names and arrangement of the tensors of this network, in a file with `keys`, or in a new
     /// one if there are none.
     ///
     /// # Errors
@@ -87,19 +87,19 @@ impl Settings {
             (Family::Openai, UnetAttention(m)) => openai::layout(m, origin),
             (Family::Lucidrains, Lucidrains(m)) => lucidrains::layout(m),
             (Family::KerasDdpm, model) => keras::layout(model, self.diffusion.timesteps, keys)?,
-            (family, other) => bail!("{family} has no network like {:?}", other.kind()),
+            (family, other) => bail!("{family} has no network like {}", other.kind().name()),
         })
     }
 }
 
-/// Whether these are the names of a network that only we call so: a U-Net of Keras-DDPM or its units.
+/// True for names of our own: a U-Net of Keras-DDPM, or its Gated Attention Units, under our keys.
 fn own_network(keys: &Keys) -> bool {
     let u_net = keys.has("down.0.0.conv1.weight")
         && (keys.has("mid.norm.weight") || keys.has("mid.norm1.weight"));
     u_net || (keys.has("patch_in.weight") && keys.has("layers.0.q_affine.weight"))
 }
 
-/// Weights under our own names, with the settings that the user gives.
+/// Weights under our own names, with settings given by the user.
 pub(super) fn own(config: &RunConfig) -> Settings {
     Settings {
         model: config.model.clone(),

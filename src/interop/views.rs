@@ -3,13 +3,13 @@
 use anyhow::{Result, bail, ensure};
 
 use super::keys::Keys;
-use crate::checkpoint::{Family, Which};
+use crate::checkpoint::{Family, Weights};
 use crate::formats::weights_file::{Node, TensorSlot};
 
 /// Deepest nesting that is searched.
 const MOST_DEPTH: usize = 4;
 
-/// A key of each family that stands at the top of its `state_dict`.
+/// For each family, a key at the top of its `state_dict`.
 const TOP_KEYS: [&str; 8] = [
     "conv_in.weight",
     "input_blocks.0.0.weight",
@@ -27,21 +27,21 @@ const TOP_KEYS: [&str; 8] = [
 pub(super) struct View<'a> {
     /// The family whose network it fits.
     pub(super) family: Family,
-    /// Keys that lead to it, then its prefix, as in `ema.ema_model.model`.
+    /// Path of keys to it, then its prefix, as in `ema.ema_model.model`.
     pub(super) path: String,
-    /// The dict it stands in.
+    /// The dict that holds it.
     pub(super) group: &'a [(String, Node)],
-    /// What its keys there start with, for example `ema_model.model.`.
+    /// Prefix of its keys there, for example `ema_model.model.`.
     pub(super) prefix: String,
     /// Its keys without the prefix.
     pub(super) keys: Keys,
 }
 
 impl<'a> View<'a> {
-    /// All of a file that is known to be of `family`.
+    /// The whole of a file known to be of `family`.
     ///
     /// # Errors
-    /// A file that is no dict of tensors.
+    /// A file that is not a dict of tensors.
     pub(super) fn whole(family: Family, root: &'a Node) -> Result<View<'a>> {
         let Node::Group(group) = root else {
             bail!("it is {}, want a dict of tensors", root.kind());
@@ -57,7 +57,7 @@ impl<'a> View<'a> {
 }
 
 impl View<'_> {
-    /// Whether its path speaks of averaged weights.
+    /// True if its path names averaged weights.
     pub(super) fn is_average(&self) -> bool {
         let path = self.path.to_ascii_lowercase();
         path.contains("ema") && !path.contains("online")
@@ -101,7 +101,7 @@ fn search<'a>(node: &'a Node, path: &mut Vec<String>, found: &mut Vec<View<'a>>)
         .flat_map(|(key, _)| TOP_KEYS.iter().filter_map(move |top| key.strip_suffix(top)))
         .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
         .collect();
-    // Keras numbers its layers on and on in one process, so no key of its files is certain.
+    // Keras numbers layers through a whole process, so no key of its files is certain.
     if all.iter().any(|(key, _)| key.ends_with("/embeddings:0")) {
         prefixes.push("");
     }
@@ -133,49 +133,55 @@ fn search<'a>(node: &'a Node, path: &mut Vec<String>, found: &mut Vec<View<'a>>)
     }
 }
 
-/// The one that is meant: named by `key`, else the averaged or the raw one, else the only one.
+/// The view to read: named by `key`, else the averaged or the raw one, else the only one.
 ///
 /// # Errors
-/// None, or several that nothing tells apart; the error lists them.
+/// No view, or several that are indistinguishable; the error lists them.
 pub(super) fn choose<'a>(
     mut views: Vec<View<'a>>,
-    which: Which,
+    weights: Weights,
     key: Option<&str>,
 ) -> Result<View<'a>> {
     let listing = |views: &[View]| {
         let paths: Vec<String> = views
             .iter()
-            .map(|v| format!("\n  --key {:?} ({})", v.path, v.family))
+            .map(|v| format!("\n  key = {:?} ({})", v.path, v.family))
             .collect();
         paths.concat()
     };
-    ensure!(
-        !views.is_empty(),
-        "it holds no weights of a network that is known here"
-    );
+    ensure!(!views.is_empty(), "it holds no weights of a known network");
     if let Some(key) = key {
         let all = listing(&views);
         views.retain(|v| v.path == key);
-        ensure!(!views.is_empty(), "nothing at --key {key}; there are:{all}");
+        ensure!(
+            !views.is_empty(),
+            "key = {key:?}: nothing there; it has:{all}"
+        );
     }
     if views.len() > 1 {
-        let wanted = which == Which::Ema;
+        let wanted = weights == Weights::Ema;
         let matching = views.iter().filter(|v| v.is_average() == wanted).count();
         if matching > 0 {
             views.retain(|v| v.is_average() == wanted);
         }
     }
     // lucidrains keeps the trained weights twice: alone, and beside their average.
-    if views.len() > 1 && which == Which::Raw && views.iter().any(|v| !v.path.contains("online")) {
+    if views.len() > 1
+        && weights == Weights::Raw
+        && views.iter().any(|v| !v.path.contains("online"))
+    {
         views.retain(|v| !v.path.contains("online"));
     }
     if views.len() > 1 {
-        bail!("it holds several networks; say which:{}", listing(&views));
+        bail!(
+            "it holds several networks; choose one by key:{}",
+            listing(&views)
+        );
     }
     let view = views.remove(0);
     ensure!(
-        which == Which::Ema || key.is_some() || !view.is_average(),
-        "it holds averaged weights only (at {:?}); leave out --raw",
+        weights == Weights::Ema || key.is_some() || !view.is_average(),
+        "it holds averaged weights only (at {:?}), no raw weights; ask for EMA weights",
         view.path
     );
     Ok(view)

@@ -1,16 +1,16 @@
 //! Files of w86763777/pytorch-ddpm: one of the `state_dict`s in a `ckpt.pt`.
 //!
-//! Blocks and resamplings of a way stand in one list, and an attention is part of the block before it.
-//! The sinusoidal embedding is a frozen table with a row for every t, which gives T away.
+//! Blocks and resamplings of the way down, and of the way up, form one list, and an attention is part of the block
+//! before it. The sinusoidal embedding is a frozen table with a row for every t, which shows T.
 
 use anyhow::{Result, ensure};
 
 use super::Settings;
-use super::attention_unet::answers::{
-    Answers, check_timesteps, refuse_openai_hints, set_image_size, settings,
+use super::attention_unet::hints::{
+    HintReader, check_timesteps, refuse_openai_hints, set_image_size, settings,
 };
-use super::attention_unet::modules::{AttentionNames, Grid, Names, Place, ResnetNames, ours};
-use super::attention_unet::plan::{Planned, check, entries, plan};
+use super::attention_unet::layout::{TheirTensor, check, entries, tensors};
+use super::attention_unet::names::{AttentionNames, Grid, Names, Place, ResnetNames, ours};
 use super::attention_unet::shapes;
 use crate::checkpoint::{Family, Origin};
 use crate::config::{AttentionUNetConfig, Resample};
@@ -36,7 +36,7 @@ const NAMES: Names = Names {
     interleaved_sines: true,
 };
 
-/// Whether the keys are this family's.
+/// True if the keys are this family's.
 pub(super) fn matches(keys: &Keys) -> bool {
     keys.has(TABLE) && keys.has("head.weight") && keys.has("middleblocks.0.block1.0.weight")
 }
@@ -45,7 +45,7 @@ pub(super) fn matches(keys: &Keys) -> bool {
 /// file's `x_T`, the noise its sample images start from: `[N, C, H, W]`.
 ///
 /// # Errors
-/// A tensor that is missing, too many or of an odd shape; a hint that cannot be.
+/// A tensor that is missing, too many or of an odd shape; an impossible hint.
 pub(super) fn infer(
     keys: &Keys,
     x_t: Option<&[i64]>,
@@ -65,28 +65,29 @@ pub(super) fn infer(
     check(keys, &whole(&model, timesteps))?;
     shapes::note(&model, report);
     report.fact("timesteps", timesteps, TABLE);
-    let mut answers = Answers::new(Family::W86763777, &model, hints, report)?;
+    let mut reader = HintReader::new(Family::W86763777, &model, hints, report)?;
     ensure!(
         hints.timesteps.is_none_or(|given| given == timesteps),
-        "--timesteps says otherwise than {TABLE}, which has {timesteps} rows; leave the flag out"
+        "timesteps = {}: {TABLE} has {timesteps} rows; leave timesteps out",
+        hints.timesteps.unwrap_or_default()
     );
-    image_size(&mut model, x_t, &mut answers)?;
-    let (schedule, betas) = answers.linear_betas(timesteps, false)?;
-    let prediction = answers.prediction("epsilon is its default, and the file does not say");
-    let why = "fixedlarge is its default, and the file does not say";
-    let sigma = answers.fixed_sigma(Some((crate::config::Sigma::Beta, why)))?;
-    let clip_x0 = answers.clip_x0(false);
-    model.dropout = answers.dropout()?;
+    image_size(&mut model, x_t, &mut reader)?;
+    let (schedule, betas) = reader.linear_betas(timesteps, false)?;
+    let prediction = reader.prediction("epsilon is its default, and the file does not name it");
+    let why = "fixedlarge is its default, and the file does not name it";
+    let sigma = reader.fixed_sigma(Some((crate::config::Sigma::Beta, why)))?;
+    let clip_x0 = reader.clip_x0(false);
+    model.dropout = reader.dropout()?;
     if !clip_x0 {
-        answers.fact(
-            "why nothing is clipped",
+        reader.fact(
+            "why x_0 is not clipped",
             "its sampler computes the mean from x_0 before it clips that",
         );
     }
-    answers.fact("norms", "32 groups, epsilon 1e-5");
-    answers.fact("heads", "1");
-    answers.fact("downsampling", "padded all around");
-    answers.fact("time embedding", "frequency shift 0, columns reordered");
+    reader.fact("norms", "32 groups, epsilon 1e-5");
+    reader.fact("heads", "1");
+    reader.fact("downsampling", "padded all around");
+    reader.fact("time embedding", "frequency shift 0, columns reordered");
     Ok(settings(
         model,
         (timesteps, schedule, betas),
@@ -102,9 +103,9 @@ pub(super) fn layout(config: &AttentionUNetConfig, _origin: &Origin, timesteps: 
 }
 
 /// The network's tensors and the frozen table before them.
-fn whole(config: &AttentionUNetConfig, timesteps: i64) -> Vec<Planned> {
+fn whole(config: &AttentionUNetConfig, timesteps: i64) -> Vec<TheirTensor> {
     let dim = config.time_channels;
-    let table = Planned {
+    let table = TheirTensor {
         entry: Entry {
             theirs: TABLE.to_owned(),
             ours: Vec::new(),
@@ -112,7 +113,9 @@ fn whole(config: &AttentionUNetConfig, timesteps: i64) -> Vec<Planned> {
         },
         shape: vec![timesteps, dim],
     };
-    std::iter::once(table).chain(plan(config, &NAMES)).collect()
+    std::iter::once(table)
+        .chain(tensors(config, &NAMES))
+        .collect()
 }
 
 /// Levels and blocks: a list of blocks is cut into levels by its resamplings.
@@ -129,7 +132,7 @@ fn grid(keys: &Keys) -> Result<Grid> {
         .all(|(i, &cut)| cut == i * (blocks + 1) + blocks);
     ensure!(
         blocks > 0 && regular && length + 1 == levels * (blocks + 1),
-        "downblocks has {length} entries with a resampling at {cuts:?}, want one after as many blocks in \
+        "downblocks has {length} entries with a resampling at {cuts:?}, want one after the same number of blocks in \
          every level but the last: the file is cut off or damaged"
     );
     Grid::new(levels, blocks, keys)
@@ -138,27 +141,27 @@ fn grid(keys: &Keys) -> Result<Grid> {
 fn image_size(
     model: &mut AttentionUNetConfig,
     x_t: Option<&[i64]>,
-    answers: &mut Answers,
+    reader: &mut HintReader,
 ) -> Result<()> {
     let Some(shape) = x_t else {
-        return answers.need_image_size(model);
+        return reader.need_image_size(model);
     };
     let &[_, channels, height, width] = shape else {
         anyhow::bail!("x_T is {shape:?}, want four dimensions: images, channels, height, width");
     };
     ensure!(
         channels == model.channels,
-        "x_T is {shape:?}, but the network takes {} channels",
+        "x_T is {shape:?}, but the network has {} channels",
         model.channels
     );
-    if let Some((h, w)) = answers.hints().image_size {
+    if let Some((h, w)) = reader.hints().image_size {
         ensure!(
             (h, w) == (height, width),
-            "--image-size says {h} × {w}, but x_T in the file is {shape:?}; leave the flag out"
+            "image_size = {h} × {w}: x_T in the file is {shape:?}; leave image_size out"
         );
     }
     set_image_size(model, (height, width), "x_T")?;
-    answers.seen("image size", &format!("{height} × {width}"), "x_T");
+    reader.seen("image size", &format!("{height} × {width}"), "x_T");
     Ok(())
 }
 
@@ -181,7 +184,7 @@ fn module(place: Place, grid: Grid) -> String {
         Place::Upsample { level, .. } => format!("upblocks.{}.main", up(level, grid.blocks + 1)),
         Place::NormOut => "tail.0".into(),
         Place::ConvOut => "tail.2".into(),
-        // Their code knows no classes.
+        // Their code has no classes.
         Place::Classes => ours(place, grid),
     }
 }

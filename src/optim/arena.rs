@@ -1,6 +1,6 @@
 //! All parameters as views of one flat tensor, all gradients as views of another.
 //!
-//! On CPU the weights of convolutions lie there channels last, as oneDNN takes and gives them (docs/performance.md).
+//! On CPU the weights of convolutions lie there channels last, as oneDNN reads and writes them (docs/performance.md).
 
 use std::sync::Arc;
 
@@ -100,7 +100,7 @@ impl Arena {
     }
 
     /// The tensors that LAMB adapts, each as one row of numbers: no biases, and no norm scales and shifts unless
-    /// `norms` says so.
+    /// `norms` is true.
     ///
     /// What starts at zero would hardly move otherwise: its norm is its first step's, and every later
     /// step is scaled to that.
@@ -123,7 +123,7 @@ impl Arena {
         self.layout.clone()
     }
 
-    /// As [`state_dict`](Arena::state_dict), in the form that the loaders take.
+    /// As [`state_dict`](Arena::state_dict), in the form that the loaders accept.
     pub fn as_params(&self, flat: &Tensor) -> Vec<Param> {
         self.state_dict(flat)
             .into_iter()

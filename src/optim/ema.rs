@@ -19,7 +19,7 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// An average of nothing yet.
+    /// An average over zero steps.
     pub fn new(arena: &Arena, momentum: f64) -> Ema {
         Ema {
             flat: arena.zeros_like(),
@@ -46,7 +46,7 @@ impl Ema {
     }
 }
 
-/// What a running sum started at zero is divided by: `1 - momentum^steps`, accurate also where the power is close to 1.
+/// Divisor of a running sum started at zero: `1 - momentum^steps`, accurate also where the power is close to 1.
 pub fn bias_correction(momentum: f64, steps: u64) -> f64 {
     -(steps as f64 * momentum.ln()).exp_m1()
 }

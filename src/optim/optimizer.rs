@@ -7,7 +7,7 @@ use super::Arena;
 use crate::config::{OptimConfig, OptimizerKind};
 use crate::native::{self, AdamStep};
 
-/// What a step depends on besides gradients and moments.
+/// Inputs of a step besides gradients and moments.
 ///
 /// Ours is `adam_t = step + 1` and the multiplier at `step`, with `step` counted from 0; the
 /// original Keras code has a data race here, and these arguments replay either outcome.
@@ -27,12 +27,12 @@ pub struct Optimizer {
     /// Second moments, `[P]` f32.
     pub exp_avg_sq: Tensor,
     config: OptimConfig,
-    /// Adam's step number on the device, as the fused kernel wants it.
+    /// Adam's step number on the device, as the fused kernel expects it.
     adam_t: Tensor,
     lamb: Option<Lamb>,
 }
 
-/// What LAMB needs besides Adam.
+/// Buffers LAMB needs besides Adam's.
 #[derive(Debug)]
 struct Lamb {
     /// Adam's update, `[P]`.
@@ -66,7 +66,7 @@ impl Optimizer {
     /// One step on `arena.params` from `arena.grads`; none if the arena is frozen.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn step(&mut self, arena: &Arena, inputs: StepInputs) -> Result<()> {
         let _guard = no_grad_guard();
         let _ = self.adam_t.fill_(inputs.adam_t as f64);

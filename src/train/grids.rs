@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use tch::Tensor;
 
 use super::{Observer, Stop, Trainer};
-use crate::checkpoint::{RunFolder, Which};
+use crate::checkpoint::{RunFolder, Weights};
 use crate::config::RunConfig;
 use crate::images::to_array;
 use crate::native::KeptFilters;
@@ -37,7 +37,7 @@ pub(super) fn write(
     stop: &Stop,
     observer: &dyn Observer,
 ) -> Result<()> {
-    for which in [Which::Raw, Which::Ema] {
+    for which in [Weights::Raw, Weights::Ema] {
         let Some(images) = draw(config, trainer, which, stop, observer)? else {
             return Ok(());
         };
@@ -51,7 +51,7 @@ pub(super) fn write(
 fn draw(
     config: &RunConfig,
     trainer: &Trainer,
-    which: Which,
+    which: Weights,
     stop: &Stop,
     observer: &dyn Observer,
 ) -> Result<Option<Tensor>> {
@@ -72,8 +72,8 @@ fn draw(
     };
     let sampler = Sampler::Ddpm(Ddpm::new(settings));
     let weights = match which {
-        Which::Raw => trainer.arena.params.detach(),
-        Which::Ema => trainer.ema.corrected(&trainer.arena),
+        Weights::Raw => trainer.arena.params.detach(),
+        Weights::Ema => trainer.ema.corrected(&trainer.arena),
     };
     let evaluations = (levels.len() * wanted.batches().count()) as u32;
     let limit = TimeLimit::new(

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::checkpoint::Usual;
+use crate::checkpoint::RunningStats;
 use crate::optim::Arena;
 
 /// Good steps before a large number counts as an explosion: there are no running means to compare the first with.
@@ -68,16 +68,16 @@ impl Guard {
     }
 
     /// The running means, to be saved; `None` before the first step. Waits for the device.
-    pub fn running_stats(&self) -> Option<Usual> {
-        (self.seen > 0).then(|| Usual {
+    pub fn running_stats(&self) -> Option<RunningStats> {
+        (self.seen > 0).then(|| RunningStats {
             ln: [0, 1].map(|i| self.running_stats.double_value(&[i]) as f32),
             steps: self.seen,
         })
     }
 
     /// Continues from saved running means, or starts afresh without any.
-    pub fn restore(&mut self, stats: Option<Usual>) {
-        let Usual { ln, steps } = stats.unwrap_or_default();
+    pub fn restore(&mut self, stats: Option<RunningStats>) {
+        let RunningStats { ln, steps } = stats.unwrap_or_default();
         self.running_stats = Tensor::from_slice(&ln).to_device(self.running_stats.device());
         self.seen = steps;
     }

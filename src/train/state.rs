@@ -25,7 +25,7 @@ pub(super) fn flats(trainer: &Trainer) -> [Tensor; 4] {
 /// The metadata that a resume needs besides tensors.
 pub(super) fn meta(trainer: &Trainer, config: &RunConfig, environment: &str) -> Meta {
     let history = History {
-        usual: trainer.guard.running_stats(),
+        running_stats: trainer.guard.running_stats(),
         ..trainer.history.clone()
     };
     Meta {
@@ -50,7 +50,7 @@ pub(super) fn restore(trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<
     trainer.step = checkpoint.meta.step;
     trainer.ema.steps = checkpoint.meta.ema_steps;
     trainer.history = checkpoint.meta.history.clone();
-    trainer.guard.restore(trainer.history.usual);
+    trainer.guard.restore(trainer.history.running_stats);
     trainer.guard.release(&trainer.arena, 0);
     Ok(())
 }

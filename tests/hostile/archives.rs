@@ -1,4 +1,4 @@
-//! Archives and older files whose parts lie about each other.
+//! Archives and older files whose parts contradict each other.
 
 use ddpm::formats::read_state_dict;
 
@@ -177,7 +177,7 @@ fn a_directory_that_lies_is_refused() {
         (28, &[0xff, 0xff][..]),         // a name longer than the file
         (30, &[0xff, 0xff]),             // fields longer than the file
         (42, &[0xf0, 0xff, 0xff, 0x7f]), // a header behind the end
-        (42, &[1, 0, 0, 0]),             // a header that is none
+        (42, &[1, 0, 0, 0]),             // not a header
     ] {
         refused("entry.pt", &patch(&zip, CENTRAL, 0, offset, new), "");
     }

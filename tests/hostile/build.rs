@@ -1,4 +1,4 @@
-//! Pickles, archives and headers that no honest program writes, and how a refusal is checked.
+//! Builders of hostile pickles, archives and headers, and checks of refusals.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,7 @@ impl Drop for MemoryBound {
     }
 }
 
-/// The whole chain of the error that reading the bytes as a file `name` ends in.
+/// The whole chain of the error from reading the bytes as a file `name`.
 ///
 /// The message has to name the file, and reading may leave nothing else in its folder.
 pub(crate) fn refusal(name: &str, bytes: &[u8]) -> String {
@@ -56,7 +56,7 @@ fn only_file(folder: &Path) {
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1);
 }
 
-/// Asserts that the file is refused and the message says `words`.
+/// Asserts that the file is refused with a message that contains `words`.
 #[track_caller]
 pub(crate) fn refused(name: &str, bytes: &[u8], words: &str) {
     let message = refusal(name, bytes);

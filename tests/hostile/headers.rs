@@ -1,4 +1,4 @@
-//! safetensors files whose headers lie.
+//! safetensors files with false headers.
 
 use crate::build::*;
 
@@ -27,7 +27,7 @@ fn lengths_of_the_header_are_held_against_the_file() {
     let _bound = memory_bound();
     let file = |length: u64, rest: &[u8]| [&length.to_le_bytes()[..], rest].concat();
     for length in [u64::MAX, 1 << 63, 1 << 40, (8 << 20) + 1] {
-        // A length that no header has is not taken for one.
+        // An impossible length is not read as a header's.
         let words = match length {
             ..=100_000_000 => format!("should take {length} bytes, wanted at most 8388608"),
             _ => "holds no weights that can be read".to_owned(),
@@ -106,7 +106,11 @@ fn headers_that_are_no_list_of_tensors_are_refused() {
     refused_header("[".repeat(100_000), 0, "");
     refused_header(format!("{{\"w\":{}", "[".repeat(100_000)), 0, "");
     refused_header(one("F99", "[1]", 0, 4), 4, "unknown variant `F99`");
-    refused_header(one("F8_E4M3", "[4]", 0, 4), 4, "which libtorch has not");
+    refused_header(
+        one("F8_E4M3", "[4]", 0, 4),
+        4,
+        "which libtorch does not have",
+    );
 }
 
 #[test]
@@ -130,7 +134,7 @@ fn keys_that_stand_twice_are_refused() {
     let _bound = memory_bound();
     let w = entry("w", "U8", "[4]", 0, 4);
     let escaped = w.replace("\"w\"", "\"\\u0077\"");
-    let words = "the key \"w\" stands twice";
+    let words = "the key \"w\" is there twice";
     refused_header(header(&[w.clone(), w.clone()]), 4, words);
     refused_header(header(&[w.clone(), escaped]), 4, words);
     let metadata = "\"__metadata__\":{\"w\":\"1\",\"w\":\"2\"}".to_owned();

@@ -1,4 +1,4 @@
-//! Files whose names and shapes describe networks that cannot be.
+//! Files whose names and shapes describe impossible networks.
 
 use std::path::Path;
 
@@ -89,7 +89,7 @@ fn units_of_no_size_or_too_much_are_refused() {
         65_536,
         "want more than twice the 65536 rows",
     );
-    // Shapes that could be, of a network of which nothing is there.
+    // Possible shapes of a network without any data.
     network(192, 64, 131_200, 65_536, "[192, 0], want [192, 64]");
 }
 
@@ -125,16 +125,16 @@ fn u_nets_of_no_size_or_too_much_are_refused() {
     network(
         64,
         [huge, 64],
-        "0 residual blocks whose input is what came before",
+        "0 residual blocks with the output before as input",
     );
     network(
         64,
         [64, 64],
-        "4 residual blocks whose input is what came before",
+        "4 residual blocks with the output before as input",
     );
 }
 
-/// A file of ours that holds nothing and says that it is of this network.
+/// The error for a file of ours without tensors whose settings describe this network.
 fn said(edit: impl FnOnce(&mut ModelConfig), preset: Preset) -> String {
     let mut config = preset.config();
     edit(&mut config.model);

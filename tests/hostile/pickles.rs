@@ -1,4 +1,4 @@
-//! Pickles that are programs, bombs, or describe tensors that cannot be.
+//! Pickles that are programs, bombs, or describe impossible tensors.
 
 use ddpm::formats::pickle::Value;
 use ddpm::formats::pt::{self, PtFile};

@@ -8,7 +8,7 @@ use clap::builder::Resettable;
 
 use super::compute::ComputeArgs;
 use super::foreign::{ForeignArgs, SamplerHints};
-use crate::checkpoint::{Calibration, Which};
+use crate::checkpoint::{Calibration, Weights};
 use crate::cli::findings;
 use crate::cli::findings::ours;
 use crate::device::Chosen;
@@ -34,8 +34,8 @@ pub(in crate::cli) struct LoadArgs {
 
 impl LoadArgs {
     /// The weights that are asked for.
-    pub(in crate::cli) fn which(&self) -> Which {
-        if self.raw { Which::Raw } else { Which::Ema }
+    pub(in crate::cli) fn which(&self) -> Weights {
+        if self.raw { Weights::Raw } else { Weights::Ema }
     }
 
     /// The file of measurements that `ddpm calibrate` wrote for this checkpoint.
@@ -74,7 +74,7 @@ impl LoadArgs {
 }
 
 /// "EMA weights of step 1000" for our own files; other programs' files do not tell the step: "weights from FILE".
-pub(in crate::cli) fn weights_line(network: &Pretrained, which: Which, file: &Path) -> String {
+pub(in crate::cli) fn weights_line(network: &Pretrained, which: Weights, file: &Path) -> String {
     match (&network.report, network.meta.step) {
         (Some(_), _) | (None, 0) => format!("weights from {}", file.display()),
         (None, step) => format!("{which} weights of step {step}"),

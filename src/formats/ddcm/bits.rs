@@ -21,7 +21,7 @@ pub(super) fn pack(numbers: impl Iterator<Item = u32>, bits: u32) -> Vec<u8> {
     bytes
 }
 
-/// Numbers `numbers` of what [`pack`] made.
+/// Numbers `numbers` of the bytes from [`pack`].
 pub(super) fn unpack(bytes: &[u8], numbers: Range<usize>, bits: u32) -> Vec<u32> {
     let mask = (1 << bits) - 1;
     numbers
@@ -35,7 +35,7 @@ pub(super) fn unpack(bytes: &[u8], numbers: Range<usize>, bits: u32) -> Vec<u32>
         .collect()
 }
 
-/// Whether all bits from `used` on are 0.
+/// True if all bits from `used` on are 0.
 pub(super) fn rest_is_zero(bytes: &[u8], used: usize) -> bool {
     let first = bytes.get(used / 8).copied().unwrap_or(0);
     first >> (used % 8) == 0 && bytes.iter().skip(used / 8 + 1).all(|byte| *byte == 0)

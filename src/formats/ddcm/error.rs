@@ -1,4 +1,4 @@
-//! What can be wrong with a `.ddcm` file.
+//! Errors of `.ddcm` files.
 
 /// A file that is refused, or contents that the format cannot hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -11,7 +11,7 @@ pub enum DdcmError {
     },
     /// From a later program.
     #[error(
-        "version {version} of the format, this program knows version 1; decode it with a newer ddpm"
+        "version {version} of the format, this program reads version 1; decode it with a newer ddpm"
     )]
     Newer {
         /// The version it declares.
@@ -22,24 +22,24 @@ pub enum DdcmError {
     Truncated {
         /// Length of the file.
         found_bytes: usize,
-        /// Length that its header asks for, in words where the header itself is cut.
+        /// Length according to its header, in words if the header itself is cut.
         wanted: String,
     },
     /// Something follows the end.
     #[error("{bytes} bytes after its end, wanted none; copy or download it again")]
     Trailing {
-        /// How many.
+        /// Number of extra bytes.
         bytes: usize,
     },
-    /// Not what was written.
+    /// Altered after it was written.
     #[error(
         "the checksum does not fit: it was altered after it was written; copy or download it again"
     )]
     Altered,
-    /// Whole, and against the format's rules.
+    /// Whole, but against the format's rules.
     #[error("not what version 1 of the format allows: {what}")]
     Malformed {
-        /// What was found and what is wanted.
+        /// The finding and what is wanted.
         what: String,
     },
 }

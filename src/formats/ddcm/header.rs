@@ -1,4 +1,4 @@
-//! What the images of a `.ddcm` file have in common.
+//! The header of a `.ddcm` file: properties common to all its images.
 
 use std::ops::Range;
 
@@ -13,12 +13,12 @@ const MAX_TIMESTEPS: u32 = 1 << 20;
 const MAX_INDEX_BITS: u32 = 16;
 const MAX_VALUES: i64 = 1 << 28;
 
-/// All that decoding needs but the weights and the indices.
+/// Everything decoding needs besides weights and indices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DdcmHeader {
     /// BLAKE3 of the model's weights and settings.
     pub model_hash: [u8; 32],
-    /// What else changes decoding, such as the sigma of the reverse steps; at most 1024 bytes without control
+    /// Other settings that change decoding, such as the sigma of the reverse steps; at most 1024 bytes without control
     /// characters.
     pub settings: String,
     /// Time steps T of the model, 1 to 2^20.
@@ -31,9 +31,9 @@ pub struct DdcmHeader {
     pub codebook_seed: u64,
     /// Shape of an image, `[C, H, W]`; at most 2^28 values.
     pub chw: [i64; 3],
-    /// Whether the index of x_T is stored; else x_T is entry 0.
+    /// True if the index of x_T is stored; else x_T is entry 0.
     pub start_stored: bool,
-    /// Whether the index of the last reverse step is stored; else that step adds no noise.
+    /// True if the index of the last reverse step is stored; else that step adds no noise.
     pub last_stored: bool,
 }
 
@@ -55,7 +55,7 @@ impl DdcmHeader {
         self.codebook_size.ilog2()
     }
 
-    /// Refuses what the format cannot hold.
+    /// Refuses headers that the format cannot store.
     pub(super) fn check(&self) -> Result<(), DdcmError> {
         let ensure = |holds: bool, what: &dyn Fn() -> String| {
             if holds {
@@ -126,7 +126,7 @@ impl DdcmHeader {
         }
     }
 
-    /// Reads what [`push_to`](DdcmHeader::push_to) wrote, and checks it.
+    /// Reads the output of [`push_to`](DdcmHeader::push_to), and checks it.
     pub(super) fn parse(fields: &mut Fields) -> Result<DdcmHeader, DdcmError> {
         let flags = fields.u8()?;
         if flags & !(START_STORED | LAST_STORED) != 0 {

@@ -33,7 +33,7 @@ fn sample() -> Ddcm {
     Ddcm::new(header, &images).unwrap()
 }
 
-/// What `change` makes of a good file, with a checksum that fits.
+/// A good file after `change`, with a checksum that fits.
 fn resealed(change: impl FnOnce(&mut Vec<u8>)) -> DdcmError {
     let mut bytes = sample().to_bytes();
     bytes.truncate(bytes.len() - CHECKSUM_BYTES);
@@ -266,7 +266,7 @@ fn what_does_not_fit_is_not_written() {
     };
     let good = image(&header(), 0);
     let short = good[1..].to_vec();
-    assert!(new(header(), &[good.clone(), short]).contains("28 indices, its header says 29"));
+    assert!(new(header(), &[good.clone(), short]).contains("28 indices, wanted 29"));
     let mut large = good.clone();
     large[3] = 1024;
     assert!(new(header(), &[large]).contains("index 1024 into a codebook of 1024"));

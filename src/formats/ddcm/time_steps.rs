@@ -26,8 +26,8 @@ fn list_form(steps: &[u32]) -> Vec<u8> {
     bytes
 }
 
-/// `t_i = floor((a - b i) / c)`, if one of the usual slopes gives all steps: through both ends, which
-/// is every t or any `linspace`, or T / S, which is what "trailing" spacings have.
+/// `t_i = floor((a - b i) / c)`, if one of the usual slopes fits all steps: through both ends, for
+/// every t or any `linspace`, or T / S, for "trailing" spacings.
 fn line_form(timesteps: u32, steps: &[u32]) -> Option<Vec<u8>> {
     let count = steps.len() as u64;
     let through_ends = (u64::from(steps[0] - steps[steps.len() - 1]), count - 1);
@@ -62,7 +62,7 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// What [`push_steps`] wrote. Whether the steps fall is for the caller to check.
+/// Reads the output of [`push_steps`]. The caller checks that the steps fall.
 pub(super) fn parse_steps(fields: &mut Fields, timesteps: u32) -> Result<Vec<u32>, DdcmError> {
     let form = fields.u8()?;
     let count = fields.varint_to(u64::from(timesteps), "the number of steps")?;
@@ -84,7 +84,7 @@ fn parse_line(fields: &mut Fields, count: u64) -> Result<Vec<u32>, DdcmError> {
     let steps: Option<Vec<u32>> = (0..count).map(step).collect();
     steps.ok_or_else(|| {
         DdcmError::malformed(format!(
-            "the steps floor(({a} - {b} i) / {c}) are no numbers from 0 to T for all i below {count}"
+            "the steps floor(({a} - {b} i) / {c}) are not numbers from 0 to T for all i below {count}"
         ))
     })
 }
@@ -92,8 +92,10 @@ fn parse_line(fields: &mut Fields, count: u64) -> Result<Vec<u32>, DdcmError> {
 fn parse_list(fields: &mut Fields, timesteps: u32, count: u64) -> Result<Vec<u32>, DdcmError> {
     let mut steps = Vec::new();
     for _ in 0..count {
-        let number =
-            fields.varint_to(u64::from(timesteps), "a step, or the way to the next,")? as u32;
+        let number = fields.varint_to(
+            u64::from(timesteps),
+            "a step, or the difference to the next,",
+        )? as u32;
         let step = match steps.last() {
             None => Some(number),
             Some(last) => u32::checked_sub(*last, number),
@@ -172,9 +174,9 @@ mod tests {
             (LIST, &[2, 1001, 1], "is 1001"),
             (LINE, &[u64::MAX, 1, 1, 1], "number of steps"),
             (LINE, &[3, 5, 3, 1], "floor((5 - 3 i) / 1)"),
-            (LINE, &[3, 5, u64::MAX, 1], "no numbers"),
-            (LINE, &[3, 5, 1, 0], "no numbers"),
-            (LINE, &[3, u64::MAX, 1, 1], "no numbers"),
+            (LINE, &[3, 5, u64::MAX, 1], "not numbers"),
+            (LINE, &[3, 5, 1, 0], "not numbers"),
+            (LINE, &[3, u64::MAX, 1, 1], "not numbers"),
         ] {
             let message = refused(form, numbers);
             assert!(message.contains(reason), "{message}");

@@ -9,7 +9,7 @@ const NAME_BYTES: usize = 255;
 /// `cache type` of an entry that is a link to another name.
 const SOFT_LINK: u32 = 2;
 
-/// A name in a group and where the header of its object is.
+/// A name in a group and the place of its object's header.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) name: String,
@@ -85,7 +85,7 @@ fn symbols(source: &mut Source, at: u64, names: &[u8], links: &mut Vec<Link>) ->
         if cache_type == SOFT_LINK {
             bail!("{name} is a link to another name, which Keras never writes");
         }
-        // Names may overlap in the heap, so each is paid for.
+        // Names may overlap in the heap, so each is counted.
         source.charge(name.len() as u64)?;
         links.push(Link { name, address });
     }

@@ -7,10 +7,10 @@ use crate::formats::host_tensor::Dtype;
 
 /// Most dimensions a dataset may have in HDF5.
 const MAX_RANK: u8 = 32;
-/// A flag of a message: it is stored elsewhere.
+/// Flag of a message that is stored elsewhere.
 const SHARED: u8 = 2;
 
-/// What an object header says, as far as weights need it.
+/// The parts of an object header that weights need.
 #[derive(Debug, Default)]
 pub(super) struct Object {
     /// B-tree and name heap: it is a group.
@@ -19,7 +19,7 @@ pub(super) struct Object {
     pub(super) dtype: Option<Dtype>,
     /// Length of each dimension.
     pub(super) shape: Option<Vec<usize>>,
-    /// Where its data are, and how many bytes.
+    /// Place of its data, and number of bytes.
     pub(super) data: Option<(u64, u64)>,
     /// The attribute `layer_names`: Keras's layers in the model's order.
     pub(super) layer_names: Vec<String>,
@@ -32,7 +32,7 @@ pub(super) fn read(source: &mut Source, at: u64) -> Result<Object> {
     let version = fields.u8()?;
     ensure!(
         version == 1,
-        "object header of version {version}, want 1, as h5py writes unless told otherwise; \
+        "object header of version {version}, want 1, as h5py writes by default; \
          save the weights again with Keras's save_weights"
     );
     fields.skip(1)?;
@@ -83,7 +83,7 @@ impl Object {
             0x0c => self.take_attribute(body)?,
             0x11 => self.group = Some(pair(body)?),
             0x02 | 0x06 => bail!(
-                "a group in HDF5's newer layout, want the older one, which h5py writes unless told otherwise"
+                "a group in HDF5's newer layout, want the older one, which h5py writes by default"
             ),
             0x07 => bail!("its data are in another file; want one file with all weights"),
             _ => {}
@@ -145,7 +145,7 @@ fn shape(mut body: Fields<'_>) -> Result<Vec<usize>> {
         .collect()
 }
 
-/// Numbers only, little-endian, and floats only as IEEE lays them out.
+/// Only numbers, little-endian, and only IEEE floats.
 fn dtype(mut body: Fields<'_>) -> Result<Dtype> {
     let class = body.u8()? & 0x0f;
     let bits = [body.u8()?, body.u8()?, body.u8()?];
@@ -168,7 +168,7 @@ fn dtype(mut body: Fields<'_>) -> Result<Dtype> {
             (8, 63, [52, 11, 0, 52], 1023) => Ok(Dtype::F64),
             (4, 31, [23, 8, 0, 23], 127) => Ok(Dtype::F32),
             (2, 15, [10, 5, 0, 10], 15) => Ok(Dtype::F16),
-            _ => bail!("floats of {size} bytes that are not IEEE's"),
+            _ => bail!("floats of {size} bytes that are not IEEE floats"),
         };
     }
     match (size, bits[0] & 8 != 0) {

@@ -1,7 +1,7 @@
-//! Reads from a file that lies about its own structure.
+//! Bounded reads from a file that may lie about its structure.
 //!
 //! In a sound file no two structures overlap, so all of them together are no longer than the file,
-//! and each is read once. Whoever has read more than that reads in circles: the budget says so
+//! and each is read once. Reading more than that means reading in circles: the budget stops it
 //! before memory or time runs out.
 
 use std::io::{Read, Seek, SeekFrom};
@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use fs_err::File;
 
-/// An open file with the length it may be read to, and what may still be read of its structure.
+/// An open file with its length, and the bytes of structure that may still be read.
 #[derive(Debug)]
 pub(super) struct Source {
     file: File,
@@ -68,7 +68,7 @@ impl Source {
     }
 }
 
-/// Takes little-endian numbers off the front of a structure.
+/// Reads little-endian numbers from the front of a structure.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
@@ -89,7 +89,7 @@ impl<'a> Fields<'a> {
         self.take(len).map(|_| ())
     }
 
-    /// Takes the bytes that a structure of this kind begins with.
+    /// Reads the bytes that a structure of this kind begins with.
     pub(super) fn expect(&mut self, wanted: &[u8], what: &str) -> Result<()> {
         let found = self.take(wanted.len())?;
         ensure!(

@@ -1,4 +1,4 @@
-//! Why a pickle is refused.
+//! Errors of pickles.
 
 use std::io;
 
@@ -18,7 +18,7 @@ pub enum PickleError {
     Io {
         /// Bytes of the pickle read before.
         at: u64,
-        /// The refusal.
+        /// The system's error.
         source: io::Error,
     },
     /// Longer than any checkpoint's pickle.
@@ -50,7 +50,7 @@ pub enum PickleError {
     Protocol {
         /// The protocol.
         found: u8,
-        /// Where in the pickle.
+        /// Position in the pickle.
         at: u64,
     },
     /// An instruction outside the whitelist.
@@ -61,7 +61,7 @@ pub enum PickleError {
     Opcode {
         /// The instruction.
         opcode: u8,
-        /// Where in the pickle.
+        /// Position in the pickle.
         at: u64,
     },
     /// An import outside the whitelist.
@@ -78,19 +78,19 @@ pub enum PickleError {
     BigInt {
         /// Its length.
         bytes: usize,
-        /// Where in the pickle.
+        /// Position in the pickle.
         at: u64,
     },
     /// Text that is not UTF-8.
     #[error("a string before byte {at} is not UTF-8; rename the key and save the file again")]
     NotUtf8 {
-        /// Where in the pickle.
+        /// Position in the pickle.
         at: u64,
-        /// Why.
+        /// The reason.
         source: std::str::Utf8Error,
     },
-    /// A key that stands twice in a dict; Python would keep the last and `torch.save` writes none.
-    #[error("the key {key} stands twice in one dict; do not trust this file")]
+    /// A duplicate key in a dict; Python would keep the last, and `torch.save` never writes one.
+    #[error("the key {key} is in one dict twice; do not trust this file")]
     DuplicateKey {
         /// The key, as Python would print it.
         key: String,
@@ -100,9 +100,9 @@ pub enum PickleError {
         "before byte {at} the pickle should hold {wanted}; the file is damaged or not torch.save's"
     )]
     Malformed {
-        /// Where in the pickle.
+        /// Position in the pickle.
         at: u64,
-        /// What was wanted there.
+        /// The expected element.
         wanted: &'static str,
     },
 }

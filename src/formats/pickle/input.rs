@@ -89,7 +89,7 @@ impl Input<'_> {
         }
     }
 
-    /// A little-endian two's complement integer of `len` bytes; none stand for 0.
+    /// A little-endian two's complement integer of `len` bytes; no bytes mean 0.
     pub(super) fn long(&mut self, len: u8) -> Result<i64> {
         let bytes = self.bytes(len.into())?;
         if bytes.len() > 8 {

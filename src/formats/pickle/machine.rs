@@ -13,8 +13,8 @@ const MAX_VALUES: usize = 2_000_000;
 /// Most dimensions of a tensor, which is torch's own limit.
 const MAX_DIMS: usize = 64;
 
-/// How many values a tensor without dimensions counts for: it takes the memory of several, and a
-/// few bytes of pickle make one.
+/// Number of values that a tensor without dimensions counts as: it takes the memory of several, and a few
+/// bytes of pickle make one.
 const TENSOR_COST: usize = 4;
 
 /// Number of values that may still be made.
@@ -57,7 +57,7 @@ pub(super) struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// Carries out one instruction; false once it was STOP.
+    /// Executes one instruction; false after STOP.
     pub(super) fn step(&mut self) -> Result<bool> {
         let opcode = self.input.byte()?;
         match opcode {
@@ -109,7 +109,7 @@ impl Machine<'_> {
         self.push(Node::Leaf(value))
     }
 
-    /// Takes the top of the stack; what lies below the last MARK is out of reach.
+    /// Pops the top of the stack; values below the last MARK are out of reach.
     pub(super) fn pop(&mut self) -> Result<usize> {
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {

@@ -233,7 +233,7 @@ fn a_long_key_that_many_dicts_share_is_hashed_once() {
     // The same text twice in the pickle is still one key.
     let twice = load(&[b"}(", &key, b"N", &key, b"Nu"]).unwrap_err();
     let message = twice.to_string();
-    assert!(message.contains("kkk...\" stands twice") && message.len() < 400);
+    assert!(message.contains("kkk...\" is in one dict twice") && message.len() < 400);
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn duplicate_keys_are_refused() {
     let twice = load(&[b"}(", &text("a"), b"N", &text("a"), b"Nu"]);
     assert_eq!(
         twice.unwrap_err().to_string(),
-        "the key \"a\" stands twice in one dict; do not trust this file"
+        "the key \"a\" is in one dict twice; do not trust this file"
     );
     let ints = load(&[b"}(K\x01NM\x01\0Nu"]);
     assert!(matches!(ints, Err(PickleError::DuplicateKey { .. })));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::formats::host_tensor::Dtype;
 
-/// A storage as the pickle names it: where a tensor's bytes are kept.
+/// A storage named in the pickle, where a tensor's bytes are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageRef {
     /// Name of the storage in the file.
@@ -15,11 +15,11 @@ pub struct StorageRef {
     pub numel: usize,
 }
 
-/// A tensor as the pickle describes it: a view of a storage. Nothing here has been held against the
+/// A tensor as the pickle describes it: a view of a storage. Nothing here has been checked against the
 /// storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorRef {
-    /// The storage it looks at.
+    /// Its storage.
     pub storage: StorageRef,
     /// First element, counted in elements.
     pub offset: usize,
@@ -29,7 +29,7 @@ pub struct TensorRef {
     pub strides: Vec<usize>,
 }
 
-/// What a pickle holds: a tree. An object that the pickle shares stands at each of its places.
+/// The contents of a pickle: a tree. A shared object appears at each of its places.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// `None`.
@@ -48,11 +48,11 @@ pub enum Value {
     List(Vec<Value>),
     /// A tuple or a `torch.Size`.
     Tuple(Vec<Value>),
-    /// A dict or an `OrderedDict`, in the file's order; a string or integer key stands once.
+    /// A dict or an `OrderedDict`, in the file's order; string and integer keys are unique.
     Dict(Vec<(Value, Value)>),
     /// A tensor or a parameter, its data still in the file.
     Tensor(Arc<TensorRef>),
-    /// Something that is allowed and of no use here: a class or a bare storage, by name.
+    /// Something allowed but unused: a class or a bare storage, by name.
     Opaque(&'static str),
 }
 
@@ -66,7 +66,7 @@ impl Value {
             .map(|(_, value)| value)
     }
 
-    /// A short description for people: `tensor float32 [64, 3, 3, 3]`, `dict of 130`, `int 5`.
+    /// A short human-readable description: `tensor float32 [64, 3, 3, 3]`, `dict of 130`, `int 5`.
     pub fn kind(&self) -> String {
         match self {
             Self::None => "None".to_owned(),

@@ -44,7 +44,7 @@ pub(super) fn read_legacy(source: &Source) -> Result<(Value, HashMap<String, Ext
     Ok((object.root, storages))
 }
 
-/// Walks the storages that lie one after the other from `at` on.
+/// Walks the storages, one after the other from `at` on.
 fn legacy_storages(
     source: &Source,
     object: &Pickled,

@@ -1,4 +1,4 @@
-//! The file on disk, and where in it an entry or a storage lies.
+//! The file on disk, and the places of entries and storages in it.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +22,7 @@ pub(super) struct Source {
     pub(super) file_bytes: u64,
 }
 
-/// Where a zip entry's or a storage's bytes lie in the file. They are known to be inside it.
+/// The place of a zip entry's or a storage's bytes, known to be inside the file.
 #[derive(Debug)]
 pub(super) struct Extent {
     name: String,
@@ -30,7 +30,7 @@ pub(super) struct Extent {
     pub(super) bytes: u64,
     /// CRC-32 of all the bytes, if the file has one.
     crc: Option<u32>,
-    /// Set once the bytes were found to have that CRC.
+    /// True once the bytes were found to have that CRC.
     verified: OnceLock<()>,
 }
 
@@ -93,11 +93,11 @@ impl Source {
         })
     }
 
-    /// Hands part of an extent to `each`, a chunk and its place in the part at a time; the caller
-    /// has held `start + len` against the extent's length.
+    /// Passes part of an extent to `each`, in chunks with their places in the part; the caller has checked
+    /// `start + len` against the extent's length.
     ///
-    /// A part comes after the whole extent was held against its checksum. When the part is the
-    /// whole, the checksum is made on the way, so that every byte is read once: `each` may have
+    /// A part is read after the whole extent's checksum was verified. If the part is the
+    /// whole, the checksum is computed on the way, so that every byte is read once: `each` may have
     /// seen bad bytes when this fails.
     pub(super) fn chunks(
         &self,
@@ -130,7 +130,7 @@ impl Source {
         }
     }
 
-    /// Reads part of an extent; the caller has held `start + len` against its length.
+    /// Reads part of an extent; the caller has checked `start + len` against its length.
     pub(super) fn slice(&self, extent: &Extent, start: usize, len: usize) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         bytes
@@ -147,7 +147,7 @@ impl Source {
         self.slice(extent, 0, extent.bytes as usize)
     }
 
-    /// Holds an extent against its checksum, once, without keeping its bytes.
+    /// Verifies an extent's checksum, once, without keeping its bytes.
     fn verify(&self, extent: &Extent) -> Result<()> {
         if extent.crc.is_none() || extent.verified.get().is_some() {
             return Ok(());

@@ -1,7 +1,7 @@
 //! Writes files as `torch.save` does: a zip archive of a protocol-2 pickle and raw storages.
 //!
 //! Python reads them with `torch.load(FILE, weights_only=True)`, memory-mapped too. The object may
-//! nest, as the files of training programs do; tensors give their bytes one at a time. torch's
+//! nest, as the files of training programs do; tensors provide their bytes one at a time. torch's
 //! `.format_version` is left out on purpose: it promises the byte layout of torch's own zip writer.
 
 mod pickler;
@@ -20,12 +20,12 @@ use crate::formats::host_tensor::{Dtype, HostTensor};
 
 /// Folder of the archive's entries; torch accepts any name.
 const FOLDER: &str = "archive";
-/// Where torch aligns storages, so that a memory-mapped tensor is aligned.
+/// Alignment of storages in torch's files, so that memory-mapped tensors are aligned.
 const ALIGNMENT_BYTES: u16 = 64;
 /// Entries from this size on need the zip64 fields.
 const ZIP64_BYTES: usize = u32::MAX as usize;
 
-/// A tensor that can say what it is before its bytes are made.
+/// A tensor whose type and shape are known before its bytes are made.
 pub trait TensorData {
     /// Element type.
     fn dtype(&self) -> Dtype;
@@ -38,7 +38,7 @@ pub trait TensorData {
     /// Called once, when the tensor's turn has come.
     ///
     /// # Errors
-    /// If they cannot be had; the file is then incomplete.
+    /// If they are unavailable; the file is then incomplete.
     fn bytes(&self) -> io::Result<Cow<'_, [u8]>>;
 }
 
@@ -70,7 +70,7 @@ impl<T: TensorData + ?Sized> TensorData for &T {
     }
 }
 
-/// What a file holds: a Python object of plain data and tensors.
+/// The contents of a file: a Python object of plain data and tensors.
 #[derive(Clone)]
 pub enum Item<'a> {
     /// `None`.
@@ -98,7 +98,7 @@ pub enum Item<'a> {
 }
 
 impl<'a> Item<'a> {
-    /// A tensor, given by what makes its bytes.
+    /// A tensor, from the source of its bytes.
     pub fn tensor(data: impl TensorData + 'a) -> Self {
         Self::Tensor(Rc::new(data))
     }
@@ -106,11 +106,11 @@ impl<'a> Item<'a> {
 
 /// Writes `root`, dicts in the order given; the same object makes the same bytes.
 ///
-/// Nothing is flushed to disk and no file is replaced here: that is the caller's part.
+/// Nothing is flushed to disk and no file is replaced here: that is left to the caller.
 ///
 /// # Errors
-/// `InvalidInput` if a key stands twice in a dict, before anything is written, or if a tensor gives
-/// another number of bytes than it said; otherwise whatever the writer or a tensor reports.
+/// `InvalidInput` for a duplicate key in a dict, before anything is written, or if a tensor returns a
+/// number of bytes other than announced; otherwise the errors of the writer or a tensor.
 pub fn write_pt<W: Write + Seek>(writer: W, root: &Item) -> io::Result<()> {
     let (pickle, storages) = pickle(root)?;
     let mut archive = ZipWriter::new(writer);
@@ -127,8 +127,8 @@ pub fn write_pt<W: Write + Seek>(writer: W, root: &Item) -> io::Result<()> {
 /// Writes `tensors` as an `OrderedDict`, as [`write_pt`] does.
 ///
 /// # Errors
-/// `InvalidInput` if a name stands twice or a tensor's bytes do not fit its shape, before anything
-/// is written; otherwise whatever the writer reports.
+/// `InvalidInput` for a duplicate name or a tensor whose bytes do not fit its shape, before anything is
+/// written; otherwise the writer's errors.
 pub fn write_state_dict<W: Write + Seek>(
     writer: W,
     tensors: &[(String, HostTensor)],

@@ -72,7 +72,7 @@ fn zip_entries(source: &Source) -> Result<HashMap<String, Extent>> {
                 entry: shown(&name),
             });
         }
-        // torch can be told to leave the checksum out, and then writes 0.
+        // torch has an option to omit the checksum, and then writes 0.
         let crc = Some(entry.crc32()).filter(|&crc| crc != 0);
         let start = entry.data_start().unwrap_or(u64::MAX);
         let extent = source.extent(shown(&name), start, entry.size(), crc)?;

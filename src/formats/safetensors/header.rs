@@ -1,8 +1,7 @@
 //! The header of a safetensors file, checked beyond what the `safetensors` crate checks.
 //!
-//! The crate holds offsets and shapes against the file. Here are the limits it does not set: the
-//! length of the header, the dimensions of a tensor, and keys that stand twice, of which it would
-//! keep the last.
+//! The crate checks offsets and shapes against the file. Here are the limits it does not set: the
+//! length of the header, the dimensions of a tensor, and duplicate keys, of which it would keep the last.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -49,7 +48,7 @@ pub(super) fn read_header(file: &[u8]) -> Result<(usize, Metadata)> {
     Ok((length, header))
 }
 
-/// A JSON object, here and in `__metadata__`, of which no key stands twice.
+/// A JSON object without duplicate keys, here and in `__metadata__`.
 struct UniqueKeys;
 
 impl<'de> Deserialize<'de> for UniqueKeys {
@@ -73,7 +72,7 @@ impl<'de> Visitor<'de> for KeyVisitor {
             let is_metadata = key == "__metadata__";
             if keys.contains(&key) {
                 return Err(A::Error::custom(format!(
-                    "the key {:?} stands twice; do not trust this file",
+                    "the key {:?} is there twice; do not trust this file",
                     shown(&key)
                 )));
             }
@@ -106,10 +105,10 @@ mod tests {
         let w = r#""w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}"#;
         assert!(read(&format!("{{{w}}}"), 1).is_ok());
         let twice = problem(&format!("{{{w},{w}}}"), 1);
-        assert!(twice.contains(r#"the key "w" stands twice"#), "{twice}");
+        assert!(twice.contains(r#"the key "w" is there twice"#), "{twice}");
         let metadata = r#""__metadata__":{"a":"1","\u0061":"2"}"#;
         let twice = problem(&format!("{{{metadata},{w}}}"), 1);
-        assert!(twice.contains(r#"the key "a" stands twice"#), "{twice}");
+        assert!(twice.contains(r#"the key "a" is there twice"#), "{twice}");
         assert!(read(&format!("{{\"__metadata__\":null,{w}}}"), 1).is_ok());
     }
 

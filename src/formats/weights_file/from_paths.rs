@@ -10,12 +10,12 @@ use crate::formats::host_tensor::Dtype;
 /// Lists datasets in the file's order.
 ///
 /// # Errors
-/// If a path stands twice, or a dataset is larger than any tensor.
+/// If a path is there twice, or a dataset is larger than any tensor.
 pub(super) fn tree(datasets: &[(String, Dtype, Vec<usize>)]) -> Result<Node> {
     let mut seen = HashSet::new();
     let mut entries = Vec::new();
     for (path, dtype, shape) in datasets {
-        ensure!(seen.insert(path), "dataset {path:?} stands twice");
+        ensure!(seen.insert(path), "dataset {path:?} is there twice");
         let shape: Option<Vec<i64>> = shape.iter().map(|&n| i64::try_from(n).ok()).collect();
         let slot = TensorSlot {
             dtype: *dtype,

@@ -1,7 +1,7 @@
-//! The tree of a PyTorch file: dicts become groups, what has no place here is kept by its kind.
+//! The tree of a PyTorch file: dicts become groups, and unsupported values are kept by their kind.
 //!
-//! A pickle shares objects, and the tree cannot: a long text that stands at a million places would
-//! be copied a million times. So the bytes that names, texts and shapes take are counted.
+//! A pickle shares objects, and the tree cannot: a long text at a million places would be copied
+//! a million times. So the bytes that names, texts and shapes take are counted.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::formats::pickle::{TensorRef, Value};
 
 /// Most bytes of names, texts and shapes in a tree; a pickle without sharing is at most 16 MiB.
 const MAX_TEXT_BYTES: usize = 64 << 20;
-/// Where torch keeps the versions of a model's modules, which is of no use here.
+/// Torch's versions of a model's modules, unused here.
 const METADATA_KEY: &str = "_metadata";
 
 /// The tree that a pickle's value stands for.

@@ -1,4 +1,4 @@
-//! The tree of keys that a file of weights is.
+//! The tree of keys in a file of weights.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub enum Node {
     Bool(bool),
     /// Text.
     Text(String),
-    /// Anything else, for people: `None`, `list of 3`.
+    /// Anything else, human-readable: `None`, `list of 3`.
     Other(String),
 }
 
@@ -37,15 +37,15 @@ pub struct TensorSlot {
     pub dtype: Dtype,
     /// Length of each dimension, outermost first; empty for a scalar.
     pub shape: Vec<i64>,
-    /// Which of the open files holds it.
+    /// Index of its file among the open files.
     pub(super) part: usize,
     pub(super) place: Place,
 }
 
-/// Where in its file a tensor lies.
+/// Place of a tensor in its file.
 #[derive(Debug, Clone)]
 pub(super) enum Place {
-    /// Which of the mapped tensors it is.
+    /// Index among the mapped tensors.
     Mapped(usize),
     /// A view of a storage.
     Pickled(Arc<TensorRef>),
@@ -96,7 +96,7 @@ impl Node {
             })
     }
 
-    /// The tensors of a group that holds nothing else, with their names; of an empty group, none.
+    /// The tensors of a group without anything else, with their names; none for an empty group.
     pub fn slots(&self) -> Option<Vec<(&str, &TensorSlot)>> {
         let Self::Group(entries) = self else {
             return None;
@@ -110,7 +110,7 @@ impl Node {
             .collect()
     }
 
-    /// A short description for people: `tensor float32 [64, 3, 3, 3]`, `group of 130`, `int 5`.
+    /// A short human-readable description: `tensor float32 [64, 3, 3, 3]`, `group of 130`, `int 5`.
     pub fn kind(&self) -> String {
         match self {
             Self::Group(entries) => format!("group of {}", entries.len()),

@@ -1,6 +1,6 @@
 //! The shards of a Hugging Face checkpoint, opened by their index as one file.
 //!
-//! The index is JSON: `{"metadata": {...}, "weight_map": {KEY: FILE}}`. The files lie beside it; a
+//! The index is JSON: `{"metadata": {...}, "weight_map": {KEY: FILE}}`. The files are beside it; a
 //! name that leads elsewhere is refused.
 
 #[cfg(test)]
@@ -60,7 +60,7 @@ fn merge(path: &Path) -> Result<WeightsFile> {
         });
     }
     if let Some((key, name)) = weight_map.first_key_value() {
-        anyhow::bail!("it lists tensor {key:?} in {name:?}, which does not hold it");
+        anyhow::bail!("it lists tensor {key:?} in {name:?}, which does not contain it");
     }
     let mut whole = whole.context("its weight_map lists no file")?;
     whole.path = path.to_owned();
@@ -75,7 +75,7 @@ fn read_index(path: &Path) -> Result<Index> {
         .read_to_end(&mut text)?;
     ensure!(
         text.len() as u64 <= MAX_INDEX_BYTES,
-        "it is longer than {MAX_INDEX_BYTES} bytes, which no index is"
+        "it is longer than {MAX_INDEX_BYTES} bytes, too long for an index"
     );
     serde_json::from_slice(&text).context(
         "it is not an index of shards, wanted JSON of the form {\"weight_map\": {KEY: FILE}}",
@@ -91,7 +91,7 @@ fn is_plain(name: &str) -> bool {
     single && !name.contains(['/', '\\', '\0'])
 }
 
-/// Takes what the index lists out of a shard and off the list.
+/// Moves the listed tensors of a shard into the tree and off the list.
 fn listed(
     shard: &mut WeightsFile,
     name: &str,

@@ -1,20 +1,20 @@
-//! What the shapes in a file say of its network, in any family.
+//! The network's settings behind the shapes in a file, for any family.
 
 use anyhow::{Result, ensure};
 
-use super::modules::{Grid, Names, Place};
+use super::names::{Grid, Names, Place};
 use crate::config::{AttentionUNetConfig, Resample};
 use crate::interop::{Keys, Report};
 
 /// Groups of the group norms, in all of these families.
 const NORM_GROUPS: i64 = 32;
-/// No size in a known network comes near it, and sums of some such sizes cannot overflow.
+/// Far above any size in a known network, and small enough that sums do not overflow.
 const MAX_SIZE: i64 = 1 << 20;
 
 /// The length of a tensor's axis.
 ///
 /// # Errors
-/// No such tensor, another number of dimensions, or no length that a network can have.
+/// A missing tensor, another number of dimensions, or a length that no network has.
 pub(in crate::interop) fn size(keys: &Keys, key: &str, dims: usize, axis: usize) -> Result<i64> {
     let shape = keys.shape(key, dims)?;
     let size = shape.get(axis).copied().unwrap_or(0);
@@ -25,13 +25,13 @@ pub(in crate::interop) fn size(keys: &Keys, key: &str, dims: usize, axis: usize)
     Ok(size)
 }
 
-/// The network's settings, as far as shapes say them. The rest is what most families have: norms of 32
+/// The network's settings, as far as shapes show them. The rest is what most families have: norms of 32
 /// groups and epsilon 1e-5, one head, sines first, no dropout; height and width are 0.
 ///
-/// Only a few shapes are looked at: the caller holds the file against the whole layout.
+/// Only a few shapes are read: the caller checks the file against the whole layout.
 ///
 /// # Errors
-/// A tensor that is missing or of a shape no such network has.
+/// A tensor that is missing or of an impossible shape.
 pub(in crate::interop) fn read(
     keys: &Keys,
     names: &Names,
@@ -92,14 +92,14 @@ pub(in crate::interop) fn read(
     })
 }
 
-/// Notes what was read off the shapes.
+/// Reports the settings read from the shapes.
 pub(in crate::interop) fn note(model: &AttentionUNetConfig, report: &mut Report) {
     let levels = |on: &[bool]| -> Vec<usize> { (0..on.len()).filter(|&i| on[i]).collect() };
     let mut fact = |what: &str, value: String| report.fact(what, value, "shapes");
     fact("channels", model.channels.to_string());
     fact("base width", model.base_width.to_string());
     fact("widths", format!("{:?}", model.widths));
-    fact("blocks a level", model.blocks.to_string());
+    fact("blocks per level", model.blocks.to_string());
     let (down, up) = (levels(&model.attention_down), levels(&model.attention_up));
     fact("attention, way down", format!("levels {down:?}"));
     fact("attention, way up", format!("levels {up:?}"));
@@ -116,8 +116,8 @@ fn image_channels(keys: &Keys, conv_in: &str) -> Result<i64> {
     let channels = size(keys, conv_in, 4, 1)?;
     ensure!(
         channels == 3 || channels == 1,
-        "tensor {conv_in} takes {channels} channels, want 3 (RGB) or 1 (grey); networks that work on \
-         latents or enlarge images are not supported"
+        "tensor {conv_in} takes {channels} channels, want 3 (RGB) or 1 (grey); latent and super-resolution \
+         networks are not supported"
     );
     Ok(channels)
 }
@@ -126,7 +126,7 @@ fn width(keys: &Keys, conv: &str) -> Result<i64> {
     let width = size(keys, conv, 4, 0)?;
     ensure!(
         width % NORM_GROUPS == 0,
-        "tensor {conv} makes {width} channels, want a multiple of {NORM_GROUPS}: the norms have \
+        "tensor {conv} has {width} output channels, want a multiple of {NORM_GROUPS}: the norms have \
          {NORM_GROUPS} groups"
     );
     Ok(width)
@@ -136,12 +136,12 @@ fn time_channels(keys: &Keys, time_in: &str) -> Result<i64> {
     let channels = size(keys, time_in, 2, 1)?;
     ensure!(
         channels >= 4 && channels % 2 == 0,
-        "tensor {time_in} takes {channels} channels, want an even number from 4 up: half are sines"
+        "tensor {time_in} takes {channels} channels, want an even number of at least 4: half are sines"
     );
     Ok(channels)
 }
 
-/// Whether a weight has twice `once` rows; another number than these two is refused.
+/// True if a weight has twice `once` rows, false if `once`; other numbers are refused.
 fn once_or_twice(keys: &Keys, key: &str, dims: usize, once: i64) -> Result<bool> {
     let rows = size(keys, key, dims, 0)?;
     ensure!(

@@ -1,4 +1,4 @@
-//! The betas of diffusers' named schedules, in double precision where diffusers has single.
+//! The betas of diffusers' named schedules, in double precision; diffusers' are single.
 
 use std::f64::consts::PI;
 
@@ -6,7 +6,7 @@ use crate::config::{DiffusionConfig, LossKind, Prediction, ScheduleKind};
 use crate::diffusion::Schedule;
 
 /// The betas of `beta_schedule`, if there is such a schedule; `start` and `end` are `beta_start` and
-/// `beta_end`, which the cosine and Laplace schedules pass over.
+/// `beta_end`, which the cosine and Laplace schedules ignore.
 ///
 /// Source: diffusers 0.42.1, schedulers/scheduling_ddpm.py
 pub(super) fn named_in_diffusers(
@@ -54,7 +54,7 @@ fn laplace(u: f64) -> f64 {
     (snr / (1.0 + snr)).sqrt()
 }
 
-/// The schedule of ours with these betas, as far as the single precision of diffusers can tell.
+/// Our schedule with these betas, within the single precision of diffusers.
 pub(super) fn named_here(betas: &[f64]) -> Option<ScheduleKind> {
     use ScheduleKind::{Cosine, KerasDdpm, Linear, Sigmoid};
     [Linear, Cosine, Sigmoid, KerasDdpm]
@@ -75,7 +75,7 @@ pub(super) fn named_here(betas: &[f64]) -> Option<ScheduleKind> {
         })
 }
 
-/// The betas that our settings mean.
+/// The betas of our settings.
 pub(super) fn betas_of(diffusion: &DiffusionConfig) -> Vec<f64> {
     Schedule::new(diffusion).betas.to_vec()
 }

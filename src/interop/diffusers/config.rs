@@ -2,28 +2,28 @@
 //!
 //! Every knob that changes the network is understood or refused by name. A missing knob has the
 //! default of `UNet2DModel.__init__`: old files lack the newer ones. Knobs that the class does not
-//! have, such as those of the EMA, change nothing and are passed over.
+//! have, such as those of the EMA, change nothing and are ignored.
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::knobs::Knobs;
 use super::params::parameters;
-use crate::config::{AttentionUNetConfig, Resample};
+use crate::config::{AttentionUNetConfig, MAX_SIDE, Resample, sides_wanted};
 
 /// The file, in messages.
 pub(super) const FILE: &str = "config.json";
 /// The class that is read and written.
 pub(super) const CLASS: &str = "UNet2DModel";
 
-/// More parameters than this are taken for nonsense: 40 GB in single precision.
+/// Most parameters that are accepted: 40 GB in single precision.
 const MAX_PARAMETERS: i64 = 10_000_000_000;
 
-/// The settings that a `config.json` describes, and whether it gives the size of an image; where it
-/// does not, the smallest possible size stands in.
+/// The settings that a `config.json` describes, and true if it contains the size of an image; without
+/// one, the smallest possible size stands in.
 ///
 /// # Errors
-/// No such file of a `UNet2DModel`, or a knob that our network has not, named with its value.
+/// A file of another class than `UNet2DModel`, or a knob not supported here, named with its value.
 pub(super) fn parse(text: &str) -> Result<(AttentionUNetConfig, bool)> {
     let knobs = Knobs::parse(FILE, text)?;
     refuse_other_networks(&knobs)?;
@@ -76,7 +76,7 @@ pub(super) fn parse(text: &str) -> Result<(AttentionUNetConfig, bool)> {
 /// The class in `_class_name`, of a network or of anything else that diffusers saves.
 ///
 /// # Errors
-/// No JSON object.
+/// Not a JSON object.
 pub(super) fn class_of(text: &str) -> Result<Option<String>> {
     let knobs = Knobs::parse(FILE, text)?;
     let class = knobs.get("_class_name").and_then(Value::as_str);
@@ -123,7 +123,7 @@ fn channels(knobs: &Knobs) -> Result<(i64, bool)> {
         seen == 1 || seen == 3,
         knobs.refused(
             "in_channels",
-            "want 3 (colour) or 1 (grey); a network over latents or more planes is not read"
+            "want 3 (colour) or 1 (grey); latent networks and more channels are not read"
         )
     );
     let out = knobs.int("out_channels", 3, 1..=1_000_000)?;
@@ -132,7 +132,7 @@ fn channels(knobs: &Knobs) -> Result<(i64, bool)> {
         knobs.refused(
             "out_channels",
             format!(
-                "want {seen} as in_channels, or {} where the variance is learned",
+                "want {seen} as in_channels, or {} for a learned variance",
                 2 * seen
             )
         )
@@ -158,13 +158,13 @@ fn norm_groups(knobs: &Knobs, widths: &[i64]) -> Result<i64> {
         odd.is_none(),
         knobs.refused(
             "norm_num_groups",
-            format!("must divide every width, and {} is one", odd.unwrap_or(&0))
+            format!("must divide every width, such as {}", odd.unwrap_or(&0))
         )
     );
     Ok(groups)
 }
 
-/// Whether the middle attention normalises: with `scale_shift` only where a number of groups is given.
+/// True if the middle attention normalises: with `scale_shift` only where a number of groups is given.
 fn mid_attention_norm(knobs: &Knobs, norm_groups: i64, scale_shift: bool) -> Result<bool> {
     let groups = knobs.optional_int("attn_norm_num_groups", 1..=MAX_WIDTH)?;
     ensure!(
@@ -172,7 +172,7 @@ fn mid_attention_norm(knobs: &Knobs, norm_groups: i64, scale_shift: bool) -> Res
         knobs.refused(
             "attn_norm_num_groups",
             format!(
-                "want null, or {norm_groups} as norm_num_groups: all norms have as many groups"
+                "want null, or {norm_groups} as norm_num_groups: all norms have the same number of groups"
             )
         )
     );
@@ -194,7 +194,7 @@ fn head_channels(knobs: &Knobs, levels: &Levels) -> Result<Option<i64>> {
             !attends || width % each == 0,
             knobs.refused(
                 "attention_head_dim",
-                format!("must divide the width of every level with attention, and {width} is one")
+                format!("must divide the width of every level with attention, such as {width}")
             )
         );
     }
@@ -202,7 +202,7 @@ fn head_channels(knobs: &Knobs, levels: &Levels) -> Result<Option<i64>> {
 }
 
 fn time_width(knobs: &Knobs, first: i64) -> Result<i64> {
-    // Python takes 0 for "not given" too.
+    // Python treats 0 as "not given" too.
     let given = knobs.optional_int("time_embedding_dim", 0..=4 * MAX_WIDTH)?;
     Ok(given.filter(|&w| w > 0).unwrap_or(4 * first))
 }
@@ -228,7 +228,7 @@ fn dropout(knobs: &Knobs) -> Result<f64> {
     Ok(dropout)
 }
 
-/// Height and width of an image, and whether the file gives them.
+/// Height and width of an image, and true if the file contains them.
 fn size(knobs: &Knobs, levels: usize) -> Result<((i64, i64), bool)> {
     let factor = 1 << (levels - 1);
     let sides = match knobs.get("sample_size") {
@@ -241,22 +241,15 @@ fn size(knobs: &Knobs, levels: usize) -> Result<((i64, i64), bool)> {
     };
     ensure!(
         height % factor == 0 && width % factor == 0,
-        knobs.refused(
-            "sample_size",
-            format!(
-                "want multiples of {factor}, because {levels} levels halve the image {} times",
-                levels - 1
-            )
-        )
+        knobs.refused("sample_size", sides_wanted(factor))
     );
     Ok(((height, width), true))
 }
 
 const MAX_WIDTH: i64 = 16_384;
-const MAX_SIDE: i64 = 16_384;
 const MAX_LEVELS: usize = 14;
 
-/// What the lists of block types say, level by level from the full resolution downwards.
+/// The lists of block types, level by level from the full resolution downwards.
 struct Levels {
     widths: Vec<i64>,
     attention_down: Vec<bool>,
@@ -293,7 +286,7 @@ fn widths(knobs: &Knobs) -> Result<Vec<i64>> {
         widths[0] % 2 == 0,
         knobs.refused(
             "block_out_channels",
-            "want an even first width: half of the time embedding are sines"
+            "want an even first width: half of the time embedding is sines"
         )
     );
     Ok(widths)
@@ -307,7 +300,7 @@ enum Block {
     Resnet,
 }
 
-/// One of the two ways through the levels, as the file spells it.
+/// The way down or up through the levels, as the file spells it.
 struct Way {
     knob: &'static str,
     types: [(&'static str, Block); 3],
@@ -374,8 +367,8 @@ fn blocks(knobs: &Knobs, way: &Way, levels: usize) -> Result<Vec<Block>> {
         .collect()
 }
 
-/// How all levels are resampled: one way for the whole network, which the block types and the two
-/// `…sample_type` knobs must agree on. Both lists run from the full resolution downwards.
+/// The resampling of all levels: one kind for the whole network, on which the block types and the two
+/// `…sample_type` knobs must agree. Both lists run from the full resolution downwards.
 fn resample(knobs: &Knobs, down: &[Block], up: &[Block]) -> Result<Resample> {
     let last = down.len() - 1;
     // The lowest level is not halved, and the first one not doubled.
@@ -387,7 +380,7 @@ fn resample(knobs: &Knobs, down: &[Block], up: &[Block]) -> Result<Resample> {
         ensure!(
             *seen.get_or_insert(resnet) == resnet,
             "{}; {}; {}; {}: some levels are resampled by convolutions and others by residual blocks, \
-             and this program has one way for all levels",
+             and this program has one kind for all levels",
             knobs.shown(DOWN.knob),
             knobs.shown(DOWN.resampling),
             knobs.shown(UP.knob),
@@ -403,7 +396,7 @@ fn resample(knobs: &Knobs, down: &[Block], up: &[Block]) -> Result<Resample> {
     }
 }
 
-/// Whether a residual block resamples after `block`; only the attention blocks ask the knob.
+/// True if a residual block resamples after `block`; only the attention blocks read the knob.
 fn by_resnet(knobs: &Knobs, way: &Way, block: Block) -> Result<bool> {
     match block {
         Block::Plain => Ok(false),

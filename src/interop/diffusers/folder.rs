@@ -1,4 +1,4 @@
-//! Where the files of a diffusers model lie: a pipeline, a bare U-Net, a training checkpoint.
+//! The files of a diffusers model on disk: a pipeline, a bare U-Net, a training checkpoint.
 //!
 //! ```text
 //! pipeline/                    checkpoint-500/              old pipeline/, or a bare U-Net's folder
@@ -8,7 +8,7 @@
 //!   scheduler/scheduler_config.json                           scheduler_config.json
 //! ```
 //!
-//! Only names are looked at here, and the small JSON files.
+//! Only names and the small JSON files are read here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,23 +29,23 @@ pub(crate) struct Folder {
     /// The weights: one file, or where `sharded` the index of several (`….index.json`), all of which
     /// are there.
     pub(crate) weights: PathBuf,
-    /// Whether `weights` is an index.
+    /// True if `weights` is an index.
     pub(crate) sharded: bool,
     /// `scheduler_config.json`, if there is one.
     pub(crate) scheduler: Option<PathBuf>,
-    /// A choice that was made between files, for the report.
+    /// A choice between files, for the report.
     pub(crate) note: Option<String>,
 }
 
 /// Finds the files of the U-Net in the folder `path`, or around the weights file `path`. A training
-/// checkpoint's EMA is taken before its raw weights, unless `raw`.
+/// checkpoint's EMA is preferred to its raw weights, unless `raw`.
 ///
-/// None where nothing looks like diffusers.
+/// `None` if nothing looks like diffusers.
 ///
 /// # Errors
-/// A folder of diffusers that lacks a file, or one of another network; each names what was looked for.
+/// A diffusers folder that lacks a file, or one of another network; each names the files looked for.
 pub(crate) fn find(path: &Path, raw: bool) -> Result<Option<Folder>> {
-    // Names matter below, and "." has none.
+    // Names matter below, and "." has no name.
     let path = std::path::absolute(path)
         .with_context(|| format!("cannot find the place of {}", path.display()))?;
     let info = fs::metadata(&path).with_context(|| format!("cannot open {}", path.display()))?;
@@ -89,27 +89,27 @@ fn in_folder(dir: &Path, raw: bool) -> Result<Option<Folder>> {
     Ok(None)
 }
 
-/// The folder to take of a training checkpoint's `unet` and `unet_ema`.
+/// The folder to read of a training checkpoint's `unet` and `unet_ema`.
 fn of_training(dir: &Path, raw: bool) -> Result<Option<(PathBuf, Option<String>)>> {
     let [plain, ema] = ["unet", "unet_ema"].map(|below| dir.join(below));
     let has = |unet: &Path| unet.join("config.json").is_file();
     Ok(match (has(&plain), has(&ema)) {
         (true, true) if raw => Some((
             plain,
-            Some("unet/ is taken, not the average in unet_ema/".into()),
+            Some("unet/ is used, not the average in unet_ema/".into()),
         )),
         (true, true) => Some((
             ema,
-            Some("unet_ema/ is taken, the average of the weights in unet/".into()),
+            Some("unet_ema/ is used, the average of the weights in unet/".into()),
         )),
         (true, false) => Some((plain, None)),
         (false, true) => {
             ensure!(
                 !raw,
-                "{} has no raw weights: looked for unet/config.json and found unet_ema/ alone",
+                "{} has no raw weights: looked for unet/config.json and found only unet_ema/",
                 dir.display()
             );
-            Some((ema, Some("unet_ema/ is taken; there is no unet/".into())))
+            Some((ema, Some("unet_ema/ is used; there is no unet/".into())))
         }
         (false, false) => {
             for unet in [plain, ema] {
@@ -188,12 +188,12 @@ fn refuse_other_classes(config: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a pipeline whose network is no `UNet2DModel` over pixels, by name.
+/// Refuses, by name, a pipeline whose network is not a `UNet2DModel` over pixels.
 fn refuse_other_pipelines(index: &Path) -> Result<()> {
     let knobs = Knobs::parse("model_index.json", &read_json(index)?)
         .with_context(|| index.display().to_string())?;
     let pipeline = knobs.word("_class_name", "a pipeline")?;
-    // A part is ["library", "class"], and [null, null] where it was left out.
+    // A part is ["library", "class"], or [null, null] if left out.
     let class = |value: &Value| value.get(1).and_then(Value::as_str).map(str::to_owned);
     let unet = knobs.get("unet").and_then(class);
     ensure!(
@@ -207,7 +207,7 @@ fn refuse_other_pipelines(index: &Path) -> Result<()> {
         if let (false, Some(class)) = (known, class(value)) {
             bail!(
                 "{} is of {pipeline}, which has a part {part} ({class}) besides U-Net and scheduler: its \
-                 U-Net does not work on pixels alone, and nothing else is read",
+                 U-Net does not work on pixels alone, and no other pipeline is read",
                 index.display()
             );
         }

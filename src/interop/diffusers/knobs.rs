@@ -1,4 +1,4 @@
-//! A JSON file of settings, read knob by knob; every refusal names file, knob, value and what is wanted.
+//! A JSON file of settings, read knob by knob; every refusal names file, knob, value and wanted values.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -23,7 +23,7 @@ impl Knobs {
     /// Parses `text`, the contents of `file`.
     ///
     /// # Errors
-    /// Too long, no JSON, no object, or words that cannot be shown to a terminal.
+    /// Too long, not a JSON object, or words with control characters.
     pub(super) fn parse(file: &'static str, text: &str) -> Result<Knobs> {
         ensure!(
             text.len() as u64 <= MAX_BYTES,
@@ -35,7 +35,7 @@ impl Knobs {
         check_words(&value).with_context(|| file.to_owned())?;
         match value {
             Value::Object(map) => Ok(Knobs { file, map }),
-            _ => bail!("{file} holds no JSON object, want {{\"name\": value, …}}"),
+            _ => bail!("{file} is not a JSON object, want {{\"name\": value, …}}"),
         }
     }
 
@@ -49,12 +49,12 @@ impl Knobs {
         self.map.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Whether `knob` is there and not null.
+    /// True if `knob` is there and not null.
     pub(super) fn is_set(&self, knob: &str) -> bool {
         self.get(knob).is_some_and(|v| !v.is_null())
     }
 
-    /// The error that `knob` is not what is wanted.
+    /// The error for a wrong value of `knob`.
     pub(super) fn refused(&self, knob: &str, wanted: impl Display) -> anyhow::Error {
         anyhow::anyhow!("{}: {}: {wanted}", self.file, self.shown(knob))
     }
@@ -65,7 +65,7 @@ impl Knobs {
         format!("{knob} = {seen}")
     }
 
-    /// A whole number in `range`; `default` where the knob is missing.
+    /// A whole number in `range`; `default` if the knob is missing.
     pub(super) fn int(&self, knob: &str, default: i64, range: RangeInclusive<i64>) -> Result<i64> {
         match self.get(knob) {
             None => Ok(default),
@@ -73,7 +73,7 @@ impl Knobs {
         }
     }
 
-    /// A whole number in `range`; none where the knob is missing or null.
+    /// A whole number in `range`; none if the knob is missing or null.
     pub(super) fn optional_int(
         &self,
         knob: &str,
@@ -85,7 +85,7 @@ impl Knobs {
         }
     }
 
-    /// A list of whole numbers in `range`; `default` where the knob is missing.
+    /// A list of whole numbers in `range`; `default` if the knob is missing.
     pub(super) fn ints(
         &self,
         knob: &str,
@@ -114,7 +114,7 @@ impl Knobs {
         })
     }
 
-    /// A number; `default` where the knob is missing.
+    /// A number; `default` if the knob is missing.
     pub(super) fn float(&self, knob: &str, default: f64) -> Result<f64> {
         match self.get(knob) {
             None => Ok(default),
@@ -125,14 +125,14 @@ impl Knobs {
         }
     }
 
-    /// A number above 0; `default` where the knob is missing.
+    /// A number above 0; `default` if the knob is missing.
     pub(super) fn positive(&self, knob: &str, default: f64) -> Result<f64> {
         let x = self.float(knob, default)?;
         ensure!(x > 0.0, self.refused(knob, "want a number above 0"));
         Ok(x)
     }
 
-    /// true or false; `default` where the knob is missing.
+    /// true or false; `default` if the knob is missing.
     pub(super) fn flag(&self, knob: &str, default: bool) -> Result<bool> {
         match self.get(knob) {
             None => Ok(default),
@@ -142,7 +142,7 @@ impl Knobs {
         }
     }
 
-    /// A word; `default` where the knob is missing.
+    /// A word; `default` if the knob is missing.
     pub(super) fn word<'a>(&'a self, knob: &str, default: &'a str) -> Result<&'a str> {
         match self.get(knob) {
             None => Ok(default),
@@ -152,7 +152,7 @@ impl Knobs {
         }
     }
 
-    /// A list of words; `default` where the knob is missing.
+    /// A list of words; `default` if the knob is missing.
     pub(super) fn words<'a>(&'a self, knob: &str, default: &[&'a str]) -> Result<Vec<&'a str>> {
         let wrong = || self.refused(knob, "want a list of words in quotes");
         match self.get(knob) {
@@ -166,7 +166,7 @@ impl Knobs {
     }
 }
 
-/// Refuses names and words that no program writes and a message could not repeat.
+/// Refuses names and words that no program writes and that are unsafe to print.
 fn check_words(value: &Value) -> Result<()> {
     let check = |word: &str| {
         ensure!(
@@ -191,7 +191,7 @@ fn check_words(value: &Value) -> Result<()> {
     }
 }
 
-/// A value for a message, cut where it is long.
+/// A value for a message, shortened.
 fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(120) {
@@ -200,7 +200,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// Replaces NaN and ±Infinity outside of strings by null: Python writes them, JSON has not got them,
+/// Replaces NaN and ±Infinity outside of strings by null: Python writes them, JSON does not have them,
 /// and diffusers' DPM-Solver settings hold one.
 fn without_infinities(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn what_is_no_object_or_too_long_is_refused() {
         let refused = |text: &str| format!("{:#}", Knobs::parse("f.json", text).unwrap_err());
-        assert!(refused("[1]").contains("no JSON object"));
+        assert!(refused("[1]").contains("not a JSON object"));
         assert!(refused("{\"a\": ").contains("f.json is not JSON"));
         assert!(refused(&"[".repeat(100_000)).contains("not JSON"));
         assert!(refused(&" ".repeat(1 + MAX_BYTES as usize)).contains("at most"));

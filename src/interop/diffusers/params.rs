@@ -11,7 +11,7 @@ use crate::config::{AttentionUNetConfig, Resample};
 /// comes after the way up.
 ///
 /// # Panics
-/// Where `attention_down` or `attention_up` is shorter than `widths`, which no valid settings are.
+/// If `attention_down` or `attention_up` is shorter than `widths`, which valid settings never are.
 pub(crate) fn parameters(m: &AttentionUNetConfig) -> Vec<(String, Vec<i64>)> {
     let mut list = List { m, found: vec![] };
     let out = m.channels * if m.learned_variance { 2 } else { 1 };
@@ -119,7 +119,7 @@ impl List<'_> {
             } else {
                 to
             };
-            // The last block of a level takes what entered that level on the way down.
+            // The last block of a level gets the skip that entered that level on the way down.
             let skip = if r == m.blocks {
                 width_above(m, level)
             } else {

@@ -1,14 +1,16 @@
-//! `scheduler_config.json`, read as schedule and sampler; and the hints that stand in for it.
+//! `scheduler_config.json`, read as schedule and sampler; and the hints that replace it.
 //!
 //! diffusers has many scheduler classes. Those with a `beta_schedule` differ in how they sample, not
-//! in the noise that the network was trained on, so the schedule of any of them is taken.
+//! in the noise that the network was trained on, so the schedule of any of them is used.
 
 use anyhow::{Result, ensure};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::betas::{named_here, named_in_diffusers};
 use super::knobs::Knobs;
 use crate::config::{DiffusionConfig, LossKind, Prediction, SampleConfig, ScheduleKind, Sigma};
+use crate::interop::settings::spelled;
 use crate::interop::{Hints, Report};
 
 /// The file, in messages and in the report.
@@ -27,7 +29,7 @@ const DDPM_LIKE: [&str; 4] = [
 /// `learned_variance` or not.
 ///
 /// # Errors
-/// No such file of a class with betas, a knob that we have not, or a hint that says otherwise.
+/// A file of a class without betas, a knob not supported here, or a hint that contradicts the file.
 pub(super) fn parse(
     text: &str,
     learned_variance: bool,
@@ -45,16 +47,16 @@ pub(super) fn parse(
         images: 16,
         every_steps: 0,
     };
-    agree("--schedule", &hints.schedule, &diffusion.schedule)?;
-    agree("--timesteps", &hints.timesteps, &diffusion.timesteps)?;
-    agree("--prediction", &hints.prediction, &diffusion.prediction)?;
-    agree("--sigma", &hints.sigma, &sample.sigma)?;
-    agree("--clip-x0", &hints.clip_x0, &sample.clip_x0)?;
+    agree("schedule", &hints.schedule, &diffusion.schedule)?;
+    agree("timesteps", &hints.timesteps, &diffusion.timesteps)?;
+    agree("prediction", &hints.prediction, &diffusion.prediction)?;
+    agree("sigma", &hints.sigma, &sample.sigma)?;
+    agree("clip_x0", &hints.clip_x0, &sample.clip_x0)?;
     note(&knobs, &class, &diffusion, &sample, report);
     Ok((diffusion, sample))
 }
 
-/// Schedule and sampler where there is no `scheduler_config.json`.
+/// Schedule and sampler without a `scheduler_config.json`.
 pub(super) fn from_hints(
     learned_variance: bool,
     hints: &Hints,
@@ -75,7 +77,7 @@ pub(super) fn from_hints(
     let prediction = report.need(
         &hints.prediction,
         "--prediction WHAT",
-        "what the network predicts; usually eps",
+        "the quantity the network predicts; usually eps",
         Prediction::Eps,
     );
     let sigma = if learned_variance && hints.sigma.is_none() {
@@ -135,7 +137,7 @@ fn refuse_other_processes(knobs: &Knobs, class: &str) -> Result<()> {
     ] {
         ensure!(!knobs.flag(knob, false)?, knobs.refused(knob, wanted));
     }
-    // The other classes' defaults differ, and what saves a file writes them into it.
+    // The other classes' defaults differ, and saved files contain them.
     let by_range = matches!(
         knobs.word("beta_schedule", "").unwrap_or(""),
         "linear" | "scaled_linear" | "sigmoid"
@@ -205,7 +207,7 @@ fn betas(knobs: &Knobs) -> Result<Vec<f64>> {
 }
 
 fn timesteps(knobs: &Knobs) -> Result<usize> {
-    // Files of the first versions say "timesteps".
+    // Files of the first versions call it "timesteps".
     let knob = if knobs.is_set("num_train_timesteps") || !knobs.is_set("timesteps") {
         "num_train_timesteps"
     } else {
@@ -234,7 +236,7 @@ fn end_of_range(knobs: &Knobs, knob: &str, default: f64) -> Result<f64> {
 }
 
 fn prediction(knobs: &Knobs) -> Result<Prediction> {
-    // Files before version 0.9 say it this way.
+    // The form before version 0.9.
     if !knobs.flag("predict_epsilon", true)? && !knobs.is_set("prediction_type") {
         return Ok(Prediction::X0);
     }
@@ -271,8 +273,8 @@ fn sigma(
         _ => {
             return Err(knobs.refused(
                 "variance_type",
-                "want fixed_small, fixed_large or learned_range; a variance that the network gives \
-                 outright is not built in",
+                "want fixed_small, fixed_large or learned_range; a variance that the network predicts \
+                 directly is not built in",
             ));
         }
     };
@@ -280,19 +282,19 @@ fn sigma(
         kind != Sigma::Learned || learned,
         knobs.refused(
             "variance_type",
-            "the network must have twice as many out_channels as in_channels for this"
+            "needs a network with twice as many out_channels as in_channels"
         )
     );
     if learned && kind != Sigma::Learned {
         report.assume(format!(
-            "the network gives variances and {} leaves them unused; sample with --sigma learned to use them",
+            "the network predicts variances and {} ignores them; sample with sigma = learned to use them",
             knobs.shown("variance_type")
         ));
     }
     Ok(kind)
 }
 
-/// The noise of classes that have none of DDPM's kinds.
+/// The noise of classes without DDPM's variance types.
 fn sigma_unsaid(class: &str, learned: bool, hints: &Hints, report: &mut Report) -> Sigma {
     if learned {
         report.fact("sigma", "learned", "out_channels in config.json");
@@ -328,17 +330,21 @@ fn clip_or_default(hints: &Hints, report: &mut Report) -> bool {
     })
 }
 
-/// A hint may repeat the file, not contradict it.
-fn agree<T: PartialEq + std::fmt::Debug>(flag: &str, hint: &Option<T>, read: &T) -> Result<()> {
+/// A hint may repeat the file but not contradict it.
+fn agree<T: PartialEq + Serialize>(setting: &str, hint: &Option<T>, read: &T) -> Result<()> {
     match hint {
         Some(hint) if hint != read => {
-            anyhow::bail!("{flag} says {hint:?}, and {FILE} says {read:?}; leave the flag out")
+            anyhow::bail!(
+                "{setting} = {}: {FILE} has {}; leave {setting} out",
+                spelled(hint),
+                spelled(read)
+            )
         }
         _ => Ok(()),
     }
 }
 
-/// What was read, and what of it plays no part here.
+/// Reports the settings read, and those without effect here.
 fn note(
     knobs: &Knobs,
     class: &str,
@@ -349,19 +355,19 @@ fn note(
     report.fact("scheduler", class, FILE);
     report.fact("timesteps", diffusion.timesteps, FILE);
     report.fact("schedule", schedule_in_words(knobs, diffusion), FILE);
-    report.fact("prediction", format!("{:?}", diffusion.prediction), FILE);
-    report.fact("sigma", format!("{:?}", sample.sigma), FILE);
+    report.fact("prediction", spelled(&diffusion.prediction), FILE);
+    report.fact("sigma", spelled(&sample.sigma), FILE);
     report.fact("clip_x0", sample.clip_x0, FILE);
     loss(report);
     if !class.starts_with("DDPM") {
         report.assume(format!(
-            "{class} samples in its own way; here the same schedule is sampled step by step, as DDPM does"
+            "{class} has its own sampler; here the same schedule is sampled step by step, as DDPM does"
         ));
     }
     let offset = knobs.get("steps_offset").and_then(Value::as_f64);
     if offset.is_some_and(|x| x != 0.0) {
         report.assume(format!(
-            "{} plays no part here: all {} steps are run, from t = {} to t = 0",
+            "{} has no effect here: all {} steps are run, from t = {} to t = 0",
             knobs.shown("steps_offset"),
             diffusion.timesteps,
             diffusion.timesteps - 1
@@ -370,7 +376,7 @@ fn note(
     let spacing = knobs.get("timestep_spacing").and_then(Value::as_str);
     if spacing.is_some_and(|s| s != "leading") {
         report.assume(format!(
-            "{} plays no part here: all {} steps are run, and then the spacings are the same",
+            "{} has no effect here: all {} steps are run, and then all spacings are the same",
             knobs.shown("timestep_spacing"),
             diffusion.timesteps
         ));
@@ -379,7 +385,7 @@ fn note(
 
 fn schedule_in_words(knobs: &Knobs, diffusion: &DiffusionConfig) -> String {
     if diffusion.schedule != ScheduleKind::Explicit {
-        return format!("{:?}", diffusion.schedule);
+        return spelled(&diffusion.schedule);
     }
     let origin = if knobs.is_set("trained_betas") {
         "trained_betas".to_owned()

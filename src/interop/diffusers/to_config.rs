@@ -1,4 +1,4 @@
-//! Our settings as `config.json` of a `UNet2DModel`; what that class cannot express is refused by name.
+//! Our settings as `config.json` of a `UNet2DModel`; settings that class lacks are refused by name.
 
 use std::fmt::Display;
 
@@ -12,7 +12,7 @@ use crate::config::{AttentionUNetConfig, Resample};
 /// The contents of `config.json`.
 ///
 /// # Errors
-/// A setting that `UNet2DModel` has not, named with its value.
+/// A setting that `UNet2DModel` does not have, named with its value.
 pub(crate) fn to_config(m: &AttentionUNetConfig) -> Result<Value> {
     refuse_what_they_lack(m)?;
     let resnet = m.resample == Resample::Resnet;
@@ -70,7 +70,7 @@ fn refuse_what_they_lack(m: &AttentionUNetConfig) -> Result<()> {
         whole,
         "widths",
         format!("{:?}", m.widths),
-        "want one width a level, and attention_down and attention_up of the same length",
+        "want one width per level, and attention_down and attention_up of the same length",
     )?;
     let first = m.widths[0];
     refuse(
@@ -83,13 +83,13 @@ fn refuse_what_they_lack(m: &AttentionUNetConfig) -> Result<()> {
         m.time_channels == first,
         "time_channels",
         m.time_channels,
-        format!("its sinusoidal embedding is as long as its first level is wide, {first}"),
+        format!("the length of its sinusoidal embedding is the width of its first level, {first}"),
     )?;
     refuse(
         m.time_scale == 1.0,
         "time_scale",
         m.time_scale,
-        "it embeds t as it is",
+        "it embeds t unscaled",
     )?;
     refuse(
         m.mid_attention_norm || m.scale_shift || !m.mid_attention,
@@ -121,7 +121,7 @@ fn blocks(
         .collect()
 }
 
-/// Their one `attention_head_dim`: channels of every head, or none for one head everywhere.
+/// Their single `attention_head_dim`: channels per head, or none for one head everywhere.
 fn head_channels(m: &AttentionUNetConfig) -> Result<Option<i64>> {
     let lowest = m.widths.len() - 1;
     let mut places = Vec::new();

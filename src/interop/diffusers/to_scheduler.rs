@@ -11,7 +11,7 @@ use crate::config::{DiffusionConfig, Prediction, SampleConfig, ScheduleKind, Sig
 /// `trained_betas`.
 ///
 /// # Errors
-/// No betas, or a number of them that is not `timesteps`.
+/// No betas, or a number of betas other than `timesteps`.
 pub(crate) fn to_scheduler_config(
     diffusion: &DiffusionConfig,
     sample: &SampleConfig,

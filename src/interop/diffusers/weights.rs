@@ -1,4 +1,4 @@
-//! Which files in a U-Net's folder are its weights: one file, a variant such as fp16, or shards.
+//! The weights in a U-Net's folder: one file, a variant such as fp16, or shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,10 +10,10 @@ use serde_json::Value;
 use super::json::read_json;
 use super::knobs::Knobs;
 
-/// How the names of all of them begin.
+/// Beginning of all their names.
 const STEM: &str = "diffusion_pytorch_model.";
 
-/// What follows the stem, best first.
+/// Endings after the stem, best first.
 const ENDINGS: [&str; 4] = [
     "safetensors",
     "safetensors.index.json",
@@ -21,17 +21,17 @@ const ENDINGS: [&str; 4] = [
     "bin.index.json",
 ];
 
-/// Whether a folder holds anything that diffusers names as weights.
+/// True if a folder holds a file named like diffusers' weights.
 pub(super) fn any(dir: &Path) -> bool {
     names(dir).is_ok_and(|names| !names.is_empty())
 }
 
-/// Whether a file's name is that of an index of shards.
+/// True for the name of an index of shards.
 pub(super) fn is_index(name: &str) -> bool {
     name.contains(".index.") && name.ends_with(".json")
 }
 
-/// Whether a file's name is that of one shard of several: `…-00001-of-00002.safetensors`.
+/// True for the name of one shard of several: `…-00001-of-00002.safetensors`.
 pub(super) fn is_shard(name: &str) -> bool {
     let digits = |s: &str, from_end: bool| {
         let end = if from_end {
@@ -45,11 +45,11 @@ pub(super) fn is_shard(name: &str) -> bool {
         .is_some_and(|(before, after)| digits(before, true) && digits(after, false))
 }
 
-/// The weights in a folder, one file or the index of several; and a note where a variant had to be
-/// taken.
+/// The weights in a folder, one file or the index of several; and a note if only a variant was
+/// there.
 ///
 /// # Errors
-/// None there, or several variants.
+/// No weights there, or several variants.
 pub(super) fn find(dir: &Path) -> Result<(PathBuf, Option<String>)> {
     for ending in ENDINGS {
         let file = dir.join(format!("{STEM}{ending}"));
@@ -66,12 +66,12 @@ pub(super) fn find(dir: &Path) -> Result<(PathBuf, Option<String>)> {
     );
     ensure!(
         variants.len() == 1,
-        "{} holds weights in the variants {}; give the file of the one that is wanted",
+        "{} holds weights in the variants {}; give the file of one of them",
         dir.display(),
         variants.keys().cloned().collect::<Vec<_>>().join(", ")
     );
     let (variant, (_, file)) = variants.into_iter().next().context("no variant")?;
-    let note = format!("the variant {variant} is taken; there is no other");
+    let note = format!("the variant {variant} is used, the only one there");
     Ok((file, Some(note)))
 }
 
@@ -91,7 +91,7 @@ fn variants(dir: &Path) -> Result<BTreeMap<String, (usize, PathBuf)>> {
     Ok(found)
 }
 
-/// Rank and variant of a file's name: the variant stands before the last part, also in
+/// Rank and variant of a file's name: the variant is before the last part, also in
 /// `….safetensors.index.fp16.json`.
 fn variant_of(name: &str) -> Option<(usize, String)> {
     let (start, last) = name.strip_prefix(STEM)?.rsplit_once('.')?;
@@ -129,7 +129,7 @@ fn variant_or_plain(name: &str) -> bool {
 /// Checks that all shards that an index names lie in its folder.
 ///
 /// # Errors
-/// No index, a name that leads out of the folder, or a shard that is not there.
+/// Not an index, a name that leads out of the folder, or a missing shard.
 pub(super) fn check_shards(index: &Path) -> Result<()> {
     let name = index.display().to_string();
     let knobs =

@@ -1,9 +1,9 @@
 //! `ddpm.py`'s simplified U-Net.
 //!
-//! In a block, the shortcut if any, the time projection, two convolutions and the norm are made in this
-//! order. Kernels do not tell how the blocks are split into levels: each width on the way up is the width
-//! before on the way down, whatever the poolings. The file's list of layers does tell, because it has the
-//! poolings between the norms.
+//! The layers of a block are created in the order: shortcut if any, time projection, two convolutions, norm.
+//! Kernels do not show how the blocks are split into levels: each width on the way up is the width
+//! before on the way down, whatever the poolings. The file's list of layers shows it, with its poolings
+//! between the norms.
 
 use anyhow::{Result, ensure};
 
@@ -122,7 +122,7 @@ fn block(list: &mut WeightList, name: &str, time_width: i64, width: &mut i64, to
     list.norm(&format!("{name}.norm"), to);
 }
 
-/// What the shapes say.
+/// The settings behind the shapes.
 struct Found {
     timesteps: i64,
     channels: i64,
@@ -157,7 +157,7 @@ impl Found {
         })
     }
 
-    /// The numbers of blocks a level that split the way down into levels of one width.
+    /// The numbers of blocks per level that split the way down into levels of one width.
     fn possible_blocks(&self) -> Vec<i64> {
         let even = |blocks: &usize| {
             self.down.len().is_multiple_of(*blocks)
@@ -200,31 +200,31 @@ fn infer_blocks(
         }
         (None, _) => {
             let about = format!(
-                "residual blocks a level; the weights fit {choices}. ddpm.py as published has 2"
+                "residual blocks per level; the weights fit {choices}. ddpm.py as published has 2"
             );
             report.need(&hints.blocks, "--blocks N", &about, possible[0])
         }
     };
     ensure!(
         possible.contains(&blocks),
-        "{blocks} blocks a level do not fit the weights; want one of: {choices}"
+        "blocks = {blocks}: this does not fit the weights; want one of: {choices}"
     );
     ensure!(
         hints.blocks.is_none_or(|hint| hint == blocks),
-        "--blocks says {:?}, the file has {blocks} blocks a level; leave out --blocks",
-        hints.blocks
+        "blocks = {}: the file has {blocks} blocks per level; leave blocks out",
+        hints.blocks.unwrap_or_default()
     );
     Ok(blocks)
 }
 
-/// The model with its images' size, which no weight depends on.
+/// The model with its images' size, on which no weight depends.
 fn with_size(
     model: UNetConfig,
     poolings: Option<&Poolings>,
     hints: &Hints,
     report: &mut Report,
 ) -> Result<UNetConfig> {
-    let about = "side of the images it was trained on, which also says how often it pools \
+    let about = "side of the images it was trained on, which also decides how often it pools \
                  (no level of 4 pixels is pooled); ddpm.py as published: 128";
     let Some(side) = image_side(about, hints, report)? else {
         return Ok(model);
@@ -238,7 +238,7 @@ fn with_size(
     let stored = poolings.map_or(pools, |poolings| poolings.after.len());
     ensure!(
         pools == stored,
-        "--image-size {side}: this network would pool {pools} times, the file has {stored} poolings; \
+        "image_size = {side}: this network would pool {pools} times, the file has {stored} poolings; \
          give the size it was trained on"
     );
     Ok(model)

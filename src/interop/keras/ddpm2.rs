@@ -1,9 +1,8 @@
 //! `ddpm2.py`'s U-Net: norms before convolutions, concatenated skips.
 //!
-//! In a block, the shortcut if any, the first norm and convolution, the time projection, the second norm
-//! and convolution are made in this order. On the way up the blocks' inputs are joined with skips and
-//! therefore wider than what came before, so that the kernels tell both ways apart, and with them levels and
-//! blocks.
+//! The layers of a block are created in the order: shortcut if any, first norm and convolution, time projection,
+//! second norm and convolution. On the way up the blocks' inputs are concatenated with skips and therefore wider
+//! than the output before, so the kernels show where the way up begins, and with it levels and blocks.
 
 use anyhow::{Result, ensure};
 
@@ -15,7 +14,7 @@ use super::numbers::{self, FirstNumbers};
 use super::poolings::Poolings;
 use super::weights::{REGROUP, Weight, WeightList, check_shapes, keras};
 use super::{NORM_EPS, NORM_GROUPS, Program};
-use crate::config::{BlockWidths, ConcatUNetConfig, ModelConfig};
+use crate::config::{BlockWidths, ConcatUNetConfig, ModelConfig, sides_wanted};
 use crate::interop::hints::Hints;
 use crate::interop::keys::Keys;
 use crate::interop::layout::{Channels, Form};
@@ -24,7 +23,7 @@ use crate::interop::report::Report;
 /// Kinds of layers that have weights.
 const KINDS: [&str; 4] = ["embedding", "conv2d", "dense", "group_norm"];
 
-/// Most levels that are believed.
+/// Most levels that are accepted.
 const MOST_LEVELS: usize = 16;
 
 /// The network and T.
@@ -44,8 +43,8 @@ pub(super) fn infer(
     check_poolings(&model, layers)?;
     ensure!(
         hints.blocks.is_none_or(|hint| hint == model.blocks),
-        "--blocks says {:?}, the file has {} blocks a level; leave out --blocks",
-        hints.blocks,
+        "blocks = {}: the file has {} blocks per level; leave blocks out",
+        hints.blocks.unwrap_or_default(),
         model.blocks
     );
     report.fact("blocks", model.blocks, "inputs of the convolutions");
@@ -103,7 +102,7 @@ pub(super) fn weights(
     Ok(list.weights)
 }
 
-/// A joined input is regrouped as any other: its interleaved groups hold what our contiguous ones do.
+/// A concatenated input is regrouped like any other: its interleaved groups hold the channels of our contiguous ones.
 fn block(list: &mut WeightList, name: &str, time_width: i64, widths: BlockWidths) {
     let BlockWidths { from, to } = widths;
     if from != to {
@@ -121,7 +120,7 @@ fn block(list: &mut WeightList, name: &str, time_width: i64, widths: BlockWidths
     list.conv(&format!("{name}.conv2.weight"), [to, to], [REGROUP; 2]);
 }
 
-/// What the shapes say.
+/// The settings behind the shapes.
 struct Found {
     timesteps: i64,
     channels: i64,
@@ -159,7 +158,7 @@ impl Found {
     }
 
     /// The network without its images' size: with L levels of b blocks there are L b blocks on the way
-    /// down, one in the middle, and L (b + 1) whose inputs are joined.
+    /// down, one in the middle, and L (b + 1) with concatenated inputs.
     fn model(&self) -> Result<ConcatUNetConfig> {
         let mut before = self.base_width;
         let mut plain = 0;
@@ -171,7 +170,7 @@ impl Found {
         let levels = (joined + 1).saturating_sub(plain);
         ensure!(
             (1..=MOST_LEVELS).contains(&levels) && plain > 1 && (plain - 1) % levels == 0,
-            "{plain} residual blocks whose input is what came before and {joined} whose input is wider; want \
+            "{plain} residual blocks with the output before as input and {joined} with a wider input; want \
              b and one more of the latter for each of 1 to {MOST_LEVELS} levels, and one of the former in \
              the middle"
         );
@@ -191,7 +190,7 @@ impl Found {
     }
 }
 
-/// Refuses a list of layers, if the file has one, that halves its images elsewhere.
+/// Refuses a list of layers, if the file has one, that halves the image at other places.
 fn check_poolings(model: &ConcatUNetConfig, layers: &[String]) -> Result<()> {
     let Some(poolings) = Poolings::of(layers) else {
         return Ok(());
@@ -208,7 +207,7 @@ fn check_poolings(model: &ConcatUNetConfig, layers: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The model with its images' size, which no weight depends on.
+/// The model with its images' size, on which no weight depends.
 fn with_size(
     model: ConcatUNetConfig,
     hints: &Hints,
@@ -221,9 +220,8 @@ fn with_size(
     let factor = 1_i64 << (model.multipliers.len() - 1);
     ensure!(
         side % factor == 0,
-        "--image-size {side}: want a multiple of {factor}, because {} levels halve the image {} times",
-        model.multipliers.len(),
-        model.multipliers.len() - 1
+        "image_size = {side}: {}",
+        sides_wanted(factor)
     );
     Ok(ConcatUNetConfig {
         height: side,

@@ -1,6 +1,6 @@
 //! `ddpm-gau.py`'s gated attention units over patches.
 //!
-//! A unit's dense layers and its two scales with shifts are numbered on with the network's own, and stand
+//! A unit's dense layers and its two scales with shifts continue the network's own numbers, and are stored
 //! below it in the file.
 
 use anyhow::{Context, Result, ensure};
@@ -15,9 +15,9 @@ use crate::interop::keys::Keys;
 use crate::interop::layout::{Channels, Form};
 use crate::interop::report::Report;
 
-/// Largest patch that is believed, in pixels.
+/// Largest patch that is accepted, in pixels.
 const MOST_PATCH: i64 = 128;
-/// Of all norms: Keras's epsilon.
+/// Epsilon of all norms, Keras's.
 const NORM_EPS: f64 = 1e-7;
 
 /// Kinds of layers that have weights.
@@ -35,7 +35,7 @@ pub(super) fn infer(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<(
     check_shapes(keys, &weights(&model, timesteps, keys)?, Program::Gau)?;
     ensure!(
         hints.blocks.is_none(),
-        "--blocks says nothing of a network without levels; leave it out"
+        "blocks has no meaning for a network without levels; leave blocks out"
     );
     report.fact("timesteps", timesteps, "rows of the embedding");
     report.fact("base width", model.base_width, "columns of the embedding");
@@ -45,7 +45,7 @@ pub(super) fn infer(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<(
     report.fact("key width", model.key_width, "scales of the units");
     report.assume(format!(
         "units have swish and softmax, norms subtract no mean and have eps {NORM_EPS:e}, rotary positions have \
-         the base 1000: ddpm-gau.py has them fixed"
+         the base 1000, fixed in ddpm-gau.py"
     ));
     let model = GauConfig {
         dropout: hints.dropout.unwrap_or(0.0),
@@ -121,7 +121,7 @@ fn within(list: &WeightList, n: usize, weight: &str) -> String {
     list.first.weight(UNIT, n, weight)
 }
 
-/// What the shapes say: the network without its images' size, and T.
+/// The settings behind the shapes: the network without its images' size, and T.
 fn read(keys: &Keys) -> Result<(GauConfig, i64)> {
     let first = FirstNumbers::of(keys, &KINDS)?;
     let table = keys.shape(&first.weight("embedding", 0, "embeddings:0"), 2)?;
@@ -165,7 +165,7 @@ fn read(keys: &Keys) -> Result<(GauConfig, i64)> {
 }
 
 /// Colours of an image and side of a patch, whose product of colours and pixels is `values`: no square
-/// is three times another.
+/// number is three times another.
 fn patch_of(values: i64) -> Result<(i64, i64)> {
     let side = |colours: i64| {
         let side = (values / colours).max(0).isqrt();
@@ -180,7 +180,7 @@ fn patch_of(values: i64) -> Result<(i64, i64)> {
     })
 }
 
-/// The model with its images' size, which no weight depends on.
+/// The model with its images' size, on which no weight depends.
 fn with_size(model: GauConfig, hints: &Hints, report: &mut Report) -> Result<GauConfig> {
     let about = "side of the images it was trained on; ddpm-gau.py as published: 128";
     let Some(side) = image_side(about, hints, report)? else {
@@ -188,7 +188,7 @@ fn with_size(model: GauConfig, hints: &Hints, report: &mut Report) -> Result<Gau
     };
     ensure!(
         side % model.patch == 0,
-        "--image-size {side}: want a multiple of the {0} pixels of a patch",
+        "image_size = {side}: want a multiple of the {0} pixels of a patch",
         model.patch
     );
     Ok(GauConfig {

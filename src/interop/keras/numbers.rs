@@ -4,12 +4,12 @@ use anyhow::{Context, Result};
 
 use crate::interop::keys::Keys;
 
-/// The number of the first layer of each kind that a network has.
+/// The number of a network's first layer of each kind.
 #[derive(Debug, Clone)]
 pub(super) struct FirstNumbers(Vec<(&'static str, u64)>);
 
 impl FirstNumbers {
-    /// Reads them off the names; all are 1, as of the first network in a process, where there are none.
+    /// Reads them from the names; without keys all are 1, as in the first network of a process.
     ///
     /// # Errors
     /// A kind of layer is missing.
@@ -47,16 +47,16 @@ pub(super) fn first_of(keys: &Keys, kind: &str) -> Result<u64> {
     let numbers = keys.iter().filter_map(|(key, _)| number(key, kind));
     numbers
         .min()
-        .with_context(|| format!("no layer {kind}_1, {kind}_2, …, which such a network has"))
+        .with_context(|| format!("no layer {kind}_1, {kind}_2, …, which this network needs"))
 }
 
-/// How many layers of a kind have this weight.
+/// Number of layers of a kind that have this weight.
 pub(super) fn count(keys: &Keys, kind: &str, weight: &str) -> usize {
     let of_kind = |key: &str| number(key, kind).is_some() && key.ends_with(weight);
     keys.iter().filter(|(key, _)| of_kind(key)).count()
 }
 
-/// The number in `kind_number/…`, whether that is the layer or a layer in one: `outer_1/outer_1/kind_4/…`.
+/// The number in `kind_number/…`, of a layer or of a layer inside one: `outer_1/outer_1/kind_4/…`.
 fn number(key: &str, kind: &str) -> Option<u64> {
     let of = |part: &str| part.strip_prefix(kind)?.strip_prefix('_')?.parse().ok();
     let (layers, _) = key.rsplit_once('/')?;

@@ -1,15 +1,15 @@
-//! Where a network halves its images: kernels do not tell how its blocks are split into levels.
+//! The places where a network halves the image; kernels do not show how its blocks are split into levels.
 
 use anyhow::{Result, ensure};
 
-/// Where the network halves its images, from the file's list of layers.
+/// The places where the network halves the image, from the file's list of layers.
 pub(super) struct Poolings {
-    /// How many norms come before each pooling; at least one pooling.
+    /// Number of norms before each pooling; at least one pooling.
     pub(super) after: Vec<i64>,
 }
 
 impl Poolings {
-    /// Finds them in a list of layers in the model's order; none if there are none in it.
+    /// Finds the poolings in a list of layers in the model's order; `None` without any.
     pub(super) fn of(layers: &[String]) -> Option<Poolings> {
         let mut norms = 0;
         let mut after = Vec::new();
@@ -25,7 +25,7 @@ impl Poolings {
     /// Norms before each pooling since the one before.
     ///
     /// # Errors
-    /// They are not the same at each.
+    /// The numbers differ.
     pub(super) fn even(&self) -> Result<i64> {
         let first = self.after[0];
         let even = (1..).zip(&self.after).all(|(n, &after)| after == n * first);

@@ -1,4 +1,4 @@
-//! Every weight of a network: their name and shape, our name, and how to turn one into the other.
+//! Every weight of a network: their name and shape, our name, and the conversion.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{NORM_GROUPS, Program};
 use crate::interop::keys::Keys;
 use crate::interop::layout::{Channels, Entry, Form};
 
-/// Channels of a feature map, in norm groups that are interleaved there and contiguous here.
+/// Channels of a feature map, whose norm groups are interleaved there and contiguous here.
 pub(super) const REGROUP: Channels = Channels::Regroup {
     groups: NORM_GROUPS,
 };
@@ -19,7 +19,7 @@ pub(super) const REGROUP: Channels = Channels::Regroup {
 pub(super) struct Weight {
     pub(super) theirs: String,
     pub(super) shape: Vec<i64>,
-    /// None for a table that is no parameter of ours.
+    /// `None` for a table that is not a parameter of ours.
     pub(super) ours: Option<String>,
     pub(super) form: Form,
 }
@@ -43,7 +43,7 @@ pub(super) fn keras([input, output]: [Channels; 2]) -> Form {
     }
 }
 
-/// The weights so far, with how many layers of each kind they took.
+/// The weights so far, with the number of layers of each kind.
 #[derive(Debug)]
 pub(super) struct WeightList {
     pub(super) first: FirstNumbers,

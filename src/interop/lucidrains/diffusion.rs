@@ -1,13 +1,13 @@
-//! The package's `GaussianDiffusion`: what its buffers say of schedule and objective, and the buffers
-//! that follow from ours.
+//! The package's `GaussianDiffusion`: schedule and objective from its buffers, and the buffers from ours.
 
 use anyhow::{Result, bail, ensure};
 
 use crate::config::{DiffusionConfig, LossKind, Prediction, ScheduleKind};
 use crate::diffusion::Schedule;
+use crate::interop::settings::spelled;
 use crate::interop::{Hints, Report};
 
-/// What the file holds beside the network.
+/// Values in the file beside the network.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::interop) struct Buffers {
     /// `betas`.
@@ -40,8 +40,8 @@ pub(super) fn infer(
 ) -> Result<DiffusionConfig> {
     let mut config = schedule(buffers, hints, report)?;
     let found = if learned_variance {
-        // LearnedGaussianDiffusion trains and samples eps whatever its objective, and `loss_weight`
-        // still says the objective, pred_v by default.
+        // LearnedGaussianDiffusion always trains and samples eps, yet `loss_weight` still follows its
+        // objective, pred_v by default.
         Some((
             Prediction::Eps,
             "learned variance: that class ignores `objective`",
@@ -51,16 +51,20 @@ pub(super) fn infer(
     };
     config.prediction = match (found, hints.prediction) {
         (Some((found, from)), Some(hint)) if found != hint => {
-            bail!("--prediction {hint:?}, but the file says {found:?} ({from}); leave it out")
+            bail!(
+                "prediction = {}: the file has {} ({from}); leave prediction out",
+                spelled(&hint),
+                spelled(&found)
+            )
         }
         (Some((found, from)), _) => {
-            report.fact("prediction", format!("{found:?}"), from);
+            report.fact("prediction", spelled(&found), from);
             found
         }
         (None, hint) => report.need(
             &hint,
             "--prediction eps|x0|v",
-            "what the network predicts, `objective` of GaussianDiffusion: pred_noise, pred_x0, or \
+            "the quantity the network predicts, `objective` of GaussianDiffusion: pred_noise, pred_x0, or \
              pred_v, the default since 1.6.3",
             Prediction::Eps,
         ),
@@ -68,7 +72,7 @@ pub(super) fn infer(
     Ok(config)
 }
 
-/// The schedule, with a prediction that is still open.
+/// The schedule; the prediction is still open.
 fn schedule(buffers: &Buffers, hints: &Hints, report: &mut Report) -> Result<DiffusionConfig> {
     let mut config = DiffusionConfig {
         timesteps: 1000,
@@ -106,24 +110,25 @@ fn schedule(buffers: &Buffers, hints: &Hints, report: &mut Report) -> Result<Dif
     config.timesteps = steps as i64;
     name_schedule(&mut config, betas);
     report.fact("time steps", steps, "length of betas");
-    report.fact("schedule", format!("{:?}", config.schedule), "betas");
+    report.fact("schedule", spelled(&config.schedule), "betas");
     if let Some(hint) = hints.timesteps {
         ensure!(
             hint == config.timesteps,
-            "--timesteps {hint}, but betas has {steps} values"
+            "timesteps = {hint}: betas has {steps} values; leave timesteps out"
         );
     }
     if let Some(hint) = hints.schedule {
         ensure!(
             hint == config.schedule,
-            "--schedule {hint:?}, but betas are {:?}; leave it out",
-            config.schedule
+            "schedule = {}: betas are {}; leave schedule out",
+            spelled(&hint),
+            spelled(&config.schedule)
         );
     }
     Ok(config)
 }
 
-/// Finds the named schedule that these betas are, else keeps them as they are.
+/// Finds the named schedule with these betas, else keeps the betas.
 fn name_schedule(config: &mut DiffusionConfig, betas: &[f32]) {
     let same = |ours: Vec<f64>| {
         ours.iter().zip(betas).all(|(&ours, &theirs)| {
@@ -146,7 +151,7 @@ fn name_schedule(config: &mut DiffusionConfig, betas: &[f32]) {
 
 /// The package's betas for our schedule.
 ///
-/// They are ours, but in the sigmoid schedule the package rounds two constants to f32, which moves
+/// They are ours, except that in the sigmoid schedule the package rounds two constants to f32, which moves
 /// alphas_cumprod by 1e-8 and the last betas by up to 1e-4 of themselves.
 fn their_betas(config: &DiffusionConfig) -> Vec<f64> {
     if config.schedule != ScheduleKind::Sigmoid {
@@ -177,7 +182,7 @@ fn snr(schedule: &Schedule) -> Vec<f64> {
         .collect()
 }
 
-/// What the loss weight is the snr divided by.
+/// Divisor of the snr in the loss weight.
 fn divisor(prediction: Prediction, snr: f64) -> f64 {
     match prediction {
         Prediction::Eps => snr,
@@ -186,9 +191,9 @@ fn divisor(prediction: Prediction, snr: f64) -> f64 {
     }
 }
 
-/// What the network predicts, if the loss weights say it clearly.
+/// The quantity the network predicts, if the loss weights show it clearly.
 ///
-/// They are min(snr, gamma) / [`divisor`], where gamma is no limit unless `min_snr_loss_weight` was
+/// They are min(snr, gamma) / [`divisor`], where gamma is infinite unless `min_snr_loss_weight` was
 /// set. snr falls with t, so the first weight shows the limit.
 fn objective(
     buffers: &Buffers,
@@ -221,7 +226,7 @@ fn objective(
     }
     if weights.iter().any(|w| (w - 1.0).abs() > SAME_WEIGHT as f32) {
         report.assume(
-            "training goes on with the same weight for every t: the package multiplied the loss by \
+            "training continues with the same weight for every t: the package multiplied the loss by \
              loss_weight",
         );
     }

@@ -1,4 +1,4 @@
-//! Networks of the package that are recognised to be refused, with what was seen.
+//! Networks of the package that are recognised only to be refused, with what was seen.
 //!
 //! Before 1.9 the maths changed several times under the same keys (attention by cosines, convolutions
 //! with standardised weights), so such files cannot be read without the version that wrote them.
@@ -10,10 +10,10 @@ use crate::interop::Keys;
 /// Oldest version whose networks are read.
 const OLDEST: (u64, u64) = (1, 9);
 
-/// Refuses what version 1.9 and later do not make, and the package's other networks.
+/// Refuses networks of versions before 1.9, and the package's other networks.
 ///
 /// # Errors
-/// Names what was seen and which versions did so.
+/// Names what was seen and the versions that did so.
 pub(super) fn refuse(keys: &Keys, version: Option<&str>) -> Result<()> {
     if let Some((text, parsed)) = version.and_then(|v| Some((v, parse(v)?))) {
         ensure!(
@@ -44,7 +44,7 @@ fn parse(version: &str) -> Option<(u64, u64)> {
     Some((next()?, next()?))
 }
 
-/// What was seen, and of what network it is. In these the package keeps older keys to this day.
+/// What was seen, and its network. In these the package still uses older keys.
 fn other_kind(keys: &Keys) -> Option<(&'static str, &'static str)> {
     [
         (
@@ -64,7 +64,7 @@ fn other_kind(keys: &Keys) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// What was seen, and in which versions it is so; the oldest signs first.
+/// What was seen, and its versions; the oldest signs first.
 fn sign_of_age(keys: &Keys) -> Option<(String, &'static str)> {
     let there = |key: &str| format!("{key} is there");
     if keys.has("downs.0.0.ds_conv.weight") {

@@ -1,7 +1,7 @@
-//! Every key and shape of the package's U-Net: what a file must hold, and what a file is given.
+//! Every key and shape of the package's U-Net, for reading and writing files.
 //!
-//! It is written down apart from the network so that a file is checked before memory is taken for
-//! a network of its size.
+//! Separate from the network, so that a file is checked before memory is allocated for a network of its
+//! size.
 
 use std::collections::BTreeMap;
 
@@ -123,10 +123,10 @@ impl Table<'_> {
     }
 }
 
-/// Holds every key and shape of a file against the table.
+/// Checks every key and shape of a file against the table.
 ///
 /// # Errors
-/// The first few that are missing, of another shape, or not the network's.
+/// The first few that are missing, of another shape, or unexpected.
 pub(super) fn check(keys: &Keys, config: &LucidrainsConfig) -> Result<()> {
     let rows = parameters(config);
     let wanted: BTreeMap<&str, &[i64]> = rows
@@ -140,7 +140,7 @@ pub(super) fn check(keys: &Keys, config: &LucidrainsConfig) -> Result<()> {
     let others = keys.iter().filter_map(|(key, seen)| match wanted.get(key) {
         Some(want) if *want == seen => None,
         Some(want) => Some(format!("{key} is {seen:?}, want {want:?}")),
-        None => Some(format!("{key} {seen:?} is not of this network")),
+        None => Some(format!("{key} {seen:?} is not in this network")),
     });
     let wrong: Vec<String> = absent.chain(others).collect();
     if wrong.is_empty() {

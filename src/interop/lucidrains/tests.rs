@@ -231,18 +231,18 @@ fn hints_that_contradict_the_file_are_refused() {
     for (hints, want) in [
         (
             hints(|h| h.prediction = Some(Prediction::Eps)),
-            "--prediction Eps",
+            "prediction = eps",
         ),
         (
             hints(|h| h.schedule = Some(ScheduleKind::Linear)),
-            "--schedule Linear",
+            "schedule = linear",
         ),
         (hints(|h| h.timesteps = Some(500)), "betas has 1000 values"),
-        (hints(|h| h.num_heads = Some(8)), "--num-heads 8"),
-        (hints(|h| h.head_channels = Some(64)), "--head-channels 64"),
+        (hints(|h| h.num_heads = Some(8)), "num_heads = 8"),
+        (hints(|h| h.head_channels = Some(64)), "head_channels = 64"),
         (
             hints(|h| h.image_size = Some((32, 31))),
-            "32x31: want multiples of 2",
+            "32x31: for each side want a multiple of 2",
         ),
     ] {
         let message = refusal(&keys(&plain()), &usual(), &hints);

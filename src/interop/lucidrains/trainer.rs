@@ -1,7 +1,7 @@
 //! A whole file of the package's `Trainer`, for export.
 //!
-//! `Trainer.load` of 2.3.4 reads `model-{milestone}.pt` with `torch.load(weights_only=True)` and takes
-//! six entries, all strictly: `step`; `model`, the `GaussianDiffusion`'s `state_dict`; `opt`, Adam's, whose
+//! `Trainer.load` of 2.3.4 reads `model-{milestone}.pt` with `torch.load(weights_only=True)` and requires
+//! six entries: `step`; `model`, the `GaussianDiffusion`'s `state_dict`; `opt`, Adam's, whose
 //! empty `state` means that it has not stepped; `ema`, that of ema-pytorch's `EMA`, which holds the model
 //! twice; `scaler`, `None` without mixed precision; `version`, which is printed.
 
@@ -13,14 +13,14 @@ use crate::config::DiffusionConfig;
 use crate::formats::pt::write::Item;
 use crate::formats::state_dict::tensor_item;
 
-/// The `version` of the package whose layout this is.
+/// Version of the package with this layout.
 const VERSION: &str = "2.3.4";
 
 /// The file: `weights` are the U-Net's under its own keys, in the order of `layout`, and stand for both the
 /// trained and the averaged ones.
 ///
 /// # Errors
-/// A dtype that PyTorch files have not.
+/// A dtype that PyTorch files do not have.
 pub(in crate::interop) fn file(
     step: u64,
     diffusion: &DiffusionConfig,

@@ -66,13 +66,13 @@ fn missing_hints_are_listed_with_the_known_file_that_has_them() {
         "--rescale-timesteps",
     ];
     assert_eq!(missing(&report), all);
-    assert!(!report.missing[0].about.contains("--known"));
+    assert!(!report.missing[0].about.contains("known = "));
     for (known, net) in published() {
         let mut report = Report::default();
         infer(&net.state_dict().keys(), &Hints::default(), &mut report).unwrap();
         assert_eq!(missing(&report), all);
         for missing in &report.missing {
-            assert!(missing.about.contains("--known "), "{}", missing.about);
+            assert!(missing.about.contains("known = "), "{}", missing.about);
             assert!(missing.about.contains(&known.name()), "{}", missing.about);
         }
     }
@@ -122,7 +122,7 @@ fn a_network_without_learned_variance_has_fixed_large() {
     let settings = infer(&list.keys(), &hints(), &mut report).unwrap();
     assert_eq!(settings.sample.sigma, Sigma::Beta);
     let assumed = report.assumptions.iter();
-    assert_eq!(assumed.filter(|a| a.starts_with("sigma Beta")).count(), 1);
+    assert_eq!(assumed.filter(|a| a.starts_with("sigma = beta")).count(), 1);
     let posterior = Hints {
         sigma: Some(Sigma::Posterior),
         ..hints()
@@ -138,24 +138,27 @@ fn hints_that_cannot_be_are_refused() {
         let error = error(&parse(IMPROVED), &hints);
         assert!(error.contains(word), "{error}");
     };
-    refused(|h| h.head_channels = Some(16), "leave --num-heads");
-    refused(|h| h.blocks = Some(2), "--blocks");
-    refused(|h| h.num_heads = Some(0), "heads: 0");
-    refused(|h| h.num_heads = Some(5), "heads: 5");
-    refused(|h| h.num_heads = Some(-4), "heads: -4");
-    refused(|h| h.num_heads_upsample = Some(3), "heads: 3");
+    refused(|h| h.head_channels = Some(16), "leave num_heads");
+    refused(|h| h.blocks = Some(2), "blocks = ");
+    refused(|h| h.num_heads = Some(0), "num_heads = 0: want a divisor");
+    refused(|h| h.num_heads = Some(5), "num_heads = 5: want a divisor");
+    refused(|h| h.num_heads = Some(-4), "num_heads = -4: want a divisor");
+    refused(
+        |h| h.num_heads_upsample = Some(3),
+        "num_heads_upsample = 3: want a divisor",
+    );
     refused(
         |h| (h.num_heads, h.head_channels) = (None, Some(48)),
-        "heads: 48",
+        "head_channels = 48: want a divisor",
     );
-    refused(|h| h.sigma = Some(Sigma::Beta), "--sigma");
-    refused(|h| h.schedule = Some(ScheduleKind::Explicit), "--schedule");
-    refused(|h| h.timesteps = Some(-1), "--timesteps");
+    refused(|h| h.sigma = Some(Sigma::Beta), "sigma = ");
+    refused(|h| h.schedule = Some(ScheduleKind::Explicit), "schedule = ");
+    refused(|h| h.timesteps = Some(-1), "timesteps");
     refused(|h| h.image_size = Some((31, 32)), "31 × 32");
-    refused(|h| h.dropout = Some(1.0), "--dropout");
+    refused(|h| h.dropout = Some(1.0), "dropout = ");
     refused(
         |h| h.known = Some(Known::ImprovedCifar10),
-        "blocks a level 1 instead of 3",
+        "blocks per level 1 instead of 3",
     );
     refused(
         |h| h.known = Some(Known::PesserLsun256),

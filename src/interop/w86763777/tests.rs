@@ -101,10 +101,10 @@ fn a_real_file_gives_its_settings() {
     assert_eq!(sample.sigma, Sigma::Beta);
     assert!(!sample.clip_x0 && !sample.last_noise);
     let taken = [
-        "schedule Linear",
-        "prediction Eps",
-        "sigma Beta",
-        "dropout 0",
+        "schedule = linear",
+        "prediction = eps",
+        "sigma = beta",
+        "dropout = 0",
     ];
     assert_eq!(report.assumptions.len(), taken.len());
     for (seen, want) in report.assumptions.iter().zip(taken) {
@@ -195,15 +195,15 @@ fn what_contradicts_the_file_is_refused() {
     refused(
         X_T,
         |h| h.image_size = Some((32, 32)),
-        "--image-size says 32 × 32",
+        "image_size = 32 × 32",
     );
-    refused(X_T, |h| h.timesteps = Some(500), "--timesteps");
-    refused(X_T, |h| h.num_heads = Some(2), "--num-heads");
-    refused(X_T, |h| h.sigma = Some(Sigma::Learned), "--sigma");
+    refused(X_T, |h| h.timesteps = Some(500), "timesteps");
+    refused(X_T, |h| h.num_heads = Some(2), "num_heads");
+    refused(X_T, |h| h.sigma = Some(Sigma::Learned), "sigma = ");
     refused(
         X_T,
         |h| h.known = Some(Known::PesserCifar10),
-        "--known pesser-cifar10",
+        "known = pesser-cifar10",
     );
     refused(&[3, 16, 16], |_| (), "x_T is [3, 16, 16]");
     refused(&[4, 1, 16, 16], |_| (), "x_T is [4, 1, 16, 16]");

@@ -1,4 +1,4 @@
-//! Small files that would cost much to read, or to tell of.
+//! Small files that would cost much to read or to report.
 
 use super::*;
 use crate::formats::weights_file::WeightsFile;

@@ -1,4 +1,4 @@
-//! The pickle of an object, protocol 2, and the storages its tensors look at.
+//! The pickle of an object, protocol 2, and the storages of its tensors.
 //!
 //! Source: the comments of CPython's `Lib/pickletools.py`; `torch/_utils.py` of torch 2.11.
 
@@ -11,9 +11,9 @@ use super::{Item, TensorData, invalid};
 use crate::formats::host_tensor::{byte_len, contiguous_strides};
 use crate::formats::pickle::storage_class;
 
-/// A tensor's bytes as the file will hold them; its key is its place in the list.
+/// A tensor's bytes for the file; its key is its place in the list.
 pub(super) struct Storage<'a> {
-    /// Where the tensor stands, for messages.
+    /// The tensor's place in the object, for messages.
     pub(super) name: String,
     pub(super) tensor: Rc<dyn TensorData + 'a>,
     /// Bytes that dtype and shape take.

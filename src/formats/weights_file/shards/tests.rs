@@ -1,4 +1,4 @@
-//! Indexes of shards that are as they should be, and hostile ones.
+//! Good and hostile indexes of shards.
 
 use std::fs;
 

@@ -164,7 +164,7 @@ fn one_way_of_resampling_is_found_for_all_levels() {
         resample(plain.0, plain.1, "conv", 0).unwrap(),
         Resample::ConvAsymmetric
     );
-    // Plain blocks do not ask the knob.
+    // Plain blocks do not read the knob.
     assert_eq!(
         resample(plain.0, plain.1, "resnet", 1).unwrap(),
         Resample::Conv
@@ -186,7 +186,7 @@ fn one_way_of_resampling_is_found_for_all_levels() {
     let mixed = resample(resnet.0, plain.1, "conv", 1)
         .unwrap_err()
         .to_string();
-    assert!(mixed.contains("one way for all levels"), "{mixed}");
+    assert!(mixed.contains("one kind for all levels"), "{mixed}");
     assert!(mixed.contains("ResnetDownsampleBlock2D"), "{mixed}");
 }
 
@@ -253,7 +253,7 @@ fn what_their_network_has_not_is_refused_by_setting() {
 #[test]
 fn a_number_of_heads_becomes_their_size_where_all_are_equal() {
     let mut m = parsed(CONFIG);
-    // Attention is at width 64 alone.
+    // Only width 64 has attention.
     m.heads = 4;
     assert_eq!(to_config(&m).unwrap()["attention_head_dim"], json!(16));
     m.attention_down = vec![true, true];

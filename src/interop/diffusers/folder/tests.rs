@@ -1,4 +1,4 @@
-//! Every layout of a folder, what is taken of it, and what is missing.
+//! Every layout of a folder: the files used, and the errors for missing ones.
 
 use tempfile::TempDir;
 
@@ -121,7 +121,7 @@ fn a_training_checkpoint_gives_its_average_unless_raw() {
         .unwrap()
         .unwrap()
         .note;
-    assert!(note.unwrap().contains("unet_ema/ is taken"));
+    assert!(note.unwrap().contains("unet_ema/ is used"));
     fs::remove_dir_all(dir.path().join("checkpoint-500/unet")).unwrap();
     assert_eq!(found(&dir, "checkpoint-500", false), of("unet_ema"));
     let error = find(&dir.path().join("checkpoint-500"), true).unwrap_err();
@@ -250,11 +250,11 @@ fn pipelines_of_other_networks_are_refused_by_name() {
     let none =
         r#"{"_class_name": "PixArtPipeline", "transformer": ["diffusers", "Transformer2DModel"]}"#;
     assert!(pipeline(none).contains("with nothing as its U-Net"));
-    // A part that was left out is no part.
+    // A part that was left out does not count.
     let left_out =
         r#"{"_class_name": "P", "unet": ["diffusers", "UNet2DModel"], "vae": [null, null]}"#;
     assert!(pipeline(left_out).contains("no weights in"));
-    assert!(pipeline("[]").contains("model_index.json holds no JSON object"));
+    assert!(pipeline("[]").contains("model_index.json is not a JSON object"));
     let other = r#"{"_class_name": "UNet2DConditionModel"}"#;
     let message = refused(&folder(&[("unet/config.json", other)]), "");
     assert!(message.contains("is of UNet2DConditionModel"), "{message}");

@@ -145,7 +145,7 @@ fn other_classes_give_their_schedule_and_the_rest_is_said() {
         (ScheduleKind::Linear, Sigma::Posterior)
     );
     for said in [
-        "PNDMScheduler samples in its own way",
+        "PNDMScheduler has its own sampler",
         "steps_offset = 1",
         "\"trailing\"",
         "eta 1",
@@ -200,7 +200,7 @@ fn what_we_have_not_is_refused_by_knob_and_value() {
         message.contains("EDMEulerScheduler, which has no beta_schedule"),
         "{message}"
     );
-    // The defaults of other classes are other ones.
+    // Other classes have other defaults.
     let lcm =
         r#"{"_class_name": "LCMScheduler", "beta_schedule": "linear", "num_train_timesteps": 9}"#;
     let message = read(lcm, false, &Hints::default()).unwrap_err().to_string();
@@ -220,11 +220,11 @@ fn hints_may_repeat_the_file_and_not_contradict_it() {
     assert!(read(DDPM, false, &agreeing).is_ok());
     type Edit = fn(&mut Hints);
     let edits: [(&str, Edit); 5] = [
-        ("--timesteps", |h| h.timesteps = Some(500)),
-        ("--schedule", |h| h.schedule = Some(ScheduleKind::Cosine)),
-        ("--prediction", |h| h.prediction = Some(Prediction::V)),
-        ("--sigma", |h| h.sigma = Some(Sigma::Beta)),
-        ("--clip-x0", |h| h.clip_x0 = Some(false)),
+        ("timesteps =", |h| h.timesteps = Some(500)),
+        ("schedule =", |h| h.schedule = Some(ScheduleKind::Cosine)),
+        ("prediction =", |h| h.prediction = Some(Prediction::V)),
+        ("sigma =", |h| h.sigma = Some(Sigma::Beta)),
+        ("clip_x0 =", |h| h.clip_x0 = Some(false)),
     ];
     for (flag, edit) in edits {
         let mut hints = Hints::default();

@@ -103,7 +103,7 @@ fn as_published_it_has_the_published_size() {
         let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
         assert!(last(kind).unwrap().theirs.starts_with(name), "{name}");
     }
-    // Its widths alone say how many blocks a level has.
+    // Its widths alone say how many blocks per level has.
     let keys = keys_for(&published);
     assert_eq!(found(&keys, &[], &sized(128)).unwrap(), published);
 }

@@ -122,7 +122,7 @@ fn networks_of_other_kinds_are_refused_by_name() {
             plain(),
             thrice,
             &[("final_conv.weight", &[9, 16, 1, 1])],
-            "gives 9 channels, want 3, or 6",
+            "returns 9 channels, want 3, or 6",
         ),
         (
             LucidrainsConfig {
@@ -158,7 +158,7 @@ fn networks_of_other_kinds_are_refused_by_name() {
             },
             |key| key == "downs.0.3.1.weight",
             &[("downs.0.3.1.weight", &[24, 64, 1, 1])],
-            "downs.0.3.1.weight gives 24 channels, want a multiple of 32",
+            "downs.0.3.1.weight returns 24 channels, want a multiple of 32",
         ),
     ];
     for (config, gone, new, want) in cases {
@@ -178,7 +178,7 @@ fn tensors_that_do_not_belong_together_are_named() {
     for want in [
         "ups.1.0.mlp.1.bias is missing, want [32]",
         "ups.0.2.to_qkv.weight is [96, 32, 1, 1], want [384, 32, 1, 1]",
-        "ups.7.weight [2] is not of this network",
+        "ups.7.weight [2] is not in this network",
     ] {
         assert!(message.contains(want), "{message}");
     }

@@ -1,29 +1,31 @@
-//! What a file does not say: asked of the user's hints, then of the published settings of a known
-//! file; the rest is taken for granted aloud, or is missing.
+//! Settings that a file leaves open: from the user's hints, then from the published settings of a known
+//! file; the rest is assumed, and reported, or is missing.
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
+use serde::Serialize;
 
 use crate::checkpoint::{Family, Origin};
 use crate::config::{
-    AttentionUNetConfig, DiffusionConfig, LossKind, ModelConfig, Prediction, SampleConfig,
-    ScheduleKind, Sigma,
+    AttentionUNetConfig, DiffusionConfig, LossKind, MAX_SIDE, ModelConfig, Prediction,
+    SampleConfig, ScheduleKind, Sigma, sides_wanted,
 };
 use crate::interop::Known;
 use crate::interop::Settings;
+use crate::interop::settings::spelled;
 use crate::interop::{Hints, MissingHint, Report};
 
-/// Hints for one file, and what becomes of them in the report.
-pub(in crate::interop) struct Answers<'a> {
+/// Hints for one file, and their entries in the report.
+pub(in crate::interop) struct HintReader<'a> {
     given: &'a Hints,
-    /// `given` over what is published.
+    /// `given` over the published settings.
     hints: Hints,
     /// Known files with the same shapes.
     alike: Vec<Known>,
     report: &'a mut Report,
 }
 
-/// One question: the hint's field, its flag with a metavar, what it is about.
+/// One open setting: the hint's field, its flag with a metavar, its meaning.
 #[derive(Clone, Copy)]
 pub(in crate::interop) struct Question<T> {
     pub(in crate::interop) field: fn(&Hints) -> Option<T>,
@@ -40,7 +42,7 @@ const SCHEDULE: Question<ScheduleKind> = Question {
 const TIMESTEPS: Question<i64> = Question {
     field: |h| h.timesteps,
     flag: "--timesteps T",
-    about: "number of time steps: 1000 or 4000 as a rule",
+    about: "number of time steps: usually 1000 or 4000",
 };
 
 const PREDICTION: Question<Prediction> = Question {
@@ -55,22 +57,21 @@ const SIGMA: Question<Sigma> = Question {
     about: "noise of the reverse steps: beta (fixedlarge) or posterior (fixedsmall)",
 };
 
-impl<'a> Answers<'a> {
+impl<'a> HintReader<'a> {
     /// Takes the hints for a file of `family` that holds `model`.
     ///
     /// # Errors
-    /// `--known` names another family's file, or one of other shapes; `--blocks` says otherwise than the
-    /// shapes.
+    /// `known` is another family's file, or one of other shapes; `blocks` contradicts the shapes.
     pub(in crate::interop) fn new(
         family: Family,
         model: &AttentionUNetConfig,
         given: &'a Hints,
         report: &'a mut Report,
-    ) -> Result<Answers<'a>> {
+    ) -> Result<HintReader<'a>> {
+        let blocks = given.blocks.unwrap_or(model.blocks);
         ensure!(
-            given.blocks.is_none_or(|blocks| blocks == model.blocks),
-            "--blocks says otherwise than the file, whose levels have {} residual blocks; leave the flag \
-             out",
+            blocks == model.blocks,
+            "blocks = {blocks}: the levels in the file have {} residual blocks; leave blocks out",
             model.blocks
         );
         let hints = match given.known {
@@ -82,7 +83,7 @@ impl<'a> Answers<'a> {
         };
         let mut alike = Known::like(model);
         alike.retain(|known| known.family() == family);
-        Ok(Answers {
+        Ok(HintReader {
             given,
             hints,
             alike,
@@ -95,10 +96,10 @@ impl<'a> Answers<'a> {
         &self.hints
     }
 
-    /// The answer, noted with its source.
+    /// The hint, noted with its source.
     pub(in crate::interop) fn take<T>(&mut self, question: Question<T>) -> Option<T>
     where
-        T: std::fmt::Debug + Copy,
+        T: Serialize + Copy,
     {
         let value = (question.field)(&self.hints)?;
         let flag = name_of(question.flag);
@@ -107,12 +108,12 @@ impl<'a> Answers<'a> {
             _ => flag.to_owned(),
         };
         let what = flag.trim_start_matches('-').replace('-', " ");
-        self.report.fact(what, format!("{value:?}"), from);
+        self.report.fact(what, spelled(&value), from);
         Some(value)
     }
 
-    /// The answer; without one it is missing, and `placeholder` serves to go on.
-    pub(in crate::interop) fn need<T: std::fmt::Debug + Copy>(
+    /// The hint; without one it is noted as missing, and `placeholder` returned.
+    pub(in crate::interop) fn need<T: Serialize + Copy>(
         &mut self,
         question: Question<T>,
         placeholder: T,
@@ -126,8 +127,8 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// The answer, or `value`, which is then noted as an assumption with the reason.
-    pub(in crate::interop) fn or_assume<T: std::fmt::Debug + Copy>(
+    /// The hint, or `value`, noted as an assumption with the reason.
+    pub(in crate::interop) fn or_assume<T: Serialize + Copy>(
         &mut self,
         question: Question<T>,
         value: T,
@@ -137,16 +138,18 @@ impl<'a> Answers<'a> {
         match self.take(question) {
             Some(value) => value,
             None => {
-                let what = flag.trim_start_matches('-');
-                self.report
-                    .assume(format!("{what} {value:?}: {why}; {flag} says otherwise"));
+                let setting = setting_of(flag);
+                self.report.assume(format!(
+                    "{setting} = {}: {why}; set {setting} to override",
+                    spelled(&value)
+                ));
                 value
             }
         }
     }
 
-    /// The answer, or `value`, which is what the family's code does.
-    pub(in crate::interop) fn or_family<T: std::fmt::Debug + Copy>(
+    /// The hint, or `value`, which the family's code uses.
+    pub(in crate::interop) fn or_family<T: Serialize + Copy>(
         &mut self,
         question: Question<T>,
         value: T,
@@ -155,7 +158,7 @@ impl<'a> Answers<'a> {
             Some(value) => value,
             None => {
                 let what = name_of(question.flag).trim_start_matches('-');
-                self.fact(&what.replace('-', " "), &format!("{value:?}"));
+                self.fact(&what.replace('-', " "), &spelled(&value));
                 value
             }
         }
@@ -178,7 +181,7 @@ impl<'a> Answers<'a> {
             String::new()
         } else {
             let names = names.join(" or ");
-            format!(" (these shapes are those of --known {names}, which says it)")
+            format!(" (these shapes are those of known = {names}, which sets it)")
         };
         self.report.missing.push(MissingHint {
             flag: flag.to_owned(),
@@ -190,7 +193,7 @@ impl<'a> Answers<'a> {
     pub(in crate::interop) fn need_timesteps(&mut self) -> Result<Option<i64>> {
         let timesteps = self.take(TIMESTEPS);
         match timesteps {
-            Some(value) => check_timesteps(value, "--timesteps")?,
+            Some(value) => check_timesteps(value, "timesteps")?,
             None => self.lacks(TIMESTEPS.flag, TIMESTEPS.about),
         }
         Ok(timesteps)
@@ -199,7 +202,7 @@ impl<'a> Answers<'a> {
     /// T, which the family's code fixes.
     pub(in crate::interop) fn family_timesteps(&mut self, value: i64) -> Result<i64> {
         let timesteps = self.or_family(TIMESTEPS, value);
-        check_timesteps(timesteps, "--timesteps")?;
+        check_timesteps(timesteps, "timesteps")?;
         Ok(timesteps)
     }
 
@@ -231,24 +234,24 @@ impl<'a> Answers<'a> {
         Ok((ScheduleKind::Explicit, betas))
     }
 
-    /// What the network predicts: the noise, unless a hint says otherwise.
+    /// The kind of prediction: the noise, unless a hint differs.
     pub(in crate::interop) fn prediction(&mut self, why: &str) -> Prediction {
         self.or_assume(PREDICTION, Prediction::Eps, why)
     }
 
-    /// Noise of the reverse steps of a network that does not learn it: `usual` with its reason, or a
+    /// Noise of the reverse steps of a network that does not learn it: `default` with its reason, or a
     /// hint that must be given.
     pub(in crate::interop) fn fixed_sigma(
         &mut self,
-        usual: Option<(Sigma, &str)>,
+        default: Option<(Sigma, &str)>,
     ) -> Result<Sigma> {
-        let sigma = match usual {
+        let sigma = match default {
             Some((value, why)) => self.or_assume(SIGMA, value, why),
             None => self.need(SIGMA, Sigma::Beta),
         };
         ensure!(
             sigma != Sigma::Learned,
-            "--sigma learned: this network gives no variance, want beta or posterior"
+            "sigma = learned: this network predicts no variance, want beta or posterior"
         );
         Ok(sigma)
     }
@@ -258,15 +261,16 @@ impl<'a> Answers<'a> {
         let sigma = self.take(SIGMA).unwrap_or(Sigma::Learned);
         ensure!(
             sigma == Sigma::Learned,
-            "--sigma {sigma:?}: the last convolution gives the variance too, want learned"
+            "sigma = {}: this network predicts the variance too, want learned",
+            spelled(&sigma)
         );
         if self.hints.sigma.is_none() {
-            self.seen("sigma", "Learned", "shapes");
+            self.seen("sigma", "learned", "shapes");
         }
         Ok(sigma)
     }
 
-    /// Whether the family's sampler clips x_0.
+    /// True if x_0 is clipped; `family` is what the family's sampler does.
     pub(in crate::interop) fn clip_x0(&mut self, family: bool) -> bool {
         let question = Question {
             field: |h| h.clip_x0,
@@ -276,7 +280,7 @@ impl<'a> Answers<'a> {
         self.or_family(question, family)
     }
 
-    /// Height and width, which no shape of the network says.
+    /// Height and width, which no shape of the network gives.
     pub(in crate::interop) fn need_image_size(
         &mut self,
         model: &mut AttentionUNetConfig,
@@ -287,7 +291,7 @@ impl<'a> Answers<'a> {
             about: "height and width of an image, in pixels",
         };
         match self.take(question) {
-            Some(size) => set_image_size(model, size, "--image-size"),
+            Some(size) => set_image_size(model, size, "image_size"),
             None => {
                 self.lacks(question.flag, question.about);
                 Ok(())
@@ -295,24 +299,24 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// Dropout, which matters for training on only.
+    /// Dropout, which matters only for further training.
     pub(in crate::interop) fn dropout(&mut self) -> Result<f64> {
         let question = Question {
             field: |h| h.dropout,
             flag: "--dropout P",
             about: "",
         };
-        let why = "the file does not say, and it matters for training on only";
+        let why = "not in the file, and it matters only for further training";
         let dropout = self.or_assume(question, 0.0, why);
         ensure!(
             (0.0..1.0).contains(&dropout),
-            "--dropout {dropout}: want a number from 0 to below 1"
+            "dropout = {dropout}: want 0 <= dropout < 1"
         );
         Ok(dropout)
     }
 }
 
-/// Sets the size of an image, which must survive all halvings.
+/// Sets the size of an image, which all halvings must divide evenly.
 ///
 /// # Errors
 /// A size of 0 or below, a huge one, or one that the levels cannot halve.
@@ -325,39 +329,38 @@ pub(in crate::interop) fn set_image_size(
     let factor = 1i64 << halvings.min(62);
     for side in [height, width] {
         ensure!(
-            (1..=1 << 16).contains(&side) && side % factor == 0,
-            "{from} says {height} × {width} pixels; want multiples of {factor}, which the {} levels \
-             halve",
-            model.widths.len()
+            (1..=MAX_SIDE).contains(&side) && side % factor == 0,
+            "{from} = {height} × {width}: for each side {}",
+            sides_wanted(factor)
         );
     }
     (model.height, model.width) = (height, width);
     Ok(())
 }
 
-/// Refuses a T that no schedule has.
+/// Refuses a number of time steps that no schedule has.
 pub(in crate::interop) fn check_timesteps(timesteps: i64, from: &str) -> Result<()> {
     ensure!(
         (2..=100_000).contains(&timesteps),
-        "{from} says {timesteps} time steps, want 2 to 100000"
+        "{from}: {timesteps} time steps, want 2 to 100000"
     );
     Ok(())
 }
 
-/// Refuses hints about what a family with plain attention and plain time never varies.
+/// Refuses hints about settings that a family with plain attention and plain time never varies.
 pub(in crate::interop) fn refuse_openai_hints(hints: &Hints, family: &str) -> Result<()> {
-    let flags = [
-        ("--num-heads", hints.num_heads.is_some()),
-        ("--num-heads-upsample", hints.num_heads_upsample.is_some()),
-        ("--head-channels", hints.head_channels.is_some()),
-        ("--attention-order", hints.attention_order.is_some()),
-        ("--rescale-timesteps", hints.rescale_timesteps.is_some()),
+    let settings = [
+        ("num_heads", hints.num_heads.is_some()),
+        ("num_heads_upsample", hints.num_heads_upsample.is_some()),
+        ("head_channels", hints.head_channels.is_some()),
+        ("attention_order", hints.attention_order.is_some()),
+        ("rescale_timesteps", hints.rescale_timesteps.is_some()),
     ];
-    for (flag, given) in flags {
+    for (setting, given) in settings {
         ensure!(
             !given,
-            "{flag} says nothing of a file of {family}: its attention has one head and separate \
-             weights, and its network sees t as it is; leave the flag out"
+            "{setting} has no meaning for a file of {family}: its attention has one head and separate \
+             weights, and its network sees t unscaled; leave {setting} out"
         );
     }
     Ok(())
@@ -396,14 +399,14 @@ fn refuse_wrong(known: Known, family: Family, model: &AttentionUNetConfig) -> Re
     let name = known.name();
     ensure!(
         known.family() == family,
-        "--known {name} is a file of {}, this one is of {}",
+        "known = {name}: that is a file of {}, this one is of {}",
         family_name(known.family()),
         family_name(family)
     );
     let differences = known.shape().differences(model);
     ensure!(
         differences.is_empty(),
-        "--known {name} is another file than this one, which has {}",
+        "known = {name}: that is another file than this one, which has {}",
         differences.join(", ")
     );
     Ok(())
@@ -417,9 +420,14 @@ fn family_name(family: Family) -> String {
 fn named(schedule: ScheduleKind) -> Result<ScheduleKind> {
     ensure!(
         schedule != ScheduleKind::Explicit,
-        "--schedule explicit: the file holds no betas, want a schedule's name"
+        "schedule = explicit: the file holds no betas, want a named schedule"
     );
     Ok(schedule)
+}
+
+/// The setting behind a flag: `num_heads` of `--num-heads`.
+fn setting_of(flag: &str) -> String {
+    flag.trim_start_matches('-').replace('-', "_")
 }
 
 fn name_of(flag: &'static str) -> &'static str {

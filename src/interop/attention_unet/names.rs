@@ -1,7 +1,7 @@
-//! The modules of the U-Net with attention: where they stand and what tensors they hold.
+//! The modules of the U-Net with attention: their places, tensors and names.
 //!
-//! All code bases that follow Ho et al.'s have the same modules under other names. A family says its
-//! names and no more; from them follow what shapes tell, and the whole layout.
+//! All code bases that follow Ho et al. have the same modules under different names. A family only defines
+//! its names; the settings in the shapes and the whole layout follow from them.
 
 use anyhow::{Result, ensure};
 
@@ -11,7 +11,7 @@ use crate::interop::{Keys, QkvOrder};
 /// Tensors of a residual block without a shortcut.
 const TENSORS_OF_A_RESNET: usize = 10;
 
-/// A place in the network. Levels count from the full resolution, on both ways.
+/// A place in the network. Levels count from the full resolution, down and up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::interop) enum Place {
     ConvIn,
@@ -50,14 +50,14 @@ pub(in crate::interop) enum Place {
     Upsample {
         level: usize,
         resnet: bool,
-        /// Whether the level has attention on the way up.
+        /// True if the level has attention on the way up.
         after_attention: bool,
     },
     NormOut,
     ConvOut,
 }
 
-/// How many levels, and how many residual blocks each has on the way down.
+/// Number of levels, and of residual blocks per level on the way down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::interop) struct Grid {
     pub(in crate::interop) levels: usize,
@@ -75,7 +75,7 @@ pub(in crate::interop) struct ResnetNames {
     pub(in crate::interop) shortcut: &'static str,
 }
 
-/// Their names of an attention's parts, and whether three of them are one.
+/// Their names of an attention's parts: query, key and value separate, or fused in one weight.
 #[derive(Debug)]
 pub(in crate::interop) enum AttentionNames {
     /// 1×1 convolutions `[C, C, 1, 1]`.
@@ -84,7 +84,7 @@ pub(in crate::interop) enum AttentionNames {
         qkv: [&'static str; 3],
         out: &'static str,
     },
-    /// Convolutions over a row of pixels, `[3C, C, 1]` and `[C, C, 1]`.
+    /// 1D convolutions over the pixels, `[3C, C, 1]` and `[C, C, 1]`.
     Fused {
         norm: &'static str,
         qkv: &'static str,
@@ -93,7 +93,7 @@ pub(in crate::interop) enum AttentionNames {
     },
 }
 
-/// How a family calls the modules, and which forms it stores them in.
+/// A family's names of the modules, and the forms it stores them in.
 #[derive(Debug)]
 pub(in crate::interop) struct Names {
     /// The name of the module at a place.
@@ -135,8 +135,8 @@ impl Grid {
         let tensors = resnets.saturating_mul(TENSORS_OF_A_RESNET);
         ensure!(
             tensors <= keys.len(),
-            "the first level says {levels} levels of {blocks} residual blocks, which are more than \
-             {tensors} tensors; the file has {}: it is cut off or damaged",
+            "the keys count {levels} levels of {blocks} residual blocks, at least {tensors} tensors; the file has \
+             {}: it is cut off or damaged",
             keys.len()
         );
         Ok(Grid { levels, blocks })
@@ -188,7 +188,7 @@ fn conv(resnet: bool) -> &'static str {
     if resnet { "" } else { ".conv" }
 }
 
-/// What stands at a place.
+/// The module at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::interop) enum Kind {
     Norm {

@@ -1,51 +1,51 @@
-//! The whole layout of a family's file, from the network's settings and the family's names.
+//! The layout of a family's file: the network's settings and the family's names in one table.
 
 use anyhow::{Result, bail, ensure};
 
-use super::modules::{AttentionNames, Grid, Kind, Names, Place, modules, ours};
+use super::names::{AttentionNames, Grid, Kind, Names, Place, modules, ours};
 use crate::config::AttentionUNetConfig;
 use crate::interop::{Entry, Form, Keys};
 
 /// One tensor of theirs.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::interop) struct Planned {
-    /// What it holds of ours.
+pub(in crate::interop) struct TheirTensor {
+    /// The tensors of ours in it.
     pub(in crate::interop) entry: Entry,
     /// Its shape in their file.
     pub(in crate::interop) shape: Vec<i64>,
 }
 
 /// Every tensor of a network under a family's names.
-pub(in crate::interop) fn plan(config: &AttentionUNetConfig, names: &Names) -> Vec<Planned> {
+pub(in crate::interop) fn tensors(config: &AttentionUNetConfig, names: &Names) -> Vec<TheirTensor> {
     let grid = Grid::of(config);
-    let mut plan = Plan {
+    let mut layout = Layout {
         names,
         scale_shift: config.scale_shift,
         time_width: config.time_width,
         tensors: Vec::new(),
     };
     for (place, kind) in modules(config) {
-        plan.module(place, kind, grid);
+        layout.module(place, kind, grid);
     }
-    plan.tensors
+    layout.tensors
 }
 
-/// The entries of a plan.
-pub(in crate::interop) fn entries(plan: Vec<Planned>) -> Vec<Entry> {
-    plan.into_iter().map(|planned| planned.entry).collect()
+/// The entries of a layout.
+pub(in crate::interop) fn entries(tensors: Vec<TheirTensor>) -> Vec<Entry> {
+    tensors.into_iter().map(|tensor| tensor.entry).collect()
 }
 
-/// Refuses a file that is not exactly what the plan says.
+/// Refuses a file whose tensors are not exactly these.
 ///
 /// # Errors
 /// The first tensor that is missing, of another shape, or too many.
-pub(in crate::interop) fn check(keys: &Keys, plan: &[Planned]) -> Result<()> {
+pub(in crate::interop) fn check(keys: &Keys, tensors: &[TheirTensor]) -> Result<()> {
     let mut left: std::collections::BTreeMap<&str, &[i64]> = keys.iter().collect();
-    for Planned { entry, shape } in plan {
+    for TheirTensor { entry, shape } in tensors {
         match left.remove(entry.theirs.as_str()) {
             Some(seen) => ensure!(
                 seen == shape,
-                "tensor {} is {seen:?}, want {shape:?} next to the others in this file",
+                "tensor {} is {seen:?}, want {shape:?} to fit the others in this file",
                 entry.theirs
             ),
             None => bail!(
@@ -57,22 +57,22 @@ pub(in crate::interop) fn check(keys: &Keys, plan: &[Planned]) -> Result<()> {
     }
     if let Some((name, shape)) = left.first_key_value() {
         bail!(
-            "tensor {name} of {shape:?} has no place in a network like this one ({} more of that \
-             sort)",
+            "tensor {name} of {shape:?} has no place in a network like this one ({} more are \
+             unexpected)",
             left.len() - 1
         );
     }
     Ok(())
 }
 
-struct Plan<'a> {
+struct Layout<'a> {
     names: &'a Names,
     scale_shift: bool,
     time_width: i64,
-    tensors: Vec<Planned>,
+    tensors: Vec<TheirTensor>,
 }
 
-impl Plan<'_> {
+impl Layout<'_> {
     fn module(&mut self, place: Place, kind: Kind, grid: Grid) {
         let theirs = (self.names.module)(place, grid);
         let ours = ours(place, grid);
@@ -185,6 +185,6 @@ impl Plan<'_> {
     }
 
     fn tensor(&mut self, entry: Entry, shape: Vec<i64>) {
-        self.tensors.push(Planned { entry, shape });
+        self.tensors.push(TheirTensor { entry, shape });
     }
 }
