@@ -12,7 +12,7 @@ use ddpm::images::to_array;
 use ddpm::model::Model;
 use ddpm::report::{beside, grid, grid_of_columns};
 use ddpm::sample::{
-    Ddim, Ddpm, Process, Respaced, Steps, analytic, ddcm_encode, ddim, ddpm, measure, mixing,
+    Ddim, Ddpm, Process, Respaced, Visit, analytic, ddcm_encode, ddim, ddpm, measure, mixing,
 };
 use ndarray::{Array1, Array3};
 use tch::{Kind, Tensor};
@@ -28,14 +28,14 @@ fn keras(timesteps: i64) -> DiffusionConfig {
     }
 }
 
-fn levels(timesteps: i64, steps: &Steps) -> Respaced {
-    Respaced::new(&Schedule::new(&keras(timesteps)), steps).unwrap()
+fn visited(timesteps: i64, visit: &Visit) -> Respaced {
+    Respaced::new(&Schedule::new(&keras(timesteps)), visit).unwrap()
 }
 
-/// Runs `sample` with the process of a network over `levels`.
-fn with_process<T>(net: &Model, levels: &Respaced, sample: impl FnOnce(&Process) -> T) -> T {
+/// Runs `sample` with the process of a network over `steps`.
+fn with_process<T>(net: &Model, steps: &Respaced, sample: impl FnOnce(&Process) -> T) -> T {
     let denoiser = |x: &Tensor, t: &Tensor| tch::no_grad(|| net.forward(x, t, None, false));
-    sample(&Process::new(&denoiser, levels, &keras(20), false))
+    sample(&Process::new(&denoiser, steps, &keras(20), false))
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn ddpm_chains_of_20_steps() {
             sigma,
             last_noise: true,
         };
-        let out = with_process(&net, &levels(20, &Steps::All), |process| {
+        let out = with_process(&net, &visited(20, &Visit::All), |process| {
             let start = golden.get("z_T").copy();
             let mut noise = |k| golden.get("noise").get(k as i64 - 1);
             ddpm(process, options, start, &mut noise, &mut |_| ())
@@ -68,14 +68,14 @@ fn single_steps_of_a_1000_step_chain() {
         sigma: Sigma::Beta,
         last_noise: true,
     };
-    let levels = levels(1000, &Steps::All);
+    let steps = visited(1000, &Visit::All);
     for i in 0..golden.get("t").size()[0] {
         let at = |name: &str| golden.get(name).narrow(0, i, 1);
         let t = golden.get("t").int64_value(&[i]) as usize;
         let x_t = at("z_in").to_kind(Kind::Float);
-        let (eps_hat, x_prev) = with_process(&net, &levels, |process| {
+        let (eps_hat, x_prev) = with_process(&net, &steps, |process| {
             let estimate = process.estimate(&x_t, t);
-            let x_prev = options.step(&levels, &estimate, t, || at("noise"));
+            let x_prev = options.step(&steps, &estimate, t, || at("noise"));
             (estimate.eps_hat(), x_prev)
         });
         // Values grow to about 100 in this chain; f32 has 24 bits for them.
@@ -122,10 +122,10 @@ fn ddim_with_strides_and_etas() {
         ("T1000_s100_eta1", 1000, 100, 1.0),
     ] {
         let at = |name: &str| golden.get(&format!("{case}.{name}"));
-        let levels = levels(timesteps, &Steps::Stride(stride));
-        let falling: Vec<i64> = levels.times.iter().rev().copied().collect();
+        let steps = visited(timesteps, &Visit::Stride(stride));
+        let falling: Vec<i64> = steps.times.iter().rev().copied().collect();
         assert_eq!(falling, Vec::<i64>::try_from(at("t")).unwrap(), "{case}");
-        let out = with_process(&net, &levels, |process| {
+        let out = with_process(&net, &steps, |process| {
             let mut noise = |k| at("noise").get(k as i64 - 1);
             let options = Ddim::new(eta).unwrap();
             ddim(process, &options, at("z_T").copy(), &mut noise, &mut |_| ())
@@ -146,7 +146,7 @@ fn latent_interpolation() {
     });
     let x_start = Tensor::cat(&rows, 0);
     assert!(max_abs(&x_start, golden.get("inter.z_T")) < 1e-6);
-    let out = with_process(&net, &levels(20, &Steps::Stride(5)), |process| {
+    let out = with_process(&net, &visited(20, &Visit::Stride(5)), |process| {
         let options = Ddim::new(0.0).unwrap();
         ddim(
             process,
@@ -165,7 +165,7 @@ fn latent_interpolation() {
 fn analytic_variances_measured_and_used() {
     let golden = Golden::open("keras_analytic");
     let net = Golden::open("keras_D").network();
-    let all = levels(20, &Steps::All);
+    let all = visited(20, &Visit::All);
     // Three stored x_t, scaled to serve as images to which no noise is added.
     let measured = with_process(&net, &all, |process| {
         let mut noised =
@@ -197,18 +197,16 @@ fn analytic_variances_measured_and_used() {
     ] {
         let at = |name: &str| golden.get(&format!("{case}.{name}"));
         let mean_sq_eps: Array1<f64> = golden.f64s(factors).iter().map(|f| 1.0 - f).collect();
-        let levels = levels(20, &Steps::Stride(stride));
-        let options = analytic(&levels, &mean_sq_eps, eta, true).unwrap();
-        let sigmas: Vec<f64> = (0..levels.len())
-            .map(|i| options.sigma(&levels, i))
-            .collect();
+        let steps = visited(20, &Visit::Stride(stride));
+        let options = analytic(&steps, &mean_sq_eps, eta, true).unwrap();
+        let sigmas: Vec<f64> = (0..steps.len()).map(|i| options.sigma(&steps, i)).collect();
         for (ours, want) in sigmas.iter().zip(golden.f64s(&format!("{case}.sigma"))) {
             assert!(
                 (ours - want).abs() < 1e-6,
                 "{case}: sigma {ours}, want {want}"
             );
         }
-        let out = with_process(&net, &levels, |process| {
+        let out = with_process(&net, &steps, |process| {
             let mut noise = |k| at("noise").get(k as i64 - 1);
             ddim(process, &options, at("z_T").copy(), &mut noise, &mut |_| ())
         });
@@ -220,7 +218,7 @@ fn analytic_variances_measured_and_used() {
 fn ddcm_samples_and_encodes() {
     let golden = Golden::open("keras_ddcm");
     let net = Golden::open("keras_D").network();
-    let levels = levels(20, &Steps::All);
+    let steps = visited(20, &Visit::All);
     let options = Ddpm {
         sigma: Sigma::Beta,
         last_noise: true,
@@ -233,7 +231,7 @@ fn ddcm_samples_and_encodes() {
         } else {
             codebook(0).narrow(0, 0, 1).repeat([4, 1, 1, 1])
         };
-        with_process(&net, &levels, |process| {
+        with_process(&net, &steps, |process| {
             ddpm(process, options, start, &mut |k| entries(k), &mut |_| ())
         })
     };
@@ -243,7 +241,7 @@ fn ddcm_samples_and_encodes() {
     assert_same_figure(figure, golden.get("sample.figure"), "sample");
 
     let x_0 = golden.get("encode.x_0");
-    let (indices, encoded) = with_process(&net, &levels, |process| {
+    let (indices, encoded) = with_process(&net, &steps, |process| {
         let start = codebook(0).narrow(0, 0, 1).repeat([4, 1, 1, 1]);
         // In two parts, as with large codebooks.
         let mut parts = |k: u64| -> Box<dyn Iterator<Item = Tensor>> {
@@ -268,7 +266,7 @@ fn ddcm_samples_and_encodes() {
 fn image_interpolation() {
     let golden = Golden::open("keras_ddpm_inter");
     let net = Golden::open("keras_A").network();
-    let all = levels(20, &Steps::All);
+    let all = visited(20, &Visit::All);
     let x_0 = golden.get("x_0");
     let rows = [0i64, 2].map(|i| mixing::linear(&x_0.get(i), &x_0.get(i + 1), 3));
     let (signal, share) = all.signal_and_noise(8);

@@ -159,9 +159,9 @@ fn images_from_the_same_noise_are_the_same() {
         };
         let foreign = examine(&case);
         let (net, config) = (foreign.network().unwrap(), foreign.config().unwrap());
-        let levels = Respaced::all(&Schedule::new(&config.diffusion));
+        let steps = Respaced::all(&Schedule::new(&config.diffusion));
         let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, None, false);
-        let process = Process::new(&denoiser, &levels, &config.diffusion, config.sample.clip_x0);
+        let process = Process::new(&denoiser, &steps, &config.diffusion, config.sample.clip_x0);
         let out = ddpm(
             &process,
             Ddpm::new(&config.sample),

@@ -400,7 +400,7 @@ save_file(out, folder + "/samples.safetensors")
 "#;
     run_program(&python, program, dir.path());
     let theirs = Golden::open_path(&file("samples.safetensors"));
-    let levels = Respaced::all(&ddpm::diffusion::Schedule::new(&config.diffusion));
+    let steps = Respaced::all(&ddpm::diffusion::Schedule::new(&config.diffusion));
     for clip_x0 in [false, true] {
         let wanted = Images {
             noise: NoiseSource::Seed(9),
@@ -411,7 +411,7 @@ save_file(out, folder + "/samples.safetensors")
         };
         let sampler = Sampler::Ddpm(Ddpm::new(&config.sample));
         let denoiser = |x: &Tensor, t: &Tensor| net.forward(x, t, None, false);
-        let process = Process::new(&denoiser, &levels, &config.diffusion, clip_x0);
+        let process = Process::new(&denoiser, &steps, &config.diffusion, clip_x0);
         let ours = sample_images(&process, &sampler, &wanted, &mut |_| ());
         let error = max_abs(&ours, theirs.get(if clip_x0 { "clipped" } else { "plain" }));
         // f32 rounding over 25 steps; the two sides differ in memory layout.

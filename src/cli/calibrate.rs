@@ -108,9 +108,9 @@ impl CalibrateCommand {
         let classes = (config.model.classes())
             .map(|n| Tensor::arange(shape[0], (Kind::Int64, device)).remainder(n));
         let denoiser = |x: &Tensor, t: &Tensor| network.predict(x, t, classes.as_ref());
-        let levels = Respaced::all(&Schedule::new(&config.diffusion));
-        let process = Process::new(&denoiser, &levels, &config.diffusion, false);
-        let bar = SampleProgress::new("measuring", levels.len() as u64 * batches);
+        let steps = Respaced::all(&Schedule::new(&config.diffusion));
+        let process = Process::new(&denoiser, &steps, &config.diffusion, false);
+        let bar = SampleProgress::new("measuring", steps.len() as u64 * batches);
         let mut on_batch = || bar.step();
         let measured = measure(&process, batches, &mut images, &mut noise, &mut on_batch);
         bar.finish();

@@ -19,7 +19,7 @@ use crate::diffusion::Schedule;
 use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
 use crate::pretrained::Pretrained;
 use crate::sample::{
-    Choice, Codebook, Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Steps, sample_images,
+    Choice, Codebook, Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Visit, sample_images,
 };
 use crate::text::plural;
 
@@ -59,14 +59,14 @@ impl DecodeCommand {
         let chosen = self.compute.choose_exact()?;
         let mut network = self.network(header, chosen.device)?;
         network.set_precision(chosen.precision);
-        let levels = levels(header, &network, settings.sigma).with_context(cannot)?;
+        let steps = visited(header, &network, settings.sigma).with_context(cannot)?;
 
         let class = ClassArg {
             class: settings.class,
         };
         let denoiser = class.denoiser(&network).with_context(cannot)?;
         let diffusion = &network.meta.config.diffusion;
-        let process = Process::new(&denoiser, &levels, diffusion, settings.clip_x0);
+        let process = Process::new(&denoiser, &steps, diffusion, settings.clip_x0);
         let sampler = Sampler::Ddpm(Ddpm {
             sigma: settings.sigma,
             last_noise: header.last_stored,
@@ -79,8 +79,8 @@ impl DecodeCommand {
             chw: header.chw,
             device: chosen.device,
         };
-        let steps = levels.len() * wanted.batches().count();
-        let bar = SampleProgress::new("decoding", steps as u64);
+        let evaluations = steps.len() * wanted.batches().count();
+        let bar = SampleProgress::new("decoding", evaluations as u64);
         output.take(&sample_images(&process, &sampler, &wanted, &mut |_| {
             bar.step()
         }))?;
@@ -148,7 +148,7 @@ fn candidates(file: &Path) -> Vec<PathBuf> {
 }
 
 /// The steps that the file visits, checked against the network.
-fn levels(header: &DdcmHeader, network: &Pretrained, sigma: Sigma) -> Result<Respaced> {
+fn visited(header: &DdcmHeader, network: &Pretrained, sigma: Sigma) -> Result<Respaced> {
     let config = &network.meta.config;
     ensure!(
         header.chw == config.model.chw()
@@ -164,7 +164,7 @@ fn levels(header: &DdcmHeader, network: &Pretrained, sigma: Sigma) -> Result<Res
         "it needs variances from the network, which predicts none"
     );
     let times = header.steps.iter().map(|t| *t as usize).collect();
-    Respaced::new(&Schedule::new(&config.diffusion), &Steps::List(times))
+    Respaced::new(&Schedule::new(&config.diffusion), &Visit::List(times))
 }
 
 /// The entry of each draw of each image; x_T is entry 0 where it is not stored.

@@ -66,7 +66,7 @@ impl EncodeCommand {
         let images = read_images(&self.images, &config.model, &config.data)?;
 
         let batches = images.split(i64::from(self.batch), 0);
-        let bar = SampleProgress::new("encoding", (process.levels.len() * batches.len()) as u64);
+        let bar = SampleProgress::new("encoding", (process.steps.len() * batches.len()) as u64);
         let mut on_step = |_: Step| bar.step();
         let (mut indices, mut decoded) = (Vec::new(), Vec::new());
         for batch in &batches {
@@ -83,7 +83,7 @@ impl EncodeCommand {
             settings: settings.to_text()?,
             timesteps: config.diffusion.timesteps as u32,
             steps: process
-                .levels
+                .steps
                 .times
                 .iter()
                 .rev()
@@ -112,7 +112,7 @@ impl EncodeCommand {
             anyhow::bail!("encode works with --sampler ddpm only: its noise carries the image");
         };
         ensure!(
-            chosen.levels.len() > 1 || options.last_noise,
+            chosen.steps.len() > 1 || options.last_noise,
             "one step adds no noise in this model, so there is nothing to choose; raise --steps"
         );
         Ok((chosen, options))

@@ -90,15 +90,15 @@ impl InterpolateCommand {
         let mut chosen = self.sampler.choose(config, kind, measured)?;
         let ends = self.ends(config, device.device)?;
         if let Ends::Images(_) = ends {
-            chosen.levels = self.below_t0(&chosen.levels, config.diffusion.timesteps)?;
+            chosen.steps = self.below_t0(&chosen.steps, config.diffusion.timesteps)?;
         }
         let denoiser = self.class.denoiser(&network)?;
         let process = chosen.process(&denoiser, &network.meta.config.diffusion);
 
         let draw =
             |numbers, k| image_noise(self.seed, numbers, k, config.model.chw(), device.device);
-        let steps = process.levels.len() as u64 * ends.rows() * ends.passes();
-        let bar = SampleProgress::new("interpolating", steps);
+        let evaluations = process.steps.len() as u64 * ends.rows() * ends.passes();
+        let bar = SampleProgress::new("interpolating", evaluations);
         let mut on_step = |_: Step| bar.step();
         let mut between = Vec::new();
         for row in 0..ends.rows() {
@@ -142,18 +142,18 @@ impl InterpolateCommand {
     }
 
     /// The visited steps up to --t0.
-    fn below_t0(&self, levels: &Respaced, timesteps: i64) -> Result<Respaced> {
+    fn below_t0(&self, steps: &Respaced, timesteps: i64) -> Result<Respaced> {
         let t0 = self.t0.unwrap_or(timesteps / 2);
         ensure!(
             (0..timesteps).contains(&t0),
             "--t0 {t0}: want 0 to {}, the time steps of this model",
             timesteps - 1
         );
-        let walked = levels.times.iter().filter(|t| **t <= t0).count();
+        let walked = steps.times.iter().filter(|t| **t <= t0).count();
         if walked == 0 {
             bail!("--t0 {t0} is below all visited time steps; raise --steps, or --t0");
         }
-        Ok(levels.truncated(walked))
+        Ok(steps.truncated(walked))
     }
 
     /// Start of the reverse process of a row, `[count, C, H, W]`.
@@ -162,7 +162,7 @@ impl InterpolateCommand {
         let arc = |z: &Tensor, angle| mixing::spherical(&z.get(0), &z.get(1), count, angle);
         match pair {
             Pair::Images(x_0) => {
-                let (signal, share) = process.levels.signal_and_noise(process.levels.len() - 1);
+                let (signal, share) = process.steps.signal_and_noise(process.steps.len() - 1);
                 mixing::linear(&x_0.get(0), &x_0.get(1), count) * signal + noise * share
             }
             Pair::Inverted(x_0) => {

@@ -17,7 +17,7 @@ use crate::formats::safetensors;
 use crate::fs::check_writable;
 use crate::images::to_array;
 use crate::report::{grid_of_columns, mean_sq_error, psnr_db, write_png};
-use crate::sample::{Ddim, Process, Respaced, Spacing, Step, Steps, ddim, ddim_invert};
+use crate::sample::{Ddim, Process, Respaced, Spacing, Step, Visit, ddim, ddim_invert};
 
 /// Find the latents of images by DDIM inversion, and reconstruct the images.
 ///
@@ -52,14 +52,14 @@ impl InvertCommand {
         let (network, device) = self.load.load(SamplerHints::default())?;
         let config = &network.meta.config;
         let schedule = Schedule::new(&config.diffusion);
-        let steps = self.steps.unwrap_or(schedule.len().min(100));
-        let levels = Respaced::new(&schedule, &Steps::Count(steps, Spacing::Linspace))?;
+        let count = self.steps.unwrap_or(schedule.len().min(100));
+        let steps = Respaced::new(&schedule, &Visit::Count(count, Spacing::Linspace))?;
         let denoiser = self.class.denoiser(&network)?;
         // Clipped steps cannot be inverted.
-        let process = Process::new(&denoiser, &levels, &config.diffusion, false);
+        let process = Process::new(&denoiser, &steps, &config.diffusion, false);
         let x_0 = read_images(&self.images, &config.model, &config.data)?;
 
-        let bar = SampleProgress::new("inverting", 2 * process.levels.len() as u64);
+        let bar = SampleProgress::new("inverting", 2 * process.steps.len() as u64);
         let mut on_step = |_: Step| bar.step();
         let x_t = ddim_invert(&process, x_0.to_device(device.device), &mut on_step);
         let again = ddim(

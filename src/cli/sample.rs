@@ -69,9 +69,7 @@ impl SampleCommand {
         let config = &network.meta.config;
         let measured = || network.measured();
         let mut chosen = self.sampler.choose(config, SamplerKind::Ddpm, measured)?;
-        let start = self
-            .start
-            .start(config, &mut chosen.levels, device.device)?;
+        let start = self.start.start(config, &mut chosen.steps, device.device)?;
         let classes = class_labels(config.model.classes(), self.class, self.number)?;
         let wanted = Images {
             noise: self.noise(&chosen, config.model.chw())?,
@@ -81,7 +79,7 @@ impl SampleCommand {
             device: device.device,
         };
 
-        let steps = start.evaluations(chosen.levels.len());
+        let steps = start.evaluations(chosen.steps.len());
         let bar = SampleProgress::new("sampling", (steps * wanted.batches().count()) as u64);
         let mut trajectory = self.trajectory.open(steps);
         for numbers in wanted.batches() {
@@ -123,7 +121,7 @@ impl SampleCommand {
                 NoiseSource::Seed(self.seed)
             });
         };
-        let steps = chosen.levels.len();
+        let steps = chosen.steps.len();
         let file = safetensors::open(path)?;
         let found = file.tensors.iter().find(|(name, _)| name == "noise");
         let Some((_, noise)) = found else {

@@ -8,7 +8,7 @@ use crate::config::Prediction;
 
 /// A noised batch: x_0, t, eps and the x_t made from them.
 #[derive(Debug)]
-pub struct Noised {
+pub struct NoisedBatch {
     /// Clean images, `[N, C, H, W]` f32 in [-1, 1].
     pub x_0: Tensor,
     /// Time steps, `[N]` i64 in `0..T`.
@@ -19,11 +19,11 @@ pub struct Noised {
     pub x_t: Tensor,
 }
 
-impl Noised {
+impl NoisedBatch {
     /// Images `start..start + count` of the batch.
-    pub fn part(&self, start: i64, count: i64) -> Noised {
+    pub fn part(&self, start: i64, count: i64) -> NoisedBatch {
         let narrow = |x: &Tensor| x.narrow(0, start, count);
-        Noised {
+        NoisedBatch {
             x_0: narrow(&self.x_0),
             t: narrow(&self.t),
             eps: narrow(&self.eps),

@@ -2,7 +2,7 @@
 
 use tch::{Device, Reduction, Tensor};
 
-use super::forward::Noised;
+use super::forward::NoisedBatch;
 use super::variance::VariationalBound;
 use super::{Forward, Schedule};
 use crate::config::{DiffusionConfig, LossKind, Prediction};
@@ -37,9 +37,9 @@ impl Objective {
     /// Noises a batch: x_t and the tensors it was made from.
     ///
     /// # Shapes
-    /// As in [`Noised`].
-    pub fn noise(&self, x_0: &Tensor, t: Tensor, eps: Tensor) -> Noised {
-        Noised {
+    /// As in [`NoisedBatch`].
+    pub fn noise(&self, x_0: &Tensor, t: Tensor, eps: Tensor) -> NoisedBatch {
+        NoisedBatch {
             x_t: self.forward.q_sample(x_0, &t, &eps),
             x_0: x_0.shallow_clone(),
             t,
@@ -55,7 +55,7 @@ impl Objective {
     ///
     /// Source: with a learned variance Nichol & Dhariwal 2021, eq. 16 <https://arxiv.org/abs/2102.09672>,
     /// as in their code: the bound is in bits per dimension and has weight T / 1000.
-    pub fn loss(&self, out: &Tensor, noised: &Noised, batch: i64) -> Tensor {
+    pub fn loss(&self, out: &Tensor, noised: &NoisedBatch, batch: i64) -> Tensor {
         let target = match self.prediction {
             Prediction::Eps => noised.eps.shallow_clone(),
             Prediction::X0 => noised.x_0.shallow_clone(),
@@ -111,7 +111,7 @@ mod tests {
         Objective::new(&config, &Schedule::new(&config), learned, Device::Cpu)
     }
 
-    fn noised(objective: &Objective, t: &[i64]) -> Noised {
+    fn noised(objective: &Objective, t: &[i64]) -> NoisedBatch {
         let shape = [t.len() as i64, 3, 4, 4];
         let x_0 = normal(0, Stream::Data, 0, &shape, Device::Cpu).clamp(-1.0, 1.0);
         let eps = normal(0, Stream::Noise, 0, &shape, Device::Cpu);

@@ -7,7 +7,7 @@ mod loss;
 mod schedule;
 mod variance;
 
-pub use forward::{Forward, Noised};
+pub use forward::{Forward, NoisedBatch};
 pub use loss::{Objective, microbatch_loss};
 pub use schedule::Schedule;
 pub use variance::log_variance_at;

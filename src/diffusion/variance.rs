@@ -5,7 +5,7 @@ use std::f64::consts::LN_2;
 use ndarray::Array1;
 use tch::{Device, Kind, Tensor};
 
-use super::forward::{Noised, gather, on_device};
+use super::forward::{NoisedBatch, gather, on_device};
 use super::{Forward, Schedule};
 use crate::config::Prediction;
 
@@ -61,7 +61,7 @@ impl VariationalBound {
     pub(super) fn sum(
         &self,
         forward: &Forward,
-        noised: &Noised,
+        noised: &NoisedBatch,
         predicted: &Tensor,
         v: &Tensor,
     ) -> Tensor {

@@ -16,12 +16,12 @@ use super::{Ddim, Process, Respaced};
 ///
 /// Source: Bao et al. 2022, theorem 1 and corollary 1 <https://arxiv.org/abs/2201.06503>; Keras-DDPM, `adpm.py`
 pub fn analytic(
-    levels: &Respaced,
+    steps: &Respaced,
     mean_sq_eps: &Array1<f64>,
     eta: f64,
     last_noise: bool,
 ) -> Result<Ddim> {
-    let last = levels.times.last().map_or(0, |t| *t as usize);
+    let last = steps.times.last().map_or(0, |t| *t as usize);
     ensure!(
         last < mean_sq_eps.len(),
         "measured at {} time steps, but the sampler visits t = {last}",
@@ -29,7 +29,7 @@ pub fn analytic(
     );
     let unexplained = |t: &i64| (1.0 - mean_sq_eps[*t as usize]).clamp(0.0, 1.0);
     Ok(Ddim {
-        eps_variances: levels.times.iter().map(unexplained).collect(),
+        eps_variances: steps.times.iter().map(unexplained).collect(),
         last_noise,
         ..Ddim::new(eta)?
     })
@@ -54,10 +54,10 @@ pub fn measure(
     on_batch: &mut dyn FnMut(),
 ) -> Result<Array1<f64>> {
     let _guard = tch::no_grad_guard();
-    let levels = process.levels;
-    let mut sums = Vec::with_capacity(levels.len());
-    for i in 0..levels.len() {
-        let (signal, noise_share) = levels.signal_and_noise(i);
+    let steps = process.steps;
+    let mut sums = Vec::with_capacity(steps.len());
+    for i in 0..steps.len() {
+        let (signal, noise_share) = steps.signal_and_noise(i);
         let first = i as u64 * batches;
         let mut mean_sq = |k| {
             let x_t = images(k)? * signal + noise(k) * noise_share;

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Ddpm, OnStep, Process, Step};
+use super::{Ddpm, OnStep, Process};
 
 /// Returns the codebook of the k-th reverse step, k = 1, 2, …, in parts `[k_i, C, H, W]` whose k_i sum to K: all of
 /// it at once may exceed memory.
@@ -26,23 +26,14 @@ pub fn ddcm_encode(
     codebook: &mut CodebookParts,
     on_step: &mut OnStep,
 ) -> (Tensor, Tensor) {
-    let _guard = tch::no_grad_guard();
-    let (mut x, steps) = (x_start, process.levels.len());
-    let mut indices = Vec::with_capacity(steps);
-    for (done, i) in (1..).zip((0..steps).rev()) {
-        let estimate = process.estimate(&x, i);
-        x = options.step(process.levels, &estimate, i, || {
-            let chosen = best(codebook(done as u64), &(x_0 - estimate.x_0_hat()));
+    let mut indices = Vec::with_capacity(process.steps.len());
+    let x = process.run(x_start, on_step, |estimate, i, k| {
+        options.step(process.steps, estimate, i, || {
+            let chosen = best(codebook(k), &(x_0 - estimate.x_0_hat()));
             indices.push(chosen.index);
             chosen.entry
-        });
-        on_step(Step {
-            done,
-            t: process.levels.times[i],
-            x: &x,
-            estimate: &estimate,
-        });
-    }
+        })
+    });
     let indices = match indices.is_empty() {
         true => Tensor::zeros([x.size()[0], 0], (Kind::Int64, x.device())),
         false => Tensor::stack(&indices, 1),
@@ -51,7 +42,7 @@ pub fn ddcm_encode(
 }
 
 /// The best entry so far for each image.
-struct Chosen {
+struct BestEntry {
     /// Inner products, `[N]` f32.
     similarity: Tensor,
     /// Indices, `[N]` i64.
@@ -61,15 +52,15 @@ struct Chosen {
 }
 
 /// The entry with the largest inner product with each image. Nothing is read from the device.
-fn best(parts: impl Iterator<Item = Tensor>, images: &Tensor) -> Chosen {
+fn best(parts: impl Iterator<Item = Tensor>, images: &Tensor) -> BestEntry {
     let mut first = 0;
-    let mut best: Option<Chosen> = None;
+    let mut best: Option<BestEntry> = None;
     for entries in parts {
         let similarities = images
             .flatten(1, -1)
             .matmul(&entries.flatten(1, -1).transpose(0, 1));
         let (similarity, index) = similarities.max_dim(1, false);
-        let found = Chosen {
+        let found = BestEntry {
             entry: entries.index_select(0, &index),
             index: index + first,
             similarity,
@@ -83,11 +74,11 @@ fn best(parts: impl Iterator<Item = Tensor>, images: &Tensor) -> Chosen {
     best.unwrap_or_else(|| panic!("a codebook without entries"))
 }
 
-impl Chosen {
+impl BestEntry {
     /// Replaces each entry by that of `other` if its inner product is larger.
-    fn or(self, other: Chosen) -> Chosen {
+    fn or(self, other: BestEntry) -> BestEntry {
         let better = other.similarity.gt_tensor(&self.similarity);
-        Chosen {
+        BestEntry {
             entry: other
                 .entry
                 .where_self(&better.view([-1, 1, 1, 1]), &self.entry),

@@ -36,14 +36,14 @@ impl Ddim {
     }
 
     /// Factor of eps_hat, and standard deviation of the fresh noise, in the step from visited step `i`.
-    fn noises(&self, levels: &Respaced, i: usize) -> (f64, f64) {
-        let schedule = &levels.schedule;
+    fn noises(&self, steps: &Respaced, i: usize) -> (f64, f64) {
+        let schedule = &steps.schedule;
         let sigma_squared = self.eta.powi(2) * schedule.posterior_variance(i);
         let kept = (1.0 - schedule.alpha_bar_prev(i) - sigma_squared).max(0.0);
         let added = match self.eps_variances.get(i) {
             Some(variance) if i > 0 || self.last_noise => {
                 // x_prev is x_t / sqrt(alpha) minus this factor times eps_hat.
-                let (_, noise) = levels.signal_and_noise(i);
+                let (_, noise) = steps.signal_and_noise(i);
                 let factor = noise / schedule.alphas[i].sqrt() - kept.sqrt();
                 factor.powi(2) * variance
             }
@@ -53,8 +53,8 @@ impl Ddim {
     }
 
     /// Standard deviation of the fresh noise in the step from visited step `i`.
-    pub fn sigma(&self, levels: &Respaced, i: usize) -> f64 {
-        self.noises(levels, i).1
+    pub fn sigma(&self, steps: &Respaced, i: usize) -> f64 {
+        self.noises(steps, i).1
     }
 
     /// One reverse step, from x_t at visited step `i` to the one before.
@@ -65,13 +65,13 @@ impl Ddim {
     /// Source: Song et al. 2020, eq. 12 and 16 <https://arxiv.org/abs/2010.02502>
     pub fn step(
         &self,
-        levels: &Respaced,
+        steps: &Respaced,
         estimate: &Estimate,
         i: usize,
         z: impl FnOnce() -> Tensor,
     ) -> Tensor {
-        let (signal, _) = levels.signal_and_noise_prev(i);
-        let (kept, sigma) = self.noises(levels, i);
+        let (signal, _) = steps.signal_and_noise_prev(i);
+        let (kept, sigma) = self.noises(steps, i);
         let mean = estimate.at(signal, kept);
         if sigma == 0.0 {
             mean
@@ -89,19 +89,9 @@ pub fn ddim(
     noise: &mut Noise,
     on_step: &mut OnStep,
 ) -> Tensor {
-    let _guard = tch::no_grad_guard();
-    let (mut x, steps) = (x_start, process.levels.len());
-    for (done, i) in (1..).zip((0..steps).rev()) {
-        let estimate = process.estimate(&x, i);
-        x = options.step(process.levels, &estimate, i, || noise(done as u64));
-        on_step(Step {
-            done,
-            t: process.levels.times[i],
-            x: &x,
-            estimate: &estimate,
-        });
-    }
-    x
+    process.run(x_start, on_step, |estimate, i, k| {
+        options.step(process.steps, estimate, i, || noise(k))
+    })
 }
 
 /// Inverts `ddim` with eta = 0: returns the x_T from which it approximately reaches `x_0`. Each step assumes that
@@ -113,13 +103,13 @@ pub fn ddim(
 /// Source: Song et al. 2020, section 4.3; Dhariwal & Nichol 2021, appendix F <https://arxiv.org/abs/2105.05233>
 pub fn ddim_invert(process: &Process, x_0: Tensor, on_step: &mut OnStep) -> Tensor {
     let _guard = tch::no_grad_guard();
-    let levels = process.levels;
+    let steps = process.steps;
     let mut x = x_0;
-    for i in 0..levels.len() {
+    for i in 0..steps.len() {
         // The first step starts from the clean image, which the network was not trained on: ask it at the next step.
         let here = i.saturating_sub(1);
         let estimate = process.estimate(&x, here);
-        let (signal, noise) = levels.signal_and_noise(i);
+        let (signal, noise) = steps.signal_and_noise(i);
         x = if i == 0 {
             &x * signal + estimate.eps_hat() * noise
         } else {
@@ -127,7 +117,7 @@ pub fn ddim_invert(process: &Process, x_0: Tensor, on_step: &mut OnStep) -> Tens
         };
         on_step(Step {
             done: i + 1,
-            t: levels.times[here],
+            t: steps.times[here],
             x: &x,
             estimate: &estimate,
         });

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Estimate, Noise, OnStep, Process, Respaced, Step};
+use super::{Estimate, Noise, OnStep, Process, Respaced};
 use crate::config::{SampleConfig, Sigma};
 use crate::diffusion::log_variance_at;
 
@@ -36,12 +36,12 @@ impl Ddpm {
     /// Source: Ho et al. 2020, eq. 7 and algorithm 2 <https://arxiv.org/abs/2006.11239>
     pub fn step(
         self,
-        levels: &Respaced,
+        steps: &Respaced,
         estimate: &Estimate,
         i: usize,
         z: impl FnOnce() -> Tensor,
     ) -> Tensor {
-        let schedule = &levels.schedule;
+        let schedule = &steps.schedule;
         let alpha_bar_prev = schedule.alpha_bar_prev(i);
         // The posterior mean in terms of x_0_hat and eps_hat.
         let noise_left = (1.0 - alpha_bar_prev - schedule.posterior_variance(i)).max(0.0);
@@ -68,19 +68,9 @@ pub fn ddpm(
     noise: &mut Noise,
     on_step: &mut OnStep,
 ) -> Tensor {
-    let _guard = tch::no_grad_guard();
-    let (mut x, steps) = (x_start, process.levels.len());
-    for (done, i) in (1..).zip((0..steps).rev()) {
-        let estimate = process.estimate(&x, i);
-        x = options.step(process.levels, &estimate, i, || noise(done as u64));
-        on_step(Step {
-            done,
-            t: process.levels.times[i],
-            x: &x,
-            estimate: &estimate,
-        });
-    }
-    x
+    process.run(x_start, on_step, |estimate, i, k| {
+        options.step(process.steps, estimate, i, || noise(k))
+    })
 }
 
 #[cfg(test)]
@@ -101,8 +91,8 @@ mod tests {
         last_noise: bool,
         clip_x0: bool,
     ) -> Tensor {
-        let levels = Respaced::all(&Schedule::new(diffusion));
-        let process = Process::new(denoiser, &levels, diffusion, clip_x0);
+        let steps = Respaced::all(&Schedule::new(diffusion));
+        let process = Process::new(denoiser, &steps, diffusion, clip_x0);
         let start = normal(1, Stream::Sample, 0, &SHAPE, Device::Cpu);
         let mut noise = |k| normal(1, Stream::Sample, k, &SHAPE, Device::Cpu);
         let options = Ddpm { sigma, last_noise };

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Estimate, Noise, OnStep, Process, Respaced, Step};
+use super::{Estimate, Noise, OnStep, Process, Respaced};
 
 /// DPM-Solver++(2M), in its "midpoint" form.
 ///
@@ -27,7 +27,7 @@ impl DpmSolver {
     /// <https://arxiv.org/abs/2211.01095>
     pub fn step(
         self,
-        levels: &Respaced,
+        steps: &Respaced,
         estimate: &Estimate,
         x_0_hat: &Tensor,
         before: Option<&Tensor>,
@@ -37,8 +37,8 @@ impl DpmSolver {
         if i == 0 {
             return x_0_hat.shallow_clone();
         }
-        let (signal, noise) = levels.signal_and_noise_prev(i);
-        let h = levels.lambda(i - 1) - levels.lambda(i);
+        let (signal, noise) = steps.signal_and_noise_prev(i);
+        let h = steps.lambda(i - 1) - steps.lambda(i);
         // The part of x_prev's noise that comes from eps_hat, the variance of z beside it, and the weight of the
         // change of x_0_hat.
         let (kept, fresh, weight) = if self.sde {
@@ -51,7 +51,7 @@ impl DpmSolver {
         let x = match before {
             None => first_order,
             Some(before) => {
-                let h_before = levels.lambda(i) - levels.lambda(i + 1);
+                let h_before = steps.lambda(i) - steps.lambda(i + 1);
                 first_order + (x_0_hat - before) * (signal * weight * h / (2.0 * h_before))
             }
         };
@@ -67,21 +67,12 @@ pub fn dpm_solver(
     noise: &mut Noise,
     on_step: &mut OnStep,
 ) -> Tensor {
-    let _guard = tch::no_grad_guard();
-    let (mut x, steps) = (x_start, process.levels.len());
     let mut before = None;
-    for (done, i) in (1..).zip((0..steps).rev()) {
-        let estimate = process.estimate(&x, i);
+    process.run(x_start, on_step, |estimate, i, k| {
         let x_0_hat = estimate.x_0_hat();
-        let z = || noise(done as u64);
-        x = options.step(process.levels, &estimate, &x_0_hat, before.as_ref(), i, z);
+        let z = || noise(k);
+        let x = options.step(process.steps, estimate, &x_0_hat, before.as_ref(), i, z);
         before = Some(x_0_hat);
-        on_step(Step {
-            done,
-            t: process.levels.times[i],
-            x: &x,
-            estimate: &estimate,
-        });
-    }
-    x
+        x
+    })
 }

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{OnStep, Process, Step};
+use super::{OnStep, Process};
 
 /// Runs the whole chain from `x_start` at the noisiest visited step to x_0, not clipped, without adding noise.
 ///
@@ -15,28 +15,17 @@ use super::{OnStep, Process, Step};
 ///
 /// Source: Karras et al. 2022, algorithm 1 with sigma(t) = t, s(t) = 1 <https://arxiv.org/abs/2206.00364>
 pub fn heun(process: &Process, x_start: Tensor, on_step: &mut OnStep) -> Tensor {
-    let _guard = tch::no_grad_guard();
-    let levels = process.levels;
-    let (mut x, steps) = (x_start, levels.len());
-    for (done, i) in (1..).zip((0..steps).rev()) {
-        let estimate = process.estimate(&x, i);
-        let (signal, noise) = levels.signal_and_noise_prev(i);
+    let steps = process.steps;
+    process.run(x_start, on_step, |estimate, i, _| {
+        let (signal, noise) = steps.signal_and_noise_prev(i);
         let euler = estimate.at(signal, noise);
-        x = if i == 0 {
-            euler
-        } else {
-            let there = process.estimate(&euler, i - 1);
-            let (signal_here, noise_here) = levels.signal_and_noise(i);
-            // The step in noise / signal, times the signal of x_prev.
-            let way = noise - signal * noise_here / signal_here;
-            euler + (there.eps_hat() - estimate.eps_hat()) * (way / 2.0)
-        };
-        on_step(Step {
-            done,
-            t: levels.times[i],
-            x: &x,
-            estimate: &estimate,
-        });
-    }
-    x
+        if i == 0 {
+            return euler;
+        }
+        let there = process.estimate(&euler, i - 1);
+        let (signal_here, noise_here) = steps.signal_and_noise(i);
+        // The step in noise / signal, times the signal of x_prev.
+        let way = noise - signal * noise_here / signal_here;
+        euler + (there.eps_hat() - estimate.eps_hat()) * (way / 2.0)
+    })
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 use tch::{Device, Tensor};
 
-use super::{Known, NoiseSource, OnStep, Process, Resampling, Sampler, repaint};
+use super::{Inpaint, NoiseSource, OnStep, Process, Resampling, Sampler, repaint};
 
 /// What to sample.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ pub enum StartFrom {
     /// An image `[C, H, W]` in [-1, 1], noised to the noisiest visited step.
     Image(Tensor),
     /// Noise, with a part of an image known (RePaint).
-    Part(Known, Resampling),
+    Part(Inpaint, Resampling),
 }
 
 impl StartFrom {
@@ -105,7 +105,7 @@ pub fn sample_batch(
     let x_0 = match (start, sampler) {
         (StartFrom::Noise, _) => sampler.run(process, first, &mut noise, on_step),
         (StartFrom::Image(x_0), _) => {
-            let (signal, share) = process.levels.signal_and_noise(process.levels.len() - 1);
+            let (signal, share) = process.steps.signal_and_noise(process.steps.len() - 1);
             let x_start = x_0 * signal + first * share;
             sampler.run(process, x_start, &mut noise, on_step)
         }
@@ -134,8 +134,8 @@ mod tests {
     fn sample(denoiser: &Denoiser, numbers: Range<u64>, batch: u64, chw: [i64; 3]) -> Tensor {
         let mut diffusion = Preset::Demo.config().diffusion;
         diffusion.timesteps = 10;
-        let levels = Respaced::all(&Schedule::new(&diffusion));
-        let process = Process::new(denoiser, &levels, &diffusion, true);
+        let steps = Respaced::all(&Schedule::new(&diffusion));
+        let process = Process::new(denoiser, &steps, &diffusion, true);
         let wanted = Images {
             noise: NoiseSource::Seed(4),
             numbers,

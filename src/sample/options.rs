@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use ndarray::Array1;
 
 use super::{
-    Ddim, Ddpm, Denoiser, DpmSolver, Process, Respaced, Sampler, SamplerKind, Spacing, Steps,
-    UniPc, analytic,
+    Ddim, Ddpm, Denoiser, DpmSolver, Process, Respaced, Sampler, SamplerKind, Spacing, UniPc,
+    Visit, analytic,
 };
 use crate::config::{DiffusionConfig, RunConfig, Sigma};
 use crate::diffusion::Schedule;
@@ -57,7 +57,7 @@ pub struct ChosenSampler {
     /// The sampler with its choices.
     pub sampler: Sampler,
     /// The time steps visited.
-    pub levels: Respaced,
+    pub steps: Respaced,
     /// Whether the predicted x_0 is clipped to [-1, 1] at each step.
     pub clip_x0: bool,
 }
@@ -69,7 +69,7 @@ impl ChosenSampler {
         denoiser: &'a Denoiser<'a>,
         diffusion: &DiffusionConfig,
     ) -> Process<'a> {
-        Process::new(denoiser, &self.levels, diffusion, self.clip_x0)
+        Process::new(denoiser, &self.steps, diffusion, self.clip_x0)
     }
 }
 
@@ -100,11 +100,11 @@ impl SamplerOptions {
     ) -> Result<ChosenSampler> {
         self.refuse_unused()?;
         let schedule = Schedule::new(&config.diffusion);
-        let levels = Respaced::new(&schedule, &self.visited(schedule.len()))?;
+        let steps = Respaced::new(&schedule, &self.visited(schedule.len()))?;
         Ok(ChosenSampler {
             kind: self.kind,
-            sampler: self.sampler(config, &levels, measured)?,
-            levels,
+            sampler: self.sampler(config, &steps, measured)?,
+            steps,
             clip_x0: self.clip_x0.unwrap_or(config.sample.clip_x0),
         })
     }
@@ -112,7 +112,7 @@ impl SamplerOptions {
     fn sampler(
         &self,
         config: &RunConfig,
-        levels: &Respaced,
+        steps: &Respaced,
         measured: impl FnOnce() -> Result<Array1<f64>>,
     ) -> Result<Sampler> {
         let last_noise = config.sample.last_noise;
@@ -128,7 +128,7 @@ impl SamplerOptions {
             SamplerKind::Ddim => Sampler::Ddim(Ddim::new(self.eta.unwrap_or(0.0))?),
             SamplerKind::Analytic => {
                 let eta = self.eta.unwrap_or(1.0);
-                Sampler::Ddim(analytic(levels, &measured()?, eta, last_noise)?)
+                Sampler::Ddim(analytic(steps, &measured()?, eta, last_noise)?)
             }
             SamplerKind::DpmPp2m => Sampler::DpmSolver(DpmSolver { sde: false }),
             SamplerKind::DpmPp2mSde => Sampler::DpmSolver(DpmSolver { sde: true }),
@@ -138,15 +138,15 @@ impl SamplerOptions {
     }
 
     /// Which of `timesteps` time steps to visit.
-    fn visited(&self, timesteps: usize) -> Steps {
+    fn visited(&self, timesteps: usize) -> Visit {
         let spacing = self.spacing.unwrap_or(self.kind.default_spacing());
         match (self.steps, self.stride, &self.times) {
-            (Some(steps), ..) => Steps::Count(steps, spacing),
-            (_, Some(stride), _) => Steps::Stride(stride),
-            (_, _, Some(times)) => Steps::List(times.clone()),
+            (Some(steps), ..) => Visit::Count(steps, spacing),
+            (_, Some(stride), _) => Visit::Stride(stride),
+            (_, _, Some(times)) => Visit::List(times.clone()),
             _ => match self.kind.default_steps() {
-                Some(steps) => Steps::Count(steps.min(timesteps), spacing),
-                None => Steps::All,
+                Some(steps) => Visit::Count(steps.min(timesteps), spacing),
+                None => Visit::All,
             },
         }
     }

@@ -7,12 +7,12 @@ use crate::config::{DiffusionConfig, Prediction};
 
 /// A reverse process: the network and the time steps that a sampler visits.
 ///
-/// Samplers count the steps visited, `i` in `0..levels.len()`, 0 next to the image.
+/// Samplers count the steps visited, `i` in `0..steps.len()`, 0 next to the image.
 pub struct Process<'a> {
     /// The network.
     pub denoiser: &'a Denoiser<'a>,
     /// The visited time steps and their schedule.
-    pub levels: &'a Respaced,
+    pub steps: &'a Respaced,
     /// The quantity that the network predicts.
     pub prediction: Prediction,
     /// Clips x_0_hat to [-1, 1] at each step. The original never clips; a barely trained network then drifts
@@ -43,13 +43,13 @@ impl<'a> Process<'a> {
     /// The process of a network trained under `diffusion`.
     pub fn new(
         denoiser: &'a Denoiser<'a>,
-        levels: &'a Respaced,
+        steps: &'a Respaced,
         diffusion: &DiffusionConfig,
         clip_x0: bool,
     ) -> Process<'a> {
         Process {
             denoiser,
-            levels,
+            steps,
             prediction: diffusion.prediction,
             clip_x0,
         }
@@ -58,9 +58,9 @@ impl<'a> Process<'a> {
     /// Evaluates the network on `x_t`, `[N, C, H, W]`, at visited step `i`.
     pub fn estimate(&self, x_t: &Tensor, i: usize) -> Estimate {
         let size = x_t.size();
-        let t = Tensor::full([size[0]], self.levels.times[i], (Kind::Int64, x_t.device()));
+        let t = Tensor::full([size[0]], self.steps.times[i], (Kind::Int64, x_t.device()));
         let out = (self.denoiser)(x_t, &t);
-        let (signal, noise) = self.levels.signal_and_noise(i);
+        let (signal, noise) = self.steps.signal_and_noise(i);
         let predicted = out.narrow(1, 0, size[1]);
         let v = (out.size()[1] > size[1]).then(|| out.narrow(1, size[1], size[1]));
         let estimate = Estimate {
@@ -77,12 +77,35 @@ impl<'a> Process<'a> {
             estimate
         }
     }
+
+    /// Runs a chain from `x_start` at the last visited step down to x_0, and returns that. `step` gets the estimate at
+    /// visited step `i`, that `i` and the number of the step (1 for the first), and returns x at the visited step before.
+    pub(super) fn run(
+        &self,
+        x_start: Tensor,
+        on_step: &mut OnStep,
+        mut step: impl FnMut(&Estimate, usize, u64) -> Tensor,
+    ) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        let mut x = x_start;
+        for (done, i) in (1..).zip((0..self.steps.len()).rev()) {
+            let estimate = self.estimate(&x, i);
+            x = step(&estimate, i, done as u64);
+            on_step(Step {
+                done,
+                t: self.steps.times[i],
+                x: &x,
+                estimate: &estimate,
+            });
+        }
+        x
+    }
 }
 
 impl std::fmt::Debug for Process<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Process")
-            .field("levels", &self.levels)
+            .field("steps", &self.steps)
             .field("prediction", &self.prediction)
             .field("clip_x0", &self.clip_x0)
             .finish_non_exhaustive()

@@ -7,7 +7,7 @@ use super::{Ddpm, Noise, OnStep, Process, Step};
 
 /// The known part of the images.
 #[derive(Debug)]
-pub struct Known {
+pub struct Inpaint {
     /// Images in [-1, 1], `[N, C, H, W]` or a shape that broadcasts to it.
     pub x_0: Tensor,
     /// The mask, `[H, W]` or a shape that broadcasts to it: true for pixels to inpaint.
@@ -68,39 +68,39 @@ pub fn repaint(
     process: &Process,
     options: Ddpm,
     resampling: Resampling,
-    known: &Known,
+    inpaint: &Inpaint,
     x_start: Tensor,
     noise: &mut Noise,
     on_step: &mut OnStep,
 ) -> Tensor {
     let _guard = tch::no_grad_guard();
-    let levels = process.levels;
+    let steps = process.steps;
     let mut draws = 0;
     let mut draw = || {
         draws += 1;
         noise(draws)
     };
-    let unknown = on_device(&known.unknown, x_start.device());
+    let unknown = on_device(&inpaint.unknown, x_start.device());
     let (mut x, mut done) = (x_start, 0);
-    for step in resampling.moves(levels.len()) {
+    for step in resampling.moves(steps.len()) {
         match step {
             Move::Down(i) => {
                 let estimate = process.estimate(&x, i);
-                let painted = options.step(levels, &estimate, i, &mut draw);
-                let (signal, share) = levels.signal_and_noise_prev(i);
-                let kept = &known.x_0 * signal;
+                let painted = options.step(steps, &estimate, i, &mut draw);
+                let (signal, share) = steps.signal_and_noise_prev(i);
+                let kept = &inpaint.x_0 * signal;
                 let kept = if i > 0 { kept + draw() * share } else { kept };
                 x = painted.where_self(&unknown, &kept);
                 done += 1;
                 on_step(Step {
                     done,
-                    t: levels.times[i],
+                    t: steps.times[i],
                     x: &x,
                     estimate: &estimate,
                 });
             }
             Move::Up(i) => {
-                let beta = levels.schedule.betas[i];
+                let beta = steps.schedule.betas[i];
                 x = x * (1.0 - beta).sqrt() + draw() * beta.sqrt();
             }
         }
@@ -120,7 +120,7 @@ mod tests {
     use crate::config::{Preset, Sigma};
     use crate::diffusion::Schedule;
     use crate::rng::{Stream, normal};
-    use crate::sample::{Respaced, Spacing, Steps};
+    use crate::sample::{Respaced, Spacing, Visit};
     use ndarray::array;
     use tch::Kind;
 
@@ -158,11 +158,11 @@ mod tests {
             let x_0_hat = (sum * (a.sqrt() / (1.0 - a))).tanh();
             (x - x_0_hat * a.sqrt()) / (1.0 - a).sqrt()
         };
-        let levels = Respaced::new(&schedule, &Steps::Count(50, Spacing::Trailing)).unwrap();
-        let process = Process::new(&denoiser, &levels, &diffusion, false);
+        let steps = Respaced::new(&schedule, &Visit::Count(50, Spacing::Trailing)).unwrap();
+        let process = Process::new(&denoiser, &steps, &diffusion, false);
         let shape = [4000, 1, 1, 4];
         let signs = normal(5, Stream::Data, 0, &[4000, 1, 1, 1], Device::Cpu).sign();
-        let known = Known {
+        let inpaint = Inpaint {
             x_0: signs.expand(shape, false),
             unknown: array![[false, true, true, true]],
         };
@@ -176,11 +176,11 @@ mod tests {
             let start = draw(0);
             let on_step = &mut |_: Step| ();
             let x = repaint(
-                &process, options, resampling, &known, start, &mut draw, on_step,
+                &process, options, resampling, &inpaint, start, &mut draw, on_step,
             );
             assert_eq!(
                 x.narrow(3, 0, 1),
-                known.x_0.narrow(3, 0, 1),
+                inpaint.x_0.narrow(3, 0, 1),
                 "the known pixel"
             );
             let others = x

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use anyhow::{Result, ensure};
 use tch::Tensor;
 
-use super::{OnStep, Process, Respaced, Step};
+use super::{OnStep, Process, Respaced};
 
 /// UniPC on predictions of x_0, with B(h) = e^h - 1 ("bh2").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,37 +39,26 @@ impl UniPc {
 ///
 /// Source: Zhao et al. 2023, section 3 <https://arxiv.org/abs/2302.04867>
 pub fn unipc(process: &Process, options: UniPc, x_start: Tensor, on_step: &mut OnStep) -> Tensor {
-    let _guard = tch::no_grad_guard();
-    let levels = process.levels;
+    let steps = process.steps;
     let mut corrected = x_start.shallow_clone();
-    let mut x = x_start;
     // Entry k belongs to visited step i + k.
     let mut x_0_hats: VecDeque<Tensor> = VecDeque::new();
     let mut order = 0;
-    for (done, i) in (1..).zip((0..levels.len()).rev()) {
-        let estimate = process.estimate(&x, i);
+    process.run(x_start, on_step, |estimate, i, _| {
         x_0_hats.push_front(estimate.x_0_hat());
         x_0_hats.truncate(options.order + 1);
         if i == 0 {
-            x = x_0_hats[0].shallow_clone();
-        } else {
-            let seen = |k: usize| (i + k, &x_0_hats[k]);
-            if order > 0 {
-                let others: Vec<_> = [0].into_iter().chain(2..=order).map(seen).collect();
-                corrected = leap(levels, i, &corrected, &x_0_hats[1], &others);
-            }
-            order = options.order.min(x_0_hats.len()).min(i + 1);
-            let others: Vec<_> = (1..order).map(seen).collect();
-            x = leap(levels, i - 1, &corrected, &x_0_hats[0], &others);
+            return x_0_hats[0].shallow_clone();
         }
-        on_step(Step {
-            done,
-            t: levels.times[i],
-            x: &x,
-            estimate: &estimate,
-        });
-    }
-    x
+        let seen = |k: usize| (i + k, &x_0_hats[k]);
+        if order > 0 {
+            let others: Vec<_> = [0].into_iter().chain(2..=order).map(seen).collect();
+            corrected = leap(steps, i, &corrected, &x_0_hats[1], &others);
+        }
+        order = options.order.min(x_0_hats.len()).min(i + 1);
+        let others: Vec<_> = (1..order).map(seen).collect();
+        leap(steps, i - 1, &corrected, &x_0_hats[0], &others)
+    })
 }
 
 /// Steps `x` from visited step `to + 1` to `to`, exactly if x_0_hat is the polynomial of lambda through `start`, its
@@ -77,18 +66,18 @@ pub fn unipc(process: &Process, options: UniPc, x_start: Tensor, on_step: &mut O
 ///
 /// The predictor has values of noisier steps, the corrector also the one at `to`.
 fn leap(
-    levels: &Respaced,
+    steps: &Respaced,
     to: usize,
     x: &Tensor,
     start: &Tensor,
     others: &[(usize, &Tensor)],
 ) -> Tensor {
-    let (signal, noise) = levels.signal_and_noise(to);
-    let (signal_from, noise_from) = levels.signal_and_noise(to + 1);
-    let lambda = levels.lambda(to + 1);
-    let h = levels.lambda(to) - lambda;
+    let (signal, noise) = steps.signal_and_noise(to);
+    let (signal_from, noise_from) = steps.signal_and_noise(to + 1);
+    let lambda = steps.lambda(to + 1);
+    let h = steps.lambda(to) - lambda;
     let places: Vec<f64> = (others.iter())
-        .map(|(i, _)| (levels.lambda(*i) - lambda) / h)
+        .map(|(i, _)| (steps.lambda(*i) - lambda) / h)
         .collect();
     let weights = weights(h, &places);
     let kept = noise / noise_from;

@@ -13,7 +13,7 @@ use crate::images::to_array;
 use crate::native::KeptFilters;
 use crate::report::{duration, grid, write_png};
 use crate::sample::{
-    Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Spacing, Steps, sample_images,
+    Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Spacing, Visit, sample_images,
 };
 
 /// Evaluations after which the time of a grid is estimated.
@@ -66,16 +66,16 @@ fn draw(
         chw: config.model.chw(),
         device: trainer.arena.device(),
     };
-    let levels = match config.train.sample_steps {
+    let steps = match config.train.sample_steps {
         0 => Respaced::all(&trainer.schedule),
-        steps => Respaced::new(&trainer.schedule, &Steps::Count(steps, Spacing::Trailing))?,
+        steps => Respaced::new(&trainer.schedule, &Visit::Count(steps, Spacing::Trailing))?,
     };
     let sampler = Sampler::Ddpm(Ddpm::new(settings));
     let weights = match which {
         Weights::Raw => trainer.arena.params.detach(),
         Weights::Ema => trainer.ema.corrected(&trainer.arena),
     };
-    let evaluations = (levels.len() * wanted.batches().count()) as u32;
+    let evaluations = (steps.len() * wanted.batches().count()) as u32;
     let limit = TimeLimit::new(
         evaluations,
         Duration::from_secs(config.train.sample_limit_secs),
@@ -93,7 +93,7 @@ fn draw(
                 blank(x, config.model.learned_variance())
             }
         };
-        let process = Process::new(&denoiser, &levels, &config.diffusion, settings.clip_x0);
+        let process = Process::new(&denoiser, &steps, &config.diffusion, settings.clip_x0);
         sample_images(&process, &sampler, &wanted, &mut |_| {
             done += 1;
             observer.sampling(&weights_name, done, evaluations.into());

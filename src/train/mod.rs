@@ -32,7 +32,7 @@ pub use record::{ImageOfBatch, Number, ParameterGradient, StepRecord};
 pub use replay::{Replay, replay};
 pub use resume::{default_folder, resume_changes, settings_around};
 pub use stop::{Reason, Stop};
-pub use trainer::{Draw, Gradients, StepOutput, Trainer};
+pub use trainer::{Gradients, StepDraws, StepOutput, Trainer};
 
 use crate::checkpoint::{Checkpoint, RunFolder, RunLock};
 use crate::config::RunConfig;

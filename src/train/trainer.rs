@@ -7,7 +7,7 @@ use super::{Clock, Guard, Phase};
 use crate::checkpoint::History;
 use crate::config::RunConfig;
 use crate::data::{Order, Store};
-use crate::diffusion::{Noised, Objective, Schedule};
+use crate::diffusion::{NoisedBatch, Objective, Schedule};
 use crate::model::Model;
 use crate::native::{self, KeptFilters};
 use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
@@ -44,7 +44,7 @@ pub struct Trainer {
 
 /// The random choices of a step, a function of (seed, step) alone.
 #[derive(Debug)]
-pub struct Draw {
+pub struct StepDraws {
     /// Numbers of the images.
     pub indices: Vec<i64>,
     /// True for mirrored images, `[B]` bool; `None` if flipping is off.
@@ -120,7 +120,7 @@ impl Trainer {
     }
 
     /// Draws the images and time steps of step `step`, counted from 0.
-    pub fn draw(&mut self, step: u64) -> Draw {
+    pub fn draw(&mut self, step: u64) -> StepDraws {
         let batch = self.config.train.batch;
         let seed = self.config.train.seed;
         let indices = self.order.batch(step, batch);
@@ -132,7 +132,7 @@ impl Trainer {
         let t = seeded(key(seed, Stream::Timestep, step), || {
             Tensor::randint(timesteps, [batch], (Kind::Int64, Device::Cpu))
         });
-        Draw {
+        StepDraws {
             indices,
             mirrored,
             t,
@@ -242,7 +242,7 @@ impl Trainer {
         })
     }
 
-    fn accumulate(&self, noised: &Noised) -> Result<Tensor> {
+    fn accumulate(&self, noised: &NoisedBatch) -> Result<Tensor> {
         let batch = noised.x_t.size()[0];
         let micro = (self.config.train.batch / self.config.train.accumulate).min(batch);
         let mut total = Tensor::zeros([], (Kind::Float, noised.x_t.device()));

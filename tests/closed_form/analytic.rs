@@ -3,7 +3,7 @@
 use ddpm::config::Prediction;
 use ddpm::diffusion::Schedule;
 use ddpm::rng::{Stream, normal};
-use ddpm::sample::{Process, Respaced, Spacing, Steps, analytic, measure};
+use ddpm::sample::{Process, Respaced, Spacing, Visit, analytic, measure};
 use ndarray::Array1;
 use tch::{Device, Kind, Tensor};
 
@@ -15,19 +15,19 @@ fn schedule() -> Schedule {
 }
 
 /// The noise that the step from visited step `i` adds: the effect of one unit of it.
-fn sigma(levels: &Respaced, mean_sq_eps: &Array1<f64>, eta: f64, i: usize) -> f64 {
-    let sampler = analytic(levels, mean_sq_eps, eta, true).unwrap();
+fn sigma(steps: &Respaced, mean_sq_eps: &Array1<f64>, eta: f64, i: usize) -> f64 {
+    let sampler = analytic(steps, mean_sq_eps, eta, true).unwrap();
     let denoiser = |x_t: &Tensor, _: &Tensor| x_t.zeros_like();
     let process = Process {
         denoiser: &denoiser,
-        levels,
+        steps,
         prediction: Prediction::Eps,
         clip_x0: false,
     };
     let zeros = || Tensor::zeros([1, 1, 1, 1], (Kind::Double, Device::Cpu));
     let estimate = process.estimate(&zeros(), i);
     sampler
-        .step(levels, &estimate, i, || zeros() + 1.0)
+        .step(steps, &estimate, i, || zeros() + 1.0)
         .double_value(&[0, 0, 0, 0])
 }
 
@@ -38,12 +38,12 @@ fn sigma(levels: &Respaced, mean_sq_eps: &Array1<f64>, eta: f64, i: usize) -> f6
 #[test]
 fn the_variance_of_each_step_is_the_mean_posterior_variance() {
     let (data, schedule) = (Gaussian::correlated(), schedule());
-    for steps in [Steps::All, Steps::Count(7, Spacing::Trailing)] {
-        let levels = Respaced::new(&schedule, &steps).unwrap();
-        for i in 0..levels.len() {
+    for visit in [Visit::All, Visit::Count(7, Spacing::Trailing)] {
+        let steps = Respaced::new(&schedule, &visit).unwrap();
+        for i in 0..steps.len() {
             let (alpha_bar, prev) = (
-                levels.schedule.alphas_cumprod[i],
-                levels.schedule.alpha_bar_prev(i),
+                steps.schedule.alphas_cumprod[i],
+                steps.schedule.alpha_bar_prev(i),
             );
             let posterior = |s: f64| {
                 let of_prev = prev * s + 1.0 - prev;
@@ -51,11 +51,11 @@ fn the_variance_of_each_step_is_the_mean_posterior_variance() {
                 of_prev - alpha_bar / prev * of_prev.powi(2) / of_x_t
             };
             let want = data.spreads.into_iter().map(posterior).sum::<f64>() / 4.0;
-            let found = sigma(&levels, &data.mean_sq_eps(&schedule), 1.0, i).powi(2);
+            let found = sigma(&steps, &data.mean_sq_eps(&schedule), 1.0, i).powi(2);
             assert!(
                 (found / want - 1.0).abs() < 1e-9,
                 "step {i} of {}: {found}, want {want}",
-                levels.len()
+                steps.len()
             );
         }
     }
@@ -65,7 +65,7 @@ fn the_variance_of_each_step_is_the_mean_posterior_variance() {
 #[test]
 fn what_is_measured_is_the_mean_square_of_eps_hat() {
     let (data, schedule) = (Gaussian::correlated(), schedule());
-    let levels = Respaced::new(&schedule, &Steps::List(vec![199, 120, 60, 25, 8, 0])).unwrap();
+    let steps = Respaced::new(&schedule, &Visit::List(vec![199, 120, 60, 25, 8, 0])).unwrap();
     let (batches, batch) = (4, 20_000);
     let draw = |stream, k| normal(7, stream, k, &[batch, 4], Device::Cpu).to_kind(Kind::Double);
     let stds = Tensor::from_slice(&data.spreads.map(f64::sqrt));
@@ -80,7 +80,7 @@ fn what_is_measured_is_the_mean_square_of_eps_hat() {
     };
     let process = Process {
         denoiser: &denoiser,
-        levels: &levels,
+        steps: &steps,
         prediction: Prediction::Eps,
         clip_x0: false,
     };
@@ -89,9 +89,9 @@ fn what_is_measured_is_the_mean_square_of_eps_hat() {
         asked += 1
     });
     let found = found.unwrap();
-    assert_eq!(asked, batches as usize * levels.len());
+    assert_eq!(asked, batches as usize * steps.len());
     let known = data.mean_sq_eps(&schedule);
-    for (found, t) in found.iter().zip(&levels.times) {
+    for (found, t) in found.iter().zip(&steps.times) {
         let (want, alpha_bar) = (known[*t as usize], schedule.alphas_cumprod[*t as usize]);
         // Along each eigenvector eps_hat² is chi-square distributed: its variance is twice its mean, squared.
         let mean_sq = |s: f64| (1.0 - alpha_bar) / (alpha_bar * s + 1.0 - alpha_bar);

@@ -6,7 +6,7 @@
 
 use ddpm::config::Prediction;
 use ddpm::diffusion::Schedule;
-use ddpm::sample::{Process, Respaced, Step, Steps};
+use ddpm::sample::{Process, Respaced, Step, Visit};
 use ndarray::Array1;
 use tch::Tensor;
 
@@ -26,9 +26,9 @@ fn schedule() -> Schedule {
 }
 
 /// `count` even steps, and the one to x_0.
-fn levels(schedule: &Schedule, count: usize) -> Respaced {
+fn visited(schedule: &Schedule, count: usize) -> Respaced {
     let times = (0..=FINEST).rev().step_by(FINEST / count);
-    Respaced::new(schedule, &Steps::List(times.collect())).unwrap()
+    Respaced::new(schedule, &Visit::List(times.collect())).unwrap()
 }
 
 /// signal² * spread + noise²: the variance of x_t along each eigenvector, at time step `t`.
@@ -51,7 +51,7 @@ fn slopes(name: &str, errors: &[f64]) -> Vec<f64> {
 /// deviation of x_t from its mean, in each eigenvector, is proportional to the standard deviation of x_t.
 fn ode_error(method: Method, count: usize) -> f64 {
     let (data, schedule) = (Gaussian::correlated(), schedule());
-    let levels = levels(&schedule, count);
+    let steps = visited(&schedule, count);
     let mut noise = draws(0, 8);
     let [start, end] = [FINEST, 0].map(|t| {
         let std = variances(&schedule, t, &data).map(f64::sqrt);
@@ -65,8 +65,8 @@ fn ode_error(method: Method, count: usize) -> f64 {
             error = (found - &want).abs().max().double_value(&[]);
         }
     };
-    let sampler = method.sampler(&levels, &Array1::zeros(0));
-    let chain = (&schedule, &levels);
+    let sampler = method.sampler(&steps, &Array1::zeros(0));
+    let chain = (&schedule, &steps);
     let _ = data.sample(chain, Prediction::Eps, &sampler, &mut noise, &mut on_step);
     error
 }
@@ -103,9 +103,9 @@ fn assert_order(name: &str, errors: &[f64], order: f64) {
 /// E[x_t | x_T], measured with zero noise, and of the variance of x_t if that of x_T is right.
 fn sde_errors(method: Method, count: usize) -> (f64, f64) {
     let (data, schedule) = (Gaussian::correlated(), schedule());
-    let levels = levels(&schedule, count);
-    let sampler = method.sampler(&levels, &Array1::zeros(0));
-    let found = Responses::of(&data, (&schedule, &levels), Prediction::Eps, &sampler);
+    let steps = visited(&schedule, count);
+    let sampler = method.sampler(&steps, &Array1::zeros(0));
+    let found = Responses::of(&data, (&schedule, &steps), Prediction::Eps, &sampler);
 
     let [of_start, of_end] = [FINEST, 0].map(|t| variances(&schedule, t, &data));
     let decay = (schedule.alphas_cumprod[FINEST] / schedule.alphas_cumprod[0]).sqrt();
@@ -143,20 +143,20 @@ fn sde_solvers_have_the_exact_mean_and_their_order_in_variance() {
 /// `x_t = (noise / noise_s) e^-h x_s + signal * integral of 2 e^(-2 (lambda_t - lambda)) x_0_hat`.
 fn drift_error(method: Method, count: usize) -> f64 {
     let schedule = schedule();
-    let levels = levels(&schedule, count);
+    let steps = visited(&schedule, count);
     let lambda = |t: i64| 2.5 - 5.0 * t as f64 / FINEST as f64;
     let denoiser =
         |x_t: &Tensor, t: &Tensor| x_t.zeros_like() + (lambda(t.int64_value(&[0])) / 2.0).exp();
     let process = Process {
         denoiser: &denoiser,
-        levels: &levels,
+        steps: &steps,
         prediction: Prediction::X0,
         clip_x0: false,
     };
     let start = draws(1, 1)(0);
     let h = lambda(0) - lambda(FINEST as i64);
     let ((_, noise_start), (signal, noise)) =
-        (levels.signal_and_noise(count), levels.signal_and_noise(0));
+        (steps.signal_and_noise(count), steps.signal_and_noise(0));
     let moved = (lambda(0) / 2.0).exp() - (-2.0 * h + lambda(FINEST as i64) / 2.0).exp();
     let want = &start * (noise / noise_start * (-h).exp()) + signal * 2.0 / 2.5 * moved;
     let mut error = f64::NAN;
@@ -166,7 +166,7 @@ fn drift_error(method: Method, count: usize) -> f64 {
         }
     };
     let mut silence = |_| start.zeros_like();
-    let sampler = method.sampler(&levels, &Array1::zeros(0));
+    let sampler = method.sampler(&steps, &Array1::zeros(0));
     let _ = sampler.run(&process, start.copy(), &mut silence, &mut on_step);
     error
 }

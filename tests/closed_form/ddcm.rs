@@ -4,7 +4,7 @@ use ddpm::config::{Prediction, Sigma};
 use ddpm::diffusion::Schedule;
 use ddpm::rng::{Stream, normal};
 use ddpm::sample::{
-    Choice, Codebook, Ddpm, NoiseSource, Process, Respaced, Sampler, Steps, ddcm_encode, ddpm,
+    Choice, Codebook, Ddpm, NoiseSource, Process, Respaced, Sampler, Visit, ddcm_encode, ddpm,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -19,18 +19,18 @@ const SIGMA: Ddpm = Ddpm {
     last_noise: true,
 };
 
-fn levels() -> (Schedule, Respaced) {
+fn visited() -> (Schedule, Respaced) {
     let schedule = Schedule::new(&linear(200, Prediction::Eps));
-    let steps = Steps::List(vec![199, 160, 141, 90, 62, 30, 19, 3]);
-    let levels = Respaced::new(&schedule, &steps).unwrap();
-    (schedule, levels)
+    let visit = Visit::List(vec![199, 160, 141, 90, 62, 30, 19, 3]);
+    let steps = Respaced::new(&schedule, &visit).unwrap();
+    (schedule, steps)
 }
 
 /// 20,000 samples with random entries of codebooks of 65,536: the moments are DDPM's, up to the error of a finite
 /// codebook, which is like averaging over 65,536 draws.
 #[test]
 fn random_choices_sample_as_ddpm_does() {
-    let ((schedule, levels), data) = (levels(), Gaussian::correlated());
+    let ((schedule, steps), data) = (visited(), Gaussian::correlated());
     let (images, size) = (20_000, 65_536);
     let codebook = Codebook::new(7, size, CHW).unwrap();
     let source = NoiseSource::Codebook(codebook, Choice::Seed(1));
@@ -38,14 +38,14 @@ fn random_choices_sample_as_ddpm_does() {
         let draw = source.draw(0..images, k, CHW, Device::Cpu);
         draw.to_kind(Kind::Double)
     };
-    let chain = (&schedule, &levels);
+    let chain = (&schedule, &steps);
     let sampler = Sampler::Ddpm(SIGMA);
     let x_0 = data.sample(chain, Prediction::Eps, &sampler, &mut noise, &mut |_| ());
     let method = Method::Ddpm {
         sigma: Sigma::Beta,
         last_noise: true,
     };
-    let wanted = Wanted::of(method, &data, &levels);
+    let wanted = Wanted::of(method, &data, &steps);
     let effective = 1.0 / (1.0 / images as f64 + 1.0 / f64::from(size));
     check_moments(&data.along_basis(&x_0, 1.0), &wanted, effective, method);
 }
@@ -53,8 +53,8 @@ fn random_choices_sample_as_ddpm_does() {
 /// Unit-normal images of 192 values: all noises have nearly the same length, as for real images.
 #[test]
 fn encoded_images_decode_and_come_nearer_the_larger_the_codebook() {
-    let (schedule, _) = levels();
-    let levels = Respaced::all(&schedule);
+    let (schedule, _) = visited();
+    let steps = Respaced::all(&schedule);
     let chw = [3, 8, 8];
     let x_0 = normal(3, Stream::Data, 0, &[16, 3, 8, 8], Device::Cpu);
     let denoiser = |x_t: &Tensor, t: &Tensor| {
@@ -62,7 +62,7 @@ fn encoded_images_decode_and_come_nearer_the_larger_the_codebook() {
     };
     let process = Process {
         denoiser: &denoiser,
-        levels: &levels,
+        steps: &steps,
         prediction: Prediction::X0,
         clip_x0: false,
     };

@@ -73,7 +73,7 @@ impl Gaussian {
     /// Runs `sampler` over visited steps of `schedule`.
     pub(crate) fn sample(
         &self,
-        (schedule, levels): (&Schedule, &Respaced),
+        (schedule, steps): (&Schedule, &Respaced),
         prediction: Prediction,
         sampler: &Sampler,
         noise: &mut Noise,
@@ -85,7 +85,7 @@ impl Gaussian {
         };
         let process = Process {
             denoiser: &denoiser,
-            levels,
+            steps,
             prediction,
             clip_x0: false,
         };

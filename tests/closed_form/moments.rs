@@ -2,7 +2,7 @@
 
 use ddpm::config::{Prediction, Sigma};
 use ddpm::diffusion::Schedule;
-use ddpm::sample::{Respaced, Sampler, Steps};
+use ddpm::sample::{Respaced, Sampler, Visit};
 use tch::{Kind, Tensor};
 
 use crate::gaussian::{Gaussian, Responses, draws};
@@ -15,32 +15,32 @@ fn schedule() -> Schedule {
     Schedule::new(&linear(200, Prediction::Eps))
 }
 
-fn visit(steps: &Steps) -> Respaced {
-    Respaced::new(&schedule(), steps).unwrap()
+fn visited(visit: &Visit) -> Respaced {
+    Respaced::new(&schedule(), visit).unwrap()
 }
 
 /// Few steps, unevenly spaced, so that no formula is right by symmetry.
 fn few() -> Respaced {
-    visit(&Steps::List(vec![199, 160, 141, 90, 62, 30, 19, 3]))
+    visited(&Visit::List(vec![199, 160, 141, 90, 62, 30, 19, 3]))
 }
 
-fn sampler(method: Method, data: &Gaussian, levels: &Respaced) -> Sampler {
-    method.sampler(levels, &data.mean_sq_eps(&schedule()))
+fn sampler(method: Method, data: &Gaussian, steps: &Respaced) -> Sampler {
+    method.sampler(steps, &data.mean_sq_eps(&schedule()))
 }
 
 /// All samplers are linear on Gaussian data: the factor of each noise in each x_t determines a step completely.
 #[test]
 fn every_step_of_every_sampler_is_its_formula() {
-    let levels = few();
+    let steps = few();
     for data in [Gaussian::correlated(), Gaussian::point()] {
         for method in METHODS {
             for prediction in PREDICTIONS {
-                let sampler = sampler(method, &data, &levels);
-                let chain = (&schedule(), &levels);
+                let sampler = sampler(method, &data, &steps);
+                let chain = (&schedule(), &steps);
                 let found = Responses::of(&data, chain, prediction, &sampler);
                 for along in 0..4 {
-                    let wanted = method.factors(&levels, &data.spreads, along);
-                    compare(&found, &wanted, &data, &levels, along, method);
+                    let wanted = method.factors(&steps, &data.spreads, along);
+                    compare(&found, &wanted, &data, &steps, along, method);
                 }
             }
         }
@@ -51,12 +51,12 @@ fn compare(
     found: &Responses,
     wanted: &[Vec<f64>],
     data: &Gaussian,
-    levels: &Respaced,
+    steps: &Respaced,
     along: usize,
     method: Method,
 ) {
     // x_T = 0 differs from the mean of x_T by this.
-    let (signal, _) = levels.signal_and_noise(levels.len() - 1);
+    let (signal, _) = steps.signal_and_noise(steps.len() - 1);
     let of_zero = data.along_basis(&Tensor::zeros_like(&data.mean), signal);
     let of_zero = of_zero.double_value(&[0, along as i64]);
     assert_eq!(wanted.len(), found.factors.len());
@@ -83,16 +83,16 @@ fn compare(
 /// Single-point data: no trace of x_T is left, and no noise except the last, if a sampler adds one.
 #[test]
 fn a_point_is_where_every_sampler_ends() {
-    let (data, levels) = (Gaussian::point(), few());
+    let (data, steps) = (Gaussian::point(), few());
     for method in METHODS {
-        let sampler = sampler(method, &data, &levels);
-        let chain = (&schedule(), &levels);
+        let sampler = sampler(method, &data, &steps);
+        let chain = (&schedule(), &steps);
         let found = Responses::of(&data, chain, Prediction::Eps, &sampler);
         let last_sigma = match method {
             Method::Ddpm {
                 sigma,
                 last_noise: true,
-            } => levels.schedule.sigma(sigma, 0),
+            } => steps.schedule.sigma(sigma, 0),
             // Its variance is that of x_0 given x_t, zero here.
             _ => 0.0,
         };
@@ -108,13 +108,13 @@ fn a_point_is_where_every_sampler_ends() {
 /// 20,000 samples have the mean and covariance of the formulas for these steps.
 #[test]
 fn samples_have_the_moments_of_their_sampler() {
-    let (data, levels, images) = (Gaussian::correlated(), few(), 20_000);
+    let (data, steps, images) = (Gaussian::correlated(), few(), 20_000);
     for (seed, method) in METHODS.into_iter().enumerate() {
-        let sampler = sampler(method, &data, &levels);
-        let chain = (&schedule(), &levels);
+        let sampler = sampler(method, &data, &steps);
+        let chain = (&schedule(), &steps);
         let mut noise = draws(seed as u64, images);
         let x_0 = data.sample(chain, Prediction::Eps, &sampler, &mut noise, &mut |_| ());
-        let wanted = Wanted::of(method, &data, &levels);
+        let wanted = Wanted::of(method, &data, &steps);
         check_moments(&data.along_basis(&x_0, 1.0), &wanted, images as f64, method);
     }
 }
@@ -126,12 +126,12 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    pub(crate) fn of(method: Method, data: &Gaussian, levels: &Respaced) -> Wanted {
-        let last = |along| method.factors(levels, &data.spreads, along).pop().unwrap();
+    pub(crate) fn of(method: Method, data: &Gaussian, steps: &Respaced) -> Wanted {
+        let last = |along| method.factors(steps, &data.spreads, along).pop().unwrap();
         let last: [Vec<f64>; 4] = std::array::from_fn(last);
         let of_zero = data.along_basis(
             &Tensor::zeros_like(&data.mean),
-            levels.signal_and_noise(levels.len() - 1).0,
+            steps.signal_and_noise(steps.len() - 1).0,
         );
         Wanted {
             means: std::array::from_fn(|k| last[k][0] * of_zero.double_value(&[0, k as i64])),
@@ -188,11 +188,11 @@ fn bias_of_200_steps(method: Method) -> f64 {
 
 #[test]
 fn many_steps_give_the_data_s_moments() {
-    let (data, levels) = (Gaussian::correlated(), visit(&Steps::All));
+    let (data, steps) = (Gaussian::correlated(), visited(&Visit::All));
     let largest = |values: [f64; 4]| values.into_iter().map(f64::abs).fold(0.0, f64::max);
     for method in METHODS {
-        let sampler = sampler(method, &data, &levels);
-        let chain = (&schedule(), &levels);
+        let sampler = sampler(method, &data, &steps);
+        let chain = (&schedule(), &steps);
         let found = Responses::of(&data, chain, Prediction::Eps, &sampler);
         let variances = found.variances(0, [1.0; 4]);
         let bias = largest(std::array::from_fn(|k| {
@@ -203,7 +203,7 @@ fn many_steps_give_the_data_s_moments() {
             "{method:?}: variance off by {bias}"
         );
         // Samplers start with mean 0, not that of x_T, which is e^-5 times the data's, at most 0.5 per eigenvector.
-        let mean = largest(found.silent[levels.len() - 1]);
+        let mean = largest(found.silent[steps.len() - 1]);
         assert!(
             mean < 0.5 * (-5.0f64).exp(),
             "{method:?}: mean off by {mean}"

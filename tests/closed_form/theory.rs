@@ -59,13 +59,13 @@ pub(crate) const METHODS: [Method; 16] = [
 ];
 
 impl Method {
-    /// The sampler over `levels`; `mean_sq_eps` is E[eps_hat²] at each time step.
-    pub(crate) fn sampler(self, levels: &Respaced, mean_sq_eps: &Array1<f64>) -> Sampler {
+    /// The sampler over `steps`; `mean_sq_eps` is E[eps_hat²] at each time step.
+    pub(crate) fn sampler(self, steps: &Respaced, mean_sq_eps: &Array1<f64>) -> Sampler {
         match self {
             Method::Ddpm { sigma, last_noise } => Sampler::Ddpm(Ddpm { sigma, last_noise }),
             Method::Ddim { eta } => Sampler::Ddim(Ddim::new(eta).unwrap()),
             Method::Analytic { eta, last_noise } => {
-                Sampler::Ddim(analytic(levels, mean_sq_eps, eta, last_noise).unwrap())
+                Sampler::Ddim(analytic(steps, mean_sq_eps, eta, last_noise).unwrap())
             }
             Method::DpmSolver { sde } => Sampler::DpmSolver(DpmSolver { sde }),
             Method::Heun => Sampler::Heun,
@@ -76,11 +76,11 @@ impl Method {
     /// The factors of x_t minus its mean after each step, along the eigenvector `along` of data with `spreads`.
     pub(crate) fn factors(
         self,
-        levels: &Respaced,
+        steps: &Respaced,
         spreads: &[f64; 4],
         along: usize,
     ) -> Vec<Factors> {
-        let chain = Chain::new(levels, spreads, along);
+        let chain = Chain::new(steps, spreads, along);
         match self {
             Method::Ddpm { sigma, last_noise } => chain.ddpm(sigma, last_noise),
             Method::Ddim { eta } => chain.ddim(eta, |_| 0.0),
@@ -113,8 +113,8 @@ fn mix(terms: &[(f64, &Factors)]) -> Factors {
 }
 
 impl Chain<'_> {
-    fn new<'a>(levels: &Respaced, spreads: &'a [f64; 4], along: usize) -> Chain<'a> {
-        let alpha_bars: Vec<f64> = (levels.schedule.alphas_cumprod.iter().rev())
+    fn new<'a>(steps: &Respaced, spreads: &'a [f64; 4], along: usize) -> Chain<'a> {
+        let alpha_bars: Vec<f64> = (steps.schedule.alphas_cumprod.iter().rev())
             .chain([&1.0])
             .copied()
             .collect();

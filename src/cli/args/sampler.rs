@@ -127,7 +127,7 @@ mod tests {
         for kind in SamplerKind::value_variants() {
             let steps = |timesteps| {
                 let flags = format!("--sampler {}", kind.name());
-                choose(&flags, timesteps).unwrap().levels.len()
+                choose(&flags, timesteps).unwrap().steps.len()
             };
             let wanted = kind.default_steps().unwrap_or(1000);
             assert_eq!((steps(1000), steps(12)), (wanted, 12), "{kind:?}");

@@ -9,7 +9,7 @@ use tch::Device;
 use super::image_in::{read_image, read_mask};
 use crate::config::RunConfig;
 use crate::data::upright_size;
-use crate::sample::{Known, Resampling, Respaced, StartFrom};
+use crate::sample::{Inpaint, Resampling, Respaced, StartFrom};
 
 /// An image to start from, and its mask.
 #[derive(Debug, Clone, Args)]
@@ -41,14 +41,14 @@ pub(in crate::cli) struct StartArgs {
 }
 
 impl StartArgs {
-    /// Reads the images, and cuts `levels` down to the steps that are needed.
+    /// Reads the images, and cuts `steps` down to the steps that are needed.
     ///
     /// # Errors
     /// Files that are not images, a mask of another size, a strength outside 0 to 1.
     pub(in crate::cli) fn start(
         &self,
         config: &RunConfig,
-        levels: &mut Respaced,
+        steps: &mut Respaced,
         device: Device,
     ) -> Result<StartFrom> {
         let Some(path) = &self.init_image else {
@@ -62,7 +62,7 @@ impl StartArgs {
                 jump: self.jump.into(),
                 times: self.resample.into(),
             };
-            return Ok(StartFrom::Part(Known { x_0, unknown }, resampling));
+            return Ok(StartFrom::Part(Inpaint { x_0, unknown }, resampling));
         }
         let strength = self.strength.unwrap_or(0.5);
         ensure!(
@@ -70,12 +70,12 @@ impl StartArgs {
             "--strength {strength}: want 0 (image unchanged) to 1 (noise only)"
         );
         let limit = strength * config.diffusion.timesteps as f64;
-        let walked = levels.times.iter().take_while(|t| (**t as f64) < limit);
+        let walked = steps.times.iter().take_while(|t| (**t as f64) < limit);
         let walked = walked.count();
         if walked == 0 {
             bail!("--strength {strength} leaves no step to run; raise --strength, or --steps");
         }
-        *levels = levels.truncated(walked);
+        *steps = steps.truncated(walked);
         Ok(StartFrom::Image(x_0))
     }
 }

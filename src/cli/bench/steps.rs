@@ -132,7 +132,7 @@ pub(super) fn bytes_of_update(config: &OptimConfig, net: &Model) -> u64 {
 pub(super) struct Sample {
     net: Model,
     kept: KeptFilters,
-    levels: Respaced,
+    steps: Respaced,
     config: RunConfig,
     device: Device,
     x: Tensor,
@@ -150,7 +150,7 @@ impl Sample {
         Ok(Sample {
             net,
             kept: KeptFilters::new(),
-            levels: Respaced::all(&Schedule::new(&config.diffusion)),
+            steps: Respaced::all(&Schedule::new(&config.diffusion)),
             config: config.clone(),
             device: chosen.device,
             x: normal(0, Stream::Sample, 0, &shape, chosen.device),
@@ -178,11 +178,11 @@ impl Bench for Sample {
         let options = Ddpm::new(sample);
         let denoiser = |x: &Tensor, t: &Tensor| self.forward(x, t);
         let diffusion = &self.config.diffusion;
-        let process = Process::new(&denoiser, &self.levels, diffusion, sample.clip_x0);
-        let last = self.levels.len() - 1;
+        let process = Process::new(&denoiser, &self.steps, diffusion, sample.clip_x0);
+        let last = self.steps.len() - 1;
         let z = normal(0, Stream::Sample, 1, &self.x.size(), self.device);
         let estimate = process.estimate(&self.x, last);
-        self.x = options.step(&self.levels, &estimate, last, || z);
+        self.x = options.step(&self.steps, &estimate, last, || z);
         Ok(())
     }
 

@@ -23,7 +23,7 @@ pub enum Spacing {
 
 /// Choice of the time steps to visit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Steps {
+pub enum Visit {
     /// All T.
     All,
     /// This many, with this spacing.
@@ -58,25 +58,25 @@ impl Respaced {
     ///
     /// # Errors
     /// No steps, more steps than T, or a list that is not strictly decreasing within 0..T.
-    pub fn new(schedule: &Schedule, steps: &Steps) -> Result<Respaced> {
+    pub fn new(schedule: &Schedule, visit: &Visit) -> Result<Respaced> {
         let len = schedule.len();
-        Ok(match steps {
-            Steps::All => Respaced::all(schedule),
-            Steps::Count(n, spacing) => {
+        Ok(match visit {
+            Visit::All => Respaced::all(schedule),
+            Visit::Count(n, spacing) => {
                 ensure!(
                     (1..=len).contains(n),
                     "{n} steps: this model has T = {len} time steps, want 1 to {len}"
                 );
                 Respaced::of(schedule, spread(schedule, *n, *spacing))
             }
-            Steps::Stride(stride) => {
+            Visit::Stride(stride) => {
                 ensure!(
                     (1..=len).contains(stride),
                     "a stride of {stride}: this model has T = {len} time steps, want 1 to {len}"
                 );
                 Respaced::of(schedule, (0..len).step_by(*stride).collect())
             }
-            Steps::List(list) => {
+            Visit::List(list) => {
                 if let Some(t) = list.iter().find(|t| **t >= len) {
                     bail!(
                         "time step {t}: this model has T = {len}, want 0 to {}",
@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn times(n: usize, spacing: Spacing) -> Vec<i64> {
-        Respaced::new(&schedule(), &Steps::Count(n, spacing))
+        Respaced::new(&schedule(), &Visit::Count(n, spacing))
             .unwrap()
             .times
     }
@@ -248,29 +248,29 @@ mod tests {
     #[test]
     fn the_respaced_schedule_has_the_same_noise_at_the_same_time() {
         let schedule = schedule();
-        let levels = Respaced::new(&schedule, &Steps::Stride(3)).unwrap();
-        assert_eq!((levels.len(), levels.times[333]), (334, 999));
-        for (i, &t) in levels.times.iter().enumerate() {
+        let steps = Respaced::new(&schedule, &Visit::Stride(3)).unwrap();
+        assert_eq!((steps.len(), steps.times[333]), (334, 999));
+        for (i, &t) in steps.times.iter().enumerate() {
             let (ours, want) = (
-                levels.schedule.alphas_cumprod[i],
+                steps.schedule.alphas_cumprod[i],
                 schedule.alphas_cumprod[t as usize],
             );
             assert!((ours / want - 1.0).abs() < 1e-12);
         }
         assert_eq!(
-            Respaced::new(&schedule, &Steps::Stride(1)).unwrap(),
+            Respaced::new(&schedule, &Visit::Stride(1)).unwrap(),
             Respaced::all(&schedule)
         );
     }
 
     #[test]
     fn impossible_choices_are_refused_with_what_is_possible() {
-        let refused = |steps| Respaced::new(&schedule(), &steps).unwrap_err().to_string();
-        assert!(refused(Steps::Count(1001, Spacing::Trailing)).contains("want 1 to 1000"));
-        assert!(refused(Steps::Count(0, Spacing::Trailing)).contains("want 1 to 1000"));
-        assert!(refused(Steps::Stride(0)).contains("want 1 to 1000"));
-        assert!(refused(Steps::List(vec![1000, 5])).contains("want 0 to 999"));
-        assert!(refused(Steps::List(vec![5, 5])).contains("noisiest first"));
-        assert!(refused(Steps::List(vec![])).contains("noisiest first"));
+        let refused = |visit| Respaced::new(&schedule(), &visit).unwrap_err().to_string();
+        assert!(refused(Visit::Count(1001, Spacing::Trailing)).contains("want 1 to 1000"));
+        assert!(refused(Visit::Count(0, Spacing::Trailing)).contains("want 1 to 1000"));
+        assert!(refused(Visit::Stride(0)).contains("want 1 to 1000"));
+        assert!(refused(Visit::List(vec![1000, 5])).contains("want 0 to 999"));
+        assert!(refused(Visit::List(vec![5, 5])).contains("noisiest first"));
+        assert!(refused(Visit::List(vec![])).contains("noisiest first"));
     }
 }
