@@ -7,8 +7,8 @@ use crate::config::RunConfig;
 use crate::diffusion::Schedule;
 use crate::native::host_bytes;
 
-/// BLAKE3 of all that decides a network's predictions: its settings, its kind of prediction, its betas, and the name, shape
-/// and values of each weight, little-endian f32. Weights that were exported and imported again keep it.
+/// BLAKE3 of all that decides a network's predictions: its settings, its kind of prediction, its betas, and the
+/// name, shape and values of each weight, little-endian f32. Weights that were exported and imported again keep it.
 ///
 /// # Errors
 /// A weight that is not f32.

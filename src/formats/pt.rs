@@ -3,7 +3,8 @@
 //!
 //! Opening a file reads its directory and its pickle. A tensor's bytes are read when
 //! [`PtFile::tensor`] asks for them. Nothing in the file is trusted: `pickle` checks the objects;
-//! here every length is checked against the file's before memory is allocated, and views, expanded or stepped, may cost at most `MAX_EXPANSION` times the file.
+//! here every length is checked against the file's before memory is allocated, and views,
+//! expanded or stepped, may cost at most `MAX_EXPANSION` times the file.
 //!
 //! Source: `torch/serialization.py` of torch 2.11, `_load` and `_legacy_load`.
 

@@ -1,7 +1,8 @@
 //! Keras-DDPM's weight files: `model.weights` and `model.ema.weights` of its three programs.
 //!
 //! Layers are named by kind and number in the order of creation, which is ours. A network built after
-//! others in one process begins at higher numbers. Each network has its own file: `ddpm` (the simplified U-Net), `ddpm2` (concatenated skips), `gau` (patches).
+//! others in one process begins at higher numbers. Each network has its own
+//! file: `ddpm` (the simplified U-Net), `ddpm2` (concatenated skips), `gau` (patches).
 //!
 //! The maths of the conversion is `scripts/reference/keras_weights.py`.
 

@@ -91,7 +91,7 @@ impl Cost {
 }
 
 impl Model {
-    /// Bytes of a value that is kept for the backward pass, on average.
+    /// Average bytes per value kept for the backward pass.
     pub fn bytes_kept_a_value(&self) -> f64 {
         match &self.network {
             _ if !self.bf16 => 4.0,
