@@ -94,7 +94,7 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
         DeviceChoice::Cpu => (Device::Cpu, cpu()),
         DeviceChoice::Cuda(index) => match cuda_unusable(index) {
             Some(reason) => bail!(
-                "--device cuda:{index} cannot be used: {reason}; try `ddpm doctor`, or --device cpu"
+                "`device` = cuda:{index} cannot be used: {reason}; try `ddpm doctor`, or `device` = cpu"
             ),
             None => (Device::Cuda(index), native::cuda_device(index)?.name),
         },
@@ -111,7 +111,7 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
         (Precision::Auto, Device::Cuda(_)) => Precision::Tf32,
         (Precision::Auto, _) => Precision::F32,
         (Precision::Tf32, Device::Cpu) => {
-            bail!("--precision tf32 exists on CUDA only; use f32 or bf16 on a CPU")
+            bail!("`precision` = tf32 exists on CUDA only; use f32 or bf16 on a CPU")
         }
         (p, _) => p,
     };

@@ -4,7 +4,7 @@ use std::panic::{self, PanicHookInfo};
 use std::process::ExitCode;
 
 use clap::Parser;
-use ddpm::cli::{Cli, libtorch_message};
+use ddpm::cli::{Cli, describe_error, libtorch_message};
 
 fn main() -> ExitCode {
     let usual = panic::take_hook();
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     }));
     match panic::catch_unwind(|| Cli::parse().run()) {
         Ok(Ok(code)) => code,
-        Ok(Err(error)) => fail(&format!("{error:#}")),
+        Ok(Err(error)) => fail(&describe_error(&error)),
         Err(payload) => match payload
             .downcast_ref::<String>()
             .and_then(|text| libtorch_message(text))

@@ -48,6 +48,8 @@ pub struct Pretrained {
     pub report: Option<Report>,
     /// Newer checkpoints of the run folder, which cannot be read and were passed over.
     pub damaged: Vec<Damaged>,
+    /// The run folder or file that was given.
+    given: PathBuf,
     net: Model,
     device: Device,
     kept: KeptFilters,
@@ -86,6 +88,7 @@ impl Pretrained {
             },
             None => Pretrained::from_foreign(path, request)?,
         };
+        pretrained.given = path.to_owned();
         pretrained.net.move_to(device)?;
         pretrained.device = device;
         Ok(pretrained)
@@ -114,6 +117,7 @@ impl Pretrained {
     fn new(meta: Meta, path: PathBuf, request: &Request, net: Model) -> Pretrained {
         Pretrained {
             meta,
+            given: path.clone(),
             path,
             which: request.which(),
             report: None,
@@ -197,7 +201,7 @@ impl Pretrained {
         let timesteps = self.meta.config.diffusion.timesteps as usize;
         let found = Calibration::read(&path, &self.fingerprint()?, timesteps);
         let found = found.with_context(|| {
-            let checkpoint = self.path.display();
+            let checkpoint = self.given.display();
             format!(
                 "the sampler analytic needs measurements; make them with: ddpm calibrate {checkpoint} --data DIR"
             )

@@ -421,7 +421,7 @@ fn nonsense_flags() {
         ("train --batch 32 --accumulate 5", "train.accumulate = 5"),
         (
             "train --preset keras-gau --checkpoint-blocks",
-            "train.checkpoint_blocks = true: of the networks, only unet",
+            "train.checkpoint_blocks = true: only unet has blocks",
         ),
         ("train --steps 0", "train.steps = 0"),
         ("train --seed 18446744073709551615", "train.seed"),

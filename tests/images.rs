@@ -228,7 +228,7 @@ fn images_to_start_from() {
     for (line, said) in [
         (
             "--init-image a.png --mask narrow-mask.png",
-            "10x16 pixels, and a.png is 16x16",
+            "10x16 pixels, and a.png has 16x16",
         ),
         (
             "--init-image a.png --mask mask.png --sampler ddim --steps 5",

@@ -172,8 +172,7 @@ fn out_of_memory_names_what_would_fit_and_auto_takes_it() {
         .failure();
     let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
     for part in [
-        "warning: 1.",
-        "a microbatch of 32 images needs",
+        "warning: a microbatch of 32 images needs 1.",
         "error: out of memory: ",
         "batch 32 in microbatches of 32",
         "should fit: --accumulate ",

@@ -180,7 +180,7 @@ fn what_cannot_be_is_refused_by_name() {
         ("--preset keras-ddpm2 --size 48", "want a multiple of 32"),
         (
             "--preset keras-ddpm2 --norm-groups 24",
-            "must divide the base width of 128",
+            "must divide the base width 128",
         ),
         (
             "--preset keras-ddpm2 --base-width 33",

@@ -8,6 +8,7 @@ mod doctor;
 mod encode;
 mod export;
 mod findings;
+mod flags;
 mod import;
 mod inspect;
 mod interpolate;
@@ -18,6 +19,8 @@ mod replay;
 mod sample;
 mod terminal;
 mod train;
+
+pub use flags::describe_error;
 
 use std::process::ExitCode;
 

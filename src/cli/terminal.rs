@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard};
 
+use super::flags::with_flags;
 use super::progress::{DecodeProgress, SampleProgress, TrainProgress, say};
 use crate::report::StepMetrics;
 use crate::train::Observer;
@@ -30,7 +31,7 @@ impl Terminal {
 
 impl Observer for Terminal {
     fn message(&self, text: &str) {
-        say(text);
+        say(&with_flags(text));
     }
 
     fn decoding(&self, done: usize, total: usize) {

@@ -19,7 +19,9 @@ use crate::checkpoint::{Resumable, RunFolder};
 use crate::config::{Preset, RunConfig};
 use crate::interop::Request;
 use crate::pretrained::Pretrained;
-use crate::train::{End, Start, Stop, resume_changes, settings_around, summary, train};
+use crate::report::duration;
+use crate::text::plural;
+use crate::train::{End, Start, Stop, resume_changes, settings_around, train};
 
 /// Train a model, or resume an existing run (--run).
 ///
@@ -194,4 +196,20 @@ fn announce(start: &Start) {
         Some(checkpoint) => say(&format!("resuming {dir} at step {}", checkpoint.meta.step)),
         None => say(&format!("run folder {dir}")),
     }
+}
+
+/// A summary of a finished run: its steps and time, its sample grid, and how to sample more.
+fn summary(folder: &RunFolder, config: &RunConfig, took: Duration) -> String {
+    let dir = folder.dir().display();
+    let grid = folder.sample_path(config.train.steps, "ema");
+    let grid = if grid.exists() {
+        format!("\nsample grid: {}", grid.display())
+    } else {
+        String::new()
+    };
+    format!(
+        "{} done, {} in this start{grid}\nto sample more: ddpm sample {dir} -n 16 --out grid.png",
+        plural(config.train.steps, "step"),
+        duration(took)
+    )
 }

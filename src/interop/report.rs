@@ -24,6 +24,17 @@ pub struct MissingHint {
     pub about: String,
 }
 
+impl MissingHint {
+    /// The field of [`Hints`](super::Hints) that answers it, or both where either does.
+    pub fn setting(&self) -> String {
+        let words = self.flag.split(' ').filter_map(|word| match word {
+            "or" => Some(word.to_owned()),
+            _ => Some(word.strip_prefix("--")?.replace('-', "_")),
+        });
+        words.collect::<Vec<_>>().join(" ")
+    }
+}
+
 /// The story of an import.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Report {
@@ -77,7 +88,7 @@ impl Report {
 
 /// A file of another program that does not say all that is needed, with what was found in it.
 #[derive(Debug, thiserror::Error)]
-#[error("{} does not say all that is needed; add:{}", path.display(), listed(&report.missing))]
+#[error("{}", self.listing(MissingHint::setting))]
 pub struct MissingHints {
     /// The file.
     pub path: PathBuf,
@@ -85,7 +96,12 @@ pub struct MissingHints {
     pub report: Report,
 }
 
-fn listed(missing: &[MissingHint]) -> String {
-    let line = |hint: &MissingHint| format!("\n  {}  {}", hint.flag, hint.about);
-    missing.iter().map(line).collect()
+impl MissingHints {
+    /// The file and what it leaves open, each hint by the `name` that it gets.
+    pub fn listing(&self, name: impl Fn(&MissingHint) -> String) -> String {
+        let line = |hint: &MissingHint| format!("\n  {}  {}", name(hint), hint.about);
+        let hints: String = self.report.missing.iter().map(line).collect();
+        let path = self.path.display();
+        format!("{path} does not hold all that is needed; add:{hints}")
+    }
 }

@@ -162,7 +162,7 @@ impl TimeLimit<'_> {
     fn check(&self) -> Result<()> {
         match self.too_long.get() {
             Some(all) if !self.stopped.get() => bail!(
-                "it would take {}, and --sample-limit is {}; lower --sample-steps or --sample-images",
+                "it would take {}, and `train.sample_limit_secs` allows {}; lower `train.sample_steps` or `sample.images`",
                 duration(all),
                 duration(self.limit)
             ),

@@ -131,7 +131,7 @@ impl Incidents {
 fn advice(folder: &RunFolder, step: u64) -> String {
     let run = folder.dir().display();
     format!(
-        "The newest checkpoint is from before it. Inspect the step with `ddpm replay {run} --step {step}`; then lower --lr, set --clip-norm 1, or continue with --on-bad-step skip or rollback"
+        "The newest checkpoint is from before it. Inspect the step with `ddpm replay {run} --step {step}`; then lower `optim.lr`, set `optim.clip_norm` = 1, or continue with `train.on_bad_step` = skip or rollback"
     )
 }
 

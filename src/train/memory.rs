@@ -163,18 +163,18 @@ impl Budget {
 
     fn chosen(&self, observer: &dyn Observer) -> Result<i64> {
         let free = self.free.ok_or_else(|| {
-            anyhow!("--batch auto: the free memory is unknown on this system; give --accumulate")
+            anyhow!("`auto_accumulate`: the free memory is unknown on this system; give `train.accumulate`")
         })?;
         let most = self.needs.images_that_fit(free);
         let parts = fewest_parts(self.batch, most).ok_or_else(|| {
             anyhow!(
-                "--batch auto: not even one image fits: {} more are needed, and {} are free; {SMALLER}",
+                "`auto_accumulate`: not even one image fits: {} more are needed, and {} are free; {SMALLER}",
                 bytes(self.needs.more(1)),
                 bytes(free)
             )
         })?;
         observer.message(&format!(
-            "--batch auto: batch {} in {parts} {} of {}; up to {} fit into {} free",
+            "`auto_accumulate`: batch {} in {parts} {} of {}; up to {} fit into {} free",
             self.batch,
             if parts == 1 {
                 "microbatch"
@@ -193,12 +193,12 @@ impl Budget {
         (self.batch / self.accumulate) as u64
     }
 
-    /// Flags with which training should fit into `free` bytes; always a smaller microbatch than now.
+    /// Settings with which training should fit into `free` bytes; always a smaller microbatch than now.
     fn advice(&self, free: u64) -> String {
         let most = self.needs.images_that_fit(free).min(self.micro() / 2);
         match fewest_parts(self.batch, most) {
             Some(parts) => format!(
-                "microbatches of {} should fit: --accumulate {parts} (same maths), or --batch auto",
+                "microbatches of {} should fit: `train.accumulate` = {parts} (same maths), or `auto_accumulate`",
                 self.batch / parts
             ),
             None => format!("not even one image fits: {SMALLER}"),
@@ -248,7 +248,7 @@ impl Budget {
         let free_now = available_bytes(self.device);
         let free = self.free.or(free_now).unwrap_or(0);
         format!(
-            "out of memory: {asked} were asked for while training with batch {} in microbatches of {}, estimated at {} in total, {}. {}",
+            "out of memory: {asked} were asked for while training with batch {} in microbatches of {}, estimated at {} in total, {}; {}",
             self.batch,
             self.micro(),
             bytes(self.needs.in_all(self.micro())),
@@ -265,7 +265,8 @@ impl Budget {
     }
 }
 
-const SMALLER: &str = "use a smaller network (--base-width) or smaller images (--size)";
+const SMALLER: &str =
+    "use a smaller network (`model.base_width`) or smaller images (`model.height`)";
 
 /// Memory ran out in a training step or a grid.
 #[derive(Debug, thiserror::Error)]
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn out_of_memory_names_flags_that_fit_and_other_errors_stay() {
+    fn out_of_memory_names_settings_that_fit_and_other_errors_stay() {
         let cpu = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 3221225472 bytes. Error";
         let budget = budget(64, 1, 200);
         let failed = |text: &str| {
@@ -347,8 +348,8 @@ mod tests {
         for part in [
             "3.0 GiB more",
             "batch 64 in microbatches of 64",
-            "--accumulate 8 ",
-            "--batch auto",
+            "`train.accumulate` = 8 ",
+            "`auto_accumulate`",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

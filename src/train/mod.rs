@@ -20,7 +20,7 @@ mod trainer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use tch::Tensor;
@@ -38,7 +38,6 @@ use crate::checkpoint::{Checkpoint, RunFolder, RunLock};
 use crate::config::RunConfig;
 use crate::data::{self, Loaded};
 use crate::device::{self, Chosen, DeviceChoice, Precision};
-use crate::report::duration;
 use crate::text::plural;
 use run::Run;
 
@@ -224,20 +223,4 @@ fn skipped(loaded: &Loaded) -> String {
         text += &format!("\n  … and {more} more (skipped.tsv of the run lists all)");
     }
     text
-}
-
-/// A summary of a finished run: its steps and time, its sample grid, and how to sample more.
-pub fn summary(folder: &RunFolder, config: &RunConfig, took: Duration) -> String {
-    let dir = folder.dir().display();
-    let grid = folder.sample_path(config.train.steps, "ema");
-    let grid = if grid.exists() {
-        format!("\nsample grid: {}", grid.display())
-    } else {
-        String::new()
-    };
-    format!(
-        "{} done, {} in this start{grid}\nto sample more: ddpm sample {dir} -n 16 --out grid.png",
-        plural(config.train.steps, "step"),
-        duration(took)
-    )
 }

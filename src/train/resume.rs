@@ -44,14 +44,14 @@ pub fn resume_changes(run: &Resumable, wanted: &RunConfig) -> Result<Vec<Differe
         .collect();
     if !refused.is_empty() {
         bail!(
-            "this run exists with other settings; resume it without these, or begin another with its weights (--run NEW --init-from THIS_RUN):{}",
+            "this run exists with other settings; resume it without these, or begin another with its weights (`folder` = NEW `init` = THIS_RUN):{}",
             refused.concat()
         );
     }
     let done = run.checkpoint.as_ref().map_or(0, |(_, c)| c.meta.step);
     ensure!(
         wanted.train.steps >= done,
-        "this run has done {done} steps, more than --steps {}; name a larger number, or another --run",
+        "this run has done {done} steps, more than `train.steps` = {}; name a larger number, or another `folder`",
         wanted.train.steps
     );
     Ok(changes)

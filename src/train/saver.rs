@@ -238,7 +238,7 @@ fn write(folder: &RunFolder, job: &Job, host: &[Tensor]) -> Result<()> {
     for (section, flat) in SECTIONS.iter().zip(host) {
         ensure!(
             all_finite(host_bytes(flat)?),
-            "`{section}*` holds values that are not finite; lower --lr or set --clip-norm"
+            "`{section}*` holds values that are not finite; lower `optim.lr` or set `optim.clip_norm`"
         );
     }
     // So that after a power cut the metrics up to a checkpoint are there if it is. A failing disk shows below.
