@@ -6,7 +6,7 @@ use crate::config::ConfigError;
 use crate::interop::MissingHints;
 
 /// Settings and their flags. A value stands between them with ` = ` in the library and with a space on the command line.
-const FLAGS: [(&str, &str); 22] = [
+const FLAGS: [(&str, &str); 23] = [
     ("auto_accumulate", "--batch auto"),
     ("cache", "--cache"),
     ("config", "--config"),
@@ -14,6 +14,7 @@ const FLAGS: [(&str, &str); 22] = [
     ("folder", "--run"),
     ("init", "--init-from"),
     ("precision", "--precision"),
+    ("sampler", "--sampler"),
     ("model.base_width", "--base-width"),
     ("model.height", "--size"),
     ("model.width", "--size"),

@@ -7,21 +7,21 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 ///
 /// A thread must not wait while it holds a [`Permit`], or two could wait for each other for ever.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub(crate) struct DecodeBudget {
     total: u64,
     free: Mutex<u64>,
     returned: Condvar,
 }
 
-/// A share of a [`Budget`], returned when dropped.
+/// A share of a [`DecodeBudget`], returned when dropped.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Permit<'a> {
-    budget: &'a Budget,
+    budget: &'a DecodeBudget,
     bytes: u64,
 }
 
-impl Budget {
+impl DecodeBudget {
     /// A budget of `total` bytes, all free.
     pub(crate) const fn new(total: u64) -> Self {
         Self {
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn never_more_is_out_than_there_is() {
-        let budget = Budget::new(10);
+        let budget = DecodeBudget::new(10);
         let (out, most) = (AtomicU64::new(0), AtomicU64::new(0));
         std::thread::scope(|scope| {
             for thread in 0..8u64 {
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_permit_grows_only_into_what_is_free() {
-        let budget = Budget::new(10);
+        let budget = DecodeBudget::new(10);
         let (mut one, two) = (budget.take(4), budget.take(4));
         assert!(!one.try_resize(7));
         assert!(one.try_resize(6));
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn more_than_everything_is_everything() {
-        let budget = Budget::new(10);
+        let budget = DecodeBudget::new(10);
         drop(budget.take(u64::MAX));
         assert_eq!(*budget.free(), 10);
     }

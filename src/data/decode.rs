@@ -27,7 +27,7 @@ use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, Im
 use image::{Limits, Pixel, RgbImage};
 use ndarray::{Array3, ArrayView2, ArrayView3, CowArray, Ix3, s};
 
-use super::budget::{Budget, Capped, Permit};
+use super::budget::{Capped, DecodeBudget, Permit};
 use super::error::DataError;
 use super::resize;
 use super::spec::ImageSpec;
@@ -53,7 +53,7 @@ pub(crate) const HEADER_BYTES: u64 = 32 << 20;
 /// The limit set in the decoder for that: half, as a buffer growing to this size was copied from a smaller one.
 const HEADER_LIMIT_BYTES: u64 = HEADER_BYTES / 2;
 
-static WORKING: Budget = Budget::new(WORKING_BYTES);
+static WORKING: DecodeBudget = DecodeBudget::new(WORKING_BYTES);
 
 /// Reads one image as `spec` describes.
 ///

@@ -118,7 +118,7 @@ pub fn sample_batch(
             &mut noise,
             on_step,
         ),
-        (StartFrom::Part(..), _) => bail!("a mask needs the sampler ddpm (RePaint)"),
+        (StartFrom::Part(..), _) => bail!("a mask needs `sampler` = ddpm (RePaint)"),
     };
     Ok(x_0.clamp(-1.0, 1.0).to_device(Device::Cpu))
 }

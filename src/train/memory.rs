@@ -108,7 +108,7 @@ pub(super) fn fewest_parts(batch: i64, most: u64) -> Option<i64> {
 
 /// Needed and free memory at the start of a run.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(super) struct MemoryBudget {
     pub(super) needs: Needs,
     /// Free memory at the start, in bytes; `None` if unknown.
     free: Option<u64>,
@@ -118,7 +118,7 @@ pub(super) struct Budget {
     device: Device,
 }
 
-impl Budget {
+impl MemoryBudget {
     /// The budget of a trainer that is ready for its first step. With `auto` the fewest microbatches that should fit
     /// are chosen; without, a warning is printed if the microbatch should not fit.
     ///
@@ -130,11 +130,11 @@ impl Budget {
         data: &Store,
         auto: bool,
         observer: &dyn Observer,
-    ) -> Result<Budget> {
+    ) -> Result<MemoryBudget> {
         let device = trainer.arena.device();
         // The initial weights and a loaded checkpoint are freed; training does not need their memory.
         native::return_freed_memory();
-        let mut budget = Budget {
+        let mut budget = MemoryBudget {
             needs: Needs::of(config, trainer, data),
             free: available_bytes(device),
             batch: config.train.batch,
@@ -284,8 +284,8 @@ mod tests {
         between_steps: 25,
     };
 
-    fn budget(batch: i64, accumulate: i64, free: u64) -> Budget {
-        Budget {
+    fn budget(batch: i64, accumulate: i64, free: u64) -> MemoryBudget {
+        MemoryBudget {
             needs: NEEDS,
             free: Some(free),
             batch,

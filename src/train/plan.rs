@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use super::memory::{Budget, OutOfMemory};
+use super::memory::{MemoryBudget, OutOfMemory};
 use super::{Observer, Trainer};
 use crate::config::RunConfig;
 use crate::data::Store;
@@ -19,7 +19,7 @@ const PROBE_FLOPS: u64 = 2_000_000_000;
 /// Memory, microbatches and speed, before the first step.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) budget: Budget,
+    pub(super) budget: MemoryBudget,
     secs_per_step: f64,
 }
 
@@ -35,7 +35,7 @@ impl Plan {
         auto: bool,
         observer: &dyn Observer,
     ) -> Result<Plan> {
-        let mut budget = Budget::settle(config, trainer, data, auto, observer)?;
+        let mut budget = MemoryBudget::settle(config, trainer, data, auto, observer)?;
         let secs_per_step = loop {
             config.train.accumulate = budget.accumulate;
             trainer.set_accumulate(budget.accumulate);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::incident::{BadStep, Incidents};
-use super::memory::Budget;
+use super::memory::MemoryBudget;
 use super::plan::{self, Plan};
 use super::readback::Readback;
 use super::saver::Saver;
@@ -36,7 +36,7 @@ pub(super) struct Run {
     pub(super) trainer: Trainer,
     pub(super) readback: Readback,
     pub(super) saver: Saver,
-    budget: Budget,
+    budget: MemoryBudget,
     incidents: Incidents,
     /// The step of the last save that was begun.
     saved: Option<u64>,
