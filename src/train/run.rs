@@ -233,10 +233,6 @@ impl Run {
                 stall.as_millis()
             ));
         }
-        let stall = self.saver.longest_stall;
-        if stall >= STALL_WORTH_TELLING {
-            eprintln!("longest pause for a checkpoint: {} ms", stall.as_millis());
-        }
         Ok(())
     }
 
