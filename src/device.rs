@@ -94,7 +94,7 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
         DeviceChoice::Cpu => (Device::Cpu, cpu()),
         DeviceChoice::Cuda(index) => match cuda_unusable(index) {
             Some(reason) => bail!(
-                "`device` = cuda:{index} cannot be used: {reason}; try `ddpm doctor`, or `device` = cpu"
+                "`start.device` = cuda:{index} cannot be used: {reason}; try `ddpm doctor`, or `start.device` = cpu"
             ),
             None => (Device::Cuda(index), native::cuda_device(index)?.name),
         },
@@ -111,7 +111,7 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
         (Precision::Auto, Device::Cuda(_)) => Precision::Tf32,
         (Precision::Auto, _) => Precision::F32,
         (Precision::Tf32, Device::Cpu) => {
-            bail!("`precision` = tf32 exists on CUDA only; use f32 or bf16 on a CPU")
+            bail!("`start.precision` = tf32 exists on CUDA only; use f32 or bf16 on a CPU")
         }
         (p, _) => p,
     };
@@ -123,7 +123,8 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
     let kind = match device {
         Device::Cuda(_) if deterministic => format!("{description}, deterministic"),
         Device::Cuda(_) => description.clone(),
-        _ => format!("{}, {}", cpu_model(), cpu()),
+        // Kept in checkpoints and compared with theirs, so always in these words.
+        _ => format!("{}, CPU, {} threads", cpu_model(), tch::get_num_threads()),
     };
     let environment = format!(
         "{kind}, {precision}, libtorch {}, ddpm {}",

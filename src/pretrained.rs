@@ -171,6 +171,9 @@ impl Pretrained {
     /// - `x_t`: `[N, C, H, W]` f32; `t`: `[N]` i64, 0-based
     /// - `classes`: `[N]` i64 for a class-conditional network, else `None`
     /// - returns `[N, C, H, W]`, or `[N, 2C, H, W]` with learned variances
+    ///
+    /// # Panics
+    /// With other shapes, `t` outside `0..T`, or classes for a network without them, and the other way round.
     pub fn predict(&self, x_t: &Tensor, t: &Tensor, classes: Option<&Tensor>) -> Tensor {
         self.net.predict(x_t, t, classes, &self.kept)
     }
@@ -183,7 +186,7 @@ impl Pretrained {
         fingerprint(&self.meta.config, &self.state_dict())
     }
 
-    /// The weights under our keys, in the network's order.
+    /// The weights under our keys, in the network's order: the network's own tensors, to read.
     pub fn state_dict(&self) -> Vec<(String, Tensor)> {
         self.net
             .params()

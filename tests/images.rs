@@ -287,7 +287,7 @@ fn interpolations_are_drawn_as_the_original_draws_them() {
         .success();
     assert_eq!(size(&place.at("z.png")), (8 * 5 + 20, 8));
     for (line, said) in [
-        ("interpolate run a.png", "1 images, want two"),
+        ("interpolate run a.png", "1 image, want two"),
         (
             "interpolate run",
             "want two images for each row, or --latent",

@@ -13,7 +13,7 @@ use ddpm::config::{ModelKind, Prediction, ScheduleKind, Sigma};
 use ddpm::diffusion::Schedule;
 use ddpm::formats::safetensors;
 use ddpm::formats::weights_file::{Node, WeightsFile};
-use ddpm::interop::{Foreign, Hints, Request, in_layout};
+use ddpm::interop::{Foreign, Hints, MissingHint, Request, in_layout};
 use ddpm::model::Model;
 use ddpm::sample::{Ddpm, Process, Respaced, ddpm};
 use tch::{Kind, Tensor};
@@ -365,28 +365,27 @@ fn what_a_file_does_not_say_is_asked_for_by_name() {
         let foreign = Foreign::examine(&peer(file), &Request::default()).unwrap();
         let error = foreign.config().unwrap_err().to_string();
         assert!(error.contains(file), "{error}");
-        let flags: Vec<String> = foreign
-            .report
-            .missing
-            .iter()
-            .map(|m| m.flag.clone())
-            .collect();
-        assert!(flags.iter().all(|f| error.contains(f.as_str())), "{error}");
-        flags.join(" ")
+        let missing = &foreign.report.missing;
+        let settings: Vec<String> = missing.iter().map(MissingHint::setting).collect();
+        assert!(
+            settings.iter().all(|s| error.contains(s.as_str())),
+            "{error}"
+        );
+        settings.join(" ")
     };
     let improved = asked("improved_ema_0.9999_000001.pt");
-    for flag in [
-        "--num-heads",
-        "--attention-order",
-        "--schedule",
-        "--timesteps",
-        "--image-size",
+    for setting in [
+        "num_heads",
+        "attention_order",
+        "schedule",
+        "timesteps",
+        "image_size",
     ] {
-        assert!(improved.contains(flag), "{improved}");
+        assert!(improved.contains(setting), "{improved}");
     }
-    assert!(asked("pesser.ckpt").contains("--sigma"));
-    assert!(asked("lucidrains-model-1.pt").contains("--image-size"));
-    assert!(asked("keras_C_model.weights").contains("--image-size"));
+    assert!(asked("pesser.ckpt").contains("sigma"));
+    assert!(asked("lucidrains-model-1.pt").contains("image_size"));
+    assert!(asked("keras_C_model.weights").contains("image_size"));
 }
 
 #[test]

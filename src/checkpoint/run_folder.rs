@@ -14,7 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use fs_err as fs;
 
 use super::file::{Checkpoint, Meta, read_checkpoint, write_checkpoint};
@@ -179,6 +179,19 @@ impl RunFolder {
             );
         }
         Ok(lock)
+    }
+
+    /// Refuses to begin a run where one is; `lock` is held where its settings are there and no checkpoint yet.
+    ///
+    /// # Errors
+    /// The folder holds a run.
+    pub fn refuse_existing(&self, lock: Option<&RunLock>) -> Result<()> {
+        ensure!(
+            lock.is_some() || !self.dir.join("config.toml").exists(),
+            "{} holds a run; resume that, or choose another run folder",
+            self.dir.display()
+        );
+        Ok(())
     }
 
     /// Removes half-written files of a killed process and makes missing folders. The run must be locked.

@@ -57,7 +57,7 @@ impl CalibrateCommand {
         };
         measured.write(&path)?;
         eprintln!(
-            "E[eps²] at {} time steps in {}",
+            "E[eps_hat²] at {} time steps in {}",
             measured.mean_sq_eps.len(),
             path.display()
         );

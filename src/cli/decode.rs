@@ -116,12 +116,17 @@ impl DecodeCommand {
             }
         }
         let hash = blake3::Hash::from_bytes(header.model_hash).to_hex();
+        let seen = match candidates.len() {
+            0 => format!("no model was found in {RUNS}/ or beside the file"),
+            n => format!(
+                "{} in {RUNS}/ and beside the file: none has it",
+                plural(n as u64, "model")
+            ),
+        };
         bail!(
-            "{} was made with a model whose hash begins with {}; the {} in {RUNS}/ and beside the file have other hashes. \
-             Give it with --model CKPT",
+            "{} was made with a model whose hash begins with {}; {seen}. Give it with --model CKPT",
             self.file.display(),
-            &hash[..12],
-            plural(candidates.len() as u64, "model")
+            &hash[..12]
         )
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use tch::Device;
 
+use super::flags::with_flags;
 use super::progress::say;
 use crate::checkpoint::Damaged;
 use crate::interop::{MissingHints, Report, Request};
@@ -55,6 +56,6 @@ pub(super) fn tell(report: &Report) {
         ));
     }
     for assumption in &report.assumptions {
-        say(&format!("  assumed: {assumption}"));
+        say(&with_flags(&format!("  assumed: {assumption}")));
     }
 }

@@ -5,40 +5,98 @@ use anyhow::Error;
 use crate::config::ConfigError;
 use crate::interop::MissingHints;
 
-/// Settings and their flags. A value stands between them with ` = ` in the library and with a space on the command line.
-const FLAGS: [(&str, &str); 23] = [
-    ("auto_accumulate", "--batch auto"),
-    ("cache", "--cache"),
-    ("config", "--config"),
-    ("device", "--device"),
-    ("folder", "--run"),
-    ("init", "--init-from"),
-    ("precision", "--precision"),
-    ("sampler", "--sampler"),
+/// Settings whose flags have other names, and those of a run's config.toml. A value stands behind ` = ` in the library,
+/// and behind a space on the command line.
+const FLAGS: [(&str, &str); 46] = [
+    ("start.auto_accumulate", "--batch auto"),
+    ("start.folder", "--run"),
+    ("start.init", "--init-from"),
+    ("data.background", "--background"),
+    ("data.builtin_images", "--builtin-images"),
+    ("data.folder", "--data"),
+    ("data.resize", "--resize"),
+    ("diffusion.loss", "--loss"),
+    ("diffusion.prediction", "--prediction"),
+    ("diffusion.schedule", "--schedule"),
+    ("diffusion.timesteps", "--timesteps"),
     ("model.base_width", "--base-width"),
+    ("model.blocks", "--blocks"),
+    ("model.channels", "--channels"),
+    ("model.dropout", "--dropout"),
     ("model.height", "--size"),
+    ("model.min_pixel", "--min-pixel"),
+    ("model.multipliers", "--multipliers"),
+    ("model.norm_groups", "--norm-groups"),
     ("model.width", "--size"),
+    ("optim.beta1", "--beta1"),
+    ("optim.beta2", "--beta2"),
     ("optim.clip_norm", "--clip-norm"),
+    ("optim.ema", "--ema"),
+    ("optim.eps", "--eps"),
     ("optim.lr", "--lr"),
+    ("optim.lr_schedule", "--lr-schedule"),
+    ("optim.optimizer", "--optimizer"),
+    ("optim.weight_decay", "--weight-decay"),
+    ("sample.clip_x0", "--clip-x0"),
+    ("sample.every_steps", "--sample-every"),
     ("sample.images", "--sample-images"),
+    ("sample.sigma", "--sigma"),
     ("train.accumulate", "--accumulate"),
     ("train.batch", "--batch"),
+    ("train.checkpoint_blocks", "--checkpoint-blocks"),
+    ("train.explosion_factor", "--explosion-factor"),
     ("train.keep", "--keep"),
     ("train.on_bad_step", "--on-bad-step"),
     ("train.sample_limit_secs", "--sample-limit"),
     ("train.sample_steps", "--sample-steps"),
     ("train.save_every_steps", "--save-every"),
+    ("train.seed", "--seed"),
     ("train.steps", "--steps"),
-    ("train.checkpoint_blocks", "--checkpoint-blocks"),
+    ("data.flip", "--flip"),
+    ("optim.adapt_norms", "--adapt-norms"),
 ];
+
+/// Groups of other settings, each with the flag of its name: `hints.num_heads` is --num-heads.
+const GROUPS: [&str; 4] = ["hints.", "request.", "sampler.", "start."];
+
+/// The flag of a setting, if it has one.
+fn flag_of(setting: &str) -> Option<String> {
+    if let Some((_, flag)) = FLAGS.iter().find(|(name, _)| *name == setting) {
+        return Some((*flag).to_owned());
+    }
+    let name = GROUPS
+        .iter()
+        .find_map(|group| setting.strip_prefix(group))?;
+    let plain = name
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    (plain && !name.is_empty()).then(|| format!("--{}", name.replace('_', "-")))
+}
 
 /// A message of the library with flags for the settings that it names.
 pub(super) fn with_flags(message: &str) -> String {
-    let replace = |text: String, (setting, flag): &(&str, &str)| {
-        let with_value = text.replace(&format!("`{setting}` = "), &format!("{flag} "));
-        with_value.replace(&format!("`{setting}`"), flag)
-    };
-    FLAGS.iter().fold(message.to_owned(), replace)
+    let mut text = String::new();
+    let mut rest = message;
+    while let Some((before, quoted)) = rest.split_once('`') {
+        text += before;
+        match quoted.split_once('`') {
+            Some((setting, after)) if flag_of(setting).is_some() => {
+                text += &flag_of(setting).unwrap_or_default();
+                rest = match after.strip_prefix(" = ") {
+                    Some(value) => {
+                        text.push(' ');
+                        value
+                    }
+                    None => after,
+                };
+            }
+            _ => {
+                text.push('`');
+                rest = quoted;
+            }
+        }
+    }
+    text + rest
 }
 
 /// An error and its causes on one line, with flags for the settings that it names.
@@ -51,9 +109,10 @@ fn describe_cause(cause: &(dyn std::error::Error + 'static)) -> String {
     if let Some(missing) = cause.downcast_ref::<MissingHints>() {
         return missing.listing(|hint| hint.flag.clone());
     }
+    let flag = |config: &ConfigError| flag_of(config.setting);
     match cause.downcast_ref::<ConfigError>() {
-        Some(config) => match FLAGS.iter().find(|(setting, _)| *setting == config.setting) {
-            Some((_, flag)) => format!("{config} ({flag})"),
+        Some(config) => match flag(config) {
+            Some(flag) => format!("{config} ({flag})"),
             None => config.to_string(),
         },
         None => cause.to_string(),
@@ -63,15 +122,43 @@ fn describe_cause(cause: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
     use crate::config::Preset;
+    use clap::CommandFactory;
 
     #[test]
     fn settings_become_flags_with_their_values() {
-        assert_eq!(
-            with_flags("lower `optim.lr`, or set `train.accumulate` = 4 or `auto_accumulate`"),
-            "lower --lr, or set --accumulate 4 or --batch auto"
-        );
-        assert_eq!(with_flags("tensor `train.other`"), "tensor `train.other`");
+        for (message, wanted) in [
+            (
+                "lower `optim.lr`, or set `train.accumulate` = 4 or `start.auto_accumulate`",
+                "lower --lr, or set --accumulate 4 or --batch auto",
+            ),
+            (
+                "set `hints.num_heads` to override",
+                "set --num-heads to override",
+            ),
+            (
+                "failed to open `cache`, `a` or `start./x`",
+                "failed to open `cache`, `a` or `start./x`",
+            ),
+            ("an odd ` and `optim.lr`", "an odd ` and --lr"),
+        ] {
+            assert_eq!(with_flags(message), wanted);
+        }
+    }
+
+    #[test]
+    fn every_flag_of_a_setting_is_one_of_train_s() {
+        let program = Cli::command();
+        let train = program.find_subcommand("train").unwrap();
+        let flags: Vec<String> = train
+            .get_arguments()
+            .filter_map(|argument| Some(format!("--{}", argument.get_long()?)))
+            .collect();
+        for (setting, flag) in FLAGS {
+            let name = flag.split(' ').next().unwrap().to_owned();
+            assert!(flags.contains(&name), "{setting}: {flag}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::findings::ours;
+use super::flags::with_flags;
 use crate::interop::describe;
 
 /// Show the contents of a checkpoint or weights file, and the hints that `import` needs.
@@ -28,7 +29,7 @@ impl InspectCommand {
         if self.json {
             println!("{}", serde_json::to_string_pretty(&description)?);
         } else {
-            print!("{description}");
+            print!("{}", with_flags(&description.to_string()));
         }
         Ok(())
     }

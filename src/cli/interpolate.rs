@@ -123,8 +123,8 @@ impl InterpolateCommand {
         );
         ensure!(
             self.images.len().is_multiple_of(2),
-            "{} images, want two for each row",
-            self.images.len()
+            "{}, want two for each row",
+            plural(self.images.len() as u64, "image")
         );
         Ok(())
     }

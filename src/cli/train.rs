@@ -62,7 +62,10 @@ impl TrainCommand {
     pub(super) fn run(&self) -> Result<ExitCode> {
         let started = Instant::now();
         let auto_accumulate = self.settings.auto_accumulate()?;
-        let existing = self.existing()?;
+        let existing = match &self.run {
+            Some(dir) => RunFolder::new(dir.clone()).resumable()?,
+            None => None,
+        };
         let init = self.init(existing.as_ref())?;
         let config = self.resolve(existing.as_ref(), init.as_ref())?;
         config.validate()?;
@@ -85,20 +88,6 @@ impl TrainCommand {
                 Ok(ExitCode::from(reason.exit_code()))
             }
         }
-    }
-
-    /// The run that --run names, if it exists.
-    fn existing(&self) -> Result<Option<Resumable>> {
-        let Some(dir) = &self.run else {
-            return Ok(None);
-        };
-        let existing = RunFolder::new(dir.clone()).resumable()?;
-        for damaged in existing.iter().flat_map(|run| &run.damaged) {
-            say(&format!(
-                "warning: {damaged}; continuing from an earlier one"
-            ));
-        }
-        Ok(existing)
     }
 
     /// The network of --init-from. A run with a checkpoint continues from its own weights; one without may start from
@@ -166,15 +155,19 @@ impl TrainCommand {
             self.cache.is_none() || config.data.folder.is_some(),
             "--cache keeps decoded images, and built-in ones are not decoded; give --data too"
         );
-        let (resume, lock) = match existing {
-            Some(run) => (run.checkpoint.map(|(_, c)| c), Some(run.lock)),
-            None => (None, None),
+        let (resume, damaged, lock) = match existing {
+            Some(run) => {
+                let resume = run.checkpoint.map(|(_, checkpoint)| checkpoint);
+                (resume, run.damaged, Some(run.lock))
+            }
+            None => (None, Vec::new(), None),
         };
         let new = Start::new(config);
         Ok(Start {
             folder: self.run.clone().map_or(new.folder, RunFolder::new),
             lock,
             resume,
+            damaged,
             init: init.map(|network| network.state_dict()),
             cache: self.cache.clone(),
             chosen: Some(self.compute.choose()?),

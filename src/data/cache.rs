@@ -67,7 +67,7 @@ pub(super) fn read(
     let file = safetensors::open(path)?;
     let Some(found) = file.metadata.get(METADATA_KEY) else {
         bail!(
-            "{} is not an image cache; name another file for `cache`",
+            "{} is not an image cache; name another file for `start.cache`",
             path.display()
         );
     };

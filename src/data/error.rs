@@ -99,7 +99,7 @@ pub enum DataError {
     /// The whole data set does not fit in memory.
     #[error(
         "{count} images of {image_bytes} bytes each do not fit into the {} of free memory: give \
-         `cache` = FILE to keep them in a file, from which training then reads, or use fewer or smaller images",
+         `start.cache` = FILE to keep them in a file, from which training then reads, or use fewer or smaller images",
         bytes(*free_bytes)
     )]
     OutOfMemory {

@@ -22,7 +22,9 @@ use super::spec::ImageSpec;
 pub(crate) const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];
 
 /// Part of every fingerprint: raise it when the same file decodes to other bytes than before.
-const FINGERPRINT_VERSION: &str = "images 1";
+///
+/// The word is older than the name of this constant's things, and stays: another one would make every cache anew.
+const FINGERPRINT_VERSION: &str = "pictures 1";
 
 /// Number of failures that an error quotes.
 const QUOTED_REASONS: usize = 3;

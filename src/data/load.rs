@@ -181,7 +181,7 @@ fn check_room(path: &Path, count: usize, spec: &ImageSpec) -> Result<()> {
         && free < wanted
     {
         bail!(
-            "`cache` = {}: {count} decoded images take {} and {} are free there; name a file on another disk",
+            "`start.cache` = {}: {count} decoded images take {} and {} are free there; name a file on another disk",
             path.display(),
             bytes(wanted),
             bytes(free)
@@ -200,7 +200,7 @@ mod tests {
         for (count, free) in [(usize::MAX / 2, None), (5, Some(14)), (1 << 60, None)] {
             let error = allocate(count, &spec, free).unwrap_err();
             assert!(matches!(error, DataError::OutOfMemory { .. }), "{error}");
-            assert!(error.to_string().contains("`cache`"), "{error}");
+            assert!(error.to_string().contains("`start.cache`"), "{error}");
         }
         assert_eq!(allocate(5, &spec, Some(15)).unwrap().size(), [5, 3, 1, 1]);
     }

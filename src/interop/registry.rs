@@ -59,7 +59,7 @@ impl Family {
             Family::Lucidrains => lucidrains::infer(keys, &extras.buffers, hints, report),
             Family::KerasDdpm => keras::infer(keys, &extras.layers, hints, report),
             Family::Ddpm => bail!(
-                "these are weights under this program's own names, without settings; give `config` = FILE.toml, the config.toml of their run"
+                "these are weights under this program's own names, without settings; give `request.config` = FILE.toml, the config.toml of their run"
             ),
         }
     }

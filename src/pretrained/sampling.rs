@@ -71,7 +71,7 @@ impl<'a> Sampling<'a> {
         self
     }
 
-    /// All other choices of a sampler.
+    /// All choices of a sampler at once, its kind among them, in place of those made so far.
     pub fn options(mut self, options: SamplerOptions) -> Sampling<'a> {
         self.options = options;
         self
@@ -97,6 +97,10 @@ impl<'a> Sampling<'a> {
     /// As [`Sampling::sample`].
     pub fn sample_tensor(&self, number: u64, seed: u64, on_step: &mut OnStep) -> Result<Tensor> {
         ensure!(number > 0, "0 images: expected 1 or more");
+        ensure!(
+            self.options.kind != SamplerKind::Ddcm,
+            "the sampler ddcm takes its noise from codebooks; sample with `NoiseSource::Codebook` and `sample_images`"
+        );
         let pretrained = self.pretrained;
         let config = pretrained.config();
         let chosen = self.options.choose(config, || pretrained.measured())?;
@@ -140,7 +144,7 @@ pub fn class_labels(
     let Some(classes) = classes else {
         ensure!(
             class.is_none(),
-            "class: this network is not class-conditional; leave it out"
+            "`sampler.class`: this network is not class-conditional; leave it out"
         );
         return Ok(None);
     };
@@ -150,7 +154,7 @@ pub fn class_labels(
         Some(class) => {
             ensure!(
                 (0..classes).contains(&class),
-                "class {class}: this network has the classes 0 to {}",
+                "`sampler.class` = {class}: this network has the classes 0 to {}",
                 classes - 1
             );
             Tensor::full([number], class, (Kind::Int64, Device::Cpu))

@@ -28,7 +28,7 @@ impl Images {
         let (end, batch) = (self.numbers.end, self.batch.max(1));
         (self.numbers.start..end)
             .step_by(batch as usize)
-            .map(move |start| start..(start + batch).min(end))
+            .map(move |start| start..start.saturating_add(batch).min(end))
     }
 
     /// Draw `k` of the images `numbers`.
@@ -118,7 +118,7 @@ pub fn sample_batch(
             &mut noise,
             on_step,
         ),
-        (StartFrom::Part(..), _) => bail!("a mask needs `sampler` = ddpm (RePaint)"),
+        (StartFrom::Part(..), _) => bail!("a mask needs `start.sampler` = ddpm (RePaint)"),
     };
     Ok(x_0.clamp(-1.0, 1.0).to_device(Device::Cpu))
 }

@@ -121,7 +121,7 @@ impl SamplerOptions {
                 let sigma = self.sigma.unwrap_or(config.sample.sigma);
                 ensure!(
                     sigma != Sigma::Learned || config.model.learned_variance(),
-                    "sigma = learned: this network learns no variances; expected beta or posterior"
+                    "`sampler.sigma` = learned: this network learns no variances; expected beta or posterior"
                 );
                 Sampler::Ddpm(Ddpm { sigma, last_noise })
             }
@@ -170,9 +170,22 @@ impl SamplerOptions {
                 .into());
             }
         }
+        let lists = [
+            self.steps.is_some(),
+            self.stride.is_some(),
+            self.times.is_some(),
+        ];
+        ensure!(
+            lists.iter().filter(|given| **given).count() <= 1,
+            "steps, stride and times each say which time steps to visit; give one of them"
+        );
+        ensure!(
+            self.spacing.is_none() || (self.stride.is_none() && self.times.is_none()),
+            "`sampler.spacing` spreads a number of steps, and stride or times name them; leave one out"
+        );
         ensure!(
             self.spacing.is_none() || self.steps.or(self.kind.default_steps()).is_some(),
-            "spacing: {} visits all time steps unless a number of steps is given",
+            "`sampler.spacing`: {} visits all time steps unless a number of steps is given",
             self.kind.name()
         );
         Ok(())

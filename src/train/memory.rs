@@ -163,18 +163,18 @@ impl MemoryBudget {
 
     fn chosen(&self, observer: &dyn Observer) -> Result<i64> {
         let free = self.free.ok_or_else(|| {
-            anyhow!("`auto_accumulate`: the free memory is unknown on this system; give `train.accumulate`")
+            anyhow!("`start.auto_accumulate`: the free memory is unknown on this system; give `train.accumulate`")
         })?;
         let most = self.needs.images_that_fit(free);
         let parts = fewest_parts(self.batch, most).ok_or_else(|| {
             anyhow!(
-                "`auto_accumulate`: not even one image fits: {} more are needed, and {} are free; {SMALLER}",
+                "`start.auto_accumulate`: not even one image fits: {} more are needed, and {} are free; {SMALLER}",
                 bytes(self.needs.more(1)),
                 bytes(free)
             )
         })?;
         observer.message(&format!(
-            "`auto_accumulate`: batch {} in {parts} {} of {}; up to {} fit into {} free",
+            "`start.auto_accumulate`: batch {} in {parts} {} of {}; up to {} fit into {} free",
             self.batch,
             if parts == 1 {
                 "microbatch"
@@ -198,7 +198,7 @@ impl MemoryBudget {
         let most = self.needs.images_that_fit(free).min(self.micro() / 2);
         match fewest_parts(self.batch, most) {
             Some(parts) => format!(
-                "microbatches of {} should fit: `train.accumulate` = {parts} (same maths), or `auto_accumulate`",
+                "microbatches of {} should fit: `train.accumulate` = {parts} (same maths), or `start.auto_accumulate`",
                 self.batch / parts
             ),
             None => format!("not even one image fits: {SMALLER}"),
@@ -349,7 +349,7 @@ mod tests {
             "3.0 GiB more",
             "batch 64 in microbatches of 64",
             "`train.accumulate` = 8 ",
-            "`auto_accumulate`",
+            "`start.auto_accumulate`",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

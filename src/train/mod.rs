@@ -34,7 +34,7 @@ pub use resume::{default_folder, resume_changes, settings_around};
 pub use stop::{Reason, Stop};
 pub use trainer::{Gradients, StepDraws, StepOutput, Trainer};
 
-use crate::checkpoint::{Checkpoint, RunFolder, RunLock};
+use crate::checkpoint::{Checkpoint, Damaged, RunFolder, RunLock};
 use crate::config::RunConfig;
 use crate::data::{self, Loaded};
 use crate::device::{self, Chosen, DeviceChoice, Precision};
@@ -60,6 +60,8 @@ pub struct Start {
     pub lock: Option<RunLock>,
     /// All settings; validated before anything else is done.
     pub config: RunConfig,
+    /// Newer checkpoints, which cannot be read and were passed over.
+    pub damaged: Vec<Damaged>,
     /// The checkpoint to go on from.
     pub resume: Option<Checkpoint>,
     /// Weights to begin with instead of drawn ones, by our names.
@@ -86,6 +88,7 @@ impl Start {
             lock: None,
             config,
             resume: None,
+            damaged: Vec::new(),
             init: None,
             cache: None,
             chosen: None,
@@ -96,7 +99,7 @@ impl Start {
         }
     }
 
-    /// The run in `folder`, which goes on where it was, with its own settings; signal handlers and observer as in
+    /// The run in `folder`, which goes on where it was, with its own settings; the rest is as in
     /// [`Start::new`].
     ///
     /// # Errors
@@ -110,6 +113,7 @@ impl Start {
             folder,
             lock: Some(run.lock),
             resume: run.checkpoint.map(|(_, checkpoint)| checkpoint),
+            damaged: run.damaged,
             ..Start::new(run.config)
         })
     }

@@ -42,7 +42,7 @@ impl Plan {
             match budget.watch(|| secs_per_step(config, trainer, data)) {
                 Err(error) if auto && error.is::<OutOfMemory>() && budget.halve() => {
                     observer.message(&format!(
-                        "`auto_accumulate`: that did not fit after all; trying {} microbatches",
+                        "`start.auto_accumulate`: that did not fit after all; trying {} microbatches",
                         budget.accumulate
                     ));
                 }

@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
-use crate::checkpoint::Resumable;
+use crate::checkpoint::{Checkpoint, Resumable};
 use crate::config::{Difference, Preset, RunConfig};
 
 /// Settings that a resumed run may change without becoming another run; one that ends in a dot stands for its section.
@@ -37,24 +37,46 @@ fn may_change(key: &str) -> bool {
 /// Another network, data set or seed, which would make it neither run; fewer steps than it has done.
 pub fn resume_changes(run: &Resumable, wanted: &RunConfig) -> Result<Vec<Difference>> {
     let changes = wanted.differences(&run.config)?;
+    refuse(&changes)?;
+    if let Some((_, checkpoint)) = &run.checkpoint {
+        refuse_fewer_steps(wanted, checkpoint)?;
+    }
+    Ok(changes)
+}
+
+/// Checks that the run of a checkpoint may go on with the settings `wanted`; its images may have moved.
+///
+/// # Errors
+/// As [`resume_changes`].
+pub(super) fn refuse_another_run(wanted: &RunConfig, checkpoint: &Checkpoint) -> Result<()> {
+    let mut changes = wanted.differences(&checkpoint.meta.config)?;
+    changes.retain(|change| change.key != "data.folder");
+    refuse(&changes)?;
+    refuse_fewer_steps(wanted, checkpoint)
+}
+
+fn refuse(changes: &[Difference]) -> Result<()> {
     let refused: Vec<String> = changes
         .iter()
         .filter(|change| !may_change(&change.key))
         .map(|change| format!("\n  {change}"))
         .collect();
-    if !refused.is_empty() {
-        bail!(
-            "this run exists with other settings; resume it without these, or begin another with its weights (`folder` = NEW `init` = THIS_RUN):{}",
-            refused.concat()
-        );
-    }
-    let done = run.checkpoint.as_ref().map_or(0, |(_, c)| c.meta.step);
+    ensure!(
+        refused.is_empty(),
+        "this run exists with other settings; resume it without these, or begin another with its weights (`start.folder` = NEW `start.init` = THIS_RUN):{}",
+        refused.concat()
+    );
+    Ok(())
+}
+
+fn refuse_fewer_steps(wanted: &RunConfig, checkpoint: &Checkpoint) -> Result<()> {
+    let done = checkpoint.meta.step;
     ensure!(
         wanted.train.steps >= done,
-        "this run has done {done} steps, more than `train.steps` = {}; name a larger number, or another `folder`",
+        "this run has done {done} steps, more than `train.steps` = {}; name a larger number, or another `start.folder`",
         wanted.train.steps
     );
-    Ok(changes)
+    Ok(())
 }
 
 /// Settings of a run that begins with weights of `theirs`: all of that file's, or its network, schedule and sampler in

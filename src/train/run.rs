@@ -11,7 +11,7 @@ use super::plan::{self, Plan};
 use super::readback::Readback;
 use super::saver::Saver;
 use super::{
-    Observer, Start, StepOutput, Stop, Trainer, device_of, grids, images, load_data, state,
+    Observer, Start, StepOutput, Stop, Trainer, device_of, grids, images, load_data, resume, state,
 };
 use crate::checkpoint::{RunFolder, RunLock};
 use crate::config::{OnBadStep, RunConfig};
@@ -58,6 +58,15 @@ impl Run {
         } = start;
         for warning in config.validate()? {
             observer.message(&format!("warning: {warning}"));
+        }
+        for damaged in &start.damaged {
+            observer.message(&format!(
+                "warning: {damaged}; continuing from an earlier one"
+            ));
+        }
+        match &start.resume {
+            Some(checkpoint) => resume::refuse_another_run(&config, checkpoint)?,
+            None => folder.refuse_existing(start.lock.as_ref())?,
         }
         let chosen = device_of(start.chosen)?;
         ensure!(

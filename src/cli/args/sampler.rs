@@ -172,7 +172,7 @@ mod tests {
                 "--order does nothing with --sampler dpmpp-2m; want --sampler unipc",
             ),
             ("--sampler unipc --order 4", "1, 2 or 3"),
-            ("--spacing karras", "spacing: ddpm visits all time steps"),
+            ("--spacing karras", "ddpm visits all time steps"),
             ("--sampler ddim --eta 1.5", "eta = 1.5"),
             ("--sampler heun --steps 101", "want 1 to 100"),
             ("--sigma learned", "learns no variances"),

@@ -140,7 +140,7 @@ impl<'a> HintReader<'a> {
             None => {
                 let setting = setting_of(flag);
                 self.report.assume(format!(
-                    "{setting} = {}: {why}; set {setting} to override",
+                    "{setting} = {}: {why}; set `hints.{setting}` to override",
                     spelled(&value)
                 ));
                 value
