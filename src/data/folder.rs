@@ -23,7 +23,7 @@ pub(crate) const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "
 
 /// Part of every fingerprint: raise it when the same file decodes to other bytes than before.
 ///
-/// The word is older than the name of this constant's things, and stays: another one would make every cache anew.
+/// `pictures` is a word on disk: with another one every cache would be decoded again.
 const FINGERPRINT_VERSION: &str = "pictures 1";
 
 /// Number of failures that an error quotes.

@@ -191,3 +191,25 @@ impl SamplerOptions {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+
+    #[test]
+    fn time_steps_are_said_in_one_way() {
+        let refused = |change: fn(&mut SamplerOptions)| {
+            let mut options = SamplerOptions::new(SamplerKind::Ddim);
+            options.stride = Some(10);
+            change(&mut options);
+            let chosen = options.choose(&Preset::Demo.config(), || Ok(Array1::zeros(0)));
+            chosen.map(|c| c.steps.len()).map_err(|e| e.to_string())
+        };
+        assert_eq!(refused(|_| ()), Ok(25));
+        let both = refused(|o| o.steps = Some(5)).unwrap_err();
+        assert!(both.contains("give one of them"), "{both}");
+        let spacing = refused(|o| o.spacing = Some(Spacing::Karras)).unwrap_err();
+        assert!(spacing.contains("leave one out"), "{spacing}");
+    }
+}

@@ -60,7 +60,7 @@ pub struct Start {
     pub lock: Option<RunLock>,
     /// All settings; validated before anything else is done.
     pub config: RunConfig,
-    /// Newer checkpoints, which cannot be read and were passed over.
+    /// Checkpoints newer than `resume`, which cannot be read and were passed over.
     pub damaged: Vec<Damaged>,
     /// The checkpoint to go on from.
     pub resume: Option<Checkpoint>,
@@ -99,8 +99,8 @@ impl Start {
         }
     }
 
-    /// The run in `folder`, which goes on where it was, with its own settings; the rest is as in
-    /// [`Start::new`].
+    /// Resumes the run in `folder` at its newest readable checkpoint, with its own settings; the rest is as in
+    /// [`Start::new`], so the device and the precision are chosen anew.
     ///
     /// # Errors
     /// No run there, one without a checkpoint that can be read, or one that another process trains.

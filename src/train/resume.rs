@@ -111,3 +111,31 @@ pub fn default_folder(preset: Preset) -> PathBuf {
         .find(|p| !p.exists())
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Contents, Meta};
+
+    #[test]
+    fn a_checkpoint_goes_on_as_its_own_run_only() {
+        let config = Preset::Demo.config();
+        let mut meta = Meta::new(Contents::Training, &config);
+        meta.step = 10;
+        let checkpoint = Checkpoint {
+            meta,
+            tensors: vec![],
+        };
+        let changed = |change: fn(&mut RunConfig)| {
+            let mut wanted = config.clone();
+            change(&mut wanted);
+            refuse_another_run(&wanted, &checkpoint).map_err(|error| error.to_string())
+        };
+        assert_eq!(changed(|c| c.optim.lr = 1e-5), Ok(()));
+        assert_eq!(changed(|c| c.data.folder = Some("moved".into())), Ok(()));
+        let seed = changed(|c| c.train.seed = 9).unwrap_err();
+        assert!(seed.contains("train.seed: 9 instead of 0"), "{seed}");
+        let fewer = changed(|c| c.train.steps = 9).unwrap_err();
+        assert!(fewer.contains("has done 10 steps"), "{fewer}");
+    }
+}
