@@ -64,6 +64,9 @@
 //! A newcomer reads [`config`], then [`model`] and [`diffusion`], then [`fn@train::train`]. The ideas that all of it leans on
 //! are in `docs/design.md`.
 
+// Printing can fail, and must not panic: `cli::out` is the one place that prints.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod checkpoint;
 pub mod cli;
 pub mod config;

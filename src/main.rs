@@ -1,10 +1,11 @@
 //! The program: parse, dispatch, one place where errors end.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 use std::panic::{self, PanicHookInfo};
 use std::process::ExitCode;
 
-use clap::Parser;
-use ddpm::cli::{Cli, describe_error, libtorch_message};
+use ddpm::cli::{Cli, describe_error, fail, libtorch_message};
 
 fn main() -> ExitCode {
     let usual = panic::take_hook();
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
             usual(info);
         }
     }));
-    match panic::catch_unwind(|| Cli::parse().run()) {
+    match panic::catch_unwind(|| Cli::parse_and_run()) {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => fail(&describe_error(&error)),
         Err(payload) => match payload
@@ -24,11 +25,6 @@ fn main() -> ExitCode {
             None => ExitCode::from(101),
         },
     }
-}
-
-fn fail(message: &str) -> ExitCode {
-    eprintln!("error: {message}");
-    ExitCode::FAILURE
 }
 
 /// Operations of tch, and those of ours in a network, panic with libtorch's message, for example when memory runs out;

@@ -15,6 +15,7 @@ use self::phases::{Ceilings, Phases, Work};
 use self::steps::Bench;
 use super::args::compute::ComputeArgs;
 use super::args::settings::{BaseArgs, DataArgs, NetworkArgs};
+use super::out;
 use crate::config::{Preset, RunConfig};
 use crate::device::{Chosen, peak_bytes, synchronize};
 use crate::model::Model;
@@ -107,8 +108,8 @@ impl BenchCommand {
 
     fn tell(&self, outcome: &(impl Serialize + Display)) -> Result<()> {
         match self.json {
-            true => println!("{}", serde_json::to_string(outcome)?),
-            false => println!("{outcome}"),
+            true => out::result(&serde_json::to_string(outcome)?),
+            false => out::result(&format!("{outcome}")),
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::args::foreign::SamplerHints;
 use super::args::load::LoadArgs;
+use super::out::say;
 use crate::checkpoint::Calibration;
 use crate::cli::progress::{DecodeProgress, SampleProgress};
 use crate::data::{self, Loaded, Order};
@@ -56,11 +57,11 @@ impl CalibrateCommand {
             ..Calibration::new(&network.fingerprint()?, mean_sq_eps)
         };
         measured.write(&path)?;
-        eprintln!(
+        say(&format!(
             "E[eps_hat²] at {} time steps in {}",
             measured.mean_sq_eps.len(),
             path.display()
-        );
+        ));
         Ok(())
     }
 
@@ -84,8 +85,8 @@ impl CalibrateCommand {
         let loaded = loaded
             .context("calibrate needs images like the training data of the model: name a folder with --data DIR")?;
         match loaded.skipped.len() {
-            0 => eprintln!("{}", loaded.origin),
-            skipped => eprintln!("{}, {skipped} left out", loaded.origin),
+            0 => say(&loaded.origin),
+            skipped => say(&format!("{}, {skipped} left out", loaded.origin)),
         }
         Ok(loaded)
     }

@@ -12,6 +12,7 @@ use super::args::ddcm::DecodeSettings;
 use super::args::foreign::{ForeignArgs, SamplerHints};
 use super::args::image_out::OutputArgs;
 use super::findings;
+use super::out::{self, say};
 use crate::checkpoint::is_ours;
 use crate::cli::progress::SampleProgress;
 use crate::config::Sigma;
@@ -85,7 +86,10 @@ impl DecodeCommand {
             bar.step()
         }))?;
         bar.finish();
-        println!("{:.4} bits per pixel", file.bits_per_pixel().indices);
+        out::result(&format!(
+            "{:.4} bits per pixel",
+            file.bits_per_pixel().indices
+        ));
         output.finish(self.file.display().to_string())
     }
 
@@ -111,7 +115,7 @@ impl DecodeCommand {
             if let Ok(network) = Pretrained::load_with(path, &request, device)
                 && is_it(&network)?
             {
-                eprintln!("model: {}", path.display());
+                say(&format!("model: {}", path.display()));
                 return Ok(network);
             }
         }

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use clap::Args;
 
+use super::out;
 use crate::device::cuda_unusable;
 use crate::native;
 use crate::report::bytes;
@@ -16,30 +17,30 @@ pub(super) struct DoctorCommand {}
 
 impl DoctorCommand {
     pub(super) fn run(&self) {
-        println!("ddpm       {}", env!("CARGO_PKG_VERSION"));
-        println!(
+        out::result(&format!("ddpm       {}", env!("CARGO_PKG_VERSION")));
+        out::result(&format!(
             "libtorch   {} at {}",
             env!("DDPM_LIBTORCH_VERSION"),
             loaded_libtorch()
-        );
-        println!(
+        ));
+        out::result(&format!(
             "CPU        {}, {}",
             plural(tch::get_num_threads() as u64, "thread"),
             system_memory()
-        );
+        ));
         match cuda_unusable(0) {
-            Some(reason) => println!("CUDA       cannot be used: {reason}"),
+            Some(reason) => out::result(&format!("CUDA       cannot be used: {reason}")),
             None => {
-                println!(
+                out::result(&format!(
                     "CUDA       can be used, cuDNN {}",
                     tch::utils::version_cudnn()
-                );
+                ));
                 for index in 0..tch::Cuda::device_count() as usize {
-                    println!("  cuda:{index}   {}", cuda_device(index));
+                    out::result(&format!("  cuda:{index}   {}", cuda_device(index)));
                 }
             }
         }
-        println!("reference  {}", python_reference());
+        out::result(&format!("reference  {}", python_reference()));
     }
 }
 

@@ -12,6 +12,7 @@ use super::args::ddcm::DecodeSettings;
 use super::args::image_in::read_images;
 use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
+use super::out;
 use crate::cli::progress::SampleProgress;
 use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
 use crate::fs::check_writable;
@@ -123,16 +124,16 @@ impl EncodeCommand {
         let pairs = before.outer_iter().zip(after.outer_iter());
         for ((before, after), path) in pairs.zip(&self.images) {
             let psnr = psnr_db(before, after);
-            println!("{}: PSNR {psnr:.2} dB", path.display());
+            out::result(&format!("{}: PSNR {psnr:.2} dB", path.display()));
         }
         let size = file.bits_per_pixel();
-        println!(
+        out::result(&format!(
             "{}: {}, {:.4} bits per pixel ({:.4} with the header)",
             self.out.display(),
             plural(file.images() as u64, "image"),
             size.indices,
             size.file
-        );
+        ));
     }
 }
 

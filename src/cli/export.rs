@@ -9,6 +9,7 @@ use tch::Device;
 use super::args::foreign::{ForeignArgs, SamplerHints};
 use super::args::load::weights_line;
 use super::findings;
+use super::out::say;
 use crate::checkpoint::{Contents, Family, Meta, Weights, write_checkpoint};
 use crate::interop::{write_family_pt, write_family_safetensors, write_pipeline};
 
@@ -64,7 +65,7 @@ impl ExportCommand {
             Some("pt" | "pth" | "bin" | "ckpt") => {
                 let family = self.layout.unwrap_or(origin);
                 write_family_pt(to, family, meta, &weights)?;
-                eprintln!("in the layout of {family}");
+                say(&format!("in the layout of {family}"));
             }
             None if wants_folder(to) => {
                 ensure!(
@@ -73,7 +74,7 @@ impl ExportCommand {
                     to.display()
                 );
                 for note in write_pipeline(to, meta, &weights)? {
-                    eprintln!("note: {note}");
+                    say(&format!("note: {note}"));
                 }
             }
             _ => bail!(
@@ -82,7 +83,7 @@ impl ExportCommand {
             ),
         }
         let weights = weights_line(&network, request.which(), &self.checkpoint);
-        eprintln!("{weights} in {}", to.display());
+        say(&format!("{weights} in {}", to.display()));
         Ok(())
     }
 }

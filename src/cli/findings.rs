@@ -6,7 +6,7 @@ use anyhow::Result;
 use tch::Device;
 
 use super::flags::with_flags;
-use super::progress::say;
+use super::out::say;
 use crate::checkpoint::Damaged;
 use crate::interop::{MissingHints, Report, Request};
 use crate::pretrained::{self, Pretrained};

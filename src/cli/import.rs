@@ -8,6 +8,7 @@ use clap::Args;
 use super::args::foreign::{ForeignArgs, SamplerHints};
 use super::findings::ours;
 use super::findings::tell;
+use super::out::say;
 use crate::checkpoint::write_checkpoint;
 use crate::fs::check_writable;
 use crate::interop::Foreign;
@@ -59,7 +60,7 @@ impl ImportCommand {
         );
         let request = self.foreign.request(self.raw, self.sampler)?;
         let foreign = Foreign::examine(&self.file, &request)?;
-        eprintln!("{}: {}", self.file.display(), foreign.family);
+        say(&format!("{}: {}", self.file.display(), foreign.family));
         tell(&foreign.report);
         let meta = foreign.meta()?;
         let net = foreign.network()?;
@@ -70,17 +71,17 @@ impl ImportCommand {
             .collect();
         let values: usize = weights.iter().map(|(_, t)| t.numel()).sum();
         match &self.to {
-            None => eprintln!(
+            None => say(&format!(
                 "{}, {values} values fit; write them with --to",
                 plural(weights.len() as u64, "tensor")
-            ),
+            )),
             Some(to) => {
                 write_checkpoint(to, &meta, &weights)?;
-                eprintln!(
+                say(&format!(
                     "{}, {values} values in {}",
                     plural(weights.len() as u64, "tensor"),
                     to.display()
-                );
+                ));
             }
         }
         Ok(())

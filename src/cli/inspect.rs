@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::findings::ours;
 use super::flags::with_flags;
+use super::out;
 use crate::interop::describe;
 
 /// Show the contents of a checkpoint or weights file, and the hints that `import` needs.
@@ -27,9 +28,9 @@ impl InspectCommand {
         };
         let description = describe(&file)?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&description)?);
+            out::result(&serde_json::to_string_pretty(&description)?);
         } else {
-            print!("{}", with_flags(&description.to_string()));
+            out::write(with_flags(&description.to_string()).as_bytes());
         }
         Ok(())
     }

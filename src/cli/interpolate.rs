@@ -13,6 +13,7 @@ use super::args::image_in::read_images;
 use super::args::image_out::refuse_other_than_png;
 use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
+use super::out::say;
 use crate::cli::progress::SampleProgress;
 use crate::config::RunConfig;
 use crate::fs::check_writable;
@@ -188,12 +189,12 @@ impl InterpolateCommand {
             }
         };
         write_png(&self.out, figure.view())?;
-        eprintln!(
+        say(&format!(
             "{} of {} in {}",
             plural(ends.rows(), "row"),
             self.count,
             self.out.display()
-        );
+        ));
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use super::args::foreign::SamplerHints;
 use super::args::image_in::read_images;
 use super::args::image_out::refuse_other_than_png;
 use super::args::load::LoadArgs;
+use super::out::{self, say};
 use crate::cli::progress::SampleProgress;
 use crate::diffusion::Schedule;
 use crate::formats::safetensors;
@@ -82,14 +83,14 @@ impl InvertCommand {
         for (i, (path, (a, b))) in (0..).zip(self.images.iter().zip(pairs)) {
             let rms = mean_sq_error(a, b).sqrt();
             let apart = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b));
-            println!(
+            out::result(&format!(
                 "{}: PSNR {:.2} dB, RMS error {rms:.3}, max error {}; latent mean {:.3}, std {:.3}",
                 path.display(),
                 psnr_db(a, b),
                 apart.max().unwrap_or(0),
                 x_t.get(i).mean(Kind::Double).double_value(&[]),
                 x_t.get(i).std(true).double_value(&[]),
-            );
+            ));
         }
     }
 
@@ -107,7 +108,7 @@ impl InvertCommand {
             &self.out,
             grid_of_columns(to_array(&rows.flatten(0, 1)).view(), 3).view(),
         )?;
-        eprintln!("figure in {}", self.out.display());
+        say(&format!("figure in {}", self.out.display()));
         Ok(())
     }
 }

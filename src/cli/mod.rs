@@ -13,6 +13,7 @@ mod import;
 mod inspect;
 mod interpolate;
 mod invert;
+mod out;
 mod predict;
 mod progress;
 mod replay;
@@ -21,6 +22,7 @@ mod terminal;
 mod train;
 
 pub use flags::describe_error;
+pub use out::fail;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,7 @@ Exit codes:
   101  a bug in this program
   124  train: --time-limit (saved and stopped)
   130  Ctrl-C (train: saved and stopped)
+  141  nobody reads what is printed any more
   143  SIGTERM (train: saved and stopped)"
 )]
 pub struct Cli {
@@ -74,7 +77,27 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the command; the exit code is 0, or 128 + the signal that stopped a training run.
+    /// Parses the arguments of this process and runs the command; the exit code is that of [`Cli::run`], or clap's.
+    ///
+    /// # Errors
+    /// The failure of the command; the message suggests a remedy.
+    pub fn parse_and_run() -> Result<ExitCode> {
+        match Cli::try_parse() {
+            Ok(cli) => cli.run(),
+            Err(usage) if usage.use_stderr() => {
+                // What cannot be printed must not end in a panic.
+                let _ = usage.print();
+                Ok(ExitCode::from(usage.exit_code() as u8))
+            }
+            Err(help) => {
+                out::print_help(&help);
+                Ok(out::exit_code(ExitCode::SUCCESS))
+            }
+        }
+    }
+
+    /// Runs the command; the exit code is 0, 128 + the signal that stopped a training run, or 141 if nobody reads what
+    /// it prints.
     ///
     /// # Errors
     /// The failure of the command; the message suggests a remedy.
@@ -95,10 +118,12 @@ impl Cli {
             Command::Doctor(command) => command.run(),
             Command::Bench(command) => command.run()?,
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Cli::command(), "ddpm", &mut std::io::stdout());
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "ddpm", &mut script);
+                out::write(&script);
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(out::exit_code(ExitCode::SUCCESS))
     }
 }
 

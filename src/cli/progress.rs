@@ -1,23 +1,15 @@
 //! Progress on stderr: bars on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
+use super::out::{BARS, say};
 use crate::report::{StepMetrics, duration};
 
 /// Interval between lines where stderr is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-
-/// All bars of the process, one below the other.
-static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
-
-/// Prints a line above the bars.
-pub(super) fn say(text: &str) {
-    BARS.suspend(|| eprintln!("{text}"));
-}
 
 fn bar(total: u64, template: &str) -> Option<ProgressBar> {
     std::io::stderr().is_terminal().then(|| {
@@ -77,7 +69,7 @@ impl TrainProgress {
             bar.set_message(message);
         } else if step == self.steps || self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            eprintln!("step {step}/{}  {message}", self.steps);
+            say(&format!("step {step}/{}  {message}", self.steps));
         }
     }
 
@@ -94,7 +86,7 @@ impl TrainProgress {
         if let Some(bar) = &self.bar {
             bar.abandon();
             // The cursor stays at the end of the bar.
-            eprintln!();
+            say("");
         }
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::args::compute::ComputeArgs;
+use super::out::{self, say};
 use super::terminal::Terminal;
 use crate::checkpoint::RunFolder;
 use crate::train::replay;
@@ -45,21 +46,24 @@ impl ReplayCommand {
             &chosen,
             &Terminal::default(),
         )?;
-        eprintln!("replayed from the checkpoint of step {}", found.from_step);
+        say(&format!(
+            "replayed from the checkpoint of step {}",
+            found.from_step
+        ));
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&found.record)?);
+            out::result(&serde_json::to_string_pretty(&found.record)?);
         } else {
-            print!("{}", found.record);
+            out::write(format!("{}", found.record).as_bytes());
         }
         if let Some(then) = &found.then {
             let differing = found.record.differences(then);
             if differing.is_empty() {
-                eprintln!("the same as in the original run, bit for bit");
+                say("the same as in the original run, bit for bit");
             } else {
-                eprintln!(
+                say(&format!(
                     "different from the original run: {} (settings changed since then, another machine or number of threads, or CUDA without --deterministic)",
                     differing.join(", ")
-                );
+                ));
             }
         }
         Ok(())

@@ -3,7 +3,8 @@
 use std::sync::{Mutex, MutexGuard};
 
 use super::flags::with_flags;
-use super::progress::{DecodeProgress, SampleProgress, TrainProgress, say};
+use super::out::say;
+use super::progress::{DecodeProgress, SampleProgress, TrainProgress};
 use crate::report::StepMetrics;
 use crate::train::Observer;
 

@@ -13,7 +13,7 @@ use super::args::compute::ComputeArgs;
 use super::args::preset_table::{EXAMPLES, long_help};
 use super::args::settings::{BaseArgs, SettingArgs};
 use super::findings;
-use super::progress::say;
+use super::out::say;
 use super::terminal::Terminal;
 use crate::checkpoint::{Resumable, RunFolder};
 use crate::config::{Preset, RunConfig};

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use tch::{Device, Kind, Tensor};
 
+use crate::cli::out::say;
 use crate::device::{peak_bytes, synchronize};
 use crate::memory::available_bytes;
 use crate::native::{CpuTally, cuda_memory, return_freed_memory};
@@ -64,7 +65,10 @@ impl BatchSize {
         if found == 0 {
             bail!("not even one image fits into memory");
         }
-        eprintln!("--batch auto: {} per batch", plural(found, "image"));
+        say(&format!(
+            "--batch auto: {} per batch",
+            plural(found, "image")
+        ));
         Ok(found)
     }
 
@@ -90,10 +94,10 @@ fn fastest(
     while best < most {
         let tried = has_room(batch * bytes_an_image).then(|| evaluate(batch));
         let Some(tried) = tried.flatten() else {
-            eprintln!(
+            say(&format!(
                 "--batch auto: a batch of {} would not fit into memory",
                 plural(batch, "image")
-            );
+            ));
             break;
         };
         let rate = batch as f64 / tried.secs;

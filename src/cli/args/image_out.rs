@@ -7,6 +7,7 @@ use clap::Args;
 use ndarray::{Array4, Axis, concatenate};
 use tch::{Device, Tensor};
 
+use crate::cli::out::say;
 use crate::formats::safetensors;
 use crate::fs::check_writable;
 use crate::images::to_array;
@@ -105,12 +106,20 @@ impl ImageOutput<'_> {
             safetensors::write(out, ("ddpm-sample".to_owned(), about), &tensors)?;
         }
         if let Some(dir) = &self.places.separate {
-            eprintln!("{} in {}", plural(self.taken, "image"), dir.display());
+            say(&format!(
+                "{} in {}",
+                plural(self.taken, "image"),
+                dir.display()
+            ));
         }
         if let Some(out) = self.places.grid_path() {
             let views: Vec<_> = self.images.iter().map(Array4::view).collect();
             write_png(&out, grid(concatenate(Axis(0), &views)?.view()).view())?;
-            eprintln!("{} in {}", plural(self.taken, "image"), out.display());
+            say(&format!(
+                "{} in {}",
+                plural(self.taken, "image"),
+                out.display()
+            ));
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use super::foreign::{ForeignArgs, SamplerHints};
 use crate::checkpoint::{Calibration, Weights};
 use crate::cli::findings;
 use crate::cli::findings::ours;
+use crate::cli::out::say;
 use crate::device::Chosen;
 use crate::pretrained::Pretrained;
 
@@ -68,7 +69,7 @@ impl LoadArgs {
         let mut network = findings::load(&self.checkpoint, &request, chosen.device)?;
         network.set_precision(chosen.precision);
         let weights = weights_line(&network, self.which(), &self.checkpoint);
-        eprintln!("{weights} on {}", chosen.description);
+        say(&format!("{weights} on {}", chosen.description));
         Ok((network, chosen))
     }
 }

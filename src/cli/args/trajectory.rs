@@ -8,6 +8,7 @@ use ndarray::{Array3, Array4, s};
 use tch::{Device, Tensor};
 
 use super::image_out::refuse_other_than_png;
+use crate::cli::out::say;
 use crate::fs::check_writable;
 use crate::images::{to_array, to_pixels};
 use crate::report::{
@@ -114,7 +115,7 @@ impl Trajectory<'_> {
             let frames = self.animation.frames();
             let frames: Vec<Array3<u8>> = frames.map(|frame| grid(frame.view())).collect();
             write_animation(path, &frames, self.args.frame_millis, LAST_MILLIS)?;
-            eprintln!("{} frames in {}", frames.len(), path.display());
+            say(&format!("{} frames in {}", frames.len(), path.display()));
         }
         if let Some(path) = &self.args.strip {
             let column = |frame: Array4<u8>| {
@@ -123,7 +124,7 @@ impl Trajectory<'_> {
             };
             let columns: Vec<Array3<u8>> = self.strip.frames().map(column).collect();
             write_png(path, strip(&columns).view())?;
-            eprintln!("strip in {}", path.display());
+            say(&format!("strip in {}", path.display()));
         }
         Ok(())
     }

@@ -1,0 +1,71 @@
+//! The terminal: every line that the program prints goes through here, and none can end it.
+//!
+//! What cannot be written to stderr is dropped: messages are not worth a training run. What cannot be written to stdout
+//! is remembered, so that a command finishes its work, files included, and then says so with its exit code
+//! ([`exit_code`]).
+
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use indicatif::MultiProgress;
+
+/// Exit code where nobody reads stdout any more, as of a program that SIGPIPE ends.
+const CLOSED_PIPE: u8 = 128 + 13;
+
+/// All bars of the process, one below the other.
+pub(super) static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// The first failure to write to stdout.
+static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// Prints a line on stderr, above the bars.
+pub(super) fn say(text: &str) {
+    BARS.suspend(|| {
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    });
+}
+
+/// Prints a line on stdout: a result, which other programs may read.
+pub(super) fn result(text: &str) {
+    write(format!("{text}\n").as_bytes());
+}
+
+/// Writes to stdout what ends its own lines.
+pub(super) fn write(bytes: &[u8]) {
+    if failed().is_none() {
+        let mut stdout = io::stdout().lock();
+        // Flushed, as an error that appears while the process exits is lost.
+        remember(stdout.write_all(bytes).and_then(|()| stdout.flush()));
+    }
+}
+
+fn remember(written: io::Result<()>) {
+    if let Err(error) = written {
+        failed().get_or_insert(error);
+    }
+}
+
+fn failed() -> MutexGuard<'static, Option<io::Error>> {
+    FAILED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Prints clap's help or version on stdout, in colour on a terminal.
+pub(super) fn print_help(help: &clap::Error) {
+    remember(help.print());
+}
+
+/// Prints why the program ends, on stderr.
+pub fn fail(message: &str) -> ExitCode {
+    say(&format!("error: {message}"));
+    ExitCode::FAILURE
+}
+
+/// The exit code of a command that did its work: `done`, or one that says that stdout could not be written.
+pub(super) fn exit_code(done: ExitCode) -> ExitCode {
+    match &*failed() {
+        None => done,
+        Some(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::from(CLOSED_PIPE),
+        Some(error) => fail(&format!("cannot write to stdout: {error}")),
+    }
+}
