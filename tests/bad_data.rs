@@ -7,6 +7,7 @@ use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use assert_cmd::cargo::cargo_bin_cmd;
 use ddpm::config::{DataConfig, ModelConfig, Preset};
 use ddpm::data::{self, ImageSpec, Loaded, decode};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
@@ -303,6 +304,12 @@ fn a_start_from_the_cache_knows_the_same() {
     assert!(second.origin.contains("cached in"), "{}", second.origin);
     assert_eq!(second.manifest, first.manifest);
     assert_eq!(second.skipped, first.skipped);
+    assert_eq!(second.notices(), first.notices());
+    let one_colour = first.notices().join("\n");
+    assert!(
+        one_colour.contains("warning: 58 images are all one colour: 00/0001.bmp, 00/0002.bmp"),
+        "{one_colour}"
+    );
     assert_eq!(first.skipped.len(), 3);
     let names: Vec<_> = (0..first.manifest.len())
         .map(|i| first.manifest.name(i).unwrap())
@@ -333,4 +340,168 @@ fn built_in_images_have_names_and_hashes() {
         format!("{:016x}", loaded.manifest.hash(12).unwrap()),
         digits
     );
+}
+
+/// What `ddpm` says in `dir`, and whether it succeeds.
+fn ddpm(dir: &Path, arguments: &str) -> (bool, String) {
+    let out = cargo_bin_cmd!("ddpm")
+        .current_dir(dir)
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap();
+    (
+        out.status.success(),
+        String::from_utf8_lossy(&out.stderr).into_owned(),
+    )
+}
+
+/// What a command that succeeds says.
+fn said(dir: &Path, arguments: &str) -> String {
+    let (success, said) = ddpm(dir, arguments);
+    assert!(success, "{arguments}: {said}");
+    said
+}
+
+const TRAIN: &str = "train --preset demo --base-width 16 --batch 1 --sample-every 0 --size 32 \
+                     --device cpu --threads 1 --timesteps 4 --lr-schedule 0:1";
+
+/// Names of a run's images.
+fn names(run: &Path) -> Vec<String> {
+    let list = std::fs::read_to_string(run.join("pictures.tsv")).unwrap();
+    let name = |line: &str| line.split_once('\t').unwrap().1.to_owned();
+    list.lines().skip(1).map(name).collect()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_folder(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+/// Each start says what it leaves out: a new one, a resumed one, one from the cache.
+#[test]
+fn other_endings_and_hidden_files_are_said_at_each_start() {
+    let faults = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults");
+    let cases = [
+        (
+            "endings",
+            &["p.jfif", "p.png", "q"][..],
+            "1 file with another ending is not read: .tif 1",
+        ),
+        (
+            "hidden",
+            &["a.png"],
+            "5 hidden items are passed over: ._* 1, .Trash-1000 1, .ipynb_checkpoints 1, @eaDir 1, __MACOSX 1",
+        ),
+    ];
+    for (fault, images, line) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        copy_folder(&faults.join(fault), &dir.path().join(fault));
+        for start in [
+            format!("{TRAIN} --data {fault} --run R --cache C --steps 1"),
+            "train --run R --steps 2 --device cpu".to_owned(),
+            format!("{TRAIN} --data {fault} --run S --cache C --steps 1"),
+        ] {
+            let said = said(dir.path(), &start);
+            assert!(said.contains(line), "{start}: {said}");
+        }
+        assert_eq!(names(&dir.path().join("R")), images);
+    }
+}
+
+/// A drawing of more than one colour.
+fn draw(path: &Path) {
+    let image = RgbImage::from_fn(8, 8, |x, y| Rgb([x as u8 * 30, y as u8 * 30, 9]));
+    image.save(path).unwrap();
+}
+
+#[test]
+fn a_project_trains_on_its_images_and_not_on_what_ddpm_made_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    draw(&here.join("a.png"));
+    draw(&here.join("b.png"));
+    let first = said(here, &format!("{TRAIN} --data . --run runs/one --steps 1"));
+    assert!(!first.contains("passed over"), "{first}");
+    said(
+        here,
+        "sample runs/one -n 2 --steps 2 --device cpu --separate made --out made/grid.png",
+    );
+    said(
+        here,
+        "sample runs/one -n 1 --steps 2 --device cpu --trajectory way.gif --out samples.png",
+    );
+    let again = said(here, "train --run runs/one --steps 2 --device cpu");
+    for line in [
+        "1 training run is passed over: runs/one",
+        "5 images made by ddpm are passed over; only a folder without others is trained on: made/00000.png",
+    ] {
+        assert!(again.contains(line), "{again}");
+    }
+    assert_eq!(names(&here.join("runs/one")), ["a.png", "b.png"]);
+    for _ in 0..2 {
+        let cached = said(
+            here,
+            &format!("{TRAIN} --data . --run runs/two --steps 2 --cache C"),
+        );
+        assert!(
+            cached.contains("5 images made by ddpm are passed over"),
+            "{cached}"
+        );
+        std::fs::remove_dir_all(here.join("runs/two")).unwrap();
+    }
+    // A folder of nothing else is a data set.
+    let made = said(
+        here,
+        &format!("{TRAIN} --data made --run runs/three --steps 1"),
+    );
+    assert!(!made.contains("passed over"), "{made}");
+    assert_eq!(names(&here.join("runs/three")).len(), 3);
+}
+
+#[test]
+fn a_run_of_the_first_rules_keeps_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    std::fs::create_dir_all(here.join("data/.old")).unwrap();
+    draw(&here.join("data/a.png"));
+    draw(&here.join("data/.old/b.png"));
+    draw(&here.join("data/q.png"));
+    std::fs::rename(here.join("data/q.png"), here.join("data/q")).unwrap();
+    std::fs::write(here.join("first.toml"), "[data]\nrules = 1\n").unwrap();
+    std::fs::write(here.join("second.toml"), "[data]\nrules = 2\n").unwrap();
+    let start = format!("{TRAIN} --data data --run R --cache C --steps");
+    said(here, &format!("{start} 1 --config first.toml"));
+    let settings = std::fs::read_to_string(here.join("R/config.toml")).unwrap();
+    assert!(!settings.contains("rules"), "{settings}");
+    // The command of before, which has the preset's rules now.
+    let again = said(here, &format!("{start} 2"));
+    assert!(again.contains("2 images cached in C"), "{again}");
+    assert!(
+        again.contains("1 file without an ending is not read"),
+        "{again}"
+    );
+    assert_eq!(names(&here.join("R")), [".old/b.png", "a.png"]);
+    let (success, refused) = ddpm(here, &format!("{start} 3 --config second.toml"));
+    assert!(
+        !success && refused.contains("data.rules: 2 instead of"),
+        "{refused}"
+    );
+    // Another run with its weights decodes its images by the rules of today, and makes the cache anew.
+    let new = "train --init-from R --data data --run N --cache C --steps 1 --device cpu --batch 1 --sample-every 0";
+    let new = said(here, new);
+    assert!(new.contains("2 images from"), "{new}");
+    assert_eq!(names(&here.join("N")), ["a.png", "q"]);
+    let settings = std::fs::read_to_string(here.join("N/config.toml")).unwrap();
+    assert!(settings.contains("rules = 2"), "{settings}");
+    let newer = settings.replace("rules = 2", "rules = 3");
+    std::fs::write(here.join("N/config.toml"), newer).unwrap();
+    let (_, refused) = ddpm(here, "train --run N --steps 2");
+    assert!(refused.contains("a newer ddpm wrote it"), "{refused}");
 }

@@ -11,7 +11,7 @@ use super::args::foreign::SamplerHints;
 use super::args::load::LoadArgs;
 use super::out::say;
 use crate::checkpoint::Calibration;
-use crate::cli::progress::{DecodeProgress, SampleProgress};
+use crate::cli::progress::{DecodeProgress, SampleProgress, say};
 use crate::data::{self, Loaded, Order};
 use crate::diffusion::Schedule;
 use crate::fs::check_writable;
@@ -87,6 +87,9 @@ impl CalibrateCommand {
         match loaded.skipped.len() {
             0 => say(&loaded.origin),
             skipped => say(&format!("{}, {skipped} left out", loaded.origin)),
+        }
+        for notice in loaded.notices() {
+            say(&notice);
         }
         Ok(loaded)
     }

@@ -118,13 +118,12 @@ impl TrainCommand {
         } else {
             Preset::Demo
         };
-        let base = || self.base.resolve(fallback);
         let with_flags = |mut config| {
             self.settings.apply(&mut config)?;
             Ok(config)
         };
         match (existing, init) {
-            (None, None) => with_flags(base()?),
+            (None, None) => with_flags(self.base.resolve(fallback)?),
             (None, Some(network)) => {
                 let theirs = network.config();
                 let named = self.base.given();
@@ -133,7 +132,9 @@ impl TrainCommand {
             }
             (Some(run), _) => {
                 if self.base.given() {
-                    resume_changes(run, &with_flags(base()?)?)?;
+                    let rules = run.config.data.rules;
+                    let again = self.base.resolve_with_rules(fallback, rules)?;
+                    resume_changes(run, &with_flags(again)?)?;
                 }
                 let config = with_flags(run.config.clone())?;
                 for change in resume_changes(run, &config)? {

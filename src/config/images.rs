@@ -1,4 +1,4 @@
-//! How the images of a data set are brought to the size of the network.
+//! Which files are the images of a data set, and how they are brought to the size of the network.
 
 use std::fmt;
 use std::str::FromStr;
@@ -92,5 +92,61 @@ impl TryFrom<String> for Background {
 impl From<Background> for String {
     fn from(background: Background) -> Self {
         background.to_string()
+    }
+}
+
+/// Which files of a folder are images, and what a file's bytes mean. In settings: a number; without it, the first.
+///
+/// A run keeps the rules that it began with, so that it goes on with the same images, bit for bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub enum ImageRules {
+    /// Those of version 0.1.
+    V1,
+    /// Hidden files and folders of runs are passed over, files without an ending are read by their content, and JPEGs
+    /// of every kind come out as libjpeg decodes them, or are left out.
+    V2,
+}
+
+impl ImageRules {
+    /// The rules of a new run.
+    pub const LATEST: Self = Self::V2;
+
+    /// The rules of a run whose settings do not name any.
+    pub(crate) fn unnamed() -> Self {
+        Self::V1
+    }
+
+    /// True for [`ImageRules::unnamed`]: settings of before stay the same text.
+    pub(crate) fn are_unnamed(&self) -> bool {
+        *self == Self::V1
+    }
+}
+
+/// A number of rules that this version does not know.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "rules = {0} for images: this version knows 1 and 2, so a newer ddpm wrote it; use that one"
+)]
+pub struct UnknownRulesError(i64);
+
+impl TryFrom<i64> for ImageRules {
+    type Error = UnknownRulesError;
+
+    fn try_from(number: i64) -> Result<Self, Self::Error> {
+        match number {
+            1 => Ok(Self::V1),
+            2 => Ok(Self::V2),
+            _ => Err(UnknownRulesError(number)),
+        }
+    }
+}
+
+impl From<ImageRules> for i64 {
+    fn from(rules: ImageRules) -> Self {
+        match rules {
+            ImageRules::V1 => 1,
+            ImageRules::V2 => 2,
+        }
     }
 }

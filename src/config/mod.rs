@@ -19,7 +19,7 @@ mod validate;
 mod validate_keras;
 mod validate_model;
 
-pub use images::{Background, ParseBackgroundError, Resize};
+pub use images::{Background, ImageRules, ParseBackgroundError, Resize, UnknownRulesError};
 pub use model::{
     AttentionUNetConfig, Level, LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm,
     Resample, TimeEmbedding, UNetConfig,
@@ -141,6 +141,12 @@ pub struct DataConfig {
     pub background: Background,
     /// Random horizontal flip (p = 0.5).
     pub flip: bool,
+    /// Which files are images, and how they are decoded.
+    #[serde(
+        default = "ImageRules::unnamed",
+        skip_serializing_if = "ImageRules::are_unnamed"
+    )]
+    pub rules: ImageRules,
 }
 
 /// Reverse-process standard deviations.
@@ -254,15 +260,35 @@ pub struct RunConfig {
 impl RunConfig {
     /// Reads a TOML file over a preset: the file's own `preset` key, else `fallback`.
     ///
+    /// `data.rules` is 1 for a file that has every other setting of `data`, as those of version 0.1 do, and the
+    /// preset's for one that only changes some settings.
+    ///
     /// # Errors
     /// Unknown keys and values of the wrong type, each with its place in the file.
     pub fn from_toml(text: &str, fallback: Preset) -> anyhow::Result<RunConfig> {
+        Self::from_toml_with_rules(text, fallback, ImageRules::LATEST)
+    }
+
+    /// As [`RunConfig::from_toml`], with `rules` in place of the preset's.
+    ///
+    /// # Errors
+    /// As `from_toml`.
+    pub fn from_toml_with_rules(
+        text: &str,
+        fallback: Preset,
+        rules: ImageRules,
+    ) -> anyhow::Result<RunConfig> {
         let file: toml::Table = text.parse().map_err(|e: toml::de::Error| quoting(e))?;
         let preset = match file.get("preset") {
             Some(name) => name.clone().try_into().map_err(quoting)?,
             None => fallback,
         };
         let mut base = preset.config();
+        base.data.rules = if is_before_rules(&file) {
+            ImageRules::unnamed()
+        } else {
+            rules
+        };
         // Another kind of network has other settings, so those of the preset's network are dropped.
         if let Some(kind) = file.get("model").and_then(|m| m.get("kind")) {
             let kind: ModelKind = kind.clone().try_into().map_err(quoting)?;
@@ -305,6 +331,15 @@ impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {} instead of {}", self.key, self.ours, self.theirs)
     }
+}
+
+/// True for all settings of a run by version 0.1: those of `data` are there, but no rules.
+fn is_before_rules(file: &toml::Table) -> bool {
+    let data = file.get("data").and_then(toml::Value::as_table);
+    let all = ["builtin_images", "resize", "background", "flip"];
+    data.is_some_and(|data| {
+        !data.contains_key("rules") && all.iter().all(|key| data.contains_key(*key))
+    })
 }
 
 fn merge(base: &mut toml::Table, over: toml::Table) {
@@ -369,6 +404,44 @@ mod tests {
         let config = RunConfig::from_toml(text, Preset::Celebahq128).unwrap();
         assert_eq!(config.model.kind(), ModelKind::UnetAttention);
         assert_eq!(config.model.chw(), [3, 32, 32]);
+    }
+
+    #[test]
+    fn settings_without_rules_have_those_of_their_time() {
+        let rules = |text: &str| {
+            RunConfig::from_toml_with_rules(text, Preset::Demo, ImageRules::V1)
+                .map(|config| config.data.rules)
+        };
+        let mut config = Preset::Demo.config();
+        assert_eq!(config.data.rules, ImageRules::V2);
+        let new = config.to_toml().unwrap();
+        assert!(new.contains("\nrules = 2\n"), "{new}");
+        assert_eq!(rules(&new).unwrap(), ImageRules::V2);
+        // A run of 0.1 keeps the text of its settings.
+        config.data.rules = ImageRules::V1;
+        let old = config.to_toml().unwrap();
+        assert!(!old.contains("rules"), "{old}");
+        assert_eq!(RunConfig::from_toml(&old, Preset::Demo).unwrap(), config);
+        // A file that changes some settings of a preset.
+        let some = "[data]\nresize = \"area\"\n";
+        let of_new = RunConfig::from_toml(some, Preset::Demo).unwrap();
+        assert_eq!(of_new.data.rules, ImageRules::V2);
+        assert_eq!(rules(some).unwrap(), ImageRules::V1);
+        // A checkpoint's.
+        let json = serde_json::to_string(&config.data).unwrap();
+        let data: DataConfig = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            (json.contains("rules"), data.rules),
+            (false, ImageRules::V1)
+        );
+        for (text, wanted) in [
+            ("rules = 3", "a newer ddpm wrote it"),
+            ("rules = 0", "knows 1 and 2"),
+            ("rules = \"2\"", "expected i64"),
+        ] {
+            let error = rules(&format!("[data]\n{text}\n")).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -4,9 +4,9 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AttentionUNetConfig, ConcatUNetConfig, DataConfig, DiffusionConfig, GauConfig, LossKind,
-    LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm, OnBadStep, OptimConfig,
-    OptimizerKind, Prediction, Resample, RunConfig, SampleConfig, ScheduleKind, Sigma,
+    AttentionUNetConfig, ConcatUNetConfig, DataConfig, DiffusionConfig, GauConfig, ImageRules,
+    LossKind, LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm, OnBadStep,
+    OptimConfig, OptimizerKind, Prediction, Resample, RunConfig, SampleConfig, ScheduleKind, Sigma,
     TimeEmbedding, TrainConfig, UNetConfig,
 };
 use super::{Background, Resize};
@@ -101,6 +101,7 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
             resize: Resize::Fast,
             background: Background::default(),
             flip: false,
+            rules: ImageRules::LATEST,
         },
         sample: SampleConfig {
             sigma: Sigma::Beta,

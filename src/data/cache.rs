@@ -1,12 +1,13 @@
 //! Cache file of the decoded data set, so that the next start is instant.
 //!
 //! A safetensors file. Its metadata hold the fingerprint of the folder and of the settings it was made
-//! from. It has three u8 tensors: `pixels` `[N, C, H, W]`; `manifest`, the text of the list of these
-//! images; and `skipped`, a line for each file that could not be read: path below the folder, tab,
-//! reason, escaped as in the list. The pixels are memory-mapped: training reads them as it goes, so that
+//! from. It has four u8 tensors: `pixels` `[N, C, H, W]`; `manifest`, the text of the list of these
+//! images; `skipped`, a line for each file that could not be read: path below the folder, tab,
+//! reason, escaped as in the list; and `remarks`, a line for each that there is something to say of. The pixels are memory-mapped: training reads them as it goes, so that
 //! they may exceed memory.
 //!
-//! Version 1 had only the pixels; such a file is rebuilt.
+//! Version 2 is that of the first rules of images, and has no remarks. Version 1 had only the pixels; such a file is
+//! rebuilt.
 
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -18,13 +19,19 @@ use tch::{Kind, Tensor};
 
 use super::folder::{Folder, Take};
 use super::manifest::{escape, unescape};
-use super::{ImageSpec, Manifest};
+use super::{ImageSpec, Manifest, Remarks};
+use crate::config::ImageRules;
 use crate::formats::safetensors;
 use crate::fs::write_atomic;
 use crate::native;
 
-/// Version of the layout.
-pub(super) const VERSION: u32 = 2;
+/// Version of the layout for images by these rules.
+pub(super) fn version(rules: ImageRules) -> u32 {
+    match rules {
+        ImageRules::V1 => 2,
+        ImageRules::V2 => 3,
+    }
+}
 
 /// Metadata of a cache file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +56,8 @@ pub(super) struct Cached {
     pub(super) manifest: Manifest,
     /// Files that could not be read, with the reason.
     pub(super) skipped: Vec<(PathBuf, String)>,
+    /// What was noticed about others.
+    pub(super) remarks: Remarks,
 }
 
 /// Reads the cache of folder `dir`; `None` unless `path` exists and was made from the same folder and settings.
@@ -86,8 +95,8 @@ pub(super) fn read(
 
 /// Checks and reads the tensors of a file.
 fn unpack(tensor: impl Fn(&str) -> Option<Tensor>, dir: &Path, spec: &ImageSpec) -> Result<Cached> {
-    let tensor = |name| tensor(name).with_context(|| format!("no tensor `{name}`"));
-    let bytes = |name| -> Result<Vec<u8>> {
+    let tensor = |name: &str| tensor(name).with_context(|| format!("no tensor `{name}`"));
+    let bytes = |name: &str| -> Result<Vec<u8>> {
         let tensor = tensor(name)?;
         ensure!(
             tensor.kind() == Kind::Uint8,
@@ -111,7 +120,13 @@ fn unpack(tensor: impl Fn(&str) -> Option<Tensor>, dir: &Path, spec: &ImageSpec)
         size[0],
         manifest.len()
     );
-    let skipped = String::from_utf8(bytes("skipped")?).context("in tensor `skipped`")?;
+    let text =
+        |name: &str| String::from_utf8(bytes(name)?).with_context(|| format!("in tensor `{name}`"));
+    let skipped = text("skipped")?;
+    let remarks = match spec.rules {
+        ImageRules::V1 => Remarks::default(),
+        ImageRules::V2 => Remarks::parse(&text("remarks")?)?,
+    };
     let skipped = skipped
         .lines()
         .map(|line| skipped_file(line, dir).with_context(|| format!("a skipped file: {line:?}")));
@@ -119,6 +134,7 @@ fn unpack(tensor: impl Fn(&str) -> Option<Tensor>, dir: &Path, spec: &ImageSpec)
         pixels,
         manifest,
         skipped: skipped.collect::<Result<_>>()?,
+        remarks,
     })
 }
 
@@ -148,17 +164,18 @@ pub(super) fn write(
         let mut out = BufWriter::new(file.as_file_mut());
         out.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
         let folder = decode(&mut |pixels| out.write_all(pixels))?;
-        let texts = [folder.manifest.to_text(), skipped_text(&folder, dir)];
-        for text in &texts {
+        let mut texts = vec![
+            ("manifest", folder.manifest.to_text()),
+            ("skipped", skipped_text(&folder, dir)),
+        ];
+        if spec.rules >= ImageRules::V2 {
+            texts.push(("remarks", folder.remarks.to_text()));
+        }
+        for (_, text) in &texts {
             out.write_all(text.as_bytes())?;
         }
         out.rewind()?;
-        out.write_all(&header(
-            key,
-            spec,
-            folder.manifest.len(),
-            texts.each_ref().map(String::len),
-        )?)?;
+        out.write_all(&header(key, spec, folder.manifest.len(), &texts)?)?;
         Ok(out.flush()?)
     })
 }
@@ -174,19 +191,25 @@ fn skipped_text(folder: &Folder, dir: &Path) -> String {
 }
 
 /// Header: length, JSON, and spaces up to the first pixel.
-fn header(key: &CacheKey, spec: &ImageSpec, count: usize, texts: [usize; 2]) -> Result<Vec<u8>> {
+fn header(
+    key: &CacheKey,
+    spec: &ImageSpec,
+    count: usize,
+    texts: &[(&str, String)],
+) -> Result<Vec<u8>> {
     let mut end = 0;
     let mut tensor = |shape: &[usize]| {
         let start = end;
         end += shape.iter().product::<usize>();
         json!({"dtype": "U8", "shape": shape, "data_offsets": [start, end]})
     };
-    let json = json!({
+    let mut json = json!({
         "__metadata__": {METADATA_KEY: serde_json::to_string(key)?},
         "pixels": tensor(&[count, spec.channels, spec.height, spec.width]),
-        "manifest": tensor(&[texts[0]]),
-        "skipped": tensor(&[texts[1]]),
     });
+    for (name, text) in texts {
+        json[name] = tensor(&[text.len()]);
+    }
     let json = json.to_string();
     let length = HEADER_BYTES - size_of::<u64>();
     ensure!(json.len() <= length, "a header of {} bytes", json.len());

@@ -55,6 +55,22 @@ const HEADER_LIMIT_BYTES: u64 = HEADER_BYTES / 2;
 
 static WORKING: DecodeBudget = DecodeBudget::new(WORKING_BYTES);
 
+/// An image in the form wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// `[height, width, channels]` u8, RGB or grey.
+    pub pixels: Array3<u8>,
+    /// What its owner should know about the file, if anything; from [`ImageRules::V2`](crate::config::ImageRules) on.
+    pub oddity: Option<Oddity>,
+}
+
+/// What is odd about a file that could be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Oddity {
+    /// 16-bit values of which none reaches 4096, as of a camera with 12 bits: the image is nearly black.
+    TwelveBitsIn16,
+}
+
 /// Reads one image as `spec` describes.
 ///
 /// The format is detected from the file's content, not its name: PNG, JPEG, WebP, BMP and GIF (the
@@ -70,14 +86,14 @@ static WORKING: DecodeBudget = DecodeBudget::new(WORKING_BYTES);
 /// (Rec. 709), not OpenCV's.
 ///
 /// # Shapes
-/// Returns `[height, width, channels]` u8, RGB or grey.
+/// [`Decoded::pixels`] is `[height, width, channels]` u8, RGB or grey.
 ///
 /// # Errors
 /// [`DataError::Io`], [`DataError::Decode`], [`DataError::TooLarge`] (above 1 GiB
 /// once decoded, or above 3 GiB while decoding), [`DataError::FileTooLong`] (above 1 GiB) and
 /// [`DataError::Spec`]. A JPEG that was cut short is not an error: the
 /// decoder fills in the missing part.
-pub fn decode(path: &Path, spec: &ImageSpec) -> Result<Array3<u8>, DataError> {
+pub fn decode(path: &Path, spec: &ImageSpec) -> Result<Decoded, DataError> {
     spec.check()?;
     let (image, permit) = open(path, Some(spec))?;
     let resized = match image {
@@ -85,7 +101,10 @@ pub fn decode(path: &Path, spec: &ImageSpec) -> Result<Array3<u8>, DataError> {
         Image::Shrunk(image) => image.fit(spec),
     };
     drop(permit);
-    Ok(resized)
+    Ok(Decoded {
+        pixels: resized,
+        oddity: None,
+    })
 }
 
 /// Crops and resizes an upright image.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::passed_over::PassedOver;
 use crate::report::bytes;
 
 /// A data set that cannot be used, or an image that cannot be read.
@@ -25,9 +26,10 @@ pub enum DataError {
 
     /// The folder exists, but no file in it or below it looks like an image.
     #[error(
-        "no images in {} or below it: looked for files ending in .{}{}",
+        "no images in {} or below it: looked for files ending in .{}{}{}",
         dir.display(),
         extensions.join(", ."),
+        found_note(passed_over, *unreadable),
         unreadable_note(*unreadable)
     )]
     NoImages {
@@ -37,6 +39,8 @@ pub enum DataError {
         extensions: &'static [&'static str],
         /// Number of entries below the folder that could not be read, and so were not searched.
         unreadable: usize,
+        /// What is there instead.
+        passed_over: PassedOver,
     },
 
     /// Not one image could be read; the reasons usually name the cause.
@@ -125,6 +129,15 @@ pub enum DataError {
     /// The operating system returned an error; the source names the path.
     #[error("cannot read the data set")]
     Io(#[from] std::io::Error),
+}
+
+/// What is there instead of images.
+fn found_note(passed_over: &PassedOver, unreadable: usize) -> String {
+    match passed_over.in_short() {
+        found if !found.is_empty() => format!("; found {found}"),
+        _ if unreadable > 0 => String::new(),
+        _ => "; there are no files".to_owned(),
+    }
 }
 
 /// Note that tells "nothing there" from "could not look".

@@ -1,9 +1,7 @@
-//! Lists the image files of a folder and decodes them part by part.
+//! Decodes the image files of a folder, part by part.
 
-use std::collections::HashSet;
 use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,15 +9,15 @@ use std::time::{Duration, SystemTime};
 
 use ndarray::{ArrayView3, ArrayViewMut3};
 use rayon::prelude::*;
-use walkdir::{DirEntry, WalkDir};
 
 use super::decode::decode;
 use super::error::DataError;
+use super::listing::{Listing, path_bytes};
 use super::manifest::{Manifest, escape, hash};
+use super::remarks::{Remark, Remarks};
 use super::spec::ImageSpec;
-
-/// File name extensions of images, matched in any case.
-pub(crate) const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];
+use crate::config::ImageRules;
+use crate::report::is_marked;
 
 /// Part of every fingerprint: raise it when the same file decodes to other bytes than before.
 ///
@@ -35,15 +33,6 @@ const PART_BYTES: usize = 64 << 20;
 /// Minimum images of a part per thread, so that no thread waits long for the last one.
 const PART_PER_THREAD: usize = 16;
 
-/// Contents of a folder.
-#[derive(Debug, Default)]
-pub(crate) struct Listing {
-    /// Image files, ordered by the bytes of their path below the folder.
-    pub(crate) files: Vec<PathBuf>,
-    /// Folders and links that could not be followed, and why.
-    pub(crate) unreadable: Vec<(PathBuf, String)>,
-}
-
 /// Receives decoded images, some at a time: `[some, C, H, W]` u8.
 pub(crate) type Take<'a> = dyn FnMut(&[u8]) -> io::Result<()> + 'a;
 
@@ -54,119 +43,28 @@ pub(crate) struct Folder {
     pub(crate) manifest: Manifest,
     /// Files and folders that could not be read, and why.
     pub(crate) skipped: Vec<(PathBuf, String)>,
+    /// What was noticed; nothing under the first rules.
+    pub(crate) remarks: Remarks,
 }
 
-/// The image files in `dir` and below, in an order that does not depend on the file system.
-///
-/// Files count by their extension ([`EXTENSIONS`]). Links are followed; a link back to a folder above
-/// it is skipped, and files reached through two links are listed twice. Below a link, however, a
-/// folder is entered through links only once: a few folders full of links to one another would have
-/// more paths than can ever be listed.
-///
-/// # Errors
-/// [`DataError::NoSuchFolder`], [`DataError::NotAFolder`], [`DataError::NoImages`] and, when
-/// `dir` itself cannot be opened, [`DataError::Io`].
-pub(crate) fn list(dir: &Path) -> Result<Listing, DataError> {
-    check_folder(dir)?;
-    let mut listing = Listing::default();
-    let mut links = Links::default();
-    // In order, so that the first link does not depend on the file system.
-    let entries = WalkDir::new(dir).follow_links(true).sort_by_file_name();
-    for entry in entries.into_iter().filter_entry(|e| links.enter(e)) {
-        match entry {
-            Ok(entry) if entry.file_type().is_file() && is_image(entry.path()) => {
-                listing.files.push(entry.into_path());
-            }
-            Ok(_) => {}
-            // A link back up: its images are already listed.
-            Err(error) if error.loop_ancestor().is_some() => {}
-            Err(error) => {
-                let path = error.path().unwrap_or(dir).to_owned();
-                let reason = error
-                    .io_error()
-                    .map_or(error.to_string(), ToString::to_string);
-                listing.unreadable.push((path, reason));
-            }
-        }
-    }
-    if listing.files.is_empty() {
-        let unreadable = listing.unreadable.len();
-        return Err(DataError::NoImages {
-            dir: dir.to_owned(),
-            extensions: &EXTENSIONS,
-            unreadable,
-        });
-    }
-    listing
-        .files
-        .sort_by(|a, b| path_bytes(dir, a).cmp(path_bytes(dir, b)));
-    listing.unreadable.sort();
-    Ok(listing)
+/// A decoded file.
+struct Seen {
+    hash: u64,
+    remarks: Vec<Remark>,
 }
 
-/// Linked folders entered so far, to skip the same one again below a link.
-#[derive(Debug, Default)]
-struct Links {
-    /// The topmost link on the path to the current folder.
-    outermost: Option<PathBuf>,
-    /// Device and number of each folder entered through a link below `outermost`, and of its own.
-    entered: HashSet<(u64, u64)>,
-}
-
-impl Links {
-    /// True if this entry of a depth-first walk should be visited.
-    fn enter(&mut self, entry: &DirEntry) -> bool {
-        // The folder itself may be given as a link.
-        if entry.depth() == 0 || !entry.path_is_symlink() || !entry.file_type().is_dir() {
-            return true;
-        }
-        let below = |link: &PathBuf| entry.path().starts_with(link);
-        if !self.outermost.as_ref().is_some_and(below) {
-            self.outermost = Some(entry.path().to_owned());
-            self.entered.clear();
-        }
-        // Unreadable entries are reported when the walk gets there.
-        let metadata = entry.metadata();
-        metadata.map_or(true, |m| self.entered.insert((m.dev(), m.ino())))
-    }
-}
-
-fn check_folder(dir: &Path) -> Result<(), DataError> {
-    match fs_err::metadata(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(DataError::NoSuchFolder {
-                dir: dir.to_owned(),
-            })
-        }
-        Err(error) => Err(error.into()),
-        Ok(metadata) if !metadata.is_dir() => Err(DataError::NotAFolder {
-            dir: dir.to_owned(),
-        }),
-        // Opening it tells "not permitted" from "nothing there".
-        Ok(_) => Ok(fs_err::read_dir(dir).map(drop)?),
-    }
-}
-
-fn is_image(path: &Path) -> bool {
-    let ending = path.extension().unwrap_or_default();
-    EXTENSIONS
-        .iter()
-        .any(|wanted| ending.eq_ignore_ascii_case(wanted))
-}
-
-/// The path below `dir` as bytes, in whatever encoding.
-fn path_bytes<'a>(dir: &Path, path: &'a Path) -> &'a [u8] {
-    path.strip_prefix(dir)
-        .unwrap_or(path)
-        .as_os_str()
-        .as_encoded_bytes()
+/// Why a file is none of the images.
+enum LeftOut {
+    Unreadable(String),
+    MadeByDdpm,
 }
 
 /// Decodes every image of a listing of `dir`, on all threads of the current rayon pool, and passes the pixels
 /// to `take`, some images at a time and in the order of [`list`].
 ///
 /// Order and bytes do not depend on the number of threads. Files that cannot be read, and files that
-/// make a decoder panic, are skipped and listed. `progress` is called once per file with the number of
+/// make a decoder panic, are skipped and listed. Since the second rules, images that this program made are passed over
+/// if there are others: a data set of them alone is wanted. `progress` is called once per file with the number of
 /// files done so far, from any thread and sometimes out of order.
 ///
 /// Memory: 64 MiB of decoded images or 16 images per thread, and what [`decode`] uses on all threads together.
@@ -184,25 +82,34 @@ pub(crate) fn load(
     take: &mut Take,
 ) -> Result<Folder, DataError> {
     spec.check()?;
-    let Listing { files, unreadable } = listing;
+    let Listing {
+        files, unreadable, ..
+    } = listing;
     let part = (PART_BYTES / spec.bytes()).max(PART_PER_THREAD * rayon::current_num_threads());
     let mut pixels = vec![0; part.min(files.len()) * spec.bytes()];
     let done = AtomicUsize::new(0);
     let (mut images, mut skipped) = (Vec::with_capacity(files.len()), Vec::new());
+    let mut remarks = Remarks::default();
+    let leave_ours = spec.rules >= ImageRules::V2 && !files.iter().all(|file| is_marked(file));
     for files in files.chunks(part) {
-        let hashes = decode_all(files, spec, &mut pixels, &|| {
+        let outcomes = decode_all(files, spec, leave_ours, &mut pixels, &|| {
             progress(done.fetch_add(1, Ordering::Relaxed) + 1);
         });
         let before = images.len();
-        for (i, (path, outcome)) in files.iter().zip(hashes).enumerate() {
+        for (i, (path, outcome)) in files.iter().zip(outcomes).enumerate() {
+            let name = || escape(path_bytes(dir, path));
             match outcome {
-                Ok(hash) => {
+                Ok(seen) => {
                     // Close the gaps left by unreadable images.
                     let slot = |n: usize| n * spec.bytes();
                     pixels.copy_within(slot(i)..slot(i + 1), slot(images.len() - before));
-                    images.push((escape(path_bytes(dir, path)), hash));
+                    images.push((name(), seen.hash));
+                    for remark in seen.remarks {
+                        remarks.add(remark, name());
+                    }
                 }
-                Err(reason) => skipped.push((path.clone(), reason)),
+                Err(LeftOut::Unreadable(reason)) => skipped.push((path.clone(), reason)),
+                Err(LeftOut::MadeByDdpm) => remarks.add(Remark::MadeByDdpm, name()),
             }
         }
         take(&pixels[..(images.len() - before) * spec.bytes()])?;
@@ -214,27 +121,48 @@ pub(crate) fn load(
     Ok(Folder {
         manifest: Manifest::new(images),
         skipped,
+        remarks,
     })
 }
 
-/// Decodes each file into its place in `pixels`; returns the hash of its bytes, or why it cannot be read.
+/// Decodes each file into its place in `pixels`; `leave_ours`: but none that this program made.
 fn decode_all(
     files: &[PathBuf],
     spec: &ImageSpec,
+    leave_ours: bool,
     pixels: &mut [u8],
     done: &(dyn Fn() + Sync),
-) -> Vec<Result<u64, String>> {
+) -> Vec<Result<Seen, LeftOut>> {
     (pixels.par_chunks_exact_mut(spec.bytes()))
         .zip(files)
         .map(|(slot, path)| {
-            let outcome = guarded(|| {
-                to_planes(decode(path, spec)?.view(), slot);
-                Ok(hash(slot))
-            });
+            let outcome = match leave_ours && is_marked(path) {
+                true => Err(LeftOut::MadeByDdpm),
+                false => guarded(|| decode_into(slot, path, spec)).map_err(LeftOut::Unreadable),
+            };
             done();
             outcome
         })
         .collect()
+}
+
+fn decode_into(slot: &mut [u8], path: &Path, spec: &ImageSpec) -> Result<Seen, DataError> {
+    let decoded = decode(path, spec)?;
+    to_planes(decoded.pixels.view(), slot);
+    let mut remarks: Vec<Remark> = decoded.oddity.map(Remark::from).into_iter().collect();
+    let mut planes = slot.chunks_exact(spec.height * spec.width);
+    let one_colour = planes.all(|plane| plane.iter().all(|value| *value == plane[0]));
+    // A data set of single pixels has nothing else.
+    if one_colour && spec.height * spec.width > 1 {
+        remarks.push(Remark::OneColour);
+    }
+    if spec.rules < ImageRules::V2 {
+        remarks.clear();
+    }
+    Ok(Seen {
+        hash: hash(slot),
+        remarks,
+    })
 }
 
 /// Runs a decoder on untrusted bytes: a panic in it is one unreadable file, not the end of the run.
@@ -311,8 +239,13 @@ pub(crate) fn fingerprint(dir: &Path, files: &[PathBuf], spec: &ImageSpec) -> St
         channels,
         resize,
         background,
+        rules,
     } = spec;
     add(format!("{height}x{width}x{channels} {resize} {background}").as_bytes());
+    // Caches of the first rules have no number.
+    if !rules.are_unnamed() {
+        add(format!("rules {}", i64::from(*rules)).as_bytes());
+    }
     for path in files {
         add(path_bytes(dir, path));
         let stamp = |metadata: Metadata| Ok((metadata.len(), modified_nanos(&metadata)?));

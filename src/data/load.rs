@@ -7,9 +7,10 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::cache::{self, CacheKey, Cached};
-use super::folder::{self, Listing, Take};
-use super::{DataError, ImageSpec, Manifest, Store, faces, manifest};
-use crate::config::{DataConfig, ModelConfig};
+use super::folder::{self, Take};
+use super::listing::{self, Listing};
+use super::{DataError, ImageSpec, Manifest, PassedOver, Remarks, Store, faces, manifest};
+use crate::config::{DataConfig, ImageRules, ModelConfig};
 use crate::memory::available_bytes;
 use crate::native;
 use crate::report::bytes;
@@ -21,10 +22,21 @@ pub struct Loaded {
     pub store: Store,
     /// Files that could not be read, each with the reason; also those recorded in the cache.
     pub skipped: Vec<(PathBuf, String)>,
+    /// Files and folders below the folder that are not read, though nothing is wrong with them.
+    pub passed_over: PassedOver,
+    /// What was noticed about files while they were decoded; also what is recorded in the cache.
+    pub remarks: Remarks,
     /// Origin of the images, human-readable.
     pub origin: String,
     /// Name and hash of each image, in the store's order.
     pub manifest: Manifest,
+}
+
+impl Loaded {
+    /// What is left out besides the files that could not be read, and what is odd: a line for each kind.
+    pub fn notices(&self) -> Vec<String> {
+        [self.passed_over.lines(), self.remarks.lines()].concat()
+    }
 }
 
 /// Loads the images that `data` names, in the shape that `model` expects.
@@ -49,6 +61,7 @@ pub fn load(
         channels,
         resize: data.resize,
         background: data.background,
+        rules: data.rules,
     };
     match &data.folder {
         None => builtin(data.builtin_images, seed, &spec, device),
@@ -56,12 +69,12 @@ pub fn load(
     }
 }
 
-/// Total size of the image files in `dir` and below, bytes.
+/// Total size of the image files in `dir` and below by these rules, bytes.
 ///
 /// # Errors
 /// A missing folder, or one without images.
-pub fn file_bytes(dir: &Path) -> Result<u64> {
-    let files = folder::list(dir)?.files;
+pub fn file_bytes(dir: &Path, rules: ImageRules) -> Result<u64> {
+    let files = listing::list(dir, rules)?.files;
     let sizes = files
         .iter()
         .filter_map(|file| Some(std::fs::metadata(file).ok()?.len()));
@@ -80,6 +93,8 @@ fn builtin(count: u64, seed: u64, spec: &ImageSpec, device: Device) -> Result<Lo
         // Consumes the array, so that it is not kept beside the tensor.
         store: Store::new(Tensor::try_from(pixels)?, device)?,
         skipped: vec![],
+        passed_over: PassedOver::default(),
+        remarks: Remarks::default(),
         origin: format!("{count} built-in faces"),
         manifest,
     })
@@ -94,9 +109,13 @@ fn from_folder(
 ) -> Result<Loaded> {
     // Listed once, so that the key covers exactly the decoded files. A file that changes from here on
     // is decoded as it is then, and changes the key the next time.
-    let listing = folder::list(dir)?;
+    let listing = listing::list(dir, spec.rules)?;
+    let passed_over = listing.passed_over.clone();
+    let loaded = |from, origin, store: &dyn Fn(Tensor) -> Result<Store>| {
+        loaded(from, origin, passed_over.clone(), store)
+    };
     let key = CacheKey {
-        version: cache::VERSION,
+        version: cache::version(spec.rules),
         fingerprint: folder::fingerprint(dir, &listing.files, spec),
     };
     let total = listing.files.len();
@@ -104,30 +123,33 @@ fn from_folder(
     let Some(path) = cache else {
         let read = in_memory(dir, listing, spec, &progress)?;
         let origin = format!("{} images from {}", read.manifest.len(), dir.display());
-        return loaded(read, origin, |pixels| Store::new(pixels, device));
+        return loaded(read, origin, &|pixels| Store::new(pixels, device));
     };
     let mapped = |pixels| Store::mapped(pixels, device);
     if let Some(found) = cache::read(path, &key, dir, spec)? {
         let count = found.manifest.len();
         let origin = format!("{count} images cached in {}", path.display());
-        return loaded(found, origin, mapped);
+        return loaded(found, origin, &mapped);
     }
     check_room(path, total, spec)?;
     let decode = |take: &mut Take| Ok(folder::load(dir, listing, spec, &progress, take)?);
     cache::write(path, &key, dir, spec, decode).context("cannot keep the decoded images")?;
     let made = cache::read(path, &key, dir, spec)?.context("the cache was replaced meanwhile")?;
     let origin = format!("{} images from {}", made.manifest.len(), dir.display());
-    loaded(made, origin, mapped)
+    loaded(made, origin, &mapped)
 }
 
 fn loaded(
     from: Cached,
     origin: String,
+    passed_over: PassedOver,
     store: impl FnOnce(Tensor) -> Result<Store>,
 ) -> Result<Loaded> {
     Ok(Loaded {
         store: store(from.pixels)?,
         skipped: from.skipped,
+        passed_over,
+        remarks: from.remarks,
         origin,
         manifest: from.manifest,
     })
@@ -153,6 +175,7 @@ fn in_memory(
         pixels: pixels.f_narrow(0, 0, read.manifest.len() as i64)?,
         manifest: read.manifest,
         skipped: read.skipped,
+        remarks: read.remarks,
     })
 }
 

@@ -16,7 +16,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 /// The start of every file, whatever its version.
-const MAGIC: &str = "ddpm pictures ";
+pub(super) const MAGIC: &str = "ddpm pictures ";
 
 const VERSION: &str = "1";
 

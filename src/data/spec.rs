@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::DataError;
-use crate::config::{Background, Resize};
+use crate::config::{Background, ImageRules, Resize};
 
 /// Maximum side of a resized image, pixels.
 pub(crate) const MAX_SIDE: usize = 8192;
@@ -22,10 +22,16 @@ pub struct ImageSpec {
     pub resize: Resize,
     /// Colour behind transparent pixels.
     pub background: Background,
+    /// Rules of decoding.
+    #[serde(
+        default = "ImageRules::unnamed",
+        skip_serializing_if = "ImageRules::are_unnamed"
+    )]
+    pub rules: ImageRules,
 }
 
 impl ImageSpec {
-    /// RGB, area resize, white behind transparent pixels.
+    /// RGB, area resize, white behind transparent pixels, the newest rules.
     pub fn rgb(height: usize, width: usize) -> Self {
         Self {
             height,
@@ -33,6 +39,7 @@ impl ImageSpec {
             channels: 3,
             resize: Resize::Area,
             background: Background::default(),
+            rules: ImageRules::LATEST,
         }
     }
 

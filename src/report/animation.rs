@@ -7,6 +7,7 @@ use image::codecs::gif::{GifEncoder, Repeat};
 use ndarray::{Array3, s};
 
 use super::figure::beside;
+use super::mark::{mark_gif, mark_png};
 use crate::fs::write_bytes;
 
 /// Shortest frame, in milliseconds: browsers show shorter ones for 100 ms.
@@ -150,6 +151,7 @@ fn apng(
         writer.write_image_data(pixels.as_slice().context("a frame with gaps")?)?;
     }
     writer.finish()?;
+    mark_png(&mut bytes);
     Ok(bytes)
 }
 
@@ -176,6 +178,7 @@ fn gif(
         encoder.encode_frame(image::Frame::from_parts(image, 0, 0, delay))?;
     }
     drop(encoder);
+    mark_gif(&mut bytes);
     Ok(bytes)
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use ndarray::{Array3, ArrayView3, ArrayView4, Axis, Zip, concatenate};
 
+use super::mark::mark_png;
 use crate::fs::write_bytes;
 
 /// Lays images out row by row in the squarest grid, unused places black.
@@ -79,6 +80,7 @@ pub fn write_png(path: &Path, image: ArrayView3<u8>) -> Result<()> {
     let encoder = image::codecs::png::PngEncoder::new(&mut png);
     image::ImageEncoder::write_image(encoder, pixels, w as u32, h as u32, color)
         .with_context(|| format!("cannot encode {}", path.display()))?;
+    mark_png(&mut png);
     write_bytes(path, &png)
 }
 

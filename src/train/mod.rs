@@ -211,6 +211,9 @@ fn load_data(
     if !loaded.skipped.is_empty() {
         observer.message(&skipped(&loaded));
     }
+    for notice in loaded.notices() {
+        observer.message(&notice);
+    }
     Ok(loaded)
 }
 

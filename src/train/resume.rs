@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use crate::checkpoint::{Checkpoint, Resumable};
-use crate::config::{Difference, Preset, RunConfig};
+use crate::config::{Difference, ImageRules, Preset, RunConfig};
 
 /// Settings that a resumed run may change without becoming another run; one that ends in a dot stands for its section.
 const MAY_CHANGE: [&str; 13] = [
@@ -80,9 +80,13 @@ fn refuse_fewer_steps(wanted: &RunConfig, checkpoint: &Checkpoint) -> Result<()>
 }
 
 /// Settings of a run that begins with weights of `theirs`: all of that file's, or its network, schedule and sampler in
-/// `base`. Its data folder is not taken over.
+/// `base`. Its data folder is not taken over, nor are its rules of images: another run decodes its own.
 pub fn settings_around(theirs: &RunConfig, base: Option<RunConfig>) -> RunConfig {
-    let mut config = base.unwrap_or_else(|| theirs.clone());
+    let mut config = base.unwrap_or_else(|| {
+        let mut config = theirs.clone();
+        config.data.rules = ImageRules::LATEST;
+        config
+    });
     config.model = theirs.model.clone();
     config.diffusion = theirs.diffusion.clone();
     config.sample.sigma = theirs.sample.sigma;
@@ -135,6 +139,8 @@ mod tests {
         assert_eq!(changed(|c| c.data.folder = Some("moved".into())), Ok(()));
         let seed = changed(|c| c.train.seed = 9).unwrap_err();
         assert!(seed.contains("train.seed: 9 instead of 0"), "{seed}");
+        let rules = changed(|c| c.data.rules = ImageRules::V1).unwrap_err();
+        assert!(rules.contains("data.rules: "), "{rules}");
         let fewer = changed(|c| c.train.steps = 9).unwrap_err();
         assert!(fewer.contains("has done 10 steps"), "{fewer}");
     }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::values::{Size, read_config};
 use crate::checkpoint::AttentionOrder;
-use crate::config::{Prediction, Preset, ScheduleKind, Sigma};
+use crate::config::{ImageRules, Prediction, Preset, ScheduleKind, Sigma};
 use crate::interop::Known;
 use crate::interop::{Hints, Request};
 
@@ -117,7 +117,7 @@ impl ForeignArgs {
             Some(known) => known.over(&given),
             None => given,
         };
-        let read = |path: &PathBuf| read_config(path, Preset::Celebahq128);
+        let read = |path: &PathBuf| read_config(path, Preset::Celebahq128, ImageRules::LATEST);
         Ok(Request {
             hints,
             raw,

@@ -57,8 +57,11 @@ fn decode_to_size(
         channels: channels as usize,
         resize: data.resize,
         background: data.background,
+        rules: data.rules,
     };
-    decode(path, &spec).with_context(|| format!("cannot use image {}", path.display()))
+    let image =
+        decode(path, &spec).with_context(|| format!("cannot use image {}", path.display()))?;
+    Ok(image.pixels)
 }
 
 /// Reads several images, `[N, C, H, W]`.

@@ -9,7 +9,7 @@ use clap::Args;
 use super::batch::BatchSize;
 use super::model::ModelArgs;
 use super::values::{LrPoint, read_config, set};
-use crate::config::{Background, Resize};
+use crate::config::{Background, ImageRules, Resize};
 use crate::config::{
     LossKind, OnBadStep, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind, Sigma,
 };
@@ -35,10 +35,24 @@ impl BaseArgs {
 
     /// The settings before flags; `fallback` is the preset if none is given.
     pub(in crate::cli) fn resolve(&self, fallback: Preset) -> Result<RunConfig> {
+        self.resolve_with_rules(fallback, ImageRules::LATEST)
+    }
+
+    /// As [`BaseArgs::resolve`], with the rules of images that a preset has: those of the run that goes on, which may
+    /// be older than today's.
+    pub(in crate::cli) fn resolve_with_rules(
+        &self,
+        fallback: Preset,
+        rules: ImageRules,
+    ) -> Result<RunConfig> {
         let preset = self.preset.unwrap_or(fallback);
         match &self.config {
-            None => Ok(preset.config()),
-            Some(path) => read_config(path, preset),
+            None => {
+                let mut config = preset.config();
+                config.data.rules = rules;
+                Ok(config)
+            }
+            Some(path) => read_config(path, preset, rules),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 
-use crate::config::{Preset, RunConfig};
+use crate::config::{ImageRules, Preset, RunConfig};
 
 /// `128` or `96x128` (height x width), in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +46,15 @@ impl FromStr for LrPoint {
     }
 }
 
-/// Reads a settings file over `preset`.
-pub(in crate::cli) fn read_config(path: &Path, preset: Preset) -> Result<RunConfig> {
+/// Reads a settings file over `preset` with these rules of images.
+pub(in crate::cli) fn read_config(
+    path: &Path,
+    preset: Preset,
+    rules: ImageRules,
+) -> Result<RunConfig> {
     let text = fs_err::read_to_string(path)?;
-    RunConfig::from_toml(&text, preset).with_context(|| format!("cannot use {}", path.display()))
+    RunConfig::from_toml_with_rules(&text, preset, rules)
+        .with_context(|| format!("cannot use {}", path.display()))
 }
 
 /// Replaces `target` by the value of a flag, if it is given.

@@ -74,7 +74,7 @@ fn outcome(
 ) -> Result<Outcome> {
     let threads = rayon::current_num_threads();
     let [_, height, width] = config.model.chw();
-    let (file_bytes, ms_median) = (data::file_bytes(dir)?, median(&ms_all));
+    let (file_bytes, ms_median) = (data::file_bytes(dir, config.data.rules)?, median(&ms_all));
     let images_per_sec = images as f64 / ms_median * 1e3;
     Ok(Outcome {
         what: "decode",

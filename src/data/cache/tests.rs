@@ -5,7 +5,7 @@ const KEY: &str = "0123";
 
 fn key() -> CacheKey {
     CacheKey {
-        version: VERSION,
+        version: version(spec().rules),
         fingerprint: KEY.to_owned(),
     }
 }
@@ -14,6 +14,7 @@ fn write_cached(path: &Path, cached: &Cached) {
     let folder = Folder {
         manifest: cached.manifest.clone(),
         skipped: cached.skipped.clone(),
+        remarks: cached.remarks.clone(),
     };
     let decode = |take: &mut Take| {
         // In two parts, as with many files.
@@ -25,7 +26,7 @@ fn write_cached(path: &Path, cached: &Cached) {
     write(path, &key(), Path::new("/data"), &spec(), decode).unwrap();
 }
 
-/// Two grey images of 1x2, and a skipped file with an awkward name.
+/// Two grey images of 1x2, one of them with a remark, and a skipped file with an awkward name.
 fn cached() -> Cached {
     use std::os::unix::ffi::OsStrExt;
     let odd = std::ffi::OsStr::from_bytes(b"\xff \n\\.png");
@@ -37,6 +38,7 @@ fn cached() -> Cached {
             Path::new("/data").join(odd),
             "two\nlines\tand a tab".to_owned(),
         )],
+        remarks: Remarks::parse("one-colour\tb.png\n").unwrap(),
     }
 }
 
@@ -63,12 +65,52 @@ fn everything_comes_back() {
         assert_eq!(found.pixels, wanted.pixels);
         assert_eq!(found.manifest, wanted.manifest);
         assert_eq!(found.skipped, wanted.skipped);
+        assert_eq!(found.remarks, wanted.remarks);
         // The folder can have moved, and its files with it.
         let moved = read(&path, &key(), Path::new("/moved"), &spec()).unwrap();
         let moved = moved.unwrap().skipped;
         assert!(moved.iter().all(|(path, _)| path.starts_with("/moved")));
         wanted.skipped.clear(); // an empty tensor
+        wanted.remarks = Remarks::default();
     }
+}
+
+/// Those of version 0.1 have the same layout, and are read.
+#[test]
+fn a_cache_of_the_first_rules_has_no_remarks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let spec = ImageSpec {
+        rules: ImageRules::V1,
+        ..spec()
+    };
+    let key = CacheKey {
+        version: version(spec.rules),
+        fingerprint: KEY.to_owned(),
+    };
+    let (cached, text) = (cached(), |text: &str| Tensor::from_slice(text.as_bytes()));
+    let tensors = [
+        ("pixels", cached.pixels.shallow_clone()),
+        ("manifest", text(&cached.manifest.to_text())),
+        ("skipped", text("")),
+    ];
+    write_raw(&path, r#"{"version":2,"fingerprint":"0123"}"#, &tensors);
+    let found = read(&path, &key, Path::new("/data"), &spec)
+        .unwrap()
+        .unwrap();
+    assert_eq!(found.pixels, cached.pixels);
+    let folder = Folder {
+        manifest: cached.manifest,
+        skipped: vec![],
+        remarks: cached.remarks,
+    };
+    let decode = |take: &mut Take| {
+        take(&[1, 2, 3, 4])?;
+        Ok(folder)
+    };
+    write(&path, &key, Path::new("/data"), &spec, decode).unwrap();
+    let names: Vec<_> = safetensors::open(&path).unwrap().tensors;
+    assert_eq!(names.len(), 3);
 }
 
 #[test]
@@ -105,13 +147,14 @@ fn write_raw(path: &Path, key: &str, tensors: &[(&str, Tensor)]) {
 }
 
 #[test]
-fn a_cache_of_version_one_or_of_another_folder_is_made_again() {
+fn a_cache_of_another_version_or_folder_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cache");
     for key in [
         r#"{"version":1,"fingerprint":"0123"}"#,
-        r#"{"version":2,"fingerprint":"4567"}"#,
-        r#"{"version":3,"fingerprint":"0123","more":[]}"#,
+        r#"{"version":2,"fingerprint":"0123"}"#,
+        r#"{"version":3,"fingerprint":"4567"}"#,
+        r#"{"version":4,"fingerprint":"0123","more":[]}"#,
         "rubbish",
     ] {
         write_raw(&path, key, &[("pixels", cached().pixels)]);
@@ -171,6 +214,23 @@ fn a_damaged_cache_is_an_error_that_says_what_to_do() {
                 ("skipped", text("no tab\n")),
             ],
             "a skipped file: \"no tab\"",
+        ),
+        (
+            vec![
+                ("pixels", pixels()),
+                ("manifest", text(&list)),
+                ("skipped", text("")),
+            ],
+            "no tensor `remarks`",
+        ),
+        (
+            vec![
+                ("pixels", pixels()),
+                ("manifest", text(&list)),
+                ("skipped", text("")),
+                ("remarks", text("blue\ta.png\n")),
+            ],
+            "a remark: \"blue\\ta.png\"",
         ),
         (
             vec![

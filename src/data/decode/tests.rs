@@ -52,7 +52,7 @@ fn cv2(side: usize) -> ImageSpec {
 
 /// The bytes of a decoded file, row by row.
 fn decoded(path: &std::path::Path, spec: &ImageSpec) -> Vec<u8> {
-    let image = decode(path, spec).unwrap();
+    let image = decode(path, spec).unwrap().pixels;
     assert_eq!(image.dim(), (spec.height, spec.width, spec.channels));
     image.into_iter().collect()
 }

@@ -3,6 +3,11 @@ use std::sync::Mutex;
 use image::{GrayImage, Luma, Rgb, RgbImage};
 
 use super::*;
+use crate::data::listing;
+
+fn list(dir: &Path) -> Result<Listing, DataError> {
+    listing::list(dir, ImageRules::LATEST)
+}
 
 /// A folder of 4x4 grey images, each as bright as given.
 fn folder(images: &[(&str, u8)]) -> tempfile::TempDir {

@@ -1,0 +1,85 @@
+//! The mark in images that this program makes, by which it knows them among others.
+
+use std::fs::File;
+use std::io::{Read, Result, Seek, SeekFrom};
+use std::path::Path;
+
+/// Length of a PNG file's signature and first chunk.
+const PNG_HEADER: usize = 33;
+
+/// Type and data of the PNG chunk that names the program, in PNG's own words.
+const PNG_SOFTWARE: &[u8] = b"tEXtSoftware\0ddpm";
+
+/// A GIF comment, and the byte that ends the file.
+const GIF_END: &[u8] = b"\x21\xfe\x04ddpm\0\x3b";
+
+/// The whole chunk: length, type and data, checksum.
+fn png_chunk() -> Vec<u8> {
+    let length = PNG_SOFTWARE.len() as u32 - 4;
+    let checksum = crc32fast::hash(PNG_SOFTWARE).to_be_bytes();
+    [&length.to_be_bytes()[..], PNG_SOFTWARE, &checksum].concat()
+}
+
+/// Marks a whole PNG file.
+pub(super) fn mark_png(png: &mut Vec<u8>) {
+    png.splice(PNG_HEADER..PNG_HEADER, png_chunk());
+}
+
+/// Marks a whole GIF file.
+pub(super) fn mark_gif(gif: &mut Vec<u8>) {
+    gif.pop();
+    gif.extend(GIF_END);
+}
+
+/// True for a PNG or GIF file that this program wrote; false for any other, and for one that cannot be read.
+pub(crate) fn is_marked(path: &Path) -> bool {
+    let read = || -> Result<bool> {
+        // A pipe would be waited for.
+        if !std::fs::metadata(path)?.is_file() {
+            return Ok(false);
+        }
+        let mut file = File::open(path)?;
+        let chunk = png_chunk();
+        let mut head = Vec::new();
+        let wanted = (PNG_HEADER + chunk.len()) as u64;
+        (&mut file).take(wanted).read_to_end(&mut head)?;
+        if head.starts_with(b"GIF8") {
+            file.seek(SeekFrom::End(-(GIF_END.len() as i64)))?;
+            let mut end = Vec::new();
+            file.read_to_end(&mut end)?;
+            return Ok(end == GIF_END);
+        }
+        Ok(head.starts_with(b"\x89PNG") && head.ends_with(&chunk))
+    };
+    read().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array3, array};
+
+    use super::*;
+    use crate::report::{write_animation, write_png};
+
+    #[test]
+    fn all_that_is_written_is_known_again_and_read_by_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let frames: Vec<Array3<u8>> = [10, 200].map(|g| array![[[g], [7]]]).to_vec();
+        let path = |name: &str| dir.path().join(name);
+        write_png(&path("a.png"), frames[0].view()).unwrap();
+        for name in ["b.png", "c.gif"] {
+            write_animation(&path(name), &frames, 40, 80).unwrap();
+        }
+        for name in ["a.png", "b.png", "c.gif"] {
+            assert!(is_marked(&path(name)), "{name}");
+            let image = image::open(path(name)).unwrap().to_luma8();
+            assert_eq!(image.as_raw(), &[10, 7], "{name}");
+            // Written by another program.
+            image.save(path(name)).unwrap();
+            assert!(!is_marked(&path(name)), "{name}");
+        }
+        assert!(!is_marked(dir.path()) && !is_marked(&path("nowhere")));
+        std::fs::write(path("short"), b"GIF89a").unwrap();
+        assert!(!is_marked(&path("short")));
+    }
+}
