@@ -19,6 +19,7 @@ use crate::checkpoint::{
 use crate::config::RunConfig;
 use crate::device::{self, DeviceChoice, Precision};
 use crate::diffusion::Schedule;
+use crate::formats::finite::check_finite;
 use crate::interop::{Foreign, Report, Request};
 use crate::model::{Model, load_state_dict};
 use crate::native::KeptFilters;
@@ -74,7 +75,8 @@ impl Pretrained {
     ///
     /// # Errors
     /// A file that cannot be read or is of no known kind; one that leaves something open
-    /// ([`MissingHints`](crate::interop::MissingHints), with what was found); settings that its tensors do not fit.
+    /// ([`MissingHints`](crate::interop::MissingHints), with what was found); settings that its tensors do not fit; a tensor
+    /// with values that are NaN or infinite ([`NotFinite`](crate::formats::NotFinite)).
     pub fn load_with(
         path: impl AsRef<Path>,
         request: &Request,
@@ -102,6 +104,9 @@ impl Pretrained {
         let net = Model::new(&config.model, config.diffusion.timesteps, 0);
         let weights = checkpoint.weights(request.which()).with_context(cannot)?;
         load_state_dict(&net.params(), &weights).with_context(cannot)?;
+        for (name, tensor) in &weights {
+            check_finite(name, tensor).with_context(cannot)?;
+        }
         Ok(Pretrained::new(checkpoint.meta, path, request, net))
     }
 

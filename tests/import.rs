@@ -1,6 +1,8 @@
 //! The program on other programs' files, end to end.
 
 mod common;
+#[path = "import/faults.rs"]
+mod faults;
 
 use std::path::{Path, PathBuf};
 

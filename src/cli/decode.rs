@@ -82,10 +82,9 @@ impl DecodeCommand {
         };
         let evaluations = steps.len() * wanted.batches().count();
         let bar = SampleProgress::new("decoding", evaluations as u64);
-        output.take(&sample_images(&process, &sampler, &wanted, &mut |_| {
-            bar.step()
-        }))?;
+        let images = sample_images(&process, &sampler, &wanted, &mut |_| bar.step());
         bar.finish();
+        output.take(&images.with_context(cannot)?)?;
         out::result(&format!(
             "{:.4} bits per pixel",
             file.bits_per_pixel().indices

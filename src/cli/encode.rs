@@ -73,6 +73,7 @@ impl EncodeCommand {
         for batch in &batches {
             let x_0 = batch.to_device(device.device);
             let (chosen, x) = encode(&process, options, codebook, &x_0, &mut on_step);
+            process.check_finite()?;
             indices.extend(Vec::<Vec<i64>>::try_from(chosen.to_device(Device::Cpu))?);
             decoded.push(to_array(&x));
         }

@@ -109,6 +109,7 @@ impl InterpolateCommand {
             let x_start = self.start(&process, ends.pair(row, latents), noise(0), &mut on_step);
             let sampler = &chosen.sampler;
             between.push(sampler.run(&process, x_start, &mut noise, &mut on_step));
+            process.check_finite()?;
         }
         bar.finish();
         self.write(&Tensor::cat(&between, 0), &ends)

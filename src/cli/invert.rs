@@ -71,6 +71,7 @@ impl InvertCommand {
             &mut on_step,
         );
         bar.finish();
+        process.check_finite()?;
         let (x_t, again) = (x_t.to_device(Device::Cpu), again.to_device(Device::Cpu));
         self.tell(&x_0, &x_t, &again);
         self.write(&x_0, &x_t, &again)

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use tch::{Device, Kind, Tensor};
 
@@ -57,6 +57,7 @@ impl PredictCommand {
             &t.to_device(chosen.device),
             classes.as_ref(),
         );
+        refuse_not_finite(&out, t)?;
         let about = (
             "ddpm-predict".to_owned(),
             format!(
@@ -71,6 +72,20 @@ impl PredictCommand {
             &[("out".to_owned(), out.to_device(Device::Cpu))],
         )
     }
+}
+
+/// Refuses an output with values that are NaN or infinite, and names the first image and its time step.
+fn refuse_not_finite(out: &Tensor, t: &Tensor) -> Result<()> {
+    let finite = out.isfinite().flatten(1, -1).all_dim(1, false);
+    let finite = Vec::<bool>::try_from(finite.to_device(Device::Cpu))?;
+    if let Some(first) = finite.iter().position(|finite| !finite) {
+        bail!(
+            "the network's output is not finite (NaN or infinite) for image {first}, at time step {}; are all values of \
+             `x` finite? In bf16 values may also overflow: try --precision f32",
+            t.int64_value(&[first as i64])
+        );
+    }
+    Ok(())
 }
 
 fn check(x: &Tensor, t: &Tensor, config: &RunConfig) -> Result<()> {

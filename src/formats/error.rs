@@ -156,7 +156,7 @@ pub enum CheckpointError {
         /// CRC-32 in the zip directory.
         wanted: u32,
     },
-    /// The pickle inside is damaged, or holds more than tensors and plain data.
+    /// The pickle inside is damaged, or no pickle of `torch.save`.
     #[error("cannot read the pickle in {}", path.display())]
     Pickle {
         /// The checkpoint.

@@ -5,11 +5,13 @@
 //! - `hdf5`: the container of Keras
 //! - `weights_file`: any of these as one tree of keys; `state_dict`: plain `state_dict`s by file name
 //! - `ddcm`: images as the indices of their noise
+//! - `finite`: values that are NaN or infinite
 //! - `host_tensor`, `dtypes`: tensors in host memory, and the names of their types
 
 pub mod ddcm;
 pub(crate) mod dtypes;
 mod error;
+pub(crate) mod finite;
 pub(crate) mod hdf5;
 pub mod host_tensor;
 pub mod pickle;
@@ -19,6 +21,7 @@ pub(crate) mod state_dict;
 pub mod weights_file;
 
 pub use error::CheckpointError;
+pub use finite::NotFinite;
 pub use state_dict::{read_state_dict, write_state_dict};
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
-//! A restricted reader of Python pickles: plain containers, numbers, strings and torch tensors,
-//! nothing else.
+//! A restricted reader of Python pickles: plain containers, numbers, strings and torch tensors; every
+//! other object is no more than the name of its class.
 //!
 //! A pickle is a program for a small stack machine, and Python's own reader lets it import and call
-//! anything. This one executes the instructions that `torch.save` writes for tensors and plain data,
-//! and five functions (`Global`); it refuses the rest by name. Work and memory stay in proportion
-//! to the bytes read: objects live in a flat arena, where sharing costs an index, and the returned
-//! tree is limited in size and depth.
+//! anything. This one executes the instructions that `torch.save` writes and seven functions (`Global`).
+//! Calling any other function, or making an object of any class, runs nothing: it leaves a name in the
+//! object's place, so that the weights beside an optimizer's or scheduler's objects can be read. Work and
+//! memory stay in proportion to the bytes read: objects live in a flat arena, where sharing costs an index,
+//! and the returned tree is limited in size and depth.
 //!
 //! Source: the comments of CPython's `Lib/pickletools.py`, <https://github.com/python/cpython>.
 
@@ -13,6 +14,8 @@ mod error;
 mod globals;
 mod input;
 mod machine;
+mod objects;
+mod tensors;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -29,7 +32,7 @@ use input::Input;
 pub(super) use input::MAX_PICKLE_BYTES;
 use machine::{Machine, ValuesLeft};
 use tree::TreeBuilder;
-pub use value::{StorageRef, TensorRef, Value};
+pub use value::{PyName, StorageRef, TensorRef, Value};
 
 /// A pickle's value, and the storages its tensors look at, by key.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ pub(super) struct Pickled {
 /// Reads the pickle that `bytes` start with: the contents of a torch file besides its tensors' data.
 ///
 /// # Errors
-/// On anything but plain data and tensors, and on a pickle that is damaged, too long or too deep.
+/// On a pickle that is damaged, too long or too deep, and on instructions that `torch.save` never writes.
 pub fn from_bytes(mut bytes: &[u8]) -> Result<Value> {
     Ok(unpickle(&mut bytes)?.root)
 }
@@ -49,7 +52,7 @@ pub fn from_bytes(mut bytes: &[u8]) -> Result<Value> {
 /// Reads one pickle and leaves `reader` after its last byte.
 ///
 /// # Errors
-/// On anything but plain data and tensors, and on a pickle that is damaged, too long or too deep.
+/// On a pickle that is damaged, too long or too deep, and on instructions that `torch.save` never writes.
 pub(super) fn unpickle(reader: &mut dyn Read) -> Result<Pickled> {
     let mut machine = Machine {
         input: Input { reader, at: 0 },

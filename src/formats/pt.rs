@@ -53,8 +53,8 @@ pub struct PtFile {
 /// Opens a PyTorch checkpoint and reads everything but its tensors' bytes.
 ///
 /// # Errors
-/// If the file cannot be read, is not a PyTorch checkpoint, is damaged, or holds more than tensors
-/// and plain data: a global outside the whitelist is named, and nothing in the file is ever run.
+/// If the file cannot be read, is not a PyTorch checkpoint, or is damaged. Objects that are neither tensors nor plain
+/// data are names of their classes; nothing in the file is ever run.
 pub fn read(path: &Path) -> Result<PtFile> {
     let source = Source::open(path)?;
     let mut head = Vec::new();

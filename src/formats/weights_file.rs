@@ -28,6 +28,7 @@ pub use self::node::{Node, TensorSlot};
 use self::node::{Place, group_text};
 use super::CheckpointError;
 use super::dtypes::{kind_of_torch, to_torch};
+use super::finite::{NotFinite, check_finite};
 use super::hdf5::Hdf5File;
 use super::host_tensor::HostTensor;
 use super::pickle::Value;
@@ -190,6 +191,42 @@ impl WeightsFile {
             .into_iter()
             .map(|(name, slot)| Ok((name.to_owned(), self.tensor(name, slot)?)))
             .collect()
+    }
+}
+
+impl WeightsFile {
+    /// The first `most` tensors with values that are NaN or infinite. Reads the whole file, one tensor at a time; tensors
+    /// that cannot be read are passed over.
+    pub fn not_finite(&self, most: usize) -> Vec<NotFinite> {
+        let mut found = Vec::new();
+        let mut total_bytes = vec![0_usize; self.parts.len()];
+        self.root.each_tensor("", &mut |name, slot| {
+            if found.len() == most || !self.affords(name, slot, &mut total_bytes) {
+                return false;
+            }
+            if let Ok(tensor) = self.tensor(name, slot)
+                && let Err(not_finite) = check_finite(name, &tensor)
+            {
+                found.push(not_finite);
+            }
+            true
+        });
+        found
+    }
+
+    /// Whether one more tensor may be read: views may share a storage, and then cost more than the file.
+    fn affords(&self, name: &str, slot: &TensorSlot, total_bytes: &mut [usize]) -> bool {
+        let (Some(Part::Pt(file)), Place::Pickled(tensor)) =
+            (self.parts.get(slot.part), &slot.place)
+        else {
+            return true;
+        };
+        let Ok(bytes) = file.cost_bytes(name, tensor) else {
+            return true;
+        };
+        let total = &mut total_bytes[slot.part];
+        *total = total.saturating_add(bytes);
+        file.check_total(name, *total).is_ok()
     }
 }
 

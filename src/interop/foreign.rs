@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
 
+use super::averages;
 use super::diffusers::{self, Folder};
 use super::hints::Hints;
 use super::layout::Entry;
@@ -16,9 +17,10 @@ use super::settings::Settings;
 use super::views::{self, View, slot_at};
 use crate::checkpoint::{Contents, Family, Meta, Weights};
 use crate::config::RunConfig;
+use crate::formats::finite::check_finite;
 use crate::formats::weights_file::{Node, TensorSlot, WeightsFile};
 use crate::model::{Model, load_state_dict};
-use crate::text::shown;
+use crate::text::{printable, shown};
 
 /// What the user says about a foreign file.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +47,8 @@ pub struct Foreign {
     settings: Settings,
     entries: Vec<Entry>,
     slots: HashMap<String, TensorSlot>,
+    /// What the file calls each of them, for messages.
+    names: HashMap<String, String>,
     contents: Contents,
     step: u64,
     base: Option<RunConfig>,
@@ -94,14 +98,17 @@ impl Foreign {
         };
         let Recognised { view, settings, .. } = &found;
         let entries = settings.layout(&view.keys)?;
-        fit(&entries, view)?;
+        fit(&entries, view).map_err(|error| beside_objects(error, view))?;
         let slots = entries.iter().filter_map(|e| {
             let slot = view.slot(&e.theirs)?;
             Some((e.theirs.clone(), slot.clone()))
         });
+        let names = entries.iter();
+        let names = names.map(|e| (e.theirs.clone(), view.name(&e.theirs)));
         Ok(Foreign {
             path: path.to_owned(),
             slots: slots.collect(),
+            names: names.collect(),
             // The chosen set of weights is the only one that is kept: nobody must ask for it again.
             contents: match view.is_average() {
                 true => Contents::EmaWeights,
@@ -162,7 +169,7 @@ impl Foreign {
     /// The network with the file's weights, on CPU.
     ///
     /// # Errors
-    /// As [`config`](Foreign::config); tensors that are damaged or of another shape than the settings ask
+    /// As [`config`](Foreign::config); tensors that are damaged, not finite or of another shape than the settings ask
     /// for.
     pub fn network(&self) -> Result<Model> {
         let config = self.config()?;
@@ -193,7 +200,11 @@ impl Foreign {
         let params = net.params();
         if self.family == Family::Ddpm {
             // Nothing was inferred from these keys, so all that do not fit are named.
-            return Ok(load_state_dict(&params, &self.state_dict()?)?);
+            let state = self.state_dict()?;
+            for (name, tensor) in &state {
+                check_finite(name, tensor)?;
+            }
+            return Ok(load_state_dict(&params, &state)?);
         }
         let mut open: HashMap<&str, &Tensor> = params
             .iter()
@@ -211,6 +222,7 @@ impl Foreign {
                 entry.theirs,
                 theirs.kind()
             );
+            check_finite(&self.names[&entry.theirs], &theirs)?;
             let ours = entry.to_ours(&theirs)?;
             ensure!(
                 ours.len() == entry.ours.len(),
@@ -256,10 +268,14 @@ impl<'f> Recognised<'f> {
     fn in_file(file: &'f WeightsFile, request: &Request) -> Result<Recognised<'f>> {
         let mut report = Report::default();
         report.fact("container", file.container, "its first bytes");
-        let views = views::find(&file.root);
-        let view = views::choose(views, request.which(), request.key.as_deref())?;
-        if !view.path.is_empty() {
-            report.fact("weights at", &view.path, "its keys");
+        let view = choose(file, views::find(&file.root), request, &mut report)?;
+        if let Some(average) = averages::beside(view.family, &file.path)
+            && !request.raw
+        {
+            report.assume(format!(
+                "these are the weights that are wanted: their average is in another file, {}",
+                printable(&average)
+            ));
         }
         let family = match &request.config {
             Some(_) => Family::Ddpm,
@@ -270,7 +286,8 @@ impl<'f> Recognised<'f> {
             Some(config) => registry::own(config),
             None => {
                 let extras = extras(file, &view)?;
-                family.infer(&view.keys, &extras, &request.hints, &mut report)?
+                let settings = family.infer(&view.keys, &extras, &request.hints, &mut report);
+                settings.map_err(|error| beside_objects(error, &view))?
             }
         };
         Ok(Recognised {
@@ -293,7 +310,13 @@ impl<'f> Recognised<'f> {
         if let Some(note) = &folder.note {
             report.assume(note);
         }
-        let view = View::whole(Family::Diffusers, &file.root)?;
+        let mut views = views::find(&file.root);
+        views.retain(|view| view.family == Family::Diffusers);
+        let view = match (views.is_empty(), &request.key) {
+            // What is missing in it is told below.
+            (true, None) => View::whole(Family::Diffusers, &file.root)?,
+            _ => choose(file, views, request, &mut report)?,
+        };
         report.fact("family", Family::Diffusers, "config.json");
         let config = diffusers::read_json(&folder.config)?;
         let scheduler = folder.scheduler.as_deref().map(diffusers::read_json);
@@ -304,14 +327,61 @@ impl<'f> Recognised<'f> {
             &view.keys,
             &request.hints,
             &mut report,
-        )?;
+        );
+        let settings = settings.map_err(|error| beside_objects(error, &view))?;
         Ok(Recognised {
-            step: 0,
+            step: step(&file.root),
             base: None,
             view,
             settings,
             report,
         })
+    }
+}
+
+/// The view to read; the report says which, and what averages there are.
+fn choose<'f>(
+    file: &'f WeightsFile,
+    views: Vec<View<'f>>,
+    request: &Request,
+    report: &mut Report,
+) -> Result<View<'f>> {
+    if views.is_empty()
+        && let Some(objects) = views::objects_in(&file.root)
+    {
+        bail!("it holds no weights of a known network; {objects}");
+    }
+    let average = views.iter().find(|view| view.is_average());
+    let average = average.map(|view| view.path.clone());
+    let view = views::choose(views, request.which(), request.key.as_deref())?;
+    if !view.path.is_empty() {
+        report.fact("weights at", printable(&shown(&view.path)), "its keys");
+    }
+    if view.is_average() {
+        report.fact("average", "taken (EMA weights)", "its keys");
+    } else if let Some(average) = average {
+        let average = printable(&shown(&average));
+        report.fact(
+            "average",
+            format!("passed over, at {average}"),
+            "--raw or --key",
+        );
+    } else if !request.raw && request.key.is_none() {
+        for average in averages::all_in(&file.root) {
+            report.assume(format!(
+                "the raw weights are wanted: what stands at {average} is no whole average of this network, and is \
+                 passed over"
+            ));
+        }
+    }
+    Ok(view)
+}
+
+/// An error about the tensors of a view, with the objects among them, which may be what is missing.
+fn beside_objects(error: anyhow::Error, view: &View) -> anyhow::Error {
+    match view.objects() {
+        Some(objects) => error.context(objects),
+        None => error,
     }
 }
 

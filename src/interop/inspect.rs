@@ -1,4 +1,4 @@
-//! Description of a file without loading its tensors.
+//! Description of a file: its settings, keys and shapes, and what in it cannot be used.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,11 +11,14 @@ use super::foreign::{Foreign, Request};
 use super::report::Report;
 use crate::checkpoint::{Checkpoint, is_ours, read_checkpoint};
 use crate::formats::dtypes;
+use crate::formats::finite::{NotFinite, check_finite};
 use crate::formats::weights_file::{Node, WeightsFile};
-use crate::text::printable;
+use crate::text::{printable, shown};
 
-/// Most entries of the top level that are printed.
+/// Most entries of the top level, and most objects, that are printed.
 const MOST_SHOWN: usize = 16;
+/// Most objects, and most tensors that are not finite, that are listed.
+const MOST_LISTED: usize = 1000;
 
 /// Description of a file, human-readable and as JSON.
 #[derive(Debug, Serialize)]
@@ -34,6 +37,12 @@ pub struct Description {
     pub import: Option<Importing>,
     /// Keys at the top of the file, and their values' kinds.
     pub top_level: Vec<(String, String)>,
+    /// Objects of Python classes, which are not read, with the keys that lead to them, and their classes; the first ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<(String, String)>,
+    /// Tensors with values that are NaN or infinite, and how many each has; the first ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_finite: Vec<(String, u64)>,
     /// All tensors, with the keys that lead to them.
     pub tensors: Vec<TensorInfo>,
     /// Values in all tensors.
@@ -101,6 +110,8 @@ pub fn describe(path: &Path) -> Result<Description> {
     Ok(Description {
         import,
         top_level: top_level(&file.root),
+        objects: file.root.objects(MOST_LISTED),
+        not_finite: counts(file.not_finite(MOST_LISTED)),
         ..finish(path, file.container.to_string(), facts, tensors)
     })
 }
@@ -123,10 +134,18 @@ fn describe_ours(path: &Path, checkpoint: &Checkpoint) -> Result<Description> {
             .to_owned(),
         shape: t.size(),
     });
+    let not_finite = checkpoint.tensors.iter();
+    let not_finite = not_finite.filter_map(|(name, t)| check_finite(name, t).err());
     Ok(Description {
+        not_finite: counts(not_finite.take(MOST_LISTED).collect()),
         config: Some(serde_json::to_value(&meta.config)?),
         ..finish(path, "ddpm checkpoint".into(), facts, tensors.collect())
     })
+}
+
+fn counts(found: Vec<NotFinite>) -> Vec<(String, u64)> {
+    let count = |tensor: NotFinite| (tensor.name, tensor.bad);
+    found.into_iter().map(count).collect()
 }
 
 /// The keys of the top level without tensors, which are listed anyway.
@@ -144,10 +163,11 @@ fn top_level(root: &Node) -> Vec<(String, String)> {
 fn list(path: &str, node: &Node, tensors: &mut Vec<TensorInfo>) {
     let Node::Group(entries) = node else { return };
     for (key, node) in entries {
+        // Shortened: the file chose the lengths of its keys, and each is repeated for all below it.
         let name = if path.is_empty() {
-            key.clone()
+            shown(key)
         } else {
-            format!("{path}.{key}")
+            shown(&format!("{path}.{}", shown(key)))
         };
         match node {
             Node::Tensor(slot) => tensors.push(TensorInfo {
@@ -178,6 +198,8 @@ fn finish(
         config: None,
         import: None,
         top_level: vec![],
+        objects: vec![],
+        not_finite: vec![],
         values: dtypes.values().copied().fold(0, u64::saturating_add),
         dtypes,
         tensors,
@@ -219,6 +241,24 @@ impl fmt::Display for Description {
             }
             if self.top_level.len() > MOST_SHOWN {
                 writeln!(f, "    … and {} more", self.top_level.len() - MOST_SHOWN)?;
+            }
+        }
+        if !self.objects.is_empty() {
+            writeln!(f, "  objects of Python classes, not read:")?;
+            for (key, class) in self.objects.iter().take(MOST_SHOWN) {
+                writeln!(f, "    {}: {}", printable(key), printable(class))?;
+            }
+            if self.objects.len() > MOST_SHOWN {
+                writeln!(f, "    … and {} more", self.objects.len() - MOST_SHOWN)?;
+            }
+        }
+        if !self.not_finite.is_empty() {
+            writeln!(f, "  not finite (values that are NaN or infinite):")?;
+            for (key, bad) in self.not_finite.iter().take(MOST_SHOWN) {
+                writeln!(f, "    {}: {bad}", printable(key))?;
+            }
+            if self.not_finite.len() > MOST_SHOWN {
+                writeln!(f, "    … and {} more", self.not_finite.len() - MOST_SHOWN)?;
             }
         }
         let kinds: Vec<String> = self

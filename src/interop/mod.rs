@@ -1,6 +1,6 @@
 //! Other programs' checkpoints: recognised by content, read without guessing, written back.
 //!
-//! - `foreign`: a file, understood; `views`: the `state_dict`s in it
+//! - `foreign`: a file, understood; `views`: the `state_dict`s in it; `averages`: those of averaged weights
 //! - `keys`: the names and shapes in a file, all that recognising needs
 //! - `registry`: the code bases that are known; a file or folder for each: its signature, what can be inferred, its layout
 //! - `attention_unet`: what the code bases with Ho et al.'s U-Net share
@@ -10,6 +10,7 @@
 //! - `inspect`: any file of weights, ours too, described
 
 mod attention_unet;
+mod averages;
 mod diffusers;
 mod export;
 #[cfg(test)]

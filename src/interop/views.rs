@@ -1,10 +1,17 @@
-//! Finding the `state_dict`s in a file: at its top, under a key, below a prefix.
+//! Finding the `state_dict`s in a file: at its top, under a key, below a prefix, inside wrappers.
+//!
+//! `{"model": …}`, `module.`, `_orig_mod.`, Lightning's `state_dict` and the like are all groups and prefixes, in any order,
+//! and every family is searched for below all of them.
+
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Result, bail, ensure};
 
+use super::averages;
 use super::keys::Keys;
 use crate::checkpoint::{Family, Weights};
 use crate::formats::weights_file::{Node, TensorSlot};
+use crate::text::{printable, shown};
 
 /// Deepest nesting that is searched.
 const MOST_DEPTH: usize = 4;
@@ -22,6 +29,15 @@ const TOP_KEYS: [&str; 8] = [
     "patch_in.weight",
 ];
 
+/// Parts of a key that name a wrapper around a module, and no module of a network.
+const WRAPPERS: [&str; 3] = [
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+];
+/// Most objects of other classes that an error lists.
+const MOST_OBJECTS: usize = 8;
+
 /// One `state_dict` in a file.
 #[derive(Debug)]
 pub(super) struct View<'a> {
@@ -35,6 +51,8 @@ pub(super) struct View<'a> {
     pub(super) prefix: String,
     /// Its keys without the prefix.
     pub(super) keys: Keys,
+    /// For keys that the dict spells otherwise than with the prefix before them, their names there.
+    pub(super) names: HashMap<String, String>,
 }
 
 impl<'a> View<'a> {
@@ -52,6 +70,7 @@ impl<'a> View<'a> {
             group,
             prefix: String::new(),
             keys: keys_of(group),
+            names: HashMap::new(),
         })
     }
 }
@@ -59,15 +78,49 @@ impl<'a> View<'a> {
 impl View<'_> {
     /// True if its path names averaged weights.
     pub(super) fn is_average(&self) -> bool {
-        let path = self.path.to_ascii_lowercase();
-        path.contains("ema") && !path.contains("online")
+        averages::named(&self.path)
+    }
+
+    /// The name in the dict of a key without the prefix.
+    pub(super) fn name(&self, key: &str) -> String {
+        let name = self.names.get(key).cloned();
+        name.unwrap_or_else(|| format!("{}{key}", self.prefix))
     }
 
     /// The tensor at a key without the prefix.
     pub(super) fn slot(&self, key: &str) -> Option<&TensorSlot> {
-        let full = format!("{}{key}", self.prefix);
-        slot_at(self.group, &full)
+        slot_at(self.group, &self.name(key))
     }
+
+    /// The objects among its tensors, which are not read: a sentence for the error of what they leave out.
+    pub(super) fn objects(&self) -> Option<String> {
+        let below = |name: &String| name.starts_with(&self.prefix);
+        let objects = self.group.iter().filter_map(|(name, node)| match node {
+            Node::Object(class) if below(name) => Some((name.clone(), class.clone())),
+            _ => None,
+        });
+        objects_text(objects.collect())
+    }
+}
+
+/// The objects of other classes in a file, which are not read; `None` if there are none.
+pub(super) fn objects_in(root: &Node) -> Option<String> {
+    objects_text(root.objects(MOST_OBJECTS + 1))
+}
+
+fn objects_text(objects: Vec<(String, String)>) -> Option<String> {
+    let list = |(name, class): &(String, String)| format!("{} ({class})", printable(&shown(name)));
+    let mut listed: Vec<String> = objects.iter().take(MOST_OBJECTS).map(list).collect();
+    if objects.len() > MOST_OBJECTS {
+        listed.push("…".to_owned());
+    }
+    (!listed.is_empty()).then(|| {
+        format!(
+            "objects of Python classes are not read: {}; if the weights are in one, load the file in Python and save \
+             them alone: torch.save(model.state_dict(), FILE)",
+            listed.join(", ")
+        )
+    })
 }
 
 /// The tensor at `key` of a dict.
@@ -85,7 +138,8 @@ pub(super) fn find(root: &Node) -> Vec<View<'_>> {
     found
 }
 
-fn keys_of(group: &[(String, Node)]) -> Keys {
+/// The tensors of a dict, with their shapes.
+pub(super) fn keys_of(group: &[(String, Node)]) -> Keys {
     let tensors = group.iter().filter_map(|(name, node)| match node {
         Node::Tensor(slot) => Some((name.clone(), slot.shape.clone())),
         _ => None,
@@ -96,34 +150,28 @@ fn keys_of(group: &[(String, Node)]) -> Keys {
 fn search<'a>(node: &'a Node, path: &mut Vec<String>, found: &mut Vec<View<'a>>) {
     let Node::Group(group) = node else { return };
     let all = keys_of(group);
-    let mut prefixes: Vec<&str> = all
-        .iter()
-        .flat_map(|(key, _)| TOP_KEYS.iter().filter_map(move |top| key.strip_suffix(top)))
-        .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
-        .collect();
+    let mut prefixes: BTreeSet<&str> = all.iter().flat_map(|(key, _)| prefixes_of(key)).collect();
     // Keras numbers layers through a whole process, so no key of its files is certain.
     if all.iter().any(|(key, _)| key.ends_with("/embeddings:0")) {
-        prefixes.push("");
+        prefixes.insert("");
     }
-    prefixes.sort_unstable();
-    prefixes.dedup();
+    let first = found.len();
     for prefix in prefixes {
-        let keys = all.below(prefix);
+        let (keys, names) = below(&all, prefix);
         let Some(family) = Family::of(&keys) else {
             continue;
         };
-        let mut place = path.clone();
-        if !prefix.is_empty() {
-            place.push(prefix.trim_end_matches('.').to_owned());
-        }
         found.push(View {
             family,
-            path: place.join("."),
+            path: joined(path, prefix),
             group,
             prefix: prefix.to_owned(),
             keys,
+            names,
         });
     }
+    let averages = averages::without_dots(&all, &found[first..], path);
+    found.extend(averages);
     if path.len() < MOST_DEPTH {
         for (name, child) in group {
             path.push(name.clone());
@@ -131,6 +179,53 @@ fn search<'a>(node: &'a Node, path: &mut Vec<String>, found: &mut Vec<View<'a>>)
             path.pop();
         }
     }
+}
+
+/// A path of keys and a prefix in the dict there, in one.
+pub(super) fn joined(path: &[String], prefix: &str) -> String {
+    let mut parts: Vec<&str> = path.iter().map(String::as_str).collect();
+    if !prefix.is_empty() {
+        parts.push(prefix.trim_end_matches('.'));
+    }
+    parts.join(".")
+}
+
+/// The prefixes with which a key may be that at the top of a `state_dict`: empty, or with a dot at the end.
+fn prefixes_of(key: &str) -> impl Iterator<Item = &str> {
+    TOP_KEYS.iter().filter_map(move |top| {
+        let first = top.split('.').next().unwrap_or(top);
+        // Wrappers may stand inside too: `conv_in._orig_mod.weight`.
+        let starts = key.match_indices(first).map(|(start, _)| start);
+        let start = starts
+            .filter(|&start| start == 0 || key[..start].ends_with('.'))
+            .find(|&start| unwrapped(&key[start..]) == *top)?;
+        Some(&key[..start])
+    })
+}
+
+/// A key without the wrappers in it.
+fn unwrapped(key: &str) -> String {
+    let parts = key.split('.').filter(|part| !WRAPPERS.contains(part));
+    parts.collect::<Vec<_>>().join(".")
+}
+
+/// The keys below a prefix, without it and without wrappers, and the names of those that had some.
+fn below(all: &Keys, prefix: &str) -> (Keys, HashMap<String, String>) {
+    let plain = all.below(prefix);
+    let bare: Keys = plain
+        .iter()
+        .map(|(key, shape)| (unwrapped(key), shape.to_vec()))
+        .collect();
+    if bare.len() < plain.len() {
+        // Two keys that differ in their wrappers only.
+        return (plain, HashMap::new());
+    }
+    let names = plain.iter().filter_map(|(key, _)| {
+        let bare = unwrapped(key);
+        (bare != key).then(|| (bare, format!("{prefix}{key}")))
+    });
+    let names = names.collect();
+    (bare, names)
 }
 
 /// The view to read: named by `key`, else the averaged or the raw one, else the only one.
@@ -152,7 +247,13 @@ pub(super) fn choose<'a>(
     ensure!(!views.is_empty(), "it holds no weights of a known network");
     if let Some(key) = key {
         let all = listing(&views);
-        views.retain(|v| v.path == key);
+        let below = format!("{key}.");
+        // A key above a prefix names what is below: `ema` the network in `ema.module`.
+        if views.iter().any(|v| v.path == key) {
+            views.retain(|v| v.path == key);
+        } else {
+            views.retain(|v| v.path.starts_with(&below));
+        }
         ensure!(
             !views.is_empty(),
             "key = {key:?}: nothing there; it has:{all}"
@@ -186,3 +287,6 @@ pub(super) fn choose<'a>(
     );
     Ok(view)
 }
+
+#[cfg(test)]
+mod tests;

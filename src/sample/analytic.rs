@@ -43,7 +43,7 @@ pub fn analytic(
 /// - returns `[steps visited]`, the least noisy first
 ///
 /// # Errors
-/// Errors of `images`.
+/// Errors of `images`; outputs of the network that are not finite.
 ///
 /// Source: Bao et al. 2022, eq. 8; their Gamma_n is this over 1 - alpha_bar
 pub fn measure(
@@ -68,6 +68,7 @@ pub fn measure(
         let means = (first..first + batches).map(&mut mean_sq);
         sums.push(means.sum::<Result<Tensor>>()?);
     }
+    process.check_finite()?;
     // Read once at the end, so that the device never waits for the host.
     let mean = |sum: &Tensor| sum.double_value(&[]) / batches as f64;
     Ok(sums.iter().map(mean).collect())

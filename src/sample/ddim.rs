@@ -122,5 +122,8 @@ pub fn ddim_invert(process: &Process, x_0: Tensor, on_step: &mut OnStep) -> Tens
             estimate: &estimate,
         });
     }
+    if let Some(&t) = steps.times.last() {
+        process.watch_result(t, &x);
+    }
     x
 }

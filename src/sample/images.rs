@@ -44,24 +44,20 @@ impl Images {
 ///
 /// # Shapes
 /// Returns `[numbers.len(), C, H, W]` f32 on CPU, clipped to [-1, 1].
+///
+/// # Errors
+/// Values that are not finite ([`NotFiniteAt`](super::NotFiniteAt)), with the first time step.
 pub fn sample_images(
     process: &Process,
     sampler: &Sampler,
     wanted: &Images,
     on_step: &mut OnStep,
-) -> Tensor {
-    let batch = |numbers: Range<u64>| {
-        let from_noise = sample_batch(
-            process,
-            sampler,
-            &StartFrom::Noise,
-            wanted,
-            &numbers,
-            on_step,
-        );
-        from_noise.expect("every sampler starts from noise")
-    };
-    Tensor::cat(&wanted.batches().map(batch).collect::<Vec<_>>(), 0)
+) -> Result<Tensor> {
+    let start = StartFrom::Noise;
+    let batch =
+        |numbers: Range<u64>| sample_batch(process, sampler, &start, wanted, &numbers, on_step);
+    let batches: Vec<Tensor> = wanted.batches().map(batch).collect::<Result<_>>()?;
+    Ok(Tensor::cat(&batches, 0))
 }
 
 /// Where reverse chains start.
@@ -91,7 +87,8 @@ impl StartFrom {
 /// Returns `[numbers.len(), C, H, W]` f32 on CPU, clipped to [-1, 1].
 ///
 /// # Errors
-/// A part of an image, for another sampler than ddpm.
+/// A part of an image, for another sampler than ddpm; values that are not finite ([`NotFiniteAt`](super::NotFiniteAt)), with
+/// the first time step.
 pub fn sample_batch(
     process: &Process,
     sampler: &Sampler,
@@ -120,6 +117,7 @@ pub fn sample_batch(
         ),
         (StartFrom::Part(..), _) => bail!("a mask needs `start.sampler` = ddpm (RePaint)"),
     };
+    process.check_finite()?;
     Ok(x_0.clamp(-1.0, 1.0).to_device(Device::Cpu))
 }
 
@@ -129,7 +127,7 @@ mod tests {
     use crate::config::{Preset, Sigma};
     use crate::diffusion::Schedule;
     use crate::model::Model;
-    use crate::sample::{Ddpm, Denoiser, Respaced};
+    use crate::sample::{Ddpm, Denoiser, NotFiniteAt, Respaced};
 
     fn sample(denoiser: &Denoiser, numbers: Range<u64>, batch: u64, chw: [i64; 3]) -> Tensor {
         let mut diffusion = Preset::Demo.config().diffusion;
@@ -147,7 +145,7 @@ mod tests {
             sigma: Sigma::Beta,
             last_noise: true,
         });
-        sample_images(&process, &sampler, &wanted, &mut |_| ())
+        sample_images(&process, &sampler, &wanted, &mut |_| ()).unwrap()
     }
 
     #[test]
@@ -161,6 +159,41 @@ mod tests {
         let worst = f64::try_from((sample(5) - sample(2)).abs().max()).unwrap();
         // f32 sums in the order that each batch size's kernels take, over ten steps.
         assert!(worst < 1e-4, "{worst}");
+    }
+
+    #[test]
+    fn the_first_time_step_that_is_not_finite_is_named() {
+        let mut diffusion = Preset::Demo.config().diffusion;
+        diffusion.timesteps = 10;
+        let steps = Respaced::all(&Schedule::new(&diffusion));
+        let wanted = Images {
+            noise: NoiseSource::Seed(4),
+            numbers: 0..3,
+            batch: 2,
+            chw: [3, 8, 8],
+            device: Device::Cpu,
+        };
+        let sampled = |at: i64, factor: f64| {
+            let denoiser = |x: &Tensor, t: &Tensor| match t.int64_value(&[0]) == at {
+                true => x * factor,
+                false => x * 0.5,
+            };
+            let process = Process::new(&denoiser, &steps, &diffusion, true);
+            let sampler = Sampler::Ddpm(Ddpm {
+                sigma: Sigma::Beta,
+                last_noise: true,
+            });
+            let images = sample_images(&process, &sampler, &wanted, &mut |_| ());
+            images.map_err(|error| error.downcast::<NotFiniteAt>().unwrap())
+        };
+        assert!(sampled(10, f64::NAN).is_ok());
+        // An infinite output is hidden by clipping x_0_hat, and the image would be finite.
+        for factor in [f64::INFINITY, f64::NAN] {
+            for (at, evaluation) in [(9, 1), (4, 6), (0, 10)] {
+                let wanted = NotFiniteAt::Output { t: at, evaluation };
+                assert_eq!(sampled(at, factor).unwrap_err(), wanted);
+            }
+        }
     }
 
     #[test]

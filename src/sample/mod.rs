@@ -20,6 +20,7 @@ mod repaint;
 mod sampler;
 mod steps;
 mod unipc;
+mod watch;
 
 pub use analytic::{analytic, measure};
 pub use codebook::Codebook;
@@ -37,6 +38,7 @@ pub use repaint::{Inpaint, Resampling, repaint};
 pub use sampler::Sampler;
 pub use steps::{Respaced, Spacing, Visit};
 pub use unipc::{UniPc, unipc};
+pub use watch::{NotFiniteAt, Watch};
 
 use tch::Tensor;
 

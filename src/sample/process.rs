@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::watch::{NotFiniteAt, Watch};
 use super::{Denoiser, Respaced};
 use crate::config::{DiffusionConfig, Prediction};
 
@@ -18,6 +19,8 @@ pub struct Process<'a> {
     /// Clips x_0_hat to [-1, 1] at each step. The original never clips; a barely trained network then drifts
     /// to saturated colours.
     pub clip_x0: bool,
+    /// What [`Process::check_finite`] reads; new for each process.
+    pub watch: Watch,
 }
 
 /// Returns the standard normal noise of a draw, `[N, C, H, W]`: 0 is x_T, then 1, 2, … in order of use.
@@ -52,7 +55,22 @@ impl<'a> Process<'a> {
             steps,
             prediction: diffusion.prediction,
             clip_x0,
+            watch: Watch::default(),
         }
+    }
+
+    /// Reads, once for all evaluations since the last call, whether every output of the network and every result of a
+    /// chain was finite. To be called before their images are used.
+    ///
+    /// # Errors
+    /// The first time step with a value that is NaN or infinite.
+    pub fn check_finite(&self) -> Result<(), NotFiniteAt> {
+        self.watch.check()
+    }
+
+    /// Notes the result of a chain whose last step was at time step `t`.
+    pub(super) fn watch_result(&self, t: i64, x: &Tensor) {
+        self.watch.image(t, x);
     }
 
     /// Evaluates the network on `x_t`, `[N, C, H, W]`, at visited step `i`.
@@ -60,6 +78,7 @@ impl<'a> Process<'a> {
         let size = x_t.size();
         let t = Tensor::full([size[0]], self.steps.times[i], (Kind::Int64, x_t.device()));
         let out = (self.denoiser)(x_t, &t);
+        self.watch.output(self.steps.times[i], &out);
         let (signal, noise) = self.steps.signal_and_noise(i);
         let predicted = out.narrow(1, 0, size[1]);
         let v = (out.size()[1] > size[1]).then(|| out.narrow(1, size[1], size[1]));
@@ -97,6 +116,9 @@ impl<'a> Process<'a> {
                 x: &x,
                 estimate: &estimate,
             });
+        }
+        if let Some(&t) = self.steps.times.first() {
+            self.watch_result(t, &x);
         }
         x
     }

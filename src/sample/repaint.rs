@@ -105,6 +105,9 @@ pub fn repaint(
             }
         }
     }
+    if let Some(&t) = steps.times.first() {
+        process.watch_result(t, &x);
+    }
     x
 }
 

@@ -28,7 +28,7 @@ pub(super) fn are_due(config: &RunConfig, step: u64) -> bool {
 /// Writes grids of raw and EMA weights, from the same noise at every step of the run.
 ///
 /// # Errors
-/// A grid that would take longer than the settings allow, or cannot be written. A request to stop is not an error: the
+/// A grid that would take longer than the settings allow, is not finite, or cannot be written. A request to stop is not an error: the
 /// grid is left to the next start.
 pub(super) fn write(
     folder: &RunFolder,
@@ -100,7 +100,10 @@ fn draw(
         })
     });
     limit.check()?;
-    Ok((!limit.given_up()).then_some(images))
+    if limit.given_up() {
+        return Ok(None);
+    }
+    images.map(Some)
 }
 
 /// Zeros in the shape of the network's output for `x`.

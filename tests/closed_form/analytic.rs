@@ -23,6 +23,7 @@ fn sigma(steps: &Respaced, mean_sq_eps: &Array1<f64>, eta: f64, i: usize) -> f64
         steps,
         prediction: Prediction::Eps,
         clip_x0: false,
+        watch: ddpm::sample::Watch::default(),
     };
     let zeros = || Tensor::zeros([1, 1, 1, 1], (Kind::Double, Device::Cpu));
     let estimate = process.estimate(&zeros(), i);
@@ -83,6 +84,7 @@ fn what_is_measured_is_the_mean_square_of_eps_hat() {
         steps: &steps,
         prediction: Prediction::Eps,
         clip_x0: false,
+        watch: ddpm::sample::Watch::default(),
     };
     let mut asked = 0;
     let found = measure(&process, batches, &mut images, &mut noise, &mut || {

@@ -152,6 +152,7 @@ fn drift_error(method: Method, count: usize) -> f64 {
         steps: &steps,
         prediction: Prediction::X0,
         clip_x0: false,
+        watch: ddpm::sample::Watch::default(),
     };
     let start = draws(1, 1)(0);
     let h = lambda(0) - lambda(FINEST as i64);

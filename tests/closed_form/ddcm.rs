@@ -65,6 +65,7 @@ fn encoded_images_decode_and_come_nearer_the_larger_the_codebook() {
         steps: &steps,
         prediction: Prediction::X0,
         clip_x0: false,
+        watch: ddpm::sample::Watch::default(),
     };
     let error = |size: u32| {
         let codebook = Codebook::new(5, size, chw).unwrap();

@@ -88,6 +88,7 @@ impl Gaussian {
             steps,
             prediction,
             clip_x0: false,
+            watch: ddpm::sample::Watch::default(),
         };
         let x_start = noise(0);
         sampler.run(&process, x_start, noise, on_step)

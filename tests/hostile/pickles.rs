@@ -14,7 +14,7 @@ fn read_pt(bytes: &[u8]) -> PtFile {
 // Programs.
 
 #[test]
-fn imports_and_calls_are_refused_by_name() {
+fn imports_and_calls_are_names_and_run_nothing() {
     let _bound = memory_bound();
     let marker = std::env::temp_dir().join(format!("ddpm-hostile-{}", std::process::id()));
     let command = text(&format!("touch {}", marker.display()));
@@ -37,15 +37,18 @@ fn imports_and_calls_are_refused_by_name() {
         ("collections", "OrderedDict.__class__"),
         ("Collections", "OrderedDict"),
     ] {
-        let words = format!("import \"{module}.{name}\"");
+        let words = format!("object {module}.{name}");
         let call = call(module, name);
-        // Alone, as a value, as a key, as an argument of a call, as the state of an object.
+        // Alone, as a value, as a key, as an argument of a call.
         let ordered = b"ccollections\nOrderedDict\n";
         refused_pickle(&pickle(&[&call]), &words);
         refused_pickle(&dict_of(&[("w", call.clone())]), &words);
-        refused_pickle(&pickle(&[b"}", &call, b"Ns"]), &words);
-        refused_pickle(&pickle(&[ordered, &call, b"\x85R"]), &words);
-        refused_pickle(&pickle(&[ordered, b")R", &call, b"b"]), &words);
+        refused_pickle(&pickle(&[b"}", &call, b"Ns"]), "without distinct text keys");
+        let wrapped = pickle(&[ordered, &call, b"\x85R"]);
+        refused_pickle(&wrapped, "object collections.OrderedDict");
+        // As the state of an object, which is dropped.
+        let state = pickle(&[ordered, b")R", &call, b"b"]);
+        assert_eq!(read_pt(&zip_pickle(&state)).root, Value::Dict(vec![]));
         let short = |text: &str| [b"\x8c", &[text.len() as u8][..], text.as_bytes()].concat();
         let stack = [
             &short(module)[..],
@@ -61,27 +64,38 @@ fn imports_and_calls_are_refused_by_name() {
 }
 
 #[test]
-fn instructions_that_make_objects_are_refused() {
+fn instructions_that_make_objects_make_names() {
     let _bound = memory_bound();
-    let class = b"ccollections\nOrderedDict\n";
-    for (instruction, code) in [
-        (b"(ios\nsystem\n".to_vec(), "0x69"),         // INST
-        ([b"(", &class[..], b"o"].concat(), "0x6f"),  // OBJ
-        ([&class[..], b")\x81"].concat(), "0x81"),    // NEWOBJ
-        ([&class[..], b")}\x92"].concat(), "0x92"),   // NEWOBJ_EX
-        (b"\x82\x01".to_vec(), "0x82"),               // EXT1
-        (b"\x83\x01\0".to_vec(), "0x83"),             // EXT2
-        (b"\x84\x01\0\0\0".to_vec(), "0x84"),         // EXT4
-        (b"P0\n".to_vec(), "0x50"),                   // PERSID
-        (b"S'x'\n".to_vec(), "0x53"),                 // STRING
-        (b"I1\n".to_vec(), "0x49"),                   // INT
-        (b"\x8d\0\0\0\0\0\0\0\x80".to_vec(), "0x8d"), // BINUNICODE8
-        (b"\x8b\xff\xff\xff\x7f".to_vec(), "0x8b"),   // LONG4
-        (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f".to_vec(), "0x8e"), // BINBYTES8
-        (b"\x96\xff\xff\xff\xff\xff\xff\xff\x7f".to_vec(), "0x96"), // BYTEARRAY8
-        (b"\x8f(N\x90".to_vec(), "0x8f"),             // EMPTY_SET
+    let class = b"cos\nsystem\n";
+    for instruction in [
+        b"(ios\nsystem\n".to_vec(),            // INST
+        [b"(", &class[..], b"o"].concat(),     // OBJ
+        [&class[..], b")\x81"].concat(),       // NEWOBJ
+        [&class[..], b")}\x92"].concat(),      // NEWOBJ_EX
+        [&class[..], b")\x81}(NNub"].concat(), // BUILD
     ] {
-        refused_pickle(&pickle(&[&instruction]), &format!("instruction {code}"));
+        refused_pickle(&pickle(&[&instruction]), "object os.system");
+    }
+    refused_pickle(&pickle(&[b"\x8f(N\x90"]), "object builtins.set");
+    for (instruction, words) in [
+        (b"\x82\x01".to_vec(), "instruction 0x82"),       // EXT1
+        (b"\x83\x01\0".to_vec(), "instruction 0x83"),     // EXT2
+        (b"\x84\x01\0\0\0".to_vec(), "instruction 0x84"), // EXT4
+        (b"P0\n".to_vec(), "instruction 0x50"),           // PERSID
+        (b"S'x'\n".to_vec(), "instruction 0x53"),         // STRING
+        (b"I1\n".to_vec(), "instruction 0x49"),           // INT
+        (b"\x8d\0\0\0\0\0\0\0\x80".to_vec(), "is longer than"), // BINUNICODE8
+        (b"\x8b\xff\xff\xff\x7f".to_vec(), "is longer than"), // LONG4
+        (
+            b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f".to_vec(),
+            "is longer than",
+        ), // BINBYTES8
+        (
+            b"\x96\xff\xff\xff\xff\xff\xff\xff\xff".to_vec(),
+            "is longer than",
+        ), // BYTEARRAY8
+    ] {
+        refused_pickle(&pickle(&[&instruction]), words);
     }
     // A FRAME is a hint, and a lie in it is one in a hint.
     let framed = [b"\x80\x04\x95", &[0xff; 8][..], b"}."].concat();
@@ -211,6 +225,21 @@ fn the_densest_pickles_take_bounded_memory() {
     refused(&fill(b"](Nq\0", b"N\x94h\0h\0h\0", b"e"), words);
     let gets = b"h\0".repeat(6_000_000);
     refused(&fill(b"](", b"N\x94", &gets), "found None");
+    // Two million objects, each with a pair, and as many names of the longest kind.
+    refused(
+        &fill(
+            b"](ca\nB\nq\0Nq\x01)q\x02",
+            b"h\0h\x02\x81h\x01h\x01s",
+            b"e",
+        ),
+        words,
+    );
+    let name = text(&"n".repeat(256));
+    let names = [&b"]("[..], &name, b"q\0"].concat();
+    refused(
+        &fill(&names, b"h\0h\0\x93", b"e"),
+        "names and texts take more than",
+    );
 }
 
 #[test]

@@ -64,23 +64,6 @@ pub enum PickleError {
         /// Position in the pickle.
         at: u64,
     },
-    /// An import outside the whitelist.
-    #[error(
-        "the file asks Python to import {name:?}, and only tensors and plain data are read; if you trust \
-         the file, load it in Python and save the weights alone: torch.save(model.state_dict(), FILE)"
-    )]
-    Import {
-        /// Module and name, joined by a dot.
-        name: String,
-    },
-    /// An integer of more than 64 bits.
-    #[error("an integer of {bytes} bytes at byte {at}, wanted at most 8; save the weights alone")]
-    BigInt {
-        /// Its length.
-        bytes: usize,
-        /// Position in the pickle.
-        at: u64,
-    },
     /// Text that is not UTF-8.
     #[error("a string before byte {at} is not UTF-8; rename the key and save the file again")]
     NotUtf8 {

@@ -64,6 +64,11 @@ impl Input<'_> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
+    /// The length in front of a long text or of long bytes.
+    pub(super) fn int64(&mut self) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
     fn utf8(&mut self, bytes: Vec<u8>) -> Result<String> {
         String::from_utf8(bytes).map_err(|error| PickleError::NotUtf8 {
             at: self.at,
@@ -89,19 +94,17 @@ impl Input<'_> {
         }
     }
 
-    /// A little-endian two's complement integer of `len` bytes; no bytes mean 0.
-    pub(super) fn long(&mut self, len: u8) -> Result<i64> {
-        let bytes = self.bytes(len.into())?;
+    /// A little-endian two's complement integer of `len` bytes, of which none mean 0; `None` if it takes more than 64
+    /// bits.
+    pub(super) fn long(&mut self, len: u64) -> Result<Option<i64>> {
+        let bytes = self.bytes(len)?;
         if bytes.len() > 8 {
-            return Err(PickleError::BigInt {
-                bytes: bytes.len(),
-                at: self.at,
-            });
+            return Ok(None);
         }
         let negative = bytes.last().is_some_and(|&top| top >= 0x80);
         let mut wide = [if negative { 0xff } else { 0 }; 8];
         wide[..bytes.len()].copy_from_slice(&bytes);
-        Ok(i64::from_le_bytes(wide))
+        Ok(Some(i64::from_le_bytes(wide)))
     }
 
     pub(super) fn malformed(&self, wanted: &'static str) -> PickleError {

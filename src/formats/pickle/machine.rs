@@ -6,16 +6,12 @@ use std::sync::Arc;
 use super::error::{PickleError, Result};
 use super::globals::Global;
 use super::input::{Input, MAX_NAME_BYTES};
-use super::value::{StorageRef, TensorRef, Value};
+use super::value::{PyName, StorageRef, Value};
 
 /// Most objects in a pickle, and in the tree made of it.
 const MAX_VALUES: usize = 2_000_000;
 /// Most dimensions of a tensor, which is torch's own limit.
 const MAX_DIMS: usize = 64;
-
-/// Number of values that a tensor without dimensions counts as: it takes the memory of several, and a few
-/// bytes of pickle make one.
-const TENSOR_COST: usize = 4;
 
 /// Number of values that may still be made.
 pub(super) struct ValuesLeft(usize);
@@ -43,6 +39,15 @@ pub(super) enum Node {
     Dict(Vec<(usize, usize)>),
     Storage(StorageRef),
     Global(Global),
+    /// An object of a class that is not known: no more than its name, and what was put under its keys. What it was made
+    /// of and its state are dropped.
+    Object(Object),
+}
+
+/// An object of a class that is not known.
+pub(super) struct Object {
+    pub(super) class: PyName,
+    pub(super) pairs: Vec<(usize, usize)>,
 }
 
 /// The stack machine.
@@ -61,33 +66,44 @@ impl Machine<'_> {
     pub(super) fn step(&mut self) -> Result<bool> {
         let opcode = self.input.byte()?;
         match opcode {
-            b'.' => return Ok(false),                       // STOP
-            0x80 => self.protocol()?,                       // PROTO
-            0x95 => drop(self.input.array::<8>()?),         // FRAME: a hint for buffering
-            b'N' => self.push_leaf(Value::None)?,           // NONE
-            0x88 => self.push_leaf(Value::Bool(true))?,     // NEWTRUE
-            0x89 => self.push_leaf(Value::Bool(false))?,    // NEWFALSE
-            b'J' | b'K' | b'M' | 0x8a => self.int(opcode)?, // BININT, BININT1, BININT2, LONG1
-            b'G' => self.float()?,                          // BINFLOAT
-            b'X' | 0x8c => self.text(opcode)?,              // BINUNICODE, SHORT_BINUNICODE
-            b'B' | b'C' => self.bytes(opcode)?,             // BINBYTES, SHORT_BINBYTES
-            b']' => self.push(Node::List(Vec::new()))?,     // EMPTY_LIST
-            b')' => self.push(Node::Tuple(Vec::new()))?,    // EMPTY_TUPLE
-            b'}' => self.push(Node::Dict(Vec::new()))?,     // EMPTY_DICT
-            b'(' => self.mark()?,                           // MARK
-            b't' => self.tuple_from_mark()?,                // TUPLE
-            0x85..=0x87 => self.tuple_of(opcode)?,          // TUPLE1, TUPLE2, TUPLE3
-            b'a' => self.append()?,                         // APPEND
-            b'e' => self.appends()?,                        // APPENDS
-            b's' => self.set_item()?,                       // SETITEM
-            b'u' => self.set_items()?,                      // SETITEMS
-            b'q' | b'r' | 0x94 => self.put(opcode)?,        // BINPUT, LONG_BINPUT, MEMOIZE
-            b'h' | b'j' => self.get(opcode)?,               // BINGET, LONG_BINGET
-            b'c' => self.global()?,                         // GLOBAL
-            0x93 => self.stack_global()?,                   // STACK_GLOBAL
-            b'Q' => self.storage()?,                        // BINPERSID
-            b'R' => self.reduce()?,                         // REDUCE
-            b'b' => self.build()?,                          // BUILD
+            b'.' => return Ok(false),                                  // STOP
+            0x80 => self.protocol()?,                                  // PROTO
+            0x95 => drop(self.input.array::<8>()?), // FRAME: a hint for buffering
+            b'N' => self.push_leaf(Value::None)?,   // NONE
+            0x88 => self.push_leaf(Value::Bool(true))?, // NEWTRUE
+            0x89 => self.push_leaf(Value::Bool(false))?, // NEWFALSE
+            b'J' | b'K' | b'M' => self.int(opcode)?, // BININT, BININT1, BININT2
+            0x8a | 0x8b => self.long(opcode)?,      // LONG1, LONG4
+            b'G' => self.float()?,                  // BINFLOAT
+            b'X' | 0x8c | 0x8d => self.text(opcode)?, // BINUNICODE, SHORT_BINUNICODE, BINUNICODE8
+            b'T' | b'U' => self.python_2_text(opcode)?, // BINSTRING, SHORT_BINSTRING
+            b'B' | b'C' | 0x8e | 0x96 => self.bytes(opcode)?, // BINBYTES, SHORT_…, BINBYTES8, BYTEARRAY8
+            b']' => self.push(Node::List(Vec::new()))?,       // EMPTY_LIST
+            b')' => self.push(Node::Tuple(Vec::new()))?,      // EMPTY_TUPLE
+            b'}' => self.push(Node::Dict(Vec::new()))?,       // EMPTY_DICT
+            0x8f => self.push_object(PyName::new("builtins", "set"))?, // EMPTY_SET
+            0x90 => self.add_items()?,                        // ADDITEMS
+            0x91 => self.frozenset()?,                        // FROZENSET
+            b'(' => self.mark()?,                             // MARK
+            b'0' => drop(self.pop()?),                        // POP
+            b'1' => drop(self.pop_to_mark()?),                // POP_MARK
+            b't' => self.tuple_from_mark()?,                  // TUPLE
+            0x85..=0x87 => self.tuple_of(opcode)?,            // TUPLE1, TUPLE2, TUPLE3
+            b'a' => self.append()?,                           // APPEND
+            b'e' => self.appends()?,                          // APPENDS
+            b's' => self.set_item()?,                         // SETITEM
+            b'u' => self.set_items()?,                        // SETITEMS
+            b'q' | b'r' | 0x94 => self.put(opcode)?,          // BINPUT, LONG_BINPUT, MEMOIZE
+            b'h' | b'j' => self.get(opcode)?,                 // BINGET, LONG_BINGET
+            b'c' => self.global()?,                           // GLOBAL
+            0x93 => self.stack_global()?,                     // STACK_GLOBAL
+            b'Q' => self.storage()?,                          // BINPERSID
+            b'R' => self.reduce()?,                           // REDUCE
+            0x81 => self.new_object()?,                       // NEWOBJ
+            0x92 => self.new_object_with_names()?,            // NEWOBJ_EX
+            b'i' => self.instance()?,                         // INST
+            b'o' => self.object_from_mark()?,                 // OBJ
+            b'b' => self.build()?,                            // BUILD
             opcode => {
                 let at = self.input.at - 1;
                 return Err(PickleError::Opcode { opcode, at });
@@ -98,14 +114,14 @@ impl Machine<'_> {
 
     // The stack.
 
-    fn push(&mut self, node: Node) -> Result<()> {
+    pub(super) fn push(&mut self, node: Node) -> Result<()> {
         self.left.charge(1)?;
         self.stack.push(self.nodes.len());
         self.nodes.push(node);
         Ok(())
     }
 
-    fn push_leaf(&mut self, value: Value) -> Result<()> {
+    pub(super) fn push_leaf(&mut self, value: Value) -> Result<()> {
         self.push(Node::Leaf(value))
     }
 
@@ -120,7 +136,7 @@ impl Machine<'_> {
             .ok_or_else(|| self.input.malformed("a value on the stack"))
     }
 
-    fn top(&mut self) -> Result<usize> {
+    pub(super) fn top(&mut self) -> Result<usize> {
         let top = self.pop()?;
         self.stack.push(top);
         Ok(top)
@@ -134,7 +150,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn pop_to_mark(&mut self) -> Result<Vec<usize>> {
+    pub(super) fn pop_to_mark(&mut self) -> Result<Vec<usize>> {
         let mark = self.marks.pop();
         let mark = mark.ok_or_else(|| self.input.malformed("a MARK on the stack"))?;
         Ok(self.stack.split_off(mark))
@@ -156,13 +172,21 @@ impl Machine<'_> {
         let value = match opcode {
             b'J' => i32::from_le_bytes(self.input.array()?).into(),
             b'K' => self.input.byte()?.into(),
-            b'M' => u16::from_le_bytes(self.input.array()?).into(),
-            _ => {
-                let len = self.input.byte()?;
-                self.input.long(len)?
-            }
+            _ => u16::from_le_bytes(self.input.array()?).into(),
         };
         self.push_leaf(Value::Int(value))
+    }
+
+    /// An integer of any size; one of more than 64 bits is an object.
+    fn long(&mut self, opcode: u8) -> Result<()> {
+        let len = match opcode {
+            0x8a => self.input.byte()?.into(),
+            _ => self.input.int32()?,
+        };
+        match self.input.long(len.into())? {
+            Some(value) => self.push_leaf(Value::Int(value)),
+            None => self.push_object(PyName::new("builtins", "int")),
+        }
     }
 
     fn float(&mut self) -> Result<()> {
@@ -172,19 +196,34 @@ impl Machine<'_> {
 
     fn text(&mut self, opcode: u8) -> Result<()> {
         let len = match opcode {
-            b'X' => self.input.int32()?,
+            b'X' => self.input.int32()?.into(),
+            0x8c => self.input.byte()?.into(),
+            _ => self.input.int64()?,
+        };
+        let text = self.input.text(len)?;
+        self.push_leaf(Value::Str(text))
+    }
+
+    /// A `str` of Python 2: text if it is UTF-8, else bytes.
+    fn python_2_text(&mut self, opcode: u8) -> Result<()> {
+        let len = match opcode {
+            b'T' => self.input.int32()?,
             _ => self.input.byte()?.into(),
         };
-        let text = self.input.text(len.into())?;
-        self.push_leaf(Value::Str(text))
+        let value = match String::from_utf8(self.input.bytes(len.into())?) {
+            Ok(text) => Value::Str(text.into()),
+            Err(error) => Value::Bytes(error.into_bytes().into()),
+        };
+        self.push_leaf(value)
     }
 
     fn bytes(&mut self, opcode: u8) -> Result<()> {
         let len = match opcode {
-            b'B' => self.input.int32()?,
-            _ => self.input.byte()?.into(),
+            b'B' => self.input.int32()?.into(),
+            b'C' => self.input.byte()?.into(),
+            _ => self.input.int64()?,
         };
-        let bytes = self.input.bytes(len.into())?;
+        let bytes = self.input.bytes(len)?;
         self.push_leaf(Value::Bytes(bytes.into()))
     }
 
@@ -204,32 +243,35 @@ impl Machine<'_> {
         self.push(Node::Tuple(items))
     }
 
-    fn top_list(&mut self) -> Result<&mut Vec<usize>> {
-        let top = self.top()?;
-        match &mut self.nodes[top] {
-            Node::List(items) => Ok(items),
-            _ => Err(self.input.malformed("a list to append to")),
-        }
-    }
-
+    /// The pairs of the dict on top, or of an object that is filled like one.
     fn top_dict(&mut self) -> Result<&mut Vec<(usize, usize)>> {
         let top = self.top()?;
         match &mut self.nodes[top] {
-            Node::Dict(items) => Ok(items),
+            Node::Dict(pairs) => Ok(pairs),
+            Node::Object(object) => Ok(&mut object.pairs),
             _ => Err(self.input.malformed("a dict to fill")),
         }
     }
 
+    /// Appends to the list on top; an object drops what is appended to it.
+    fn extend(&mut self, items: Vec<usize>) -> Result<()> {
+        let top = self.top()?;
+        match &mut self.nodes[top] {
+            Node::List(list) => list.extend(items),
+            Node::Object(_) => {}
+            _ => return Err(self.input.malformed("a list to append to")),
+        }
+        Ok(())
+    }
+
     fn append(&mut self) -> Result<()> {
         let item = self.pop()?;
-        self.top_list()?.push(item);
-        Ok(())
+        self.extend(vec![item])
     }
 
     fn appends(&mut self) -> Result<()> {
         let items = self.pop_to_mark()?;
-        self.top_list()?.extend(items);
-        Ok(())
+        self.extend(items)
     }
 
     fn set_item(&mut self) -> Result<()> {
@@ -279,9 +321,8 @@ impl Machine<'_> {
     // Imports and calls.
 
     fn global(&mut self) -> Result<()> {
-        let module = self.input.line()?;
-        let name = self.input.line()?;
-        self.push_global(&module, &name)
+        let (module, name) = (self.input.line()?, self.input.line()?);
+        self.push(Node::Global(Global::named(&module.into(), &name.into())))
     }
 
     fn stack_global(&mut self) -> Result<()> {
@@ -292,70 +333,42 @@ impl Machine<'_> {
                 .input
                 .malformed("a module or class name of at most 256 bytes"));
         }
-        self.push_global(&module, &name)
+        self.push(Node::Global(Global::named(&module, &name)))
     }
 
-    fn push_global(&mut self, module: &str, name: &str) -> Result<()> {
-        let global = Global::named(module, name).ok_or_else(|| PickleError::Import {
-            name: format!("{module}.{name}"),
-        })?;
-        self.push(Node::Global(global))
-    }
-
-    /// `('storage', class, key, location, numel)`, and a `None` more in files from before torch
-    /// 1.6.
-    fn storage(&mut self) -> Result<()> {
-        let wanted = "('storage', class, key, location, numel) as a persistent id";
-        let args = self.pop()?;
-        let args = self.short_tuple_at(args, wanted)?;
-        let [kind, class, key, _location, numel] = match args[..] {
-            [kind, class, key, location, numel] => [kind, class, key, location, numel],
-            [kind, class, key, location, numel, view] if self.is_none(view) => {
-                [kind, class, key, location, numel]
-            }
-            _ => return Err(self.input.malformed(wanted)),
-        };
-        let Node::Global(Global::Storage(dtype)) = self.nodes[class] else {
-            return Err(self.input.malformed(wanted));
-        };
-        if &*self.str_at(kind)? != "storage" {
-            return Err(self.input.malformed(wanted));
-        }
-        let key = self.str_at(key)?;
-        // Keys are compared for each tensor, and a few bytes of pickle repeat a long one.
-        if key.len() > MAX_NAME_BYTES {
-            let wanted = "a storage name of at most 256 bytes";
-            return Err(self.input.malformed(wanted));
-        }
-        let storage = StorageRef {
-            key,
-            dtype,
-            numel: self.count_at(numel)?,
-        };
-        self.storages
-            .entry(Arc::clone(&storage.key))
-            .or_insert_with(|| storage.clone());
-        self.push(Node::Storage(storage))
-    }
-
+    /// Calls a function that is known; calling any other makes an object and runs nothing.
     fn reduce(&mut self) -> Result<()> {
         let (args, function) = (self.pop()?, self.pop()?);
-        let args = self.short_tuple_at(args, "a short tuple of arguments")?;
-        let Node::Global(function) = self.nodes[function] else {
-            return Err(self.input.malformed("a function to call"));
+        let Node::Tuple(all) = &self.nodes[args] else {
+            return Err(self.input.malformed("a tuple of arguments"));
         };
-        match (function, &args[..]) {
-            (Global::OrderedDict, []) => self.push(Node::Dict(Vec::new())),
-            (Global::RebuildTensor, _) => self.rebuild_tensor(&args),
-            (Global::RebuildParameter, &[tensor, _requires_grad, _hooks])
-                if matches!(self.nodes[tensor], Node::Leaf(Value::Tensor(_))) =>
+        let some: Vec<usize> = all.iter().take(MAX_DIMS).copied().collect();
+        let short = all.len() == some.len();
+        let known = match &self.nodes[function] {
+            Node::Global(global) => Some(global.clone()),
+            _ => None,
+        };
+        match (known, &some[..]) {
+            (Some(Global::OrderedDict), []) => self.push(Node::Dict(Vec::new())),
+            (Some(Global::DefaultDict), [] | [_]) => self.push(Node::Dict(Vec::new())),
+            (Some(Global::RebuildTensor), _) if short => self.rebuild_tensor(&some),
+            (Some(Global::RebuildParameter), &[tensor, _requires_grad, _hooks])
+            | (Some(Global::RebuildParameterWithState), &[tensor, _requires_grad, _hooks, _])
+                if self.is_tensor(tensor) =>
             {
                 self.stack.push(tensor);
                 Ok(())
             }
-            (Global::Size, &[tuple]) if matches!(self.nodes[tuple], Node::Tuple(_)) => {
+            (Some(Global::RebuildFromType), &[function, class, args, _state]) => {
+                self.rebuild_from_type(function, class, args)
+            }
+            (Some(Global::Size), &[tuple]) if matches!(self.nodes[tuple], Node::Tuple(_)) => {
                 self.stack.push(tuple);
                 Ok(())
+            }
+            (None | Some(Global::OrderedDict | Global::DefaultDict | Global::Other(_)), _) => {
+                let class = self.class_made_by(function, &some)?;
+                self.push_object(class)
             }
             _ => Err(self
                 .input
@@ -363,30 +376,7 @@ impl Machine<'_> {
         }
     }
 
-    /// `_rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks[, metadata])`.
-    fn rebuild_tensor(&mut self, args: &[usize]) -> Result<()> {
-        let (&[storage, offset, shape, strides, _, _]
-        | &[storage, offset, shape, strides, _, _, _]) = args
-        else {
-            return Err(self.input.malformed("six arguments of _rebuild_tensor_v2"));
-        };
-        let Node::Storage(storage) = &self.nodes[storage] else {
-            return Err(self.input.malformed("a storage for _rebuild_tensor_v2"));
-        };
-        let tensor = TensorRef {
-            storage: storage.clone(),
-            offset: self.count_at(offset)?,
-            shape: self.counts_at(shape)?,
-            strides: self.counts_at(strides)?,
-        };
-        if tensor.shape.len() != tensor.strides.len() {
-            return Err(self.input.malformed("one stride for each dimension"));
-        }
-        self.left.charge(TENSOR_COST + tensor.shape.len())?;
-        self.push_leaf(Value::Tensor(Arc::new(tensor)))
-    }
-
-    /// State set on a dict is torch's `_metadata` attribute: dropped.
+    /// State set on a dict is torch's `_metadata` attribute: dropped, as an object's state is.
     fn build(&mut self) -> Result<()> {
         self.pop()?;
         self.top_dict().map(|_| ())
@@ -394,21 +384,21 @@ impl Machine<'_> {
 
     // Looking at objects. Copies stay short, so that a few bytes of pickle never cause much work.
 
-    fn short_tuple_at(&self, node: usize, wanted: &'static str) -> Result<Vec<usize>> {
+    pub(super) fn short_tuple_at(&self, node: usize, wanted: &'static str) -> Result<Vec<usize>> {
         match &self.nodes[node] {
             Node::Tuple(items) if items.len() <= MAX_DIMS => Ok(items.clone()),
             _ => Err(self.input.malformed(wanted)),
         }
     }
 
-    fn str_at(&self, node: usize) -> Result<Arc<str>> {
+    pub(super) fn str_at(&self, node: usize) -> Result<Arc<str>> {
         match &self.nodes[node] {
             Node::Leaf(Value::Str(text)) => Ok(Arc::clone(text)),
             _ => Err(self.input.malformed("a string")),
         }
     }
 
-    fn count_at(&self, node: usize) -> Result<usize> {
+    pub(super) fn count_at(&self, node: usize) -> Result<usize> {
         match self.nodes[node] {
             Node::Leaf(Value::Int(value)) => usize::try_from(value).ok(),
             _ => None,
@@ -419,14 +409,14 @@ impl Machine<'_> {
         })
     }
 
-    fn counts_at(&self, node: usize) -> Result<Vec<usize>> {
+    pub(super) fn counts_at(&self, node: usize) -> Result<Vec<usize>> {
         self.short_tuple_at(node, "a shape and strides of at most 64 dimensions")?
             .into_iter()
             .map(|item| self.count_at(item))
             .collect()
     }
 
-    fn is_none(&self, node: usize) -> bool {
+    pub(super) fn is_none(&self, node: usize) -> bool {
         matches!(self.nodes[node], Node::Leaf(Value::None))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::error::{PickleError, Result};
-use super::globals::storage_class;
+use super::globals::Global;
 use super::machine::{Node, ValuesLeft};
 use super::value::Value;
 use crate::text::shown;
@@ -50,8 +50,10 @@ impl<'a> TreeBuilder<'a> {
             Node::List(items) => Value::List(self.items(items, depth)?),
             Node::Tuple(items) => Value::Tuple(self.items(items, depth)?),
             Node::Dict(pairs) => Value::Dict(self.pairs(pairs, depth)?),
-            Node::Storage(storage) => Value::Opaque(storage_class(storage.dtype)),
+            Node::Storage(storage) => Value::Opaque(Global::Storage(storage.dtype).name()),
             Node::Global(global) => Value::Opaque(global.name()),
+            Node::Object(object) if object.pairs.is_empty() => Value::Opaque(object.class.clone()),
+            Node::Object(object) => Value::Dict(self.pairs(&object.pairs, depth)?),
         })
     }
 

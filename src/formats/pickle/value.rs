@@ -1,8 +1,10 @@
 //! The tree that a pickle stands for.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::formats::host_tensor::Dtype;
+use crate::text::{printable, shown};
 
 /// A storage named in the pickle, where a tensor's bytes are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +38,7 @@ pub enum Value {
     None,
     /// `True` or `False`.
     Bool(bool),
-    /// An integer; one of more than 64 bits is refused.
+    /// An integer of at most 64 bits.
     Int(i64),
     /// A float.
     Float(f64),
@@ -48,12 +50,50 @@ pub enum Value {
     List(Vec<Value>),
     /// A tuple or a `torch.Size`.
     Tuple(Vec<Value>),
-    /// A dict or an `OrderedDict`, in the file's order; string and integer keys are unique.
+    /// A dict or an object that was filled like one (`OrderedDict`, `defaultdict`), in the file's order; string and
+    /// integer keys are unique.
     Dict(Vec<(Value, Value)>),
     /// A tensor or a parameter, its data still in the file.
     Tensor(Arc<TensorRef>),
-    /// Something allowed but unused: a class or a bare storage, by name.
-    Opaque(&'static str),
+    /// Anything else, which is not looked into: the name of an object's class, or of a class or function itself.
+    Opaque(PyName),
+}
+
+/// The name of a Python class or function, as a file spells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PyName(Arc<(Arc<str>, Arc<str>)>);
+
+impl PyName {
+    /// The name `name` of the module `module`.
+    pub fn new(module: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self(Arc::new((module.into(), name.into())))
+    }
+
+    /// True for this name of this module.
+    pub fn is(&self, module: &str, name: &str) -> bool {
+        (self.module(), self.last()) == (module, name)
+    }
+
+    /// The module.
+    pub fn module(&self) -> &str {
+        &self.0.0
+    }
+
+    /// The name in its module.
+    pub fn last(&self) -> &str {
+        &self.0.1
+    }
+}
+
+impl fmt::Display for PyName {
+    /// Safe to print: the file chose the names.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&shown(&format!(
+            "{}.{}",
+            self.module(),
+            self.last()
+        ))))
+    }
 }
 
 impl Value {
@@ -84,7 +124,7 @@ impl Value {
             Self::Tensor(tensor) => {
                 format!("tensor {} {:?}", tensor.storage.dtype, tensor.shape)
             }
-            Self::Opaque(name) => (*name).to_owned(),
+            Self::Opaque(name) => format!("object {name}"),
         }
     }
 }

@@ -307,14 +307,14 @@ fn archives_that_torch_save_did_not_write_are_refused() {
 }
 
 #[test]
-fn a_pickle_that_runs_code_is_refused_in_both_containers() {
+fn a_pickle_that_calls_a_function_runs_nothing_in_either_container() {
     let call = [b"cos\nsystem\n", &text("touch owned")[..], b"\x85R"].concat();
     for bytes in [zip_view(&call), legacy_view(&call)] {
-        assert!(matches!(
-            read_bytes(&bytes).unwrap_err(),
-            CheckpointError::Pickle { source: PickleError::Import { name }, .. }
-                if name == "os.system"
-        ));
+        let root = read_bytes(&bytes).unwrap().root;
+        let Value::Dict(items) = &root else {
+            panic!("wanted a dict, got {root:?}");
+        };
+        assert_eq!(items[0].1.kind(), "object os.system");
     }
 }
 

@@ -40,7 +40,12 @@ fn node(value: &Value, left: &mut usize) -> Result<Node> {
             charge(left, text.len())?;
             Node::Text(text.to_string())
         }
-        Value::None | Value::Bytes(_) | Value::Opaque(_) => Node::Other(value.kind()),
+        Value::Opaque(class) => {
+            let class = class.to_string();
+            charge(left, class.len())?;
+            Node::Object(class)
+        }
+        Value::None | Value::Bytes(_) => Node::Other(value.kind()),
     })
 }
 
@@ -91,7 +96,8 @@ fn list(value: &Value, items: &[Value], left: &mut usize) -> Result<Node> {
     for (index, item) in items.iter().enumerate() {
         entries.push((index.to_string(), node(item, left)?));
     }
-    let holds_more = |node: &Node| matches!(node, Node::Tensor(_) | Node::Group(_));
+    let holds_more =
+        |node: &Node| matches!(node, Node::Tensor(_) | Node::Group(_) | Node::Object(_));
     if entries.iter().any(|(_, node)| holds_more(node)) {
         return Ok(Node::Group(entries));
     }

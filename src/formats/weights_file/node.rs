@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::formats::host_tensor::Dtype;
 use crate::formats::pickle::TensorRef;
+use crate::text::shown as name;
 
 /// Most keys that an error message lists.
 const MAX_LISTED: usize = 12;
@@ -26,6 +27,9 @@ pub enum Node {
     Bool(bool),
     /// Text.
     Text(String),
+    /// An object of a Python class, which is not looked into, by the name of its class: `collections.Counter`. Safe to
+    /// print.
+    Object(String),
     /// Anything else, human-readable: `None`, `list of 3`.
     Other(String),
 }
@@ -110,6 +114,57 @@ impl Node {
             .collect()
     }
 
+    /// The first `most` objects of Python classes at or below this value: the keys that lead to each, joined by dots, and
+    /// its class.
+    pub fn objects(&self, most: usize) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        self.list_objects("", most, &mut found);
+        found
+    }
+
+    /// Calls `each` with every tensor at or below this value and the keys that lead to it, until that returns false.
+    pub(super) fn each_tensor(
+        &self,
+        path: &str,
+        each: &mut dyn FnMut(&str, &TensorSlot) -> bool,
+    ) -> bool {
+        match self {
+            Self::Tensor(slot) => each(path, slot),
+            Self::Group(entries) => {
+                let dot = if path.is_empty() { "" } else { "." };
+                entries.iter().all(|(key, value)| match value {
+                    Self::Tensor(_) | Self::Group(_) => {
+                        value.each_tensor(&name(&format!("{path}{dot}{}", name(key))), each)
+                    }
+                    _ => true,
+                })
+            }
+            _ => true,
+        }
+    }
+
+    fn list_objects(&self, path: &str, most: usize, found: &mut Vec<(String, String)>) {
+        match self {
+            Self::Object(class) if found.len() < most => {
+                found.push((path.to_owned(), class.clone()))
+            }
+            Self::Group(entries) => {
+                for (key, value) in entries {
+                    // A path is made only where it is needed: the file chose the lengths of its keys.
+                    if found.len() < most && matches!(value, Self::Object(_) | Self::Group(_)) {
+                        let dot = if path.is_empty() { "" } else { "." };
+                        value.list_objects(
+                            &name(&format!("{path}{dot}{}", name(key))),
+                            most,
+                            found,
+                        );
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// A short human-readable description: `tensor float32 [64, 3, 3, 3]`, `group of 130`, `int 5`.
     pub fn kind(&self) -> String {
         match self {
@@ -119,6 +174,7 @@ impl Node {
             Self::Float(value) => format!("float {value:?}"),
             Self::Bool(value) => format!("bool {value}"),
             Self::Text(text) => format!("text {}", shown(text)),
+            Self::Object(class) => format!("object {class}"),
             Self::Other(kind) => kind.clone(),
         }
     }

@@ -52,7 +52,7 @@ pub(crate) fn find(path: &Path, raw: bool) -> Result<Option<Folder>> {
     if info.is_dir() {
         in_folder(&path, raw)
     } else {
-        around_file(&path)
+        around_file(&path, raw)
     }
 }
 
@@ -70,14 +70,15 @@ fn in_folder(dir: &Path, raw: bool) -> Result<Option<Folder>> {
                 dir.display()
             );
         };
-        return folder_of(&unet, None).map(Some);
+        let note = average_beside(&unet, raw);
+        return folder_of(&unet, note).map(Some);
     }
     if let Some((unet, note)) = of_training(dir, raw)? {
         return folder_of(&unet, note).map(Some);
     }
     if dir.join("config.json").is_file() {
         return match class_of(&read_json(&dir.join("config.json"))?)? {
-            Some(_) => folder_of(dir, None).map(Some),
+            Some(_) => folder_of(dir, average_beside(dir, raw)).map(Some),
             None => Ok(None),
         };
     }
@@ -125,7 +126,16 @@ fn of_training(dir: &Path, raw: bool) -> Result<Option<(PathBuf, Option<String>)
     })
 }
 
-fn around_file(path: &Path) -> Result<Option<Folder>> {
+/// A note of the average in `unet_ema/`, for weights in the `unet/` beside it that were named themselves.
+fn average_beside(unet: &Path, raw: bool) -> Option<String> {
+    let average = unet.with_file_name("unet_ema");
+    let named = unet.file_name().is_some_and(|name| name == "unet");
+    (named && !raw && average.join("config.json").is_file()).then(|| {
+        "the weights in unet/ are wanted, not their average in unet_ema/ beside it".to_owned()
+    })
+}
+
+fn around_file(path: &Path, raw: bool) -> Result<Option<Folder>> {
     let dir = path.parent().unwrap_or(Path::new(""));
     let config = dir.join("config.json");
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -144,7 +154,7 @@ fn around_file(path: &Path) -> Result<Option<Folder>> {
         path.display(),
         dir.display()
     );
-    folder_with(config, path.to_owned(), dir, None).map(Some)
+    folder_with(config, path.to_owned(), dir, average_beside(dir, raw)).map(Some)
 }
 
 fn folder_of(unet: &Path, note: Option<String>) -> Result<Folder> {

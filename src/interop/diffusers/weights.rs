@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::json::read_json;
 use super::knobs::Knobs;
+use crate::text::printable;
 
 /// Beginning of all their names.
 const STEM: &str = "diffusion_pytorch_model.";
@@ -19,6 +20,18 @@ const ENDINGS: [&str; 4] = [
     "safetensors.index.json",
     "bin",
     "bin.index.json",
+];
+
+/// Endings of weights that other programs name as they like.
+const OTHER_ENDINGS: [&str; 5] = [".safetensors", ".bin", ".pt", ".pth", ".ckpt"];
+
+/// Beginnings of what accelerate saves beside weights.
+const STATES: [&str; 5] = [
+    "optimizer",
+    "scheduler",
+    "sampler",
+    "scaler",
+    "random_states",
 ];
 
 /// True if a folder holds a file named like diffusers' weights.
@@ -58,12 +71,9 @@ pub(super) fn find(dir: &Path) -> Result<(PathBuf, Option<String>)> {
         }
     }
     let variants = variants(dir)?;
-    ensure!(
-        !variants.is_empty(),
-        "no weights in {}: looked for {}, and for variants such as {STEM}fp16.safetensors",
-        dir.display(),
-        ENDINGS.map(|ending| format!("{STEM}{ending}")).join(", ")
-    );
+    if variants.is_empty() {
+        return only_other(dir);
+    }
     ensure!(
         variants.len() == 1,
         "{} holds weights in the variants {}; give the file of one of them",
@@ -73,6 +83,40 @@ pub(super) fn find(dir: &Path) -> Result<(PathBuf, Option<String>)> {
     let (variant, (_, file)) = variants.into_iter().next().context("no variant")?;
     let note = format!("the variant {variant} is used, the only one there");
     Ok((file, Some(note)))
+}
+
+/// The only weights in a folder under another name, as trainers save them.
+///
+/// # Errors
+/// None there, or several.
+fn only_other(dir: &Path) -> Result<(PathBuf, Option<String>)> {
+    let cannot = || format!("cannot list {}", dir.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).with_context(cannot)? {
+        let name = entry.with_context(cannot)?.file_name();
+        let name = name.to_string_lossy().into_owned();
+        let ending = OTHER_ENDINGS.iter().any(|ending| name.ends_with(ending));
+        let usable = ending && !is_shard(&name) && dir.join(&name).is_file();
+        if usable && !name.starts_with('.') && !STATES.iter().any(|state| name.starts_with(state)) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    ensure!(
+        !names.is_empty(),
+        "no weights in {}: looked for {}, and for variants such as {STEM}fp16.safetensors",
+        dir.display(),
+        ENDINGS.map(|ending| format!("{STEM}{ending}")).join(", ")
+    );
+    let listed = names.iter().map(|name| printable(name)).collect::<Vec<_>>();
+    let listed = listed.join(", ");
+    ensure!(
+        names.len() == 1,
+        "{} holds several files of weights: {listed}; give one of them",
+        dir.display()
+    );
+    let note = format!("{listed} is used, the only file of weights there");
+    Ok((dir.join(&names[0]), Some(note)))
 }
 
 /// The best file of each variant, with its rank among [`ENDINGS`].
