@@ -1,14 +1,19 @@
 //! Atomic writing of files: whole or not at all.
 
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+
+/// Longest chain of symbolic links that is followed, as in the kernel.
+const MOST_LINKS: u32 = 40;
 
 /// Writes `path` through a temporary file beside it: write, fsync, rename, fsync of the folder.
 ///
 /// `write` receives the temporary file. On any error an older `path` stays unchanged and the temporary
-/// file is removed.
+/// file is removed. Where `path` is a symbolic link, the file that it points to is replaced, and the link stays. A
+/// device, a pipe or an open descriptor (`/dev/null`, `/dev/stdout`) is written to once `write` is done.
 ///
 /// # Errors
 /// Errors of `write`, or an I/O error naming `path`.
@@ -16,42 +21,132 @@ pub fn write_atomic(
     path: &Path,
     write: impl FnOnce(&mut tempfile::NamedTempFile) -> Result<()>,
 ) -> Result<()> {
-    let dir = folder_of(path);
+    let cannot = || format!("cannot write {}", path.display());
+    let target = match Target::of(path).with_context(cannot)? {
+        Target::File(target) => target,
+        Target::Stream(stream) => return write_through(&stream, write).with_context(cannot),
+    };
+    let dir = folder_of(&target);
     let mut file = tempfile::Builder::new()
         .prefix(".tmp-")
         // The tempfile crate's default is readable only by the owner.
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(dir)
-        .with_context(|| {
-            format!(
-                "cannot write {}: no new file in {}",
-                path.display(),
-                dir.display()
-            )
-        })?;
-    write(&mut file).with_context(|| format!("cannot write {}", path.display()))?;
+        .with_context(|| no_new_file(path, dir))?;
+    write(&mut file).with_context(cannot)?;
     let finish = || -> io::Result<()> {
         file.as_file_mut().flush()?;
         // `write` may have replaced the file under the temporary name (safetensors does): sync and
         // keep the new one, with the permissions of ours.
         std::fs::set_permissions(file.path(), file.as_file().metadata()?.permissions())?;
-        std::fs::File::open(file.path())?.sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        std::fs::File::open(dir)?.sync_all()
+        File::open(file.path())?.sync_all()?;
+        file.persist(&target).map_err(|e| e.error)?;
+        File::open(dir)?.sync_all()
     };
-    finish().with_context(|| format!("cannot write {}", path.display()))
+    finish().with_context(cannot)
 }
 
 /// Fails early, before long work, if [`write_atomic`] could not make a file at `path` later.
+///
+/// # Errors
+/// A missing or read-only folder, or a folder in the file's place; each names `path`.
 pub fn check_writable(path: &Path) -> Result<()> {
-    let dir = folder_of(path);
-    tempfile::tempfile_in(dir).map(drop).with_context(|| {
-        format!(
-            "cannot write {}: no new file in {}",
-            path.display(),
-            dir.display()
-        )
-    })
+    let target = Target::of(path).with_context(|| format!("cannot write {}", path.display()))?;
+    match target {
+        Target::File(target) => {
+            let dir = folder_of(&target);
+            let made = tempfile::tempfile_in(dir);
+            made.map(drop).with_context(|| no_new_file(path, dir))
+        }
+        Target::Stream(stream) => rustix::fs::access(&stream, rustix::fs::Access::WRITE_OK)
+            .map_err(io::Error::from)
+            .with_context(|| format!("cannot write {}", path.display())),
+    }
+}
+
+fn no_new_file(path: &Path, dir: &Path) -> String {
+    let (path, dir) = (path.display(), dir.display());
+    format!("cannot write {path}: no new file in {dir}")
+}
+
+/// Where bytes that are written to a path end up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A file to make or to replace: no link, in a folder without links.
+    File(PathBuf),
+    /// A device, a pipe or an open descriptor, which is written to and never replaced.
+    Stream(PathBuf),
+}
+
+impl Target {
+    /// Follows the links of `path`, which need not exist.
+    ///
+    /// # Errors
+    /// A missing folder, a folder in the file's place, a circle of links.
+    pub fn of(path: &Path) -> io::Result<Target> {
+        let mut path = path.to_owned();
+        for _ in 0..MOST_LINKS {
+            let dir = folder_of(&path);
+            let dir = std::fs::canonicalize(dir).map_err(|error| {
+                io::Error::new(error.kind(), format!("folder {}: {error}", dir.display()))
+            })?;
+            let Some(name) = path.file_name() else {
+                return Err(io::ErrorKind::IsADirectory.into());
+            };
+            let at = dir.join(name);
+            // Links to descriptors, which name no file if they are of pipes.
+            if at.starts_with("/proc") {
+                return Ok(Target::Stream(at));
+            }
+            match std::fs::symlink_metadata(&at) {
+                Ok(found) if found.is_symlink() => path = dir.join(std::fs::read_link(&at)?),
+                Ok(found) if found.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+                Ok(found) if !found.is_file() => return Ok(Target::Stream(at)),
+                Ok(_) => return Ok(Target::File(at)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Target::File(at));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(rustix::io::Errno::LOOP.into())
+    }
+
+    /// True for what can be written to twice at once: a device that keeps nothing.
+    pub fn is_null(&self) -> bool {
+        *self == Target::Stream("/dev/null".into())
+    }
+
+    /// True for standard output.
+    pub fn is_stdout(&self) -> bool {
+        matches!(self, Target::Stream(stream) if descriptor(stream) == Some(1))
+    }
+}
+
+/// The number of an open descriptor of this process, from its path without links.
+fn descriptor(stream: &Path) -> Option<u32> {
+    let fds = format!("/proc/{}/fd", std::process::id());
+    stream.strip_prefix(fds).ok()?.to_str()?.parse().ok()
+}
+
+/// Writes to a temporary file, since a stream cannot be sought in, then all of that to the stream.
+fn write_through(
+    stream: &Path,
+    write: impl FnOnce(&mut tempfile::NamedTempFile) -> Result<()>,
+) -> Result<()> {
+    let mut file = tempfile::NamedTempFile::new()?;
+    write(&mut file)?;
+    file.as_file_mut().flush()?;
+    // `write` may have replaced the file under the temporary name.
+    let mut written = File::open(file.path())?;
+    // A descriptor cannot always be opened anew, and would be written from its beginning.
+    let mut to: Box<dyn Write> = match descriptor(stream) {
+        Some(1) => Box::new(io::stdout().lock()),
+        Some(2) => Box::new(io::stderr().lock()),
+        _ => Box::new(File::options().append(true).open(stream)?),
+    };
+    io::copy(&mut written, &mut to)?;
+    Ok(to.flush()?)
 }
 
 /// Removes temporary files that a killed [`write_atomic`] left in `dir`. Requires that no one is writing there.
@@ -87,6 +182,8 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileTypeExt;
+
     use super::*;
 
     #[test]
@@ -107,5 +204,61 @@ mod tests {
     fn a_missing_folder_is_named() {
         let error = write_bytes(Path::new("/no/such/folder/x"), b"").unwrap_err();
         assert!(format!("{error:#}").contains("/no/such/folder"));
+    }
+
+    #[test]
+    fn a_link_stays_and_its_target_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, at(name)).unwrap();
+        std::fs::create_dir(at("below")).unwrap();
+        write_bytes(&at("below/a.txt"), b"old").unwrap();
+        link("below/a.txt", "one");
+        link("one", "two");
+        link("below/new.txt", "to-nothing");
+        for (name, target) in [("two", "below/a.txt"), ("to-nothing", "below/new.txt")] {
+            check_writable(&at(name)).unwrap();
+            write_bytes(&at(name), b"new").unwrap();
+            assert!(at(name).is_symlink());
+            assert!(!at(target).is_symlink());
+            assert_eq!(std::fs::read(at(target)).unwrap(), b"new");
+        }
+        link("circle", "circle");
+        link("below", "folder");
+        for (name, said) in [("circle", "links"), ("folder", "directory"), ("no/x", "no")] {
+            let errors = [check_writable(&at(name)), write_bytes(&at(name), b"")];
+            for error in errors {
+                let error = format!("{:#}", error.unwrap_err());
+                assert!(error.contains(name) && error.contains(said), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_or_a_pipe_is_written_to_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let null = dir.path().join("null");
+        std::os::unix::fs::symlink("/dev/null", &null).unwrap();
+        for path in [Path::new("/dev/null"), &null] {
+            check_writable(path).unwrap();
+            write_bytes(path, b"gone").unwrap();
+            assert!(Target::of(path).unwrap().is_null());
+            let kind = std::fs::metadata(path).unwrap().file_type();
+            assert!(kind.is_char_device());
+        }
+        assert!(null.is_symlink());
+        assert!(Target::of(Path::new("/dev/stdout")).unwrap().is_stdout());
+
+        let pipe = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || std::fs::read(pipe).unwrap()
+        });
+        write_bytes(&pipe, b"through").unwrap();
+        assert_eq!(reader.join().unwrap(), b"through");
+        let kind = std::fs::symlink_metadata(&pipe).unwrap().file_type();
+        assert!(kind.is_fifo());
     }
 }

@@ -135,7 +135,8 @@ fn train_sample_predict_export_import_inspect() {
             .arg(model)
             .arg("--input")
             .arg(at("in.safetensors"));
-        command.arg("--output").arg(&out).assert().success();
+        command.arg("--force").arg("--output").arg(&out);
+        command.assert().success();
         Golden::open_path(&out).get("out").copy()
     };
     let want = predict(&run);

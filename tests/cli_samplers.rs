@@ -24,6 +24,7 @@ fn sample(flags: &str) -> Command {
 fn images(dir: &Path, flags: &str) -> Tensor {
     let file = dir.join("pictures.safetensors");
     sample(flags)
+        .arg("--force")
         .arg("--out-tensor")
         .arg(&file)
         .assert()

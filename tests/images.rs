@@ -105,7 +105,8 @@ fn every_sampler_makes_images_and_refuses_what_it_has_no_use_for() {
         "unipc --steps 6 --order 3",
         "ddcm --codebook 8",
     ] {
-        let line = format!("sample run -n 2 --out-tensor out.safetensors --sampler {sampler}");
+        let line =
+            format!("sample run -n 2 --out-tensor out.safetensors --force --sampler {sampler}");
         let line = if sampler == "ddim" {
             line + " --steps 10"
         } else {
@@ -207,7 +208,7 @@ fn images_to_start_from() {
     let place = Place::new();
     let sample = |rest: &str| {
         place.ddpm(&format!(
-            "sample run -n 2 --out-tensor x.safetensors {rest}"
+            "sample run -n 2 --out-tensor x.safetensors --force {rest}"
         ))
     };
     sample("--init-image a.png --strength 0.3").success();
@@ -276,14 +277,14 @@ fn interpolations_are_drawn_as_the_original_draws_them() {
     // Ends, white columns, three mixtures; two rows.
     assert_eq!(size(&place.at("i.png")), (8 * 5 + 20, 16));
     place
-        .ddpm("interpolate run a.png b.png -k 4 --t0 5 -o i.png")
+        .ddpm("interpolate run a.png b.png -k 4 --t0 5 -o i.png --force")
         .success();
     place
         .ddpm("interpolate run --latent -n 2 -k 3 --steps 5 -o z.png")
         .success();
     assert_eq!(size(&place.at("z.png")), (24, 16));
     place
-        .ddpm("interpolate run a.png wide.png --latent -k 3 --steps 5 -o z.png")
+        .ddpm("interpolate run a.png wide.png --latent -k 3 --steps 5 -o z.png --force")
         .success();
     assert_eq!(size(&place.at("z.png")), (8 * 5 + 20, 8));
     for (line, said) in [
@@ -374,14 +375,17 @@ fn wrong_models_and_damaged_files_are_refused() {
     std::fs::write(place.at("altered.ddcm"), altered).unwrap();
     place.fails("decode altered.ddcm --model run", "checksum");
     for (line, said) in [
-        ("encode run a.png -o x.ddcm --codebook 12", "12"),
-        ("encode run a.png -o x.ddcm --codebook 1", "1"),
-        ("encode run a.png -o x.ddcm --steps 21", "want 1 to 20"),
+        ("encode run a.png -o x.ddcm --force --codebook 12", "12"),
+        ("encode run a.png -o x.ddcm --force --codebook 1", "1"),
         (
-            "encode run a.png -o x.ddcm --sampler ddim",
+            "encode run a.png -o x.ddcm --force --steps 21",
+            "want 1 to 20",
+        ),
+        (
+            "encode run a.png -o x.ddcm --force --sampler ddim",
             "--sampler ddpm only",
         ),
-        ("encode run text.png -o x.ddcm", "text.png"),
+        ("encode run text.png -o x.ddcm --force", "text.png"),
         ("encode run a.png -o nowhere/x.ddcm", "nowhere"),
     ] {
         place.fails(line, said);

@@ -203,7 +203,8 @@ fn networks_that_know_classes_want_one() {
             .arg("sample")
             .arg(&imported)
             .args(["-n", "1", "--class", class]);
-        command.arg("--out").arg(dir.path().join("x.png")).assert()
+        command.arg("--force").arg("--out");
+        command.arg(dir.path().join("x.png")).assert()
     };
     sample("9").success();
     sample("10").failure().stderr(contains("0 to 9"));

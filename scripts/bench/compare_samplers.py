@@ -59,7 +59,7 @@ class Images:
     def __init__(self, args: argparse.Namespace, folder: Path):
         self.file = folder / "pictures.safetensors"
         self.command = [args.ddpm, "sample", args.checkpoint, "-n", args.number, "--batch", args.number]
-        self.command += ["--seed", args.seed, "--precision", "f32", "--out-tensor", self.file]
+        self.command += ["--seed", args.seed, "--precision", "f32", "--force", "--out-tensor", self.file]
         if args.clip_x0:
             self.command.append(f"--clip-x0={args.clip_x0}")
 

@@ -231,6 +231,16 @@ pub fn is_ours(path: &Path) -> Result<bool> {
     Ok(safetensors::is(path)? && safetensors::open(path)?.metadata.contains_key(METADATA_KEY))
 }
 
+/// What a file written by this program holds, by its metadata alone.
+///
+/// # Errors
+/// Unreadable, not ours, or damaged.
+pub(super) fn contents_of(path: &Path) -> Result<Contents> {
+    let file = safetensors::open(path)?;
+    let text = file.metadata.get(METADATA_KEY).context("not ours")?;
+    Ok(parse_meta(text)?.contents)
+}
+
 /// Opens a file of ours and checks that it is whole and unchanged and that its config makes sense.
 ///
 /// # Errors

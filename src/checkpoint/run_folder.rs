@@ -8,6 +8,8 @@
 //! RUN/samples/step-00002000-ema.png      grids from the same noise every time
 //! RUN/checkpoints/step-00002000.safetensors
 //! RUN/checkpoints/latest                 the name of the newest one, written last
+//! RUN/checkpoints/step-00002000.1f3a09c2.pin   keeps a checkpoint for a file that needs it (see `pins`)
+//! RUN/checkpoints/step-00002000.safetensors.ema.analytic.json   a measurement of it (`ddpm calibrate`)
 //! RUN/incidents/step-00001234.json       records of bad steps
 //! RUN/lock                               held by the process that trains
 //! ```
@@ -19,6 +21,7 @@ use fs_err as fs;
 
 use super::file::{Checkpoint, Meta, read_checkpoint, write_checkpoint};
 use super::lock::RunLock;
+use super::pins;
 use crate::config::{Preset, RunConfig};
 use crate::fs::{remove_leftovers, write_bytes};
 
@@ -216,7 +219,7 @@ impl RunFolder {
     }
 
     /// Saves a checkpoint, then points `latest` at it, then removes all but the newest `keep` up to
-    /// this step.
+    /// this step, with what was measured of them. Pinned ones stay and do not count.
     ///
     /// # Errors
     /// The new checkpoint or `latest` cannot be written: older ones stay as they were.
@@ -228,17 +231,25 @@ impl RunFolder {
             fs::create_dir(&folder)?;
         }
         let path = folder.join(&name);
+        pins::spare(&path, meta, tensors)?;
         write_checkpoint(&path, meta, tensors)?;
         write_bytes(&folder.join("latest"), name.as_bytes())?;
         // Later ones are damaged, or from before a rollback: they do not count.
         let so_far = checkpoints(&self.dir)?.into_iter().filter(|p| *p <= path);
-        for old in so_far.rev().skip(keep.max(1)) {
-            fs::remove_file(old)?;
+        let mut kept = 0;
+        for old in so_far.rev() {
+            if pins::is_pinned(&old)? {
+                continue;
+            }
+            kept += 1;
+            if kept > keep.max(1) {
+                pins::remove(&old)?;
+            }
         }
         Ok(())
     }
 
-    /// Removes the checkpoints after `step`, which a rollback has left behind.
+    /// Removes the checkpoints after `step`, which a rollback has left behind; pinned ones get another name.
     ///
     /// # Errors
     /// No permission.
@@ -246,7 +257,7 @@ impl RunFolder {
         let last = format!("step-{step:08}.safetensors");
         for path in checkpoints(&self.dir)? {
             if path.file_name().is_some_and(|name| *name > *last.as_str()) {
-                fs::remove_file(path)?;
+                pins::remove_or_set_aside(&path)?;
             }
         }
         Ok(())
@@ -338,7 +349,8 @@ fn checkpoints(run: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn is_checkpoint_name(name: &str) -> bool {
+/// True for the name of a checkpoint of a run.
+pub(super) fn is_checkpoint_name(name: &str) -> bool {
     let step = name.strip_prefix("step-");
     let step = step.and_then(|rest| rest.strip_suffix(".safetensors"));
     // As many digits as a step can have.

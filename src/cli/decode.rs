@@ -12,17 +12,19 @@ use super::args::ddcm::DecodeSettings;
 use super::args::foreign::{ForeignArgs, SamplerHints};
 use super::args::image_out::OutputArgs;
 use super::findings;
-use super::out::{self, say};
-use crate::checkpoint::is_ours;
+use super::out::say;
+use super::outputs::Outputs;
+use crate::checkpoint::{every_checkpoint, in_a_run, is_ours, pinned_for};
 use crate::cli::progress::SampleProgress;
 use crate::config::Sigma;
 use crate::diffusion::Schedule;
 use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
+use crate::fs::folder_of;
 use crate::pretrained::Pretrained;
 use crate::sample::{
     Choice, Codebook, Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Visit, sample_images,
 };
-use crate::text::plural;
+use crate::text::{plural, printable};
 
 /// Folder searched for the model if --model is not given.
 const RUNS: &str = "runs";
@@ -52,13 +54,18 @@ pub(super) struct DecodeCommand {
 
 impl DecodeCommand {
     pub(super) fn run(&self) -> Result<()> {
-        let mut output = self.output.open()?;
         let file = ddcm::read(&self.file)?;
+        let mut outputs = self.outputs(file.images() as u64);
+        outputs.check()?;
+        let mut output = self.output.open();
         let header = file.header();
         let cannot = || format!("cannot decode {}", self.file.display());
         let settings = DecodeSettings::parse(&header.settings).with_context(cannot)?;
         let chosen = self.compute.choose_exact()?;
-        let mut network = self.network(header, chosen.device)?;
+        let mut network = self.network(header, &needed(header, &settings), chosen.device)?;
+        // Perhaps one that was searched for.
+        outputs.reads([&network.path]);
+        outputs.check()?;
         network.set_precision(chosen.precision);
         let steps = visited(header, &network, settings.sigma).with_context(cannot)?;
 
@@ -85,73 +92,131 @@ impl DecodeCommand {
         let images = sample_images(&process, &sampler, &wanted, &mut |_| bar.step());
         bar.finish();
         output.take(&images.with_context(cannot)?)?;
-        out::result(&format!(
-            "{:.4} bits per pixel",
-            file.bits_per_pixel().indices
-        ));
+        let bits = file.bits_per_pixel().indices;
+        outputs.print(&format!("{bits:.4} bits per pixel"));
         output.finish(self.file.display().to_string())
     }
 
+    fn outputs(&self, images: u64) -> Outputs {
+        let mut outputs = Outputs::new(self.output.force);
+        let model = self.model.iter().chain(self.foreign.file());
+        outputs.reads([&self.file].into_iter().chain(model));
+        self.output.declare(images, &mut outputs);
+        outputs
+    }
+
     /// The network whose hash is in the file.
-    fn network(&self, header: &DdcmHeader, device: Device) -> Result<Pretrained> {
-        let request = self.foreign.request(self.raw, SamplerHints::default())?;
-        let is_it = |network: &Pretrained| {
-            Ok::<_, anyhow::Error>(*network.fingerprint()?.as_bytes() == header.model_hash)
-        };
+    fn network(&self, header: &DdcmHeader, needs: &str, device: Device) -> Result<Pretrained> {
+        let wanted = blake3::Hash::from_bytes(header.model_hash);
         if let Some(path) = &self.model {
+            let request = self.foreign.request(self.raw, SamplerHints::default())?;
             let network = findings::load(path, &request, device)?;
-            ensure!(
-                is_it(&network)?,
-                "{} was made with another model than {} (or with the other of its raw and averaged weights)",
-                self.file.display(),
-                path.display()
-            );
-            return Ok(network);
-        }
-        let candidates = candidates(&self.file);
-        for path in &candidates {
-            // A file that is damaged or not a model is not the one.
-            if let Ok(network) = Pretrained::load_with(path, &request, device)
-                && is_it(&network)?
-            {
-                say(&format!("model: {}", path.display()));
+            if network.fingerprint()? == wanted {
                 return Ok(network);
             }
+            let elsewhere = match self.search(&of_its_run(&network.path), &wanted, device)? {
+                Some((found, raw)) => {
+                    let raw = if raw { " --raw" } else { "" };
+                    format!(
+                        "; give --model {}{raw}, which it was made with",
+                        found.path.display()
+                    )
+                }
+                None => format!("; want {needs}"),
+            };
+            bail!(
+                "{} was made with another model than {} (or with the other of its raw and averaged weights){elsewhere}",
+                self.file.display(),
+                path.display(),
+            );
         }
-        let hash = blake3::Hash::from_bytes(header.model_hash).to_hex();
+        let candidates = candidates(&self.file, &wanted);
+        if let Some((network, raw)) = self.search(&candidates, &wanted, device)? {
+            let raw = if raw { ", raw weights" } else { "" };
+            say(&format!("model: {}{raw}", network.path.display()));
+            return Ok(network);
+        }
         let seen = match candidates.len() {
             0 => format!("no model was found in {RUNS}/ or beside the file"),
             n => format!(
-                "{} in {RUNS}/ and beside the file: none has it",
+                "{} in {RUNS}/ and beside the file: none is it",
                 plural(n as u64, "model")
             ),
         };
         bail!(
-            "{} was made with a model whose hash begins with {}; {seen}. Give it with --model CKPT",
+            "{} was made with {needs}; {seen}. Give it with --model CKPT",
             self.file.display(),
-            &hash[..12]
         )
+    }
+
+    /// The first of these files with the network that is wanted, in its averaged or raw weights.
+    fn search(
+        &self,
+        paths: &[PathBuf],
+        wanted: &blake3::Hash,
+        device: Device,
+    ) -> Result<Option<(Pretrained, bool)>> {
+        for path in paths {
+            for raw in [self.raw, !self.raw] {
+                let request = self.foreign.request(raw, SamplerHints::default())?;
+                // A file that is damaged or not a model is not the one.
+                if let Ok(network) = Pretrained::load_with(path, &request, device)
+                    && network.fingerprint()? == *wanted
+                {
+                    return Ok(Some((network, raw)));
+                }
+            }
+        }
+        Ok(None)
     }
 }
 
-/// Run folders in runs/, and weights beside the file.
-fn candidates(file: &Path) -> Vec<PathBuf> {
+/// What the file says of its model: a checkpoint, if it was one of a run, and the beginning of the hash.
+fn needed(header: &DdcmHeader, settings: &DecodeSettings) -> String {
+    let hash = blake3::Hash::from_bytes(header.model_hash).to_hex();
+    let hash = &hash[..12];
+    match &settings.needs {
+        Some(checkpoint) => format!("{}, network {hash}", printable(checkpoint)),
+        None => format!("a model whose hash begins with {hash}"),
+    }
+}
+
+/// The checkpoints of the run that a checkpoint is in.
+fn of_its_run(path: &Path) -> Vec<PathBuf> {
+    let run = path.parent().and_then(Path::parent);
+    match (in_a_run(path), run) {
+        (Some(_), Some(run)) => every_checkpoint(run),
+        _ => vec![],
+    }
+}
+
+/// Where the model may be, the likeliest first: checkpoints in runs/ that are pinned for it, the newest of each run,
+/// weights beside the file, older checkpoints.
+fn candidates(file: &Path, wanted: &blake3::Hash) -> Vec<PathBuf> {
     let list = |dir: &Path| {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
         paths.sort();
         paths
     };
-    let beside = match file.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let mut found = list(Path::new(RUNS));
-    found.retain(|path| path.join("config.toml").exists());
     let weights = |path: &PathBuf| {
         path.extension().is_some_and(|e| e == "safetensors") && is_ours(path).unwrap_or(false)
     };
-    found.extend(list(beside).into_iter().filter(weights));
+    let runs = list(Path::new(RUNS));
+    let all: Vec<Vec<PathBuf>> = runs.iter().map(|run| every_checkpoint(run)).collect();
+    let pinned = runs.iter().flat_map(|run| pinned_for(run, wanted));
+    let newest = all.iter().filter_map(|run| run.first().cloned());
+    let beside = list(folder_of(file)).into_iter().filter(weights);
+    let mut found: Vec<PathBuf> = Vec::new();
+    for path in pinned
+        .chain(newest)
+        .chain(beside)
+        .chain(all.iter().flatten().cloned())
+    {
+        if !found.contains(&path) {
+            found.push(path);
+        }
+    }
     found
 }
 

@@ -1,8 +1,8 @@
 //! `ddpm encode`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ndarray::{Array1, Array4, Axis, concatenate};
 use tch::{Device, Tensor};
@@ -10,12 +10,14 @@ use tch::{Device, Tensor};
 use super::args::class::ClassArg;
 use super::args::ddcm::DecodeSettings;
 use super::args::image_in::read_images;
-use super::args::load::LoadArgs;
+use super::args::load::{LoadArgs, weights_line};
 use super::args::sampler::SamplerArgs;
-use super::out;
+use super::out::say;
+use super::outputs::{ForceArg, Outputs, path_or_stdout};
+use crate::checkpoint::{Pin, in_a_run};
 use crate::cli::progress::SampleProgress;
 use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
-use crate::fs::check_writable;
+use crate::fs::Target;
 use crate::images::to_array;
 use crate::report::psnr_db;
 use crate::sample::ChosenSampler;
@@ -36,14 +38,21 @@ pub(super) struct EncodeCommand {
     #[arg(value_name = "IMG", required = true, index = 2)]
     images: Vec<PathBuf>,
     /// File to write
-    #[arg(short, long, value_name = "FILE.ddcm")]
+    #[arg(short, long, value_name = "FILE.ddcm", value_parser = path_or_stdout())]
     out: PathBuf,
+    #[command(flatten)]
+    force: ForceArg,
     /// Codebook entries per step, a power of two
     #[arg(long, value_name = "K", default_value_t = 64)]
     codebook: u32,
     /// Seed of the codebooks
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Keep the checkpoint for this file: training does not remove it [default: true for a checkpoint of a run]
+    ///
+    /// Until you delete RUN/checkpoints/step-*.pin.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, hide_possible_values = true)]
+    pin: Option<bool>,
     /// Images per batch
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
@@ -57,7 +66,8 @@ pub(super) struct EncodeCommand {
 
 impl EncodeCommand {
     pub(super) fn run(&self) -> Result<()> {
-        check_writable(&self.out)?;
+        let outputs = self.outputs();
+        outputs.check()?;
         let (network, device) = self.load.load_exact(self.sampler.hints())?;
         let config = &network.meta.config;
         let codebook = Codebook::new(self.seed, self.codebook, config.model.chw())?;
@@ -65,6 +75,8 @@ impl EncodeCommand {
         let denoiser = self.class.denoiser(&network)?;
         let process = chosen.process(&denoiser, &network.meta.config.diffusion);
         let images = read_images(&self.images, &config.model, &config.data)?;
+        let fingerprint = network.fingerprint()?;
+        let pin = self.pin(&network.path, &fingerprint)?;
 
         let batches = images.split(i64::from(self.batch), 0);
         let bar = SampleProgress::new("encoding", (process.steps.len() * batches.len()) as u64);
@@ -79,9 +91,13 @@ impl EncodeCommand {
         }
         bar.finish();
 
-        let settings = DecodeSettings::new(options, process.clip_x0, self.class);
+        let weights = weights_line(&network, self.load.which(), &network.path);
+        let mut settings = DecodeSettings::new(options, process.clip_x0, self.class);
+        if let Some(checkpoint) = in_a_run(&network.path) {
+            settings = settings.needing(&checkpoint, &weights);
+        }
         let header = DdcmHeader {
-            model_hash: *network.fingerprint()?.as_bytes(),
+            model_hash: *fingerprint.as_bytes(),
             settings: settings.to_text()?,
             timesteps: config.diffusion.timesteps as u32,
             steps: process
@@ -99,10 +115,58 @@ impl EncodeCommand {
         };
         let narrow = |row: &Vec<i64>| row.iter().map(|index| *index as u32).collect();
         let file = Ddcm::new(header, &indices.iter().map(narrow).collect::<Vec<_>>())?;
+        if let Some(pin) = &pin {
+            pin.check()?;
+        }
         ddcm::write(&self.out, &file)?;
+        self.tell_needed(&network.path, &weights, &fingerprint, pin.as_ref());
+        pin.map(Pin::keep);
         let decoded: Vec<_> = decoded.iter().map(Array4::view).collect();
-        self.tell(&file, &to_array(&images), &concatenate(Axis(0), &decoded)?);
+        let decoded = concatenate(Axis(0), &decoded)?;
+        self.tell(&outputs, &file, &to_array(&images), &decoded);
         Ok(())
+    }
+
+    fn outputs(&self) -> Outputs {
+        let mut outputs = Outputs::new(self.force);
+        outputs.reads(self.load.files().chain(&self.images));
+        outputs.writes("--out", &self.out, &["ddcm"], None);
+        outputs
+    }
+
+    /// Pins a checkpoint before the long work, during which training might remove it.
+    fn pin(&self, checkpoint: &Path, network: &blake3::Hash) -> Result<Option<Pin>> {
+        let kept = !Target::of(&self.out).is_ok_and(|target| target.is_null());
+        let wanted = self.pin.unwrap_or(kept && in_a_run(checkpoint).is_some());
+        let pin = wanted.then(|| Pin::set(checkpoint, &self.out, network));
+        match pin.transpose() {
+            // A run of somebody else may be read-only.
+            Err(error) if self.pin.is_none() && checkpoint.exists() => {
+                say(&format!("warning: the checkpoint is not pinned: {error:#}"));
+                Ok(None)
+            }
+            pin => pin.context("--pin"),
+        }
+    }
+
+    /// Tells which checkpoint decoding needs, and whether it stays.
+    fn tell_needed(&self, path: &Path, weights: &str, network: &blake3::Hash, pin: Option<&Pin>) {
+        let until = match pin {
+            Some(pin) => format!(
+                "training will not remove it, until you delete {}",
+                pin.path().display()
+            ),
+            None if in_a_run(path).is_some() => {
+                "it is not pinned, and training with --keep may remove it".to_owned()
+            }
+            None => "keep that file".to_owned(),
+        };
+        say(&format!(
+            "to decode {}, {} is needed ({weights}, network {}): {until}",
+            self.out.display(),
+            path.display(),
+            &network.to_hex()[..12]
+        ));
     }
 
     /// DDPM's options; only DDPM draws noise from codebooks.
@@ -121,14 +185,14 @@ impl EncodeCommand {
     }
 
     /// Prints a line for each image and one for the file.
-    fn tell(&self, file: &Ddcm, before: &Array4<u8>, after: &Array4<u8>) {
+    fn tell(&self, outputs: &Outputs, file: &Ddcm, before: &Array4<u8>, after: &Array4<u8>) {
         let pairs = before.outer_iter().zip(after.outer_iter());
         for ((before, after), path) in pairs.zip(&self.images) {
             let psnr = psnr_db(before, after);
-            out::result(&format!("{}: PSNR {psnr:.2} dB", path.display()));
+            outputs.print(&format!("{}: PSNR {psnr:.2} dB", path.display()));
         }
         let size = file.bits_per_pixel();
-        out::result(&format!(
+        outputs.print(&format!(
             "{}: {}, {:.4} bits per pixel ({:.4} with the header)",
             self.out.display(),
             plural(file.images() as u64, "image"),

@@ -10,6 +10,7 @@ use super::args::foreign::{ForeignArgs, SamplerHints};
 use super::args::load::weights_line;
 use super::findings;
 use super::out::say;
+use super::outputs::{ForceArg, Outputs};
 use crate::checkpoint::{Contents, Family, Meta, Weights, write_checkpoint};
 use crate::interop::{write_family_pt, write_family_safetensors, write_pipeline};
 
@@ -31,6 +32,8 @@ pub(super) struct ExportCommand {
     /// File to write (.pt, .pth, .bin, .ckpt or .safetensors), or new folder
     #[arg(long, value_name = "FILE|DIR")]
     to: PathBuf,
+    #[command(flatten)]
+    force: ForceArg,
     /// Program whose names and layout to write [default: the one the weights came from; ddpm for .safetensors]
     #[arg(long, value_enum)]
     layout: Option<Family>,
@@ -45,6 +48,8 @@ pub(super) struct ExportCommand {
 
 impl ExportCommand {
     pub(super) fn run(&self) -> Result<()> {
+        let form = self.form()?;
+        self.check_outputs(form)?;
         let request = self.foreign.request(self.raw, self.sampler)?;
         let network = findings::load(&self.checkpoint, &request, Device::Cpu)?;
         let weights = network.state_dict();
@@ -55,37 +60,68 @@ impl ExportCommand {
             Some(family) => family,
         };
         let to = self.to.as_path();
-        match to.extension().and_then(|e| e.to_str()) {
-            Some("safetensors") => match self.layout {
+        match form {
+            Form::Safetensors => match self.layout {
                 None | Some(Family::Ddpm) => {
                     write_checkpoint(to, &of_weights(meta, request.which()), &weights)?;
                 }
                 Some(family) => write_family_safetensors(to, family, meta, &weights)?,
             },
-            Some("pt" | "pth" | "bin" | "ckpt") => {
+            Form::Pt => {
                 let family = self.layout.unwrap_or(origin);
                 write_family_pt(to, family, meta, &weights)?;
                 say(&format!("in the layout of {family}"));
             }
+            Form::Pipeline => {
+                for note in write_pipeline(to, meta, &weights)? {
+                    say(&format!("note: {note}"));
+                }
+            }
+        }
+        let weights = weights_line(&network, request.which(), &self.checkpoint);
+        say(&format!("{weights} in {}", to.display()));
+        Ok(())
+    }
+
+    /// What --to asks for by its ending.
+    fn form(&self) -> Result<Form> {
+        let to = self.to.as_path();
+        match to.extension().and_then(|e| e.to_str()) {
+            Some("safetensors") => Ok(Form::Safetensors),
+            Some("pt" | "pth" | "bin" | "ckpt") => Ok(Form::Pt),
             None if wants_folder(to) => {
                 ensure!(
                     self.layout.is_none_or(|l| l == Family::Diffusers),
                     "--to {}: a folder is a diffusers pipeline; for another --layout name a .pt file",
                     to.display()
                 );
-                for note in write_pipeline(to, meta, &weights)? {
-                    say(&format!("note: {note}"));
-                }
+                Ok(Form::Pipeline)
             }
             _ => bail!(
                 "--to {}: want a name ending in .pt, .pth, .bin, .ckpt or .safetensors, or a new folder for a diffusers pipeline",
                 to.display()
             ),
         }
-        let weights = weights_line(&network, request.which(), &self.checkpoint);
-        say(&format!("{weights} in {}", to.display()));
-        Ok(())
     }
+
+    fn check_outputs(&self, form: Form) -> Result<()> {
+        let mut outputs = Outputs::new(self.force);
+        outputs.reads([&self.checkpoint].into_iter().chain(self.foreign.file()));
+        match form {
+            Form::Safetensors => outputs.writes("--to", &self.to, &["safetensors"], None),
+            Form::Pt => outputs.writes("--to", &self.to, &["pt", "pth", "bin", "ckpt"], None),
+            Form::Pipeline => outputs.makes_folder("--to", &self.to),
+        }
+        outputs.check()
+    }
+}
+
+/// Kind of file or folder to write.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Safetensors,
+    Pt,
+    Pipeline,
 }
 
 fn wants_folder(to: &Path) -> bool {

@@ -9,8 +9,8 @@ use super::args::foreign::{ForeignArgs, SamplerHints};
 use super::findings::ours;
 use super::findings::tell;
 use super::out::say;
+use super::outputs::{ForceArg, Outputs, path_or_stdout};
 use crate::checkpoint::write_checkpoint;
-use crate::fs::check_writable;
 use crate::interop::Foreign;
 use crate::text::plural;
 
@@ -32,8 +32,10 @@ pub(super) struct ImportCommand {
     /// File or folder: .pt, .pth, .ckpt, .bin, .safetensors, .weights, a diffusers folder, …
     file: PathBuf,
     /// File to write
-    #[arg(long, value_name = "FILE.safetensors")]
+    #[arg(long, value_name = "FILE.safetensors", value_parser = path_or_stdout())]
     to: Option<PathBuf>,
+    #[command(flatten)]
+    force: ForceArg,
     /// Import the raw weights instead of their EMA, if the file has both
     #[arg(long)]
     raw: bool,
@@ -45,14 +47,12 @@ pub(super) struct ImportCommand {
 
 impl ImportCommand {
     pub(super) fn run(&self) -> Result<()> {
+        let mut outputs = Outputs::new(self.force);
+        outputs.reads([&self.file].into_iter().chain(self.foreign.file()));
         if let Some(to) = &self.to {
-            ensure!(
-                to.extension().is_some_and(|e| e == "safetensors"),
-                "--to {}: want a name ending in .safetensors",
-                to.display()
-            );
-            check_writable(to)?;
+            outputs.writes("--to", to, &["safetensors"], None);
         }
+        outputs.check()?;
         ensure!(
             self.file.is_dir() || ours(&self.file)?.is_none(),
             "{} is a file of this program and needs no import; use it as it is",

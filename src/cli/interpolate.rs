@@ -10,13 +10,12 @@ use tch::{Device, Tensor};
 
 use super::args::class::ClassArg;
 use super::args::image_in::read_images;
-use super::args::image_out::refuse_other_than_png;
 use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
 use super::out::say;
+use super::outputs::{ForceArg, Outputs, path_or_stdout};
 use crate::cli::progress::SampleProgress;
 use crate::config::RunConfig;
-use crate::fs::check_writable;
 use crate::images::to_array;
 use crate::report::{beside, grid_of_columns, write_png};
 use crate::rng::image_noise;
@@ -26,6 +25,8 @@ use crate::text::plural;
 
 /// White columns between a row's ends and its interpolations, in pixels, as in the original.
 const GAP: usize = 10;
+/// The figure's name without --out.
+const DEFAULT_FIGURE: &str = "interpolation.png";
 
 /// Interpolate between two images, or between two latents.
 ///
@@ -58,9 +59,12 @@ pub(super) struct InterpolateCommand {
         short,
         long,
         value_name = "FILE.png",
-        default_value = "interpolation.png"
+        default_value = DEFAULT_FIGURE,
+        value_parser = path_or_stdout()
     )]
     out: PathBuf,
+    #[command(flatten)]
+    force: ForceArg,
     #[command(flatten)]
     sampler: SamplerArgs,
     #[command(flatten)]
@@ -117,8 +121,6 @@ impl InterpolateCommand {
 
     /// Refuses unusable flags before the long work.
     fn check(&self) -> Result<()> {
-        refuse_other_than_png("--out", &self.out)?;
-        check_writable(&self.out)?;
         ensure!(
             self.latent || !self.images.is_empty(),
             "want two images for each row, or --latent for rows of random latents"
@@ -128,7 +130,10 @@ impl InterpolateCommand {
             "{}, want two for each row",
             plural(self.images.len() as u64, "image")
         );
-        Ok(())
+        let mut outputs = Outputs::new(self.force);
+        outputs.reads(self.load.files().chain(&self.images));
+        outputs.writes("--out", &self.out, &["png"], Some(DEFAULT_FIGURE));
+        outputs.check()
     }
 
     fn ends(&self, config: &RunConfig, device: Device) -> Result<Ends> {

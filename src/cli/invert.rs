@@ -9,16 +9,18 @@ use tch::{Device, Kind, Tensor};
 use super::args::class::ClassArg;
 use super::args::foreign::SamplerHints;
 use super::args::image_in::read_images;
-use super::args::image_out::refuse_other_than_png;
 use super::args::load::LoadArgs;
-use super::out::{self, say};
+use super::out::say;
+use super::outputs::{ForceArg, Outputs, path_or_stdout};
 use crate::cli::progress::SampleProgress;
 use crate::diffusion::Schedule;
 use crate::formats::safetensors;
-use crate::fs::check_writable;
 use crate::images::to_array;
 use crate::report::{grid_of_columns, mean_sq_error, psnr_db, write_png};
 use crate::sample::{Ddim, Process, Respaced, Spacing, Step, Visit, ddim, ddim_invert};
+
+/// The figure's name without --out.
+const DEFAULT_FIGURE: &str = "inverted.png";
 
 /// Find the latents of images by DDIM inversion, and reconstruct the images.
 ///
@@ -31,11 +33,13 @@ pub(super) struct InvertCommand {
     #[command(flatten)]
     class: ClassArg,
     /// Figure to write
-    #[arg(short, long, value_name = "FILE.png", default_value = "inverted.png")]
+    #[arg(short, long, value_name = "FILE.png", default_value = DEFAULT_FIGURE, value_parser = path_or_stdout())]
     out: PathBuf,
     /// Write the latents: `x_T` [N, C, H, W] f32
-    #[arg(long, value_name = "FILE.safetensors")]
+    #[arg(long, value_name = "FILE.safetensors", value_parser = path_or_stdout())]
     out_tensor: Option<PathBuf>,
+    #[command(flatten)]
+    force: ForceArg,
     /// Steps in each direction [default: 100, at most T]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
@@ -45,11 +49,8 @@ pub(super) struct InvertCommand {
 
 impl InvertCommand {
     pub(super) fn run(&self) -> Result<()> {
-        refuse_other_than_png("--out", &self.out)?;
-        check_writable(&self.out)?;
-        if let Some(out) = &self.out_tensor {
-            check_writable(out)?;
-        }
+        let outputs = self.outputs();
+        outputs.check()?;
         let (network, device) = self.load.load(SamplerHints::default())?;
         let config = &network.meta.config;
         let schedule = Schedule::new(&config.diffusion);
@@ -73,18 +74,28 @@ impl InvertCommand {
         bar.finish();
         process.check_finite()?;
         let (x_t, again) = (x_t.to_device(Device::Cpu), again.to_device(Device::Cpu));
-        self.tell(&x_0, &x_t, &again);
+        self.tell(&outputs, &x_0, &x_t, &again);
         self.write(&x_0, &x_t, &again)
     }
 
+    fn outputs(&self) -> Outputs {
+        let mut outputs = Outputs::new(self.force);
+        outputs.reads(self.load.files().chain(&self.images));
+        outputs.writes("--out", &self.out, &["png"], Some(DEFAULT_FIGURE));
+        if let Some(out) = &self.out_tensor {
+            outputs.writes("--out-tensor", out, &["safetensors"], None);
+        }
+        outputs
+    }
+
     /// Prints a line for each image: error of the reconstruction in grey levels, mean and deviation of the latent.
-    fn tell(&self, x_0: &Tensor, x_t: &Tensor, again: &Tensor) {
+    fn tell(&self, outputs: &Outputs, x_0: &Tensor, x_t: &Tensor, again: &Tensor) {
         let (before, after) = (to_array(x_0), to_array(again));
         let pairs = before.outer_iter().zip(after.outer_iter());
         for (i, (path, (a, b))) in (0..).zip(self.images.iter().zip(pairs)) {
             let rms = mean_sq_error(a, b).sqrt();
             let apart = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b));
-            out::result(&format!(
+            outputs.print(&format!(
                 "{}: PSNR {:.2} dB, RMS error {rms:.3}, max error {}; latent mean {:.3}, std {:.3}",
                 path.display(),
                 psnr_db(a, b),

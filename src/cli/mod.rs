@@ -14,6 +14,7 @@ mod inspect;
 mod interpolate;
 mod invert;
 mod out;
+mod outputs;
 mod predict;
 mod progress;
 mod replay;

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::args::foreign::SamplerHints;
 use super::args::load::LoadArgs;
+use super::outputs::{ForceArg, Outputs, path_or_stdout};
 use crate::config::RunConfig;
 use crate::formats::safetensors;
 use crate::text::plural;
@@ -23,8 +24,10 @@ pub(super) struct PredictCommand {
     #[arg(long, value_name = "IN.safetensors")]
     input: PathBuf,
     /// File to write `out` to
-    #[arg(long, value_name = "OUT.safetensors")]
+    #[arg(long, value_name = "OUT.safetensors", value_parser = path_or_stdout())]
     output: PathBuf,
+    #[command(flatten)]
+    force: ForceArg,
     #[command(flatten)]
     load: LoadArgs,
     #[command(flatten)]
@@ -33,6 +36,10 @@ pub(super) struct PredictCommand {
 
 impl PredictCommand {
     pub(super) fn run(&self) -> Result<()> {
+        let mut outputs = Outputs::new(self.force);
+        outputs.reads(self.load.files().chain([&self.input]));
+        outputs.writes("--output", &self.output, &["safetensors"], None);
+        outputs.check()?;
         let (network, chosen) = self.load.load_exact(self.sampler)?;
         let input = safetensors::open(&self.input)?;
         let tensor = |name: &str| {

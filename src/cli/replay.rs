@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::args::compute::ComputeArgs;
 use super::out::{self, say};
+use super::outputs::{ForceArg, Outputs};
 use super::terminal::Terminal;
 use crate::checkpoint::RunFolder;
 use crate::train::replay;
@@ -37,6 +38,12 @@ pub(super) struct ReplayCommand {
 
 impl ReplayCommand {
     pub(super) fn run(&self) -> Result<()> {
+        let mut outputs = Outputs::new(ForceArg::default());
+        outputs.runs_in(Some(&self.run));
+        if let Some(cache) = &self.cache {
+            outputs.updates("--cache", cache);
+        }
+        outputs.check()?;
         let chosen = self.compute.choose()?;
         let folder = RunFolder::new(self.run.clone());
         let found = replay(

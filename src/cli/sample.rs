@@ -12,6 +12,7 @@ use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
 use super::args::start::StartArgs;
 use super::args::trajectory::TrajectoryArgs;
+use super::outputs::Outputs;
 use super::progress::SampleProgress;
 use crate::formats::safetensors;
 use crate::pretrained::{batch_labels, class_labels};
@@ -63,8 +64,8 @@ pub(super) struct SampleCommand {
 
 impl SampleCommand {
     pub(super) fn run(&self) -> Result<()> {
-        let mut output = self.output.open()?;
-        self.trajectory.check()?;
+        self.check_outputs()?;
+        let mut output = self.output.open();
         let (network, device) = self.load.load(self.sampler.hints())?;
         let config = &network.meta.config;
         let measured = || network.measured();
@@ -104,6 +105,15 @@ impl SampleCommand {
         bar.finish();
         trajectory.finish()?;
         output.finish(format!("step {}", network.meta.step))
+    }
+
+    fn check_outputs(&self) -> Result<()> {
+        let mut outputs = Outputs::new(self.output.force);
+        outputs.reads(self.load.files());
+        outputs.reads(self.start.files().chain(&self.noise));
+        self.output.declare(self.number, &mut outputs);
+        self.trajectory.declare(&mut outputs)?;
+        outputs.check()
     }
 
     /// The noise of --noise, of codebooks, or the seed's.

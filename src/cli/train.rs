@@ -14,6 +14,7 @@ use super::args::preset_table::{EXAMPLES, long_help};
 use super::args::settings::{BaseArgs, SettingArgs};
 use super::findings;
 use super::out::say;
+use super::outputs::{ForceArg, Outputs};
 use super::terminal::Terminal;
 use crate::checkpoint::{Resumable, RunFolder};
 use crate::config::{Preset, RunConfig};
@@ -61,6 +62,7 @@ pub(super) struct TrainCommand {
 impl TrainCommand {
     pub(super) fn run(&self) -> Result<ExitCode> {
         let started = Instant::now();
+        self.check_cache()?;
         let auto_accumulate = self.settings.auto_accumulate()?;
         let existing = match &self.run {
             Some(dir) => RunFolder::new(dir.clone()).resumable()?,
@@ -88,6 +90,17 @@ impl TrainCommand {
                 Ok(ExitCode::from(reason.exit_code()))
             }
         }
+    }
+
+    /// The cache file must not be another file of this start. Its reader refuses files that are no cache.
+    fn check_cache(&self) -> Result<()> {
+        let mut outputs = Outputs::new(ForceArg::default());
+        outputs.reads(self.init_from.iter().chain(self.base.file()));
+        outputs.runs_in(self.run.as_deref());
+        if let Some(cache) = &self.cache {
+            outputs.updates("--cache", cache);
+        }
+        outputs.check()
     }
 
     /// The network of --init-from. A run with a checkpoint continues from its own weights; one without may start from

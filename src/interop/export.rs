@@ -14,7 +14,6 @@ use crate::checkpoint::{Family, Meta, Origin};
 use crate::formats::pt::write::Item;
 use crate::formats::safetensors;
 use crate::formats::state_dict::{tensor_item, write_pt};
-use crate::fs::check_writable;
 
 /// A `state_dict` in order.
 type StateDict = Vec<(String, Tensor)>;
@@ -114,10 +113,10 @@ pub fn write_pipeline(
         "{} is there already; choose a new folder",
         dir.display()
     );
-    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
+    // Where `dir` is a link, the folder that it points to is replaced.
+    let dir = &fs_err::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let parent = crate::fs::folder_of(dir);
     fs_err::create_dir_all(parent)?;
-    check_writable(dir)?;
     let made = tempfile::Builder::new()
         .prefix(".ddpm-export-")
         .tempdir_in(parent)?;

@@ -8,7 +8,7 @@ use ndarray::{Array3, s};
 
 use super::figure::beside;
 use super::mark::{mark_gif, mark_png};
-use crate::fs::write_bytes;
+use crate::fs::{Target, write_bytes};
 
 /// Shortest frame, in milliseconds: browsers show shorter ones for 100 ms.
 const LEAST_MILLIS: u32 = 20;
@@ -25,13 +25,11 @@ enum Format {
     Gif,
 }
 
-/// Fails, before long work, if [`write_animation`] would refuse `path`.
-pub fn check_animation_path(path: &Path) -> Result<()> {
-    format_of(path).map(drop)
-}
+/// The endings of names that [`write_animation`] takes.
+pub const ANIMATION_ENDINGS: [&str; 3] = ["png", "apng", "gif"];
 
-/// Writes frames in an endless loop, whole or not at all: an animated PNG if `path` ends in `.png` or `.apng`, a GIF
-/// if it ends in `.gif`.
+/// Writes frames in an endless loop, whole or not at all: an animated PNG if `path` ends in `.png` or `.apng`, or is
+/// a device or pipe without one, a GIF if it ends in `.gif`.
 ///
 /// Each frame lasts `frame_millis` milliseconds, the last one `last_millis`. Both are raised to 20, since browsers
 /// show shorter frames for 100; a GIF rounds to tens. A GIF has at most 256 colours per frame: in a frame with more,
@@ -102,6 +100,7 @@ fn format_of(path: &Path) -> Result<Format> {
     match extension.to_str() {
         Some("png" | "apng") => Ok(Format::Apng),
         Some("gif") => Ok(Format::Gif),
+        _ if matches!(Target::of(path), Ok(Target::Stream(_))) => Ok(Format::Apng),
         _ => bail!(
             "cannot write {}: an animation ends in .png or .apng (APNG) or .gif",
             path.display()

@@ -6,7 +6,7 @@ mod mark;
 mod metrics;
 mod units;
 
-pub use animation::{check_animation_path, frame_steps, strip, write_animation};
+pub use animation::{ANIMATION_ENDINGS, frame_steps, strip, write_animation};
 pub use figure::{beside, grid, grid_of_columns, mean_sq_error, psnr_db, write_png};
 pub(crate) use mark::is_marked;
 pub use metrics::{Metrics, StepMetrics};

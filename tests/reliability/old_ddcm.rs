@@ -58,7 +58,8 @@ fn old_files_decode_to_the_same_images() {
     let out = dir.path().join("decoded.png");
     for (file, model, _) in FILES {
         run("decode", &old(&format!("{file}.ddcm")), |ddpm| {
-            ddpm.arg("--model").arg(old(model)).arg("-o").arg(&out);
+            ddpm.arg("--model").arg(old(model)).arg("--force");
+            ddpm.arg("-o").arg(&out);
         });
         let ours = image::open(&out).unwrap().to_rgb8();
         let theirs = image::open(old(&format!("{file}.png"))).unwrap().to_rgb8();
@@ -79,7 +80,7 @@ fn the_same_images_are_encoded_under_the_same_header() {
     for (file, model, how) in FILES {
         run("encode", &old(model), |ddpm| {
             ddpm.args(IMAGES.map(|name| old("jpegs/pictures").join(name)));
-            ddpm.args(how.split(' ')).arg("-o").arg(&out);
+            ddpm.args(how.split(' ')).args(["--force", "-o"]).arg(&out);
         });
         let ours = ddcm::read(&out).unwrap();
         let theirs = ddcm::read(&old(&format!("{file}.ddcm"))).unwrap();

@@ -92,6 +92,11 @@ pub(in crate::cli) struct SamplerHints {
 }
 
 impl ForeignArgs {
+    /// The file that is read, if any.
+    pub(in crate::cli) fn file(&self) -> Option<&PathBuf> {
+        self.settings.as_ref()
+    }
+
     /// The request for a foreign file.
     ///
     /// # Errors

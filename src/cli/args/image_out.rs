@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use ndarray::{Array4, Axis, concatenate};
 use tch::{Device, Tensor};
 
 use crate::cli::out::say;
+use crate::cli::outputs::{ForceArg, Outputs, image_name, path_or_stdout};
 use crate::formats::safetensors;
-use crate::fs::check_writable;
 use crate::images::to_array;
 use crate::report::{grid, write_png};
 use crate::text::plural;
+
+/// The grid's name without --out.
+const DEFAULT_GRID: &str = "samples.png";
 
 /// Files for images.
 #[derive(Debug, Clone, Args)]
@@ -21,14 +24,16 @@ pub(in crate::cli) struct OutputArgs {
     /// Write a grid of all images [default: samples.png]
     ///
     /// With --separate or --out-tensor there is no default.
-    #[arg(short, long, value_name = "FILE.png")]
+    #[arg(short, long, value_name = "FILE.png", value_parser = path_or_stdout())]
     out: Option<PathBuf>,
     /// Write one file per image, from 00000.png
     #[arg(long, value_name = "DIR")]
     separate: Option<PathBuf>,
     /// Write the images as a tensor: `pictures` [N, C, H, W] f32 in [-1, 1]
-    #[arg(long, value_name = "FILE.safetensors", hide_short_help = true)]
+    #[arg(long, value_name = "FILE.safetensors", value_parser = path_or_stdout(), hide_short_help = true)]
     out_tensor: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) force: ForceArg,
 }
 
 /// Collects and writes images, batch by batch.
@@ -42,33 +47,32 @@ pub(in crate::cli) struct ImageOutput<'a> {
 }
 
 impl OutputArgs {
-    /// Fails before the long work if its results could not be written.
-    ///
-    /// # Errors
-    /// A file that cannot be written, or a grid whose name does not end in .png.
-    pub(in crate::cli) fn open(&self) -> Result<ImageOutput<'_>> {
+    /// Names the files of `number` images.
+    pub(in crate::cli) fn declare(&self, number: u64, outputs: &mut Outputs) {
         if let Some(dir) = &self.separate {
-            fs_err::create_dir_all(dir)?;
-            check_writable(&dir.join("00000.png"))?;
+            outputs.fills("--separate", dir, number);
         }
         if let Some(out) = self.grid_path() {
-            refuse_other_than_png("--out", &out)?;
-            check_writable(&out)?;
+            outputs.writes("--out", &out, &["png"], Some(DEFAULT_GRID));
         }
         if let Some(out) = &self.out_tensor {
-            check_writable(out)?;
+            outputs.writes("--out-tensor", out, &["safetensors"], None);
         }
-        Ok(ImageOutput {
+    }
+
+    /// Nothing written yet.
+    pub(in crate::cli) fn open(&self) -> ImageOutput<'_> {
+        ImageOutput {
             places: self,
             images: Vec::new(),
             numbers: Vec::new(),
             taken: 0,
-        })
+        }
     }
 
     fn grid_path(&self) -> Option<PathBuf> {
         let elsewhere = self.separate.is_some() || self.out_tensor.is_some();
-        let default = || (!elsewhere).then(|| "samples.png".into());
+        let default = || (!elsewhere).then(|| DEFAULT_GRID.into());
         self.out.clone().or_else(default)
     }
 }
@@ -82,8 +86,9 @@ impl ImageOutput<'_> {
     pub(in crate::cli) fn take(&mut self, x_0: &Tensor) -> Result<()> {
         let images = to_array(x_0);
         if let Some(dir) = &self.places.separate {
+            fs_err::create_dir_all(dir)?;
             for (number, image) in (self.taken..).zip(images.outer_iter()) {
-                write_png(&dir.join(format!("{number:05}.png")), image)?;
+                write_png(&dir.join(image_name(number)), image)?;
             }
         }
         if self.places.out_tensor.is_some() {
@@ -123,14 +128,4 @@ impl ImageOutput<'_> {
         }
         Ok(())
     }
-}
-
-/// Refuses a name that does not end in .png.
-pub(in crate::cli) fn refuse_other_than_png(flag: &str, path: &std::path::Path) -> Result<()> {
-    ensure!(
-        path.extension().is_some_and(|e| e == "png"),
-        "{flag} {}: want a name ending in .png",
-        path.display()
-    );
-    Ok(())
 }

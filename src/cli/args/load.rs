@@ -39,6 +39,11 @@ impl LoadArgs {
         if self.raw { Weights::Raw } else { Weights::Ema }
     }
 
+    /// The files that are read.
+    pub(in crate::cli) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.checkpoint].into_iter().chain(self.foreign.file())
+    }
+
     /// The file of measurements that `ddpm calibrate` wrote for this checkpoint.
     ///
     /// # Errors

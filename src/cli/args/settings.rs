@@ -33,6 +33,11 @@ impl BaseArgs {
         self.preset.is_some() || self.config.is_some()
     }
 
+    /// The file that is read, if any.
+    pub(in crate::cli) fn file(&self) -> Option<&PathBuf> {
+        self.config.as_ref()
+    }
+
     /// The settings before flags; `fallback` is the preset if none is given.
     pub(in crate::cli) fn resolve(&self, fallback: Preset) -> Result<RunConfig> {
         self.resolve_with_rules(fallback, ImageRules::LATEST)

@@ -41,6 +41,11 @@ pub(in crate::cli) struct StartArgs {
 }
 
 impl StartArgs {
+    /// The files that are read.
+    pub(in crate::cli) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.init_image.iter().chain(&self.mask)
+    }
+
     /// Reads the images, and cuts `steps` down to the steps that are needed.
     ///
     /// # Errors

@@ -7,12 +7,11 @@ use clap::Args;
 use ndarray::{Array3, Array4, s};
 use tch::{Device, Tensor};
 
-use super::image_out::refuse_other_than_png;
 use crate::cli::out::say;
-use crate::fs::check_writable;
+use crate::cli::outputs::{Outputs, path_or_stdout};
 use crate::images::{to_array, to_pixels};
 use crate::report::{
-    check_animation_path, frame_steps, grid, grid_of_columns, strip, write_animation, write_png,
+    ANIMATION_ENDINGS, frame_steps, grid, grid_of_columns, strip, write_animation, write_png,
 };
 use crate::sample::Step;
 
@@ -24,10 +23,10 @@ const STRIP_IMAGES: usize = 8;
 #[command(next_help_heading = "Trajectory")]
 pub(in crate::cli) struct TrajectoryArgs {
     /// Write an animation of the grid from noise to images
-    #[arg(long, value_name = "FILE.png|gif", hide_short_help = true)]
+    #[arg(long, value_name = "FILE.png|gif", value_parser = path_or_stdout(), hide_short_help = true)]
     trajectory: Option<PathBuf>,
     /// Write the trajectory as one image: a row for each of the first 8 images, time from left to right
-    #[arg(long, value_name = "FILE.png", hide_short_help = true)]
+    #[arg(long, value_name = "FILE.png", value_parser = path_or_stdout(), hide_short_help = true)]
     strip: Option<PathBuf>,
     /// Show the predicted x_0 instead of x_t
     #[arg(long, hide_short_help = true)]
@@ -55,22 +54,20 @@ pub(in crate::cli) struct Trajectory<'a> {
 }
 
 impl TrajectoryArgs {
-    /// Refuses, before the long work, files that could not be written.
+    /// Names the files.
     ///
     /// # Errors
-    /// A file that cannot be written, or a name with the wrong ending.
-    pub(in crate::cli) fn check(&self) -> Result<()> {
+    /// A flag that changes none.
+    pub(in crate::cli) fn declare(&self, outputs: &mut Outputs) -> Result<()> {
         ensure!(
             !self.x0 || self.trajectory.is_some() || self.strip.is_some(),
             "--x0 changes --trajectory and --strip; give one of them"
         );
         if let Some(path) = &self.trajectory {
-            check_animation_path(path)?;
-            check_writable(path)?;
+            outputs.writes("--trajectory", path, &ANIMATION_ENDINGS, None);
         }
         if let Some(path) = &self.strip {
-            refuse_other_than_png("--strip", path)?;
-            check_writable(path)?;
+            outputs.writes("--strip", path, &["png"], None);
         }
         Ok(())
     }

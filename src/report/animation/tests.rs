@@ -173,8 +173,8 @@ fn what_cannot_be_written_is_refused_and_leaves_nothing() {
         );
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    assert!(check_animation_path(Path::new("a.mp4")).is_err());
-    assert!(check_animation_path(Path::new("a.GIF")).is_ok());
+    assert!(format_of(Path::new("a.mp4")).is_err());
+    assert!(format_of(Path::new("a.GIF")).is_ok());
 }
 
 #[test]

@@ -1,0 +1,60 @@
+//! The files that nothing but training may overwrite.
+
+use std::path::{Path, PathBuf};
+
+use super::file::{Contents, contents_of};
+use super::run_folder::is_checkpoint_name;
+
+/// Files and folders directly in a run's folder that belong to it. Grids in `samples/` begin with `step-`.
+const OWN: [&str; 9] = [
+    "config.toml",
+    "pictures.tsv",
+    "skipped.tsv",
+    "metrics.jsonl",
+    "log.txt",
+    "lock",
+    "checkpoints",
+    "incidents",
+    "samples",
+];
+
+/// The run whose own `file` is, or would be once it is there. `file` is a path without links; `run` is a folder that is
+/// or becomes a run's, whatever is in it.
+pub fn run_that_owns(file: &Path, run: Option<&Path>) -> Option<PathBuf> {
+    let run = run.and_then(|run| std::path::absolute(run).ok());
+    let run = run.map(|run| std::fs::canonicalize(&run).unwrap_or(run));
+    let folders = file.ancestors().skip(1);
+    let mut owners = folders.filter(|dir| {
+        let below = file.strip_prefix(dir).unwrap_or(file);
+        is_own(below) && (run.as_deref() == Some(dir) || is_run(dir))
+    });
+    owners.next().map(Path::to_owned)
+}
+
+/// True for the path below a run's folder of one of its own files.
+fn is_own(below: &Path) -> bool {
+    let mut parts = below.iter();
+    let first = parts.next().and_then(|part| part.to_str());
+    let second = parts.next().and_then(|part| part.to_str());
+    match first {
+        Some("samples") => second.is_some_and(|grid| grid.starts_with("step-")),
+        Some(name) => OWN.contains(&name) || name.starts_with("metrics.jsonl"),
+        None => false,
+    }
+}
+
+/// True for the folder of a run, also one that has lost its settings.
+fn is_run(dir: &Path) -> bool {
+    let has = |name: &str| dir.join(name).is_file();
+    if has("config.toml") && (has("lock") || has("metrics.jsonl")) || has("checkpoints/latest") {
+        return true;
+    }
+    let entries = std::fs::read_dir(dir.join("checkpoints"));
+    let mut entries = entries.into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_name().to_str().is_some_and(is_checkpoint_name))
+}
+
+/// True for a file with all that a resume needs, in a run's folder or elsewhere.
+pub fn holds_training_state(file: &Path) -> bool {
+    file.is_file() && matches!(contents_of(file), Ok(Contents::Training))
+}

@@ -1,0 +1,672 @@
+//! What commands write: never over what they read, over a run's own files or each other, and checked before the work.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{FileTypeExt, symlink};
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use assert_cmd::cargo::cargo_bin_cmd;
+use ddpm::formats::safetensors;
+use tch::{Kind, Tensor};
+
+/// A folder with a tiny run of one step (8 px, T = 4), its weights, and files to start from.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let place = Place {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        place.train(
+            "--preset demo --size 8 --base-width 8 --norm-groups 2 --multipliers 1 --timesteps 4 \
+                     --builtin-images 4 --batch 4 --steps 1 --save-every 1 --sample-every 0",
+        );
+        for (name, red) in [("a.png", 250), ("b.png", 20)] {
+            let image = image::RgbImage::from_fn(8, 8, |x, y| {
+                image::Rgb([red, (x * 20) as u8, (y * 20) as u8])
+            });
+            image.save(place.at(name)).unwrap();
+        }
+        place
+    }
+
+    fn train(&self, more: &str) {
+        let words = format!("train --run runs/r {more}");
+        self.runs(&words.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = cargo_bin_cmd!("ddpm");
+        command.current_dir(self.dir.path()).args(line.split(' '));
+        if !line.starts_with("export") && !line.starts_with("import") {
+            command.args(["--device", "cpu", "--threads", "1"]);
+        }
+        command
+    }
+
+    /// Runs a command line; returns stderr.
+    fn runs(&self, line: &str) -> String {
+        let out = self.command(line).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{line}: {said}");
+        said
+    }
+
+    /// The command line fails with this error alone, and nothing on disk changes.
+    fn refuses(&self, line: &str, said: &str) {
+        let before = self.files();
+        let out = self.command(line).output().unwrap();
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{line}: {stderr}");
+        assert_eq!(stderr.trim_end(), format!("error: {said}"), "{line}");
+        assert!(out.stdout.is_empty(), "{line}");
+        assert!(before == self.files(), "{line}: files have changed");
+    }
+
+    /// As [`refuses`](Place::refuses), with --force too.
+    fn always_refuses(&self, line: &str, said: &str) {
+        self.refuses(&format!("{line} --force"), said);
+    }
+
+    /// Every path below, with its bytes, or where it leads.
+    fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let entries = walkdir::WalkDir::new(self.dir.path()).into_iter();
+        let content = |entry: walkdir::DirEntry| {
+            let kind = entry.file_type();
+            let bytes = if kind.is_symlink() {
+                let target = std::fs::read_link(entry.path()).unwrap();
+                target.into_os_string().into_encoded_bytes()
+            } else if kind.is_file() {
+                std::fs::read(entry.path()).unwrap()
+            } else {
+                vec![]
+            };
+            (entry.into_path(), bytes)
+        };
+        entries.map(|entry| content(entry.unwrap())).collect()
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.at(name)).unwrap()
+    }
+}
+
+fn is_png(bytes: &[u8]) -> bool {
+    image::load_from_memory_with_format(bytes, image::ImageFormat::Png).is_ok()
+}
+
+#[test]
+fn what_a_command_reads_is_never_overwritten() {
+    let place = Place::new();
+    std::fs::create_dir(place.at("below")).unwrap();
+    symlink("a.png", place.at("link.png")).unwrap();
+    std::fs::hard_link(place.at("a.png"), place.at("hard.png")).unwrap();
+    std::fs::copy(place.at("a.png"), place.at("image.ddcm")).unwrap();
+    std::fs::create_dir(place.at("images")).unwrap();
+    std::fs::copy(place.at("a.png"), place.at("images/00001.png")).unwrap();
+    place.runs("export runs/r --to weights.safetensors");
+    place.runs("export runs/r --to weights.pt");
+    place.runs("encode runs/r a.png -o x.ddcm --pin=false");
+    let given = [
+        (
+            "x",
+            Tensor::zeros([1, 3, 8, 8], (Kind::Float, tch::Device::Cpu)),
+        ),
+        ("t", Tensor::from_slice(&[0i64])),
+    ];
+    let given = given.map(|(name, tensor)| (name.to_owned(), tensor));
+    safetensors::write(
+        &place.at("in.safetensors"),
+        ("about".into(), String::new()),
+        &given,
+    )
+    .unwrap();
+
+    let read = |out: &str, input: &str| {
+        format!("{out} would overwrite {input}, which this command reads; choose another name")
+    };
+    let start = "sample runs/r -n 2 --init-image";
+    for (line, out, input) in [
+        (format!("{start} a.png"), "--out a.png", "a.png"),
+        (format!("{start} a.png"), "--out ./a.png", "a.png"),
+        (format!("{start} a.png"), "--out below/../a.png", "a.png"),
+        (format!("{start} a.png"), "--out link.png", "a.png"),
+        (format!("{start} a.png"), "--out hard.png", "a.png"),
+        (format!("{start} link.png"), "--out a.png", "link.png"),
+        (format!("{start} a.png"), "--trajectory a.png", "a.png"),
+        (format!("{start} a.png"), "--strip a.png", "a.png"),
+        (
+            format!("{start} a.png --mask b.png"),
+            "--out b.png",
+            "b.png",
+        ),
+        ("invert runs/r a.png".into(), "--out a.png", "a.png"),
+        (
+            "interpolate runs/r a.png b.png".into(),
+            "--out b.png",
+            "b.png",
+        ),
+        (
+            "encode runs/r image.ddcm".into(),
+            "--out image.ddcm",
+            "image.ddcm",
+        ),
+        (
+            "sample weights.safetensors".into(),
+            "--out-tensor ./weights.safetensors",
+            "weights.safetensors",
+        ),
+        (
+            "sample runs/r --noise in.safetensors".into(),
+            "--out-tensor in.safetensors",
+            "in.safetensors",
+        ),
+        (
+            "decode x.ddcm --model weights.safetensors".into(),
+            "--out-tensor weights.safetensors",
+            "weights.safetensors",
+        ),
+        (
+            "predict weights.safetensors --input in.safetensors".into(),
+            "--output in.safetensors",
+            "in.safetensors",
+        ),
+        (
+            "export weights.safetensors".into(),
+            "--to weights.safetensors",
+            "weights.safetensors",
+        ),
+        ("export weights.pt".into(), "--to weights.pt", "weights.pt"),
+        (
+            "import weights.safetensors".into(),
+            "--to weights.safetensors",
+            "weights.safetensors",
+        ),
+    ] {
+        place.always_refuses(&format!("{line} {out}"), &read(out, input));
+    }
+    place.always_refuses(
+        &format!("{start} images/00001.png --separate images"),
+        &read("--separate images/00001.png", "images/00001.png"),
+    );
+    // A model that is searched for and found beside the file.
+    std::fs::rename(place.at("runs"), place.at("elsewhere")).unwrap();
+    let before = place.files();
+    let out = place.command("decode x.ddcm --out-tensor weights.safetensors --force");
+    let said = String::from_utf8({ out }.output().unwrap().stderr).unwrap();
+    let wanted = read("--out-tensor weights.safetensors", "./weights.safetensors");
+    assert!(said.ends_with(&format!("error: {wanted}\n")), "{said}");
+    assert!(before == place.files());
+}
+
+#[test]
+fn the_files_of_a_run_are_its_own() {
+    let place = Place::new();
+    let run = place.at("runs/r").canonicalize().unwrap();
+    let run = run.display();
+    let newest = "runs/r/checkpoints/step-00000001.safetensors";
+    let file = |out: &str| {
+        format!("{out} is a place for files of the run {run} alone; choose a name outside of it")
+    };
+    let folder = |out: &str| {
+        format!("{out} is a place for files of the run {run} alone; choose a folder outside of it")
+    };
+    symlink("runs/r/checkpoints", place.at("link")).unwrap();
+    for (line, out) in [
+        (
+            "export runs/r",
+            "--to runs/r/checkpoints/weights.safetensors",
+        ),
+        ("export runs/r", "--to runs/r/checkpoints/weights.pt"),
+        ("export runs/r", "--to link/weights.pt"),
+        ("export runs/r", &format!("--to {newest}")),
+        ("sample runs/r", &format!("--out-tensor {newest}")),
+        (
+            "sample runs/r",
+            "--out runs/r/samples/step-00000002-ema.png",
+        ),
+        ("sample runs/r", "--out runs/r/incidents/x.png"),
+        ("encode runs/r a.png", "--out runs/r/checkpoints/a.ddcm"),
+    ] {
+        place.always_refuses(&format!("{line} {out}"), &file(out));
+    }
+    let itself = format!("--to {newest}");
+    place.always_refuses(
+        &format!("export {newest} {itself}"),
+        &format!(
+            "{itself} would overwrite {newest}, which this command reads; choose another name"
+        ),
+    );
+    for (line, out) in [
+        ("sample runs/r", "--separate runs/r/checkpoints"),
+        ("sample runs/r", "--separate link/new"),
+        ("export runs/r", "--to runs/r/checkpoints/pipeline"),
+    ] {
+        place.always_refuses(&format!("{line} {out}"), &folder(out));
+    }
+    // The folder of decoded images of a run that is about to begin.
+    std::fs::create_dir_all(place.at("runs/new")).unwrap();
+    let new = place.at("runs/new").canonicalize().unwrap();
+    place.refuses(
+        "train --run runs/new --data . --cache runs/new/metrics.jsonl",
+        &format!(
+            "--cache runs/new/metrics.jsonl is a place for files of the run {} alone; choose a name outside of it",
+            new.display()
+        ),
+    );
+    // A checkpoint that was copied from a run.
+    std::fs::copy(place.at(newest), place.at("copy.safetensors")).unwrap();
+    place.always_refuses(
+        "export runs/r --to copy.safetensors",
+        "--to copy.safetensors is a training checkpoint, which is never overwritten; choose another name",
+    );
+    // Other files may lie in a run's folder.
+    place.runs("sample runs/r -n 1 --out runs/r/mine.png");
+    place.runs("sample runs/r -n 1 --out runs/r/mine.png --force");
+    place.runs("sample runs/r -n 1 --out runs/r/samples/mine.png");
+}
+
+#[test]
+fn outputs_are_files_of_their_own() {
+    let place = Place::new();
+    std::fs::create_dir(place.at("d")).unwrap();
+    for (line, first, second) in [
+        ("sample runs/r", "--out x.png", "--trajectory ./x.png"),
+        ("sample runs/r", "--out d/../x.png", "--strip x.png"),
+        ("sample runs/r", "--trajectory x.png", "--strip x.png"),
+        ("sample runs/r", "--separate d", "--out d/00003.png"),
+        ("sample runs/r", "--separate new", "--out new/00003.png"),
+    ] {
+        place.always_refuses(
+            &format!("{line} {first} {second}"),
+            &format!("{first} and {second} are the same file; give each its own name"),
+        );
+    }
+    place.runs("sample runs/r -n 2 --separate new --out new/00002.png --trajectory new/way.gif");
+    assert_eq!(std::fs::read_dir(place.at("new")).unwrap().count(), 4);
+}
+
+#[test]
+fn other_files_are_replaced_with_force_or_under_the_default_name() {
+    let place = Place::new();
+    place.runs("export runs/r --to weights.pt");
+    for name in [
+        "old.png",
+        "old.ddcm",
+        "old.safetensors",
+        "old.pt",
+        "old.gif",
+    ] {
+        std::fs::write(place.at(name), "old").unwrap();
+    }
+    for (line, out) in [
+        ("sample runs/r -n 1", "--out old.png"),
+        ("sample runs/r -n 1", "--out-tensor old.safetensors"),
+        ("sample runs/r -n 1", "--trajectory old.gif"),
+        ("sample runs/r -n 1", "--strip old.png"),
+        ("invert runs/r a.png --steps 2", "--out old.png"),
+        ("interpolate runs/r a.png b.png -k 2", "--out old.png"),
+        ("encode runs/r a.png", "--out old.ddcm"),
+        ("export runs/r", "--to old.safetensors"),
+        ("export runs/r", "--to old.pt"),
+        (
+            "import weights.pt --config runs/r/config.toml",
+            "--to old.safetensors",
+        ),
+    ] {
+        let line = format!("{line} {out}");
+        let name = out.split(' ').next_back().unwrap();
+        place.refuses(
+            &line,
+            &format!("{out} exists; choose another name, or replace it with --force"),
+        );
+        place.runs(&format!("{line} --force"));
+        assert_ne!(place.bytes(name), b"old", "{line}");
+        std::fs::write(place.at(name), "old").unwrap();
+    }
+    for (line, name) in [
+        ("sample runs/r -n 1", "samples.png"),
+        ("interpolate runs/r a.png b.png -k 2", "interpolation.png"),
+        ("invert runs/r a.png --steps 2", "inverted.png"),
+    ] {
+        std::fs::write(place.at(name), "old").unwrap();
+        place.runs(line);
+        assert!(is_png(&place.bytes(name)), "{name}");
+    }
+}
+
+#[test]
+fn a_link_stays_and_its_target_is_replaced() {
+    let place = Place::new();
+    std::fs::create_dir(place.at("far")).unwrap();
+    std::fs::write(place.at("far/old.png"), "old").unwrap();
+    symlink("far/old.png", place.at("link.png")).unwrap();
+    place.refuses(
+        "sample runs/r -n 1 --out link.png",
+        "--out link.png exists; choose another name, or replace it with --force",
+    );
+    place.runs("sample runs/r -n 1 --out link.png --force");
+    assert!(place.at("link.png").is_symlink());
+    assert!(is_png(&place.bytes("far/old.png")));
+    symlink("far/new.png", place.at("samples.png")).unwrap();
+    place.runs("sample runs/r -n 1");
+    assert!(place.at("samples.png").is_symlink());
+    assert!(is_png(&place.bytes("far/new.png")));
+}
+
+#[test]
+fn separate_images_replace_others_with_force_alone() {
+    let place = Place::new();
+    std::fs::create_dir(place.at("d")).unwrap();
+    for name in [
+        "00000.png",
+        "00002.png",
+        "00003.png",
+        "000001.png",
+        "notes.txt",
+    ] {
+        std::fs::write(place.at("d").join(name), "old").unwrap();
+    }
+    let line = "sample runs/r -n 3 --separate d";
+    place.refuses(
+        line,
+        "--separate d holds 2 files that would be overwritten, 00000.png the first; choose another folder, or \
+         replace them with --force",
+    );
+    place.runs("encode runs/r a.png -o x.ddcm");
+    place.refuses(
+        "decode x.ddcm --separate d",
+        "--separate d holds 1 file that would be overwritten, 00000.png the first; choose another folder, or \
+         replace them with --force",
+    );
+    place.runs(&format!("{line} --force"));
+    for number in 0..3 {
+        assert!(is_png(&place.bytes(&format!("d/0000{number}.png"))));
+    }
+    for name in ["00003.png", "000001.png", "notes.txt"] {
+        assert_eq!(place.bytes(&format!("d/{name}")), b"old");
+    }
+}
+
+/// The model is a file that does not exist: had the work begun, that would be the error.
+#[test]
+fn outputs_are_checked_before_the_work() {
+    let place = Place::new();
+    std::fs::create_dir(place.at("d")).unwrap();
+    std::fs::write(place.at("d/x"), "").unwrap();
+    for (line, said) in [
+        (
+            "sample no --out nowhere/x.png",
+            "--out nowhere/x.png: there is no folder nowhere; make it first",
+        ),
+        (
+            "sample no --out a.png/x.png",
+            "--out a.png/x.png: there is no folder a.png; make it first",
+        ),
+        (
+            "sample no --out d",
+            "--out d is a folder; choose the name of a file",
+        ),
+        (
+            "sample no --out x.jpg",
+            "--out x.jpg: want a name ending in .png",
+        ),
+        (
+            "sample no --strip x.gif",
+            "--strip x.gif: want a name ending in .png",
+        ),
+        (
+            "sample no --trajectory x.mp4",
+            "--trajectory x.mp4: want a name ending in .png, .apng or .gif",
+        ),
+        (
+            "sample no --out-tensor x.pt",
+            "--out-tensor x.pt: want a name ending in .safetensors",
+        ),
+        (
+            "sample no --separate a.png",
+            "--separate a.png is a file; choose a folder",
+        ),
+        (
+            "interpolate no a.png b.png -o d",
+            "--out d is a folder; choose the name of a file",
+        ),
+        (
+            "invert no a.png -o x.gif",
+            "--out x.gif: want a name ending in .png",
+        ),
+        (
+            "invert no a.png --out-tensor x.png",
+            "--out-tensor x.png: want a name ending in .safetensors",
+        ),
+        (
+            "encode no a.png -o x.png",
+            "--out x.png: want a name ending in .ddcm",
+        ),
+        (
+            "predict no --input no --output x.pt",
+            "--output x.pt: want a name ending in .safetensors",
+        ),
+        (
+            "import no --to x.pt",
+            "--to x.pt: want a name ending in .safetensors",
+        ),
+        (
+            "export no --to nowhere/x.pt",
+            "--to nowhere/x.pt: there is no folder nowhere; make it first",
+        ),
+        (
+            "export no --to d",
+            "--to d is there already, with files in it; choose a new folder",
+        ),
+    ] {
+        place.refuses(line, said);
+    }
+    place.refuses(
+        "train --data . --cache nowhere/cache",
+        "--cache nowhere/cache: there is no folder nowhere; make it first",
+    );
+    place.refuses(
+        "train --data . --cache d",
+        "--cache d is a folder; choose the name of a file",
+    );
+    // The folder of a measurement is the checkpoint's; a folder in its place.
+    let measured = "runs/r/checkpoints/step-00000001.safetensors.ema.analytic.json";
+    std::fs::create_dir(place.at(measured)).unwrap();
+    let out = place.command("calibrate runs/r").output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(
+        said.starts_with("error: cannot write runs/r/checkpoints/step-"),
+        "{said}"
+    );
+    assert!(said.contains("is a directory"), "{said}");
+}
+
+#[test]
+fn pipes_and_devices_are_written_to_and_stay() {
+    let place = Place::new();
+    let pipe = place.at("pipe.png");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read(pipe).unwrap()
+    });
+    place.runs("sample runs/r -n 1 --out pipe.png");
+    assert!(is_png(&reader.join().unwrap()));
+    let kind = |path: &Path| std::fs::symlink_metadata(path).unwrap().file_type();
+    assert!(kind(&pipe).is_fifo());
+
+    place.runs("encode runs/r a.png -o x.ddcm");
+    for line in [
+        "sample runs/r -n 1 --out -",
+        "sample runs/r -n 1 --out /dev/stdout",
+        "sample runs/r -n 1 --trajectory /dev/stdout --out x.png",
+        "decode x.ddcm --out -",
+        "invert runs/r a.png --steps 2 --out -",
+    ] {
+        let out = place.command(line).output().unwrap();
+        assert!(out.status.success(), "{line}");
+        assert!(is_png(&out.stdout), "{line}");
+    }
+    // Added to what a file holds that stdout is led to.
+    std::fs::write(place.at("log"), "first\n").unwrap();
+    let log = std::fs::File::options()
+        .append(true)
+        .open(place.at("log"))
+        .unwrap();
+    let status = std::process::Command::new(assert_cmd::cargo::cargo_bin!("ddpm"))
+        .current_dir(place.dir.path())
+        .args("sample runs/r -n 1 --device cpu --out /dev/stdout".split(' '))
+        .stdout(log)
+        .stderr(std::process::Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+    let log = place.bytes("log");
+    assert!(log.starts_with(b"first\n") && is_png(&log[6..]));
+
+    let null = Path::new("/dev/null");
+    let is_stream = ddpm::fs::Target::of(null).unwrap().is_null();
+    // Only then: a file in its place would break this machine.
+    if is_stream && kind(null).is_char_device() {
+        place.runs(
+            "sample runs/r -n 1 --out /dev/null --trajectory /dev/null --out-tensor /dev/null",
+        );
+        assert!(kind(null).is_char_device());
+    }
+}
+
+fn checkpoints(place: &Place) -> Vec<String> {
+    let entries = std::fs::read_dir(place.at("runs/r/checkpoints")).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "latest")
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_pinned_checkpoint_outlives_training() {
+    let place = Place::new();
+    let said = place.runs("encode runs/r a.png -o x.ddcm");
+    let first = "step-00000001.safetensors";
+    let pin = checkpoints(&place)
+        .into_iter()
+        .find(|name| name.ends_with(".pin"))
+        .unwrap();
+    assert!(pin.starts_with("step-00000001.") && pin.len() == "step-00000001.12345678.pin".len());
+    assert!(
+        said.contains(&format!(
+            "to decode x.ddcm, runs/r/checkpoints/{first} is needed (EMA weights of step 1, network "
+        )),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!(
+            "): training will not remove it, until you delete "
+        )),
+        "{said}"
+    );
+    assert!(said.trim_end().ends_with(&pin), "{said}");
+    // The same file again has the same pin; a file that is not written has none.
+    place.runs("encode runs/r a.png -o x.ddcm --force");
+    place.runs("encode runs/r a.png -o unpinned.ddcm --pin=false");
+    let mut failing = place.command("encode runs/r no.png -o never.ddcm");
+    assert!(!failing.output().unwrap().status.success());
+    assert_eq!(checkpoints(&place), [pin.as_str(), first]);
+    place.runs("calibrate runs/r -n 4");
+
+    place.train("--steps 2 --keep 1");
+    place.runs("calibrate runs/r -n 4");
+    let second = "step-00000002.safetensors";
+    let measured = |name: &str| format!("{name}.ema.analytic.json");
+    assert_eq!(
+        checkpoints(&place),
+        [&pin, first, &measured(first), second, &measured(second)]
+    );
+    // It does not count: one other stays. What was measured of that one goes with it.
+    place.train("--steps 4 --keep 1");
+    let fourth = "step-00000004.safetensors";
+    assert_eq!(checkpoints(&place), [&pin, first, &measured(first), fourth]);
+    let said = place.runs("decode x.ddcm --out decoded.png");
+    assert!(
+        said.contains(&format!("model: runs/r/checkpoints/{first}")),
+        "{said}"
+    );
+
+    std::fs::remove_file(place.at("runs/r/checkpoints").join(pin)).unwrap();
+    place.train("--steps 5 --keep 1");
+    assert_eq!(checkpoints(&place), ["step-00000005.safetensors"]);
+}
+
+#[test]
+fn decode_says_which_checkpoint_it_needs() {
+    let place = Place::new();
+    let said = place.runs("encode runs/r a.png -o x.ddcm --pin=false");
+    assert!(
+        said.contains("it is not pinned, and training with --keep may remove it"),
+        "{said}"
+    );
+    let (_, network) = said.split_once("network ").unwrap();
+    let network = &network[..12];
+    place.train("--steps 2");
+    // Another file of the run is it.
+    place.refuses(
+        "decode x.ddcm --model runs/r",
+        "x.ddcm was made with another model than runs/r (or with the other of its raw and averaged weights); give \
+         --model runs/r/checkpoints/step-00000001.safetensors, which it was made with",
+    );
+    place.runs("decode x.ddcm --model runs/r/checkpoints/step-00000001.safetensors --out x.png");
+    let said = place.runs("decode x.ddcm");
+    assert!(
+        said.contains("model: runs/r/checkpoints/step-00000001.safetensors"),
+        "{said}"
+    );
+    // Raw weights are found too.
+    place.runs("encode runs/r a.png --raw -o raw.ddcm");
+    place.refuses(
+        "decode raw.ddcm --model runs/r",
+        "raw.ddcm was made with another model than runs/r (or with the other of its raw and averaged weights); give \
+         --model runs/r/checkpoints/step-00000002.safetensors --raw, which it was made with",
+    );
+    place.train("--steps 3 --keep 1");
+    let needs = format!(
+        "r/checkpoints/step-00000001.safetensors (EMA weights of step 1), network {network}"
+    );
+    place.refuses(
+        "decode x.ddcm",
+        &format!(
+            "x.ddcm was made with {needs}; 2 models in runs/ and beside the file: none is it. Give it with --model CKPT"
+        ),
+    );
+    place.refuses(
+        "decode x.ddcm --model runs/r",
+        &format!(
+            "x.ddcm was made with another model than runs/r (or with the other of its raw and averaged weights); want \
+             {needs}"
+        ),
+    );
+    // Outside of a run nothing is pinned.
+    place.runs("export runs/r --to weights.safetensors");
+    let said = place.runs("encode weights.safetensors a.png -o w.ddcm");
+    assert!(said.contains("keep that file"), "{said}");
+    place.refuses(
+        "encode weights.safetensors a.png -o w.ddcm --pin",
+        "--out w.ddcm exists; choose another name, or replace it with --force",
+    );
+    let mut pinned = place.command("encode weights.safetensors a.png -o v.ddcm --pin");
+    let said = String::from_utf8(pinned.output().unwrap().stderr).unwrap();
+    assert!(
+        said.contains(
+            "error: --pin: weights.safetensors is not in the checkpoints of a run, and nothing will remove it"
+        ),
+        "{said}"
+    );
+}
