@@ -1,10 +1,13 @@
 //! Atomic writing of files: whole or not at all.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rustix::fs::OFlags;
 
 /// Longest chain of symbolic links that is followed, as in the kernel.
 const MOST_LINKS: u32 = 40;
@@ -161,6 +164,35 @@ pub fn remove_leftovers(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Removes the temporary files that this process is writing at the moment, for a process that ends in the middle of it.
+pub fn remove_own_temporaries() {
+    for path in own_temporaries() {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// The open files with the name of a temporary one that this process opened itself, for writing: what a shell redirects
+/// to, and whatever is only read, is not among them.
+fn own_temporaries() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let temporary = |entry: std::fs::DirEntry| {
+        let about = |what| Path::new("/proc/self").join(what).join(entry.file_name());
+        let info = std::fs::read_to_string(about("fdinfo")).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let flags = OFlags::from_bits_retain(u32::from_str_radix(flags.trim(), 8).ok()?);
+        let target = std::fs::read_link(about("fd")).ok()?.into_os_string();
+        // The safetensors crate replaces the file under our name by its own.
+        let name = target.as_bytes();
+        let path = Path::new(OsStr::from_bytes(
+            name.strip_suffix(b" (deleted)").unwrap_or(name),
+        ));
+        let ours = flags.contains(OFlags::CLOEXEC) && flags.intersects(OFlags::RWMODE);
+        let named = path.file_name()?.as_bytes().starts_with(b".tmp");
+        (ours && named && path.is_file()).then(|| path.to_owned())
+    };
+    entries.flatten().filter_map(temporary).collect()
+}
+
 /// Free bytes for this user in the file system of `path`; `None` if unknown.
 pub fn free_bytes(path: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path).ok()?;
@@ -198,6 +230,34 @@ mod tests {
         assert!(format!("{:#}", failed.unwrap_err()).contains("a.txt"));
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_files_that_are_being_written_here_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        std::fs::write(&path, "old").unwrap();
+        std::fs::write(dir.path().join(".tmp-input"), "theirs").unwrap();
+        let _read = std::fs::File::open(dir.path().join(".tmp-input")).unwrap();
+        let here = || {
+            let mut found = own_temporaries();
+            found.retain(|path| path.starts_with(dir.path()));
+            found
+        };
+        assert!(here().is_empty());
+        let failed = write_atomic(&path, |file| {
+            assert_eq!(here(), [file.path()]);
+            // Under the same name, as safetensors does.
+            let other = tempfile::NamedTempFile::new_in(dir.path())?;
+            assert_eq!(here().len(), 2);
+            other.persist(file.path())?;
+            assert_eq!(here(), [file.path()]);
+            std::fs::remove_file(file.path())?;
+            assert!(here().is_empty());
+            Ok(())
+        });
+        assert!(failed.is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
     }
 
     #[test]

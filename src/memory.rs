@@ -1,7 +1,7 @@
 //! Available memory, and recognition of out-of-memory errors.
 
 use std::fs::read_to_string;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tch::Device;
 
@@ -10,7 +10,8 @@ use crate::native;
 /// Bytes that this process can still allocate on `device`; `None` if the system does not report it.
 ///
 /// On CPU it is the minimum of the system's available memory, of what the control groups of this process leave, and
-/// of what its limit on address space leaves.
+/// of what its limit on address space leaves. Page cache counts as free, and swap does not: training from there would
+/// take for ever.
 pub fn available_bytes(device: Device) -> Option<u64> {
     if let Device::Cuda(index) = device {
         return native::cuda_memory(index).ok().map(|m| m.free_bytes);
@@ -65,18 +66,28 @@ fn left_in_groups(cgroups: &str, root: &Path) -> Option<u64> {
 }
 
 fn left_in_group(folder: &Path, limit: &str, used: &str) -> Option<u64> {
-    let number = |file: &str| read_to_string(folder.join(file)).ok()?.trim().parse().ok();
+    let number =
+        |file: &str| -> Option<u64> { read_to_string(folder.join(file)).ok()?.trim().parse().ok() };
+    // Above `memory.high` version 2 slows a process down so much that it hardly goes on.
+    let limits = [number(limit), number("memory.high")];
     // Without a limit, version 2 has "max" and version 1 a number near 2^63.
-    let limit: u64 = number(limit).filter(|n| *n < 1 << 60)?;
-    let used: u64 = number(used)?;
-    // The page cache counts as used, but is freed when memory is needed.
-    let stat = read_to_string(PathBuf::from(folder).join("memory.stat")).unwrap_or_default();
-    let cached = |name: &str| {
+    let limit = limits
+        .into_iter()
+        .flatten()
+        .filter(|n| *n < 1 << 60)
+        .min()?;
+    let used = number(used)?;
+    // The page cache counts as used, but is freed when memory is needed; files in memory (tmpfs) are not.
+    let stat = read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let bytes = |name: &str| -> Option<u64> {
         let line = stat.lines().find_map(|l| l.strip_prefix(name))?;
-        line.trim().parse::<u64>().ok()
+        line.trim().parse().ok()
     };
-    let cached = cached("total_inactive_file ").or_else(|| cached("inactive_file "));
-    Some(limit.saturating_sub(used.saturating_sub(cached.unwrap_or(0))))
+    // Version 1 counts the groups below under other names.
+    let cached =
+        |kind: &str| bytes(&format!("total_{kind} ")).or_else(|| bytes(&format!("{kind} ")));
+    let cached = cached("inactive_file").unwrap_or(0) + cached("active_file").unwrap_or(0);
+    Some(limit.saturating_sub(used.saturating_sub(cached)))
 }
 
 /// `ulimit -v` minus mapped memory, bytes.
@@ -114,6 +125,7 @@ pub fn asked_for(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     fn write(path: PathBuf, text: &str) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -134,13 +146,15 @@ mod tests {
         assert_eq!(left_in_groups(groups, root), Some(300));
         write(
             root.join("memory/a/memory.stat"),
-            "inactive_file 1\ntotal_inactive_file 200\n",
+            "inactive_file 1\ntotal_inactive_file 150\ntotal_active_file 50\n",
         );
         assert_eq!(left_in_groups(groups, root), Some(500));
         write(root.join("c/memory.max"), "300");
         write(root.join("c/memory.current"), "100");
         write(root.join("c/memory.stat"), "inactive_file 50\n");
         assert_eq!(left_in_groups(groups, root), Some(250));
+        write(root.join("c/d/memory.high"), "80\n");
+        assert_eq!(left_in_groups(groups, root), Some(75));
     }
 
     #[test]

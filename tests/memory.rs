@@ -165,12 +165,26 @@ fn train(run: &std::path::Path, room_mib: u64, flags: &str) -> Command {
 }
 
 #[test]
-fn out_of_memory_names_what_would_fit_and_auto_takes_it() {
+fn memory_that_is_not_there_is_refused_and_auto_takes_what_fits() {
     let dir = tempfile::tempdir().unwrap();
-    let refused = train(&dir.path().join("refused"), 700, "32")
-        .assert()
-        .failure();
-    let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    let run = dir.path().join("refused");
+    let said = |flags: &str| {
+        let failed = train(&run, 700, flags).assert().failure();
+        String::from_utf8_lossy(&failed.get_output().stderr).into_owned()
+    };
+    let refused = said("32");
+    for part in [
+        "error: a microbatch of 32 images needs 1.",
+        " are free: the system would end this program; ",
+        "should fit: --accumulate ",
+        "or --batch auto",
+        "or --checkpoint-blocks",
+        "with --force",
+    ] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    assert!(!run.exists(), "refused before anything is written");
+    let forced = said("32 --force");
     for part in [
         "warning: a microbatch of 32 images needs 1.",
         "error: out of memory: ",
@@ -178,7 +192,7 @@ fn out_of_memory_names_what_would_fit_and_auto_takes_it() {
         "should fit: --accumulate ",
         "or --batch auto",
     ] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(forced.contains(part), "{part}: {forced}");
     }
 
     let file = dir.path().join("batch.toml");

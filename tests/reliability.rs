@@ -15,6 +15,8 @@ mod files;
 mod old_ddcm;
 #[path = "reliability/old_runs.rs"]
 mod old_runs;
+#[path = "reliability/outputs.rs"]
+mod outputs;
 #[path = "reliability/signals.rs"]
 mod signals;
 #[path = "reliability/tiny.rs"]

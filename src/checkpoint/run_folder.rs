@@ -5,6 +5,7 @@
 //! RUN/pictures.tsv                       the images it is trained on
 //! RUN/skipped.tsv                        files that could not be read, if there are any
 //! RUN/metrics.jsonl                      one line per step
+//! RUN/log.txt                            what was said while it was trained; log.old.txt, if it grew long
 //! RUN/samples/step-00002000-ema.png      grids from the same noise every time
 //! RUN/checkpoints/step-00002000.safetensors
 //! RUN/checkpoints/latest                 the name of the newest one, written last
@@ -149,6 +150,8 @@ impl RunFolder {
             "pictures.tsv",
             "skipped.tsv",
             "metrics.jsonl",
+            "log.txt",
+            "log.old.txt",
         ];
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,

@@ -11,7 +11,7 @@ use super::args::foreign::SamplerHints;
 use super::args::load::LoadArgs;
 use super::out::say;
 use crate::checkpoint::Calibration;
-use crate::cli::progress::{DecodeProgress, SampleProgress, say};
+use crate::cli::progress::{DecodeProgress, SampleProgress};
 use crate::data::{self, Loaded, Order};
 use crate::diffusion::Schedule;
 use crate::fs::check_writable;

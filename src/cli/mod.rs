@@ -19,6 +19,7 @@ mod predict;
 mod progress;
 mod replay;
 mod sample;
+mod signals;
 mod terminal;
 mod train;
 
@@ -45,9 +46,12 @@ Exit codes:
   2    usage error: wrong flags or values
   101  a bug in this program
   124  train: --time-limit (saved and stopped)
+  129  SIGHUP (train: saved and stopped)
   130  Ctrl-C (train: saved and stopped)
   141  nobody reads what is printed any more
-  143  SIGTERM (train: saved and stopped)"
+  143  SIGTERM (train: saved and stopped)
+  152  SIGXCPU (train: saved and stopped)
+  153  SIGXFSZ (train: saved and stopped)"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -98,11 +102,12 @@ impl Cli {
     }
 
     /// Runs the command; the exit code is 0, 128 + the signal that stopped a training run, or 141 if nobody reads what
-    /// it prints.
+    /// it prints. What else runs when a signal comes ends there, with 128 + the signal.
     ///
     /// # Errors
     /// The failure of the command; the message suggests a remedy.
     pub fn run(self) -> Result<ExitCode> {
+        signals::listen()?;
         match self.command {
             Command::Train(command) => return command.run(),
             Command::Sample(command) => command.run()?,

@@ -4,7 +4,7 @@
 //! is remembered, so that a command finishes its work, files included, and then says so with its exit code
 //! ([`exit_code`]).
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -19,11 +19,19 @@ pub(super) static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::n
 /// The first failure to write to stdout.
 static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
+/// True if stderr is a terminal that can move its cursor, which bars need; others get lines.
+pub(super) static HAS_BARS: LazyLock<bool> = LazyLock::new(|| {
+    let capable = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
+    capable && io::stderr().is_terminal()
+});
+
 /// Prints a line on stderr, above the bars.
 pub(super) fn say(text: &str) {
-    BARS.suspend(|| {
-        let _ = writeln!(io::stderr().lock(), "{text}");
-    });
+    // Not `suspend`, which panics when the terminal is gone.
+    let _ = match *HAS_BARS {
+        true => BARS.println(text),
+        false => writeln!(io::stderr().lock(), "{text}"),
+    };
 }
 
 /// Prints a line on stdout: a result, which other programs may read.

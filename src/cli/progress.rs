@@ -1,18 +1,17 @@
 //! Progress on stderr: bars on a terminal, plain lines elsewhere.
 
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::out::{BARS, say};
+use super::out::{BARS, HAS_BARS, say};
 use crate::report::{StepMetrics, duration};
 
 /// Interval between lines where stderr is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 fn bar(total: u64, template: &str) -> Option<ProgressBar> {
-    std::io::stderr().is_terminal().then(|| {
+    HAS_BARS.then(|| {
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         BARS.add(ProgressBar::new(total).with_style(style))
@@ -28,7 +27,10 @@ pub(super) struct TrainProgress {
     smoothed_secs_per_step: f64,
     /// Number of losses in the average so far.
     seen: u64,
+    left: Option<Duration>,
     last_line: Instant,
+    /// The latest state of the bar.
+    state: String,
 }
 
 impl TrainProgress {
@@ -44,8 +46,15 @@ impl TrainProgress {
             smoothed_loss: 0.0,
             smoothed_secs_per_step: 0.0,
             seen: 0,
+            left: None,
             last_line: Instant::now(),
+            state: String::new(),
         }
+    }
+
+    /// The time that the run will still take.
+    pub(super) fn set_left(&mut self, left: Duration) {
+        self.left = Some(left);
     }
 
     /// Adds one step that took `secs` seconds.
@@ -57,15 +66,15 @@ impl TrainProgress {
         let weight = 1.0 / self.seen.min(50) as f64;
         self.smoothed_loss += weight * (loss - self.smoothed_loss);
         self.smoothed_secs_per_step += weight * (secs - self.smoothed_secs_per_step);
-        let left = (self.steps - step) as f64 * self.smoothed_secs_per_step;
-        let message = format!(
-            "loss {:.4}  {:.1} img/s  {} left",
-            self.smoothed_loss,
-            images / self.smoothed_secs_per_step,
-            duration(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX))
-        );
+        let mut parts = vec![format!("loss {:.4}", self.smoothed_loss)];
+        parts.extend(rate(images, self.smoothed_secs_per_step));
+        if let Some(left) = self.left {
+            parts.push(format!("{} left", duration(left)));
+        }
+        let message = parts.join("  ");
         if let Some(bar) = &self.bar {
             bar.set_position(step);
+            self.state = format!("step {step}/{}  {message}", self.steps);
             bar.set_message(message);
         } else if step == self.steps || self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
@@ -84,11 +93,16 @@ impl TrainProgress {
     /// Leaves the last state on the screen.
     pub(super) fn finish(&self) {
         if let Some(bar) = &self.bar {
-            bar.abandon();
-            // The cursor stays at the end of the bar.
-            say("");
+            bar.finish_and_clear();
+            say(&self.state);
         }
     }
+}
+
+/// "12.3 img/s"; nothing where no time was measured, or no step.
+fn rate(images: f64, secs: f64) -> Option<String> {
+    let rate = images / secs;
+    rate.is_finite().then(|| format!("{rate:.1} img/s"))
 }
 
 /// Decoding a folder of images.
@@ -158,5 +172,19 @@ impl SampleProgress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_or_nothing() {
+        assert_eq!(rate(8.0, 0.5).as_deref(), Some("16.0 img/s"));
+        assert_eq!(
+            [rate(8.0, 0.0), rate(0.0, 0.0), rate(f64::NAN, 1.0)],
+            [None, None, None]
+        );
     }
 }

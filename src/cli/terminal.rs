@@ -1,10 +1,12 @@
 //! Training as a terminal shows it: bars, and lines above them.
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::flags::with_flags;
 use super::out::say;
 use super::progress::{DecodeProgress, SampleProgress, TrainProgress};
+use super::signals;
 use crate::report::StepMetrics;
 use crate::train::Observer;
 
@@ -48,9 +50,16 @@ impl Observer for Terminal {
     }
 
     fn training(&self, step: u64, steps: u64) {
+        signals::training_begins();
         match &mut self.bars().training {
             Some(bar) => bar.set(step),
             none => *none = Some(TrainProgress::new(step, steps)),
+        }
+    }
+
+    fn time_left(&self, left: Duration) {
+        if let Some(bar) = &mut self.bars().training {
+            bar.set_left(left);
         }
     }
 

@@ -15,6 +15,7 @@ use super::args::settings::{BaseArgs, SettingArgs};
 use super::findings;
 use super::out::say;
 use super::outputs::{ForceArg, Outputs};
+use super::signals;
 use super::terminal::Terminal;
 use crate::checkpoint::{Resumable, RunFolder};
 use crate::config::{Preset, RunConfig};
@@ -22,7 +23,7 @@ use crate::interop::Request;
 use crate::pretrained::Pretrained;
 use crate::report::duration;
 use crate::text::plural;
-use crate::train::{End, Start, Stop, resume_changes, settings_around, train};
+use crate::train::{End, Start, resume_changes, settings_around, train};
 
 /// Train a model, or resume an existing run (--run).
 ///
@@ -53,6 +54,9 @@ pub(super) struct TrainCommand {
     /// Stop if a checkpoint or a sample grid cannot be written, instead of trying again at the next
     #[arg(long, hide_short_help = true)]
     strict: bool,
+    /// Train even if more memory is needed than is free
+    #[arg(long, hide_short_help = true)]
+    force: bool,
     #[command(flatten)]
     settings: SettingArgs,
     #[command(flatten)]
@@ -84,9 +88,10 @@ impl TrainCommand {
             }
             End::Stopped { reason, step } => {
                 let dir = folder.dir().display();
-                say(&format!(
-                    "saved at step {step}; resume with: ddpm train --run {dir}"
-                ));
+                say(&match folder.dir().join("config.toml").exists() {
+                    true => format!("saved at step {step}; resume with: ddpm train --run {dir}"),
+                    false => "stopped before the first step; nothing is saved".to_owned(),
+                });
                 Ok(ExitCode::from(reason.exit_code()))
             }
         }
@@ -185,8 +190,9 @@ impl TrainCommand {
             init: init.map(|network| network.state_dict()),
             cache: self.cache.clone(),
             chosen: Some(self.compute.choose()?),
-            stop: Stop::install(self.time_limit)?,
+            stop: signals::stop().with_time_limit(self.time_limit),
             strict: self.strict,
+            force: self.force,
             observer: Arc::new(Terminal::default()),
             ..new
         })

@@ -58,6 +58,10 @@ pub enum DataError {
         reasons: Vec<String>,
     },
 
+    /// [`load_until`](super::load_until) was asked to stop.
+    #[error("stopped while the images were decoded")]
+    Stopped,
+
     /// The file could be opened, but not decoded: damaged, or of an unsupported kind.
     #[error("cannot decode {}: replace the file, or convert it to PNG", path.display())]
     Decode {

@@ -65,7 +65,7 @@ enum LeftOut {
 /// Order and bytes do not depend on the number of threads. Files that cannot be read, and files that
 /// make a decoder panic, are skipped and listed. Since the second rules, images that this program made are passed over
 /// if there are others: a data set of them alone is wanted. `progress` is called once per file with the number of
-/// files done so far, from any thread and sometimes out of order.
+/// files done so far, from any thread and sometimes out of order. Once `stop` is true no other file is begun.
 ///
 /// Memory: 64 MiB of decoded images or 16 images per thread, and what [`decode`] uses on all threads together.
 ///
@@ -73,12 +73,13 @@ enum LeftOut {
 /// `take` receives `[some, channels, height, width]` u8.
 ///
 /// # Errors
-/// [`DataError::NoneReadable`], [`DataError::Spec`], and errors of `take`.
+/// [`DataError::NoneReadable`], [`DataError::Spec`], [`DataError::Stopped`], and errors of `take`.
 pub(crate) fn load(
     dir: &Path,
     listing: Listing,
     spec: &ImageSpec,
     progress: &(dyn Fn(usize) + Sync),
+    stop: &(dyn Fn() -> bool + Sync),
     take: &mut Take,
 ) -> Result<Folder, DataError> {
     spec.check()?;
@@ -92,9 +93,12 @@ pub(crate) fn load(
     let mut remarks = Remarks::default();
     let leave_ours = spec.rules >= ImageRules::V2 && !files.iter().all(|file| is_marked(file));
     for files in files.chunks(part) {
-        let outcomes = decode_all(files, spec, leave_ours, &mut pixels, &|| {
+        let outcomes = decode_all(files, spec, leave_ours, &mut pixels, stop, &|| {
             progress(done.fetch_add(1, Ordering::Relaxed) + 1);
         });
+        if stop() {
+            return Err(DataError::Stopped);
+        }
         let before = images.len();
         for (i, (path, outcome)) in files.iter().zip(outcomes).enumerate() {
             let name = || escape(path_bytes(dir, path));
@@ -125,17 +129,22 @@ pub(crate) fn load(
     })
 }
 
-/// Decodes each file into its place in `pixels`; `leave_ours`: but none that this program made.
+/// Decodes each file into its place in `pixels`; `leave_ours`: but none that this program made. All results are
+/// meaningless once `stop` is true.
 fn decode_all(
     files: &[PathBuf],
     spec: &ImageSpec,
     leave_ours: bool,
     pixels: &mut [u8],
+    stop: &(dyn Fn() -> bool + Sync),
     done: &(dyn Fn() + Sync),
 ) -> Vec<Result<Seen, LeftOut>> {
     (pixels.par_chunks_exact_mut(spec.bytes()))
         .zip(files)
         .map(|(slot, path)| {
+            if stop() {
+                return Err(LeftOut::Unreadable(String::new()));
+            }
             let outcome = match leave_ours && is_marked(path) {
                 true => Err(LeftOut::MadeByDdpm),
                 false => guarded(|| decode_into(slot, path, spec)).map_err(LeftOut::Unreadable),

@@ -54,6 +54,22 @@ pub fn load(
     device: Device,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Loaded> {
+    load_until(data, model, seed, cache, device, progress, &|| false)
+}
+
+/// As [`load`], until `stop` is true, which several threads ask before each file.
+///
+/// # Errors
+/// As `load`, and [`DataError::Stopped`]; a `cache` is then left as it was.
+pub fn load_until(
+    data: &DataConfig,
+    model: &ModelConfig,
+    seed: u64,
+    cache: Option<&Path>,
+    device: Device,
+    progress: &(dyn Fn(usize, usize) + Sync),
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Loaded> {
     let [channels, height, width] = model.chw().map(|n| n as usize);
     let spec = ImageSpec {
         height,
@@ -65,7 +81,7 @@ pub fn load(
     };
     match &data.folder {
         None => builtin(data.builtin_images, seed, &spec, device),
-        Some(dir) => from_folder(dir, &spec, cache, device, progress),
+        Some(dir) => from_folder(dir, &spec, cache, device, progress, stop),
     }
 }
 
@@ -106,6 +122,7 @@ fn from_folder(
     cache: Option<&Path>,
     device: Device,
     progress: &(dyn Fn(usize, usize) + Sync),
+    stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Loaded> {
     // Listed once, so that the key covers exactly the decoded files. A file that changes from here on
     // is decoded as it is then, and changes the key the next time.
@@ -121,7 +138,7 @@ fn from_folder(
     let total = listing.files.len();
     let progress = |done| progress(done, total);
     let Some(path) = cache else {
-        let read = in_memory(dir, listing, spec, &progress)?;
+        let read = in_memory(dir, listing, spec, &progress, stop)?;
         let origin = format!("{} images from {}", read.manifest.len(), dir.display());
         return loaded(read, origin, &|pixels| Store::new(pixels, device));
     };
@@ -132,7 +149,7 @@ fn from_folder(
         return loaded(found, origin, &mapped);
     }
     check_room(path, total, spec)?;
-    let decode = |take: &mut Take| Ok(folder::load(dir, listing, spec, &progress, take)?);
+    let decode = |take: &mut Take| Ok(folder::load(dir, listing, spec, &progress, stop, take)?);
     cache::write(path, &key, dir, spec, decode).context("cannot keep the decoded images")?;
     let made = cache::read(path, &key, dir, spec)?.context("the cache was replaced meanwhile")?;
     let origin = format!("{} images from {}", made.manifest.len(), dir.display());
@@ -161,6 +178,7 @@ fn in_memory(
     listing: Listing,
     spec: &ImageSpec,
     progress: &(dyn Fn(usize) + Sync),
+    stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Cached> {
     let count = listing.files.len();
     let mut pixels = allocate(count, spec, available_bytes(Device::Cpu))?;
@@ -170,7 +188,7 @@ fn in_memory(
         filled += part.len();
         Ok(())
     };
-    let read = folder::load(dir, listing, spec, progress, &mut take)?;
+    let read = folder::load(dir, listing, spec, progress, stop, &mut take)?;
     Ok(Cached {
         pixels: pixels.f_narrow(0, 0, read.manifest.len() as i64)?,
         manifest: read.manifest,

@@ -27,7 +27,7 @@ mod store;
 
 pub use decode::{Decoded, Oddity, decode, upright_size};
 pub use error::DataError;
-pub use load::{Loaded, file_bytes, load};
+pub use load::{Loaded, file_bytes, load, load_until};
 pub use manifest::Manifest;
 pub use order::Order;
 pub use passed_over::PassedOver;

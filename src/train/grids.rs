@@ -1,6 +1,7 @@
 //! Sample grids during training: they show its progress, within a time limit.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -13,7 +14,7 @@ use crate::images::to_array;
 use crate::native::KeptFilters;
 use crate::report::{duration, grid, write_png};
 use crate::sample::{
-    Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Spacing, Visit, sample_images,
+    Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Spacing, Step, Visit, sample_images,
 };
 
 /// Evaluations after which the time of a grid is estimated.
@@ -83,36 +84,43 @@ fn draw(
     );
     let weights_name = which.to_string();
     let mut done = 0;
-    let images = trainer.arena.with_weights(&weights, || {
+    let drawn = trainer.arena.with_weights(&weights, || {
         let kept = KeptFilters::new();
         let denoiser = |x: &Tensor, t: &Tensor| {
-            if limit.allows() {
-                trainer.predict(x, t, &kept)
-            } else {
-                // The remaining steps run without the network, and their result is discarded.
-                blank(x, config.model.learned_variance())
+            if !limit.allows() {
+                // A sampler has no other way out before its last step.
+                resume_unwind(Box::new(GivenUp));
             }
+            trainer.predict(x, t, &kept)
         };
         let process = Process::new(&denoiser, &steps, &config.diffusion, settings.clip_x0);
-        sample_images(&process, &sampler, &wanted, &mut |_| {
+        let mut on_step = |_: Step| {
             done += 1;
             observer.sampling(&weights_name, done, evaluations.into());
-        })
+        };
+        // Whatever else unwinds ends the run, as it would without this.
+        catch_unwind(AssertUnwindSafe(|| {
+            sample_images(&process, &sampler, &wanted, &mut on_step)
+        }))
     });
-    limit.check()?;
-    if limit.given_up() {
-        return Ok(None);
+    match drawn {
+        Ok(images) => images.map(Some),
+        Err(given_up) if given_up.is::<GivenUp>() => {
+            observer.sampling(&weights_name, evaluations.into(), evaluations.into());
+            limit.check().map(|()| None)
+        }
+        Err(panic) => resume_unwind(panic),
     }
-    images.map(Some)
 }
 
-/// Zeros in the shape of the network's output for `x`.
-fn blank(x: &Tensor, learned_variance: bool) -> Tensor {
-    let zeros = x.zeros_like();
-    if learned_variance {
-        Tensor::cat(&[&zeros, &zeros], 1)
-    } else {
-        zeros
+/// Unwinds a sampler whose grid is not wanted any more.
+struct GivenUp;
+
+/// Network evaluations of the images of one of the two grids.
+pub(super) fn evaluations_each(config: &RunConfig) -> u64 {
+    match config.train.sample_steps {
+        0 => config.diffusion.timesteps as u64,
+        steps => steps as u64,
     }
 }
 

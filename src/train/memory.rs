@@ -2,11 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use tch::Device;
 
 use super::{Observer, Trainer};
-use crate::config::{OptimizerKind, RunConfig};
+use crate::config::{ModelConfig, OptimizerKind, RunConfig};
 use crate::data::Store;
 use crate::memory::{asked_for, available_bytes, ran_out, resident_bytes};
 use crate::native;
@@ -106,6 +106,20 @@ pub(super) fn fewest_parts(batch: i64, most: u64) -> Option<i64> {
     (1..=batch).find(|parts| batch % parts == 0 && (batch / parts) as u64 <= most)
 }
 
+/// Bytes of the tensors of a checkpoint.
+pub(super) fn checkpoint_bytes(trainer: &Trainer) -> u64 {
+    CHECKPOINT_COPIES * F32_BYTES * trainer.arena.params.numel() as u64
+}
+
+/// What to do about a batch that may be too large.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fit {
+    /// Split it into as few microbatches as memory allows.
+    pub(super) auto: bool,
+    /// Train all the same.
+    pub(super) force: bool,
+}
+
 /// Needed and free memory at the start of a run.
 #[derive(Debug)]
 pub(super) struct MemoryBudget {
@@ -116,19 +130,21 @@ pub(super) struct MemoryBudget {
     /// Number of microbatches.
     pub(super) accumulate: i64,
     device: Device,
+    /// True if checkpointing the network's blocks is possible, and not done yet.
+    can_checkpoint_blocks: bool,
 }
 
 impl MemoryBudget {
     /// The budget of a trainer that is ready for its first step. With `auto` the fewest microbatches that should fit
-    /// are chosen; without, a warning is printed if the microbatch should not fit.
+    /// are chosen. With `force` a microbatch that should not fit is a warning.
     ///
     /// # Errors
-    /// `auto`, and the free memory is unknown, or not even one image should fit.
+    /// A microbatch that should not fit; `auto`, and the free memory is unknown, or not even one image should fit.
     pub(super) fn settle(
         config: &RunConfig,
         trainer: &Trainer,
         data: &Store,
-        auto: bool,
+        fit: Fit,
         observer: &dyn Observer,
     ) -> Result<MemoryBudget> {
         let device = trainer.arena.device();
@@ -140,25 +156,37 @@ impl MemoryBudget {
             batch: config.train.batch,
             accumulate: config.train.accumulate,
             device,
+            can_checkpoint_blocks: matches!(config.model, ModelConfig::Unet(_))
+                && !config.train.checkpoint_blocks,
         };
-        if auto {
+        if fit.auto {
             budget.accumulate = budget.chosen(observer)?;
-        } else if let Some(free) = budget.free
-            && budget.needs.more(budget.micro()) > free
-        {
-            observer.message(&format!(
-                "warning: a microbatch of {} needs {} more, and {} are free{}; {}",
-                plural(budget.micro(), "image"),
-                bytes(budget.needs.more(budget.micro())),
-                bytes(free),
-                match device {
-                    Device::Cuda(_) => "",
-                    _ => ", so the system may end this program",
-                },
-                budget.advice(free)
-            ));
+        } else if let Some(problem) = budget.too_little() {
+            ensure!(
+                fit.force,
+                "{problem}; {}, or train all the same with `start.force`",
+                budget.advice()
+            );
+            observer.message(&format!("warning: {problem}; {}", budget.advice()));
         }
         Ok(budget)
+    }
+
+    /// What is needed and what is free, if that is less.
+    fn too_little(&self) -> Option<String> {
+        let (free, more) = (self.free?, self.needs.more(self.micro()));
+        (more > free).then(|| {
+            format!(
+                "a microbatch of {} needs {} of memory, and {} are free{}",
+                plural(self.micro(), "image"),
+                bytes(more),
+                bytes(free),
+                match self.device {
+                    Device::Cuda(_) => "",
+                    _ => ": the system would end this program",
+                },
+            )
+        })
     }
 
     fn chosen(&self, observer: &dyn Observer) -> Result<i64> {
@@ -193,15 +221,21 @@ impl MemoryBudget {
         (self.batch / self.accumulate) as u64
     }
 
-    /// Settings with which training should fit into `free` bytes; always a smaller microbatch than now.
-    fn advice(&self, free: u64) -> String {
-        let most = self.needs.images_that_fit(free).min(self.micro() / 2);
-        match fewest_parts(self.batch, most) {
+    /// Settings with which training should fit; always a smaller microbatch than now.
+    fn advice(&self) -> String {
+        let most = self
+            .needs
+            .images_that_fit(self.free.or(available_bytes(self.device)).unwrap_or(0));
+        let blocks = match self.can_checkpoint_blocks {
+            true => ", or `train.checkpoint_blocks`, which keeps less for each image",
+            false => "",
+        };
+        match fewest_parts(self.batch, most.min(self.micro() / 2)) {
             Some(parts) => format!(
-                "microbatches of {} should fit: `train.accumulate` = {parts} (same maths), or `start.auto_accumulate`",
+                "microbatches of {} should fit: `train.accumulate` = {parts} (same maths), or `start.auto_accumulate`{blocks}",
                 self.batch / parts
             ),
-            None => format!("not even one image fits: {SMALLER}"),
+            None => format!("not even one image fits: {SMALLER}{blocks}"),
         }
     }
 
@@ -246,7 +280,7 @@ impl MemoryBudget {
             _ => asked,
         };
         let free_now = available_bytes(self.device);
-        let free = self.free.or(free_now).unwrap_or(0);
+        let before = self.free.unwrap_or(0);
         format!(
             "out of memory: {asked} were asked for while training with batch {} in microbatches of {}, estimated at {} in total, {}; {}",
             self.batch,
@@ -256,11 +290,11 @@ impl MemoryBudget {
                 Some(now) => format!(
                     "and {} are free ({} before the first step)",
                     bytes(now),
-                    bytes(free)
+                    bytes(before)
                 ),
                 None => "and the free memory is unknown".into(),
             },
-            self.advice(free)
+            self.advice()
         )
     }
 }
@@ -291,6 +325,7 @@ mod tests {
             batch,
             accumulate,
             device: Device::Cpu,
+            can_checkpoint_blocks: false,
         }
     }
 

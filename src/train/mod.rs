@@ -5,8 +5,10 @@ mod grids;
 mod guard;
 mod images;
 mod incident;
+mod log;
 mod memory;
 mod observer;
+mod outlook;
 mod plan;
 mod readback;
 mod record;
@@ -31,14 +33,15 @@ pub use observer::Observer;
 pub use record::{ImageOfBatch, Number, ParameterGradient, StepRecord};
 pub use replay::{Replay, replay};
 pub use resume::{default_folder, resume_changes, settings_around};
-pub use stop::{Reason, Stop};
+pub use stop::{Reason, Stop, quit};
 pub use trainer::{Gradients, StepDraws, StepOutput, Trainer};
 
 use crate::checkpoint::{Checkpoint, Damaged, RunFolder, RunLock};
 use crate::config::RunConfig;
-use crate::data::{self, Loaded};
+use crate::data::{self, DataError, Loaded};
 use crate::device::{self, Chosen, DeviceChoice, Precision};
 use crate::text::plural;
+use log::Log;
 use run::Run;
 
 /// Everything about a start of a run that its config does not fix.
@@ -76,6 +79,8 @@ pub struct Start {
     pub strict: bool,
     /// Split the batch into as few parts as memory allows, whatever the settings say.
     pub auto_accumulate: bool,
+    /// Train even if more memory is needed than is free.
+    pub force: bool,
     /// Hears of the run's progress.
     pub observer: Arc<dyn Observer>,
 }
@@ -95,6 +100,7 @@ impl Start {
             stop: Stop::default(),
             strict: false,
             auto_accumulate: false,
+            force: false,
             observer: Arc::new(()),
         }
     }
@@ -124,7 +130,7 @@ impl Start {
 pub enum End {
     /// All steps are done.
     Finished,
-    /// Saved after `step` and stopped before the last one.
+    /// Saved after `step` and stopped before the last one; or not even begun, and the run is as it was.
     Stopped {
         /// What asked for it.
         reason: Reason,
@@ -133,13 +139,40 @@ pub enum End {
     },
 }
 
-/// Trains until all steps are done, or something asks to stop.
+/// Trains until all steps are done, or something asks to stop. What the observer is told is kept in the run's `log.txt`.
 ///
 /// # Errors
-/// Settings that cannot work, unreadable data, out of memory, a bad step (as the settings say), or a last checkpoint that
-/// cannot be written; earlier checkpoints stay as they were.
-pub fn train(start: Start) -> Result<End> {
-    let mut run = Run::begin(start)?;
+/// Settings that cannot work, unreadable data, too little memory, a bad step (as the settings say), or a last checkpoint
+/// that cannot be written; earlier checkpoints stay as they were.
+pub fn train(mut start: Start) -> Result<End> {
+    let log = Arc::new(Log::new(&start.folder, start.observer));
+    start.observer = Arc::clone(&log) as Arc<dyn Observer>;
+    log.note(&log::start_line());
+    let end = train_and_log(start, &log);
+    log.note(&match &end {
+        Ok(End::Finished) => "all steps are done".to_owned(),
+        Ok(End::Stopped { reason, step }) => format!("stopped by {reason} at step {step}"),
+        Err(error) => format!("error: {error:#}"),
+    });
+    end
+}
+
+fn train_and_log(start: Start, log: &Log) -> Result<End> {
+    let stop = start.stop.clone();
+    let step = start.resume.as_ref().map_or(0, |found| found.meta.step);
+    let mut run = match Run::begin(start, log) {
+        Err(error) if matches!(error.downcast_ref(), Some(DataError::Stopped)) => {
+            let reason = stop.reason().unwrap_or(Reason::Asked);
+            return Ok(End::Stopped { reason, step });
+        }
+        begun => begun?,
+    };
+    if let Some(reason) = run.stop.reason().filter(|r| *r != Reason::TimeLimit) {
+        // However short the time limit is, each start does a step.
+        run.finish()?;
+        let step = run.trainer.step;
+        return Ok(End::Stopped { reason, step });
+    }
     while run.trainer.step < run.config.train.steps {
         let output = run.step()?;
         run.readback.push(output);
@@ -173,7 +206,14 @@ pub fn train(start: Start) -> Result<End> {
         }
     }
     run.finish()?;
-    Ok(End::Finished)
+    match run.stop.reason() {
+        // All is done but the last grids, which the next start draws.
+        Some(reason) if run.lacks_grids() => Ok(End::Stopped {
+            reason,
+            step: run.trainer.step,
+        }),
+        _ => Ok(End::Finished),
+    }
 }
 
 /// The device of a start, chosen now if it was left open.
@@ -184,22 +224,26 @@ fn device_of(chosen: Option<Chosen>) -> Result<Chosen> {
     }
 }
 
+/// # Errors
+/// Those of [`data::load_until`]: also if something asks to stop meanwhile.
 fn load_data(
     config: &RunConfig,
     cache: Option<&std::path::Path>,
     chosen: &Chosen,
+    stop: &Stop,
     observer: &dyn Observer,
 ) -> Result<Loaded> {
     let started = Instant::now();
     let progress = |done, total| observer.decoding(done, total);
     let seed = config.train.seed;
-    let loaded = data::load(
+    let loaded = data::load_until(
         &config.data,
         &config.model,
         seed,
         cache,
         chosen.device,
         &progress,
+        &|| stop.reason().is_some(),
     );
     observer.decoded();
     let loaded = loaded?;

@@ -1,6 +1,7 @@
 //! How training reports to whoever started it. The library prints nothing by itself.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::report::StepMetrics;
 
@@ -8,7 +9,8 @@ use crate::report::StepMetrics;
 ///
 /// Methods are called on the thread that trains, except `decoding`, which several threads call.
 pub trait Observer: Send + Sync + fmt::Debug {
-    /// A text of one or more lines to show: the plan before the first step, notes, warnings.
+    /// A text of one or more lines to show: the plan before the first step, notes, warnings. All of them are in the run's
+    /// `log.txt` too.
     fn message(&self, text: &str) {
         let _ = text;
     }
@@ -24,6 +26,11 @@ pub trait Observer: Send + Sync + fmt::Debug {
     /// Training begins at `step` of `steps`, or goes back to it.
     fn training(&self, step: u64, steps: u64) {
         let _ = (step, steps);
+    }
+
+    /// The run will probably take `left` more, sample grids and checkpoints included; called before `step`.
+    fn time_left(&self, left: Duration) {
+        let _ = left;
     }
 
     /// One step is done and took `secs` seconds. On CUDA, several steps are reported at once.

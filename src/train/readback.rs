@@ -8,7 +8,9 @@ use anyhow::Result;
 use tch::{Device, Tensor};
 
 use super::incident::BadStep;
-use super::{Observer, StepOutput};
+use super::memory::checkpoint_bytes;
+use super::outlook::Outlook;
+use super::{Observer, StepOutput, Trainer};
 use crate::checkpoint::RunFolder;
 use crate::config::RunConfig;
 use crate::report::{Metrics, StepMetrics};
@@ -16,14 +18,17 @@ use crate::report::{Metrics, StepMetrics};
 /// Steps that a CUDA device may run ahead of the host; it would idle while the host reads each loss.
 const CUDA_STEPS_AHEAD: usize = 10;
 
+/// What a step takes at least, so that no speed is infinite: JSON has no such number.
+const SHORTEST_STEP_SECS: f64 = 1e-6;
+
 /// Steps whose numbers are not read yet, metrics.jsonl, and the observer.
 #[derive(Debug)]
 pub(super) struct Readback {
     pending: Vec<StepOutput>,
     metrics: Metrics,
     observer: Arc<dyn Observer>,
-    steps: u64,
-    batch: f64,
+    config: RunConfig,
+    pub(super) outlook: Outlook,
     /// True if the last write to metrics.jsonl failed.
     metrics_fail: bool,
     started: Instant,
@@ -35,15 +40,15 @@ impl Readback {
     pub(super) fn open(
         folder: &RunFolder,
         config: &RunConfig,
-        step: u64,
+        trainer: &Trainer,
         observer: Arc<dyn Observer>,
     ) -> Result<Readback> {
         Ok(Readback {
             pending: Vec::new(),
-            metrics: Metrics::open(&folder.metrics_path(), step)?,
+            metrics: Metrics::open(&folder.metrics_path(), trainer.step)?,
             observer,
-            steps: config.train.steps,
-            batch: config.train.batch as f64,
+            config: config.clone(),
+            outlook: Outlook::new(checkpoint_bytes(trainer)),
             metrics_fail: false,
             started: Instant::now(),
             last_read: Instant::now(),
@@ -54,9 +59,10 @@ impl Readback {
         self.pending.push(output);
     }
 
-    /// True if it is time to read: after each step on a CPU, where nothing runs ahead.
+    /// True if it is time to read: after each step on a CPU, where nothing runs ahead, and after the first two of a start,
+    /// by which the rest is estimated.
     pub(super) fn is_due(&self, device: Device) -> bool {
-        !device.is_cuda() || self.pending.len() >= CUDA_STEPS_AHEAD
+        !device.is_cuda() || self.outlook.is_new() || self.pending.len() >= CUDA_STEPS_AHEAD
     }
 
     /// Waits for all pending steps and records them up to the first bad one, which it returns: the later ones changed
@@ -72,13 +78,15 @@ impl Readback {
                 (0..rows.len() as i64).map(row).collect()
             }
         };
-        let secs_per_step =
-            self.last_read.elapsed().as_secs_f64() / self.pending.len().max(1) as f64;
-        let images_per_sec = self.batch / secs_per_step;
+        let elapsed = self.last_read.elapsed().as_secs_f64();
+        let secs_per_step = (elapsed / self.pending.len().max(1) as f64).max(SHORTEST_STEP_SECS);
+        let images_per_sec = self.config.train.batch as f64 / secs_per_step;
         let secs = self.metrics.earlier_secs + self.started.elapsed().as_secs_f64();
         let mut lines = Vec::new();
         let mut bad = None;
-        for (output, [loss, grad_norm, frozen]) in self.pending.drain(..).zip(numbers) {
+        for (output, [loss, grad_norm, frozen]) in
+            std::mem::take(&mut self.pending).into_iter().zip(numbers)
+        {
             if frozen != 0.0 {
                 bad = Some(BadStep {
                     step: output.step,
@@ -95,12 +103,25 @@ impl Readback {
                 images_per_sec,
                 secs,
             };
-            self.observer.step(&metrics, secs_per_step);
+            self.tell(&metrics, secs_per_step);
             lines.push(metrics);
         }
         self.write(&lines);
         self.last_read = Instant::now();
         bad
+    }
+
+    /// Shows a step and the time left; when that can be measured at last, in a line of its own too.
+    fn tell(&mut self, metrics: &StepMetrics, secs: f64) {
+        let was_new = self.outlook.is_new();
+        self.outlook.step(secs);
+        let left = self.outlook.left(&self.config, metrics.step);
+        self.observer.time_left(left);
+        self.observer.step(metrics, secs);
+        if was_new && !self.outlook.is_new() && metrics.step < self.config.train.steps {
+            let line = self.outlook.line(&self.config, metrics.step);
+            self.observer.message(&line);
+        }
     }
 
     /// Lines that cannot be written are kept for the next time; training continues.
@@ -137,7 +158,7 @@ impl Readback {
         self.metrics = Metrics::open(&folder.metrics_path(), step)?;
         self.metrics.take(&unwritten);
         self.started = Instant::now();
-        self.observer.training(step, self.steps);
+        self.observer.training(step, self.config.train.steps);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::incident::BadStep;
 use super::record::StepRecord;
-use super::{Observer, Trainer, load_data, state};
+use super::{Observer, Stop, Trainer, load_data, state};
 use crate::checkpoint::RunFolder;
 use crate::config::OnBadStep;
 use crate::device::Chosen;
@@ -39,7 +39,7 @@ pub fn replay(
     let checkpoint = folder.checkpoint_before(step - 1)?;
     // Settings that may change during a run have the values of the last start.
     let config = &folder.config()?;
-    let data = load_data(config, cache.as_deref(), chosen, observer)?;
+    let data = load_data(config, cache.as_deref(), chosen, &Stop::default(), observer)?;
     let mut trainer = Trainer::new(config, data.store.len(), chosen.device)?;
     trainer.net.set_precision(chosen.precision);
     state::restore(&mut trainer, &checkpoint)?;

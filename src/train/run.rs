@@ -1,13 +1,14 @@
 //! A run while it is trained: its parts, and what is done between its steps.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::incident::{BadStep, Incidents};
-use super::memory::MemoryBudget;
-use super::plan::{self, Plan};
+use super::log::Log;
+use super::memory::{Fit, MemoryBudget};
+use super::plan;
 use super::readback::Readback;
 use super::saver::Saver;
 use super::{
@@ -47,8 +48,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// All that comes before the first step.
-    pub(super) fn begin(start: Start) -> Result<Run> {
+    /// All that comes before the first step. `log` is opened as soon as the folder is there and locked.
+    pub(super) fn begin(start: Start, log: &Log) -> Result<Run> {
         let Start {
             folder,
             mut config,
@@ -56,6 +57,9 @@ impl Run {
             observer,
             ..
         } = start;
+        if start.lock.is_some() {
+            log.open();
+        }
         for warning in config.validate()? {
             observer.message(&format!("warning: {warning}"));
         }
@@ -73,7 +77,7 @@ impl Run {
             config.model.classes().is_none(),
             "this network is class-conditional, and images of a folder have no class; it can only be sampled from"
         );
-        let data = load_data(&config, start.cache.as_deref(), &chosen, &*observer)?;
+        let data = load_data(&config, start.cache.as_deref(), &chosen, &stop, &*observer)?;
         let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
         trainer.net.set_precision(chosen.precision);
         let given = start.init.is_some();
@@ -89,16 +93,23 @@ impl Run {
                 observer.message(&note);
             }
         }
-        let plan = Plan::make(
+        let budget = plan::settle(
             &mut config,
             &mut trainer,
             &data.store,
-            start.auto_accumulate,
+            Fit {
+                auto: start.auto_accumulate,
+                force: start.force,
+            },
             &*observer,
         )?;
         let lock = match start.lock {
             Some(lock) => lock,
-            None => folder.create()?,
+            None => {
+                let lock = folder.create()?;
+                log.open();
+                lock
+            }
         };
         if let Some(warning) = &lock.warning {
             observer.message(&format!("warning: {warning}"));
@@ -106,12 +117,18 @@ impl Run {
         folder.prepare()?;
         data.manifest.write(&folder.images_path())?;
         images::write_skipped(&folder, &data)?;
-        observer.message(&plan::line(&config, &trainer, &data.store, &chosen, &plan));
+        observer.message(&plan::line(
+            &config,
+            &trainer,
+            &data.store,
+            &chosen,
+            &budget,
+        ));
         observer.training(trainer.step, config.train.steps);
         let mut run = Run {
-            readback: Readback::open(&folder, &config, trainer.step, Arc::clone(&observer))?,
+            readback: Readback::open(&folder, &config, &trainer, Arc::clone(&observer))?,
             saver: Saver::start(&folder, chosen.environment.clone())?,
-            budget: plan.budget,
+            budget,
             incidents: Incidents::default(),
             saved: None,
             _lock: lock,
@@ -154,16 +171,23 @@ impl Run {
             self.save(false)?;
         }
         self.folder.write_config(&self.config)?;
-        if grids::are_due(&self.config, step) && !self.folder.sample_path(step, "ema").exists() {
+        if self.lacks_grids() {
             // It ended between this step's checkpoint and its grids.
             self.sample()?;
         }
         Ok(())
     }
 
+    /// True if grids are due now and not there.
+    pub(super) fn lacks_grids(&self) -> bool {
+        let step = self.trainer.step;
+        grids::are_due(&self.config, step) && !self.folder.sample_path(step, "ema").exists()
+    }
+
     /// Saves beside training; what fails is told, and the next save tries again. A last save is waited for, and must
     /// not fail.
     pub(super) fn save(&mut self, last: bool) -> Result<()> {
+        let started = Instant::now();
         let saver = &mut self.saver;
         let before = self.readback.outside_the_clock(|| match last {
             true => saver.finish(),
@@ -174,6 +198,8 @@ impl Run {
         self.saved = Some(self.trainer.step);
         let metrics = self.readback.metrics_file()?;
         let begun = self.saver.save(&self.trainer, &self.config, metrics);
+        let pause = started.elapsed().as_secs_f64();
+        self.readback.outlook.save(pause, self.saver.last_took);
         if !last {
             return self.warn_unless_strict(begun);
         }
@@ -190,6 +216,7 @@ impl Run {
     pub(super) fn sample(&mut self) -> Result<()> {
         // Sampling swaps the weights for their average.
         self.saver.wait_for_copy();
+        let started = Instant::now();
         let drawn = self.readback.outside_the_clock(|| {
             self.budget.watch(|| {
                 grids::write(
@@ -201,6 +228,7 @@ impl Run {
                 )
             })
         });
+        self.readback.outlook.grids(started.elapsed().as_secs_f64());
         self.warn_unless_strict(
             drawn.with_context(|| format!("the grid of step {} is left out", self.trainer.step)),
         )

@@ -39,13 +39,15 @@ struct Job {
 pub(super) struct Saver {
     jobs: Option<SyncSender<Job>>,
     copied: Receiver<Result<()>>,
-    written: Receiver<Result<u64>>,
+    written: Receiver<Result<Duration>>,
     thread: Option<JoinHandle<()>>,
     environment: String,
     copying: bool,
     writing: bool,
     /// Longest pause of training for a save.
     pub(super) longest_stall: Duration,
+    /// Time of the latest save that succeeded, from the copy to the last fsync.
+    pub(super) last_took: Option<Duration>,
 }
 
 impl Saver {
@@ -67,6 +69,7 @@ impl Saver {
             copying: false,
             writing: false,
             longest_stall: Duration::ZERO,
+            last_took: None,
         })
     }
 
@@ -161,7 +164,8 @@ impl Saver {
         match result {
             Ok(result) => {
                 self.writing = false;
-                result.map(drop)
+                self.last_took = Some(result?);
+                Ok(())
             }
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => {
@@ -190,10 +194,11 @@ fn write_all(
     folder: &RunFolder,
     jobs: &Receiver<Job>,
     tell_copied: &Sender<Result<()>>,
-    tell_written: &Sender<Result<u64>>,
+    tell_written: &Sender<Result<Duration>>,
 ) {
     let mut host = vec![];
     for job in jobs {
+        let started = Instant::now();
         let copied = copy(&mut host, &job);
         let for_writing = copied.as_ref().err().map(|error| anyhow!("{error:#}"));
         let _ = tell_copied.send(copied);
@@ -202,7 +207,7 @@ fn write_all(
             None => write(folder, &job, &host),
         };
         let step = job.meta.step;
-        let result = result.map(|()| step).with_context(|| {
+        let result = result.map(|()| started.elapsed()).with_context(|| {
             format!("step {step} is not saved; earlier checkpoints are untouched")
         });
         if tell_written.send(result).is_err() {

@@ -1,19 +1,30 @@
 //! Requests to stop or to save: signals and a time limit.
 //!
-//! SIGINT and SIGTERM: the first asks the loop to save and stop, the second ends at once. SIGUSR1: save and sample now.
+//! Five signals ask the loop to finish its step, save and stop: SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal is gone),
+//! SIGXCPU and SIGXFSZ (the limits of processor time and of file size). SIGUSR1: save and sample now.
+//!
+//! A second SIGINT or SIGTERM ends the process at once. The others never do, as nobody presses them twice: a closing
+//! terminal sends SIGHUP more than once, SIGXCPU comes every second, and SIGXFSZ with every write. Where these three are
+//! ignored when the process starts, as nohup ignores SIGHUP, they stay ignored.
 
+use std::fs::read_to_string;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU, SIGXFSZ};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::signal_name;
+
+use crate::fs::remove_own_temporaries;
 
 /// The reason for a stop before the last step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// SIGINT or SIGTERM.
+    /// SIGINT, SIGTERM, SIGHUP, SIGXCPU or SIGXFSZ.
     Signal(i32),
     /// The time limit.
     TimeLimit,
@@ -32,57 +43,107 @@ impl Reason {
     }
 }
 
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Reason::Signal(SIGINT) => write!(f, "Ctrl-C"),
+            Reason::Signal(signal) => write!(f, "{}", signal_name(*signal).unwrap_or("a signal")),
+            Reason::TimeLimit => write!(f, "the time limit"),
+            Reason::Asked => write!(f, "request"),
+        }
+    }
+}
+
 /// The requests received so far. Clones share them, so a kept clone can stop a run that is being trained.
 ///
 /// The default hears of nothing but [`Stop::ask`] and [`Stop::ask_save`].
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
-    received: Arc<AtomicUsize>,
-    asked: Arc<AtomicBool>,
-    save: Arc<AtomicBool>,
+    asked: Arc<Asked>,
     deadline: Option<Instant>,
 }
 
+#[derive(Debug, Default)]
+struct Asked {
+    /// 0, or the signal.
+    signal: AtomicUsize,
+    stop: AtomicBool,
+    save: AtomicBool,
+}
+
 impl Stop {
-    /// Installs handlers of the three signals for the rest of the process, and starts the clock.
+    /// Listens to the signals for the rest of the process, and starts the clock.
     ///
     /// # Errors
-    /// The system refuses a handler.
+    /// As [`listen`](Stop::listen).
     pub fn install(time_limit: Option<Duration>) -> Result<Stop> {
-        let received = Arc::new(AtomicUsize::new(0));
-        let asked = Arc::new(AtomicBool::new(false));
+        let stop = Stop::default();
+        stop.listen(|_| ())?;
+        Ok(stop.with_time_limit(time_limit))
+    }
+
+    /// The same requests, and one to stop after `limit`, from now on.
+    pub fn with_time_limit(mut self, limit: Option<Duration>) -> Stop {
+        self.deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        self
+    }
+
+    /// Takes the six signals over for the rest of the process. `answer` is called with the first one that asks to stop, at
+    /// once and in a thread of its own, whatever the process is busy with.
+    ///
+    /// # Errors
+    /// The system refuses a handler or a thread.
+    pub fn listen(&self, answer: impl Fn(Reason) + Send + 'static) -> Result<()> {
+        let limits = [SIGHUP, SIGXCPU, SIGXFSZ];
+        let heeded = limits.into_iter().filter(|signal| !is_ignored(*signal));
+        let mut signals = Signals::new(heeded.chain([SIGINT, SIGTERM, SIGUSR1]))
+            .context("cannot listen to signals")?;
+        // While the thread below is answering, and perhaps waits for a terminal, the handler itself ends the process.
+        let answering = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            // Registered first, so that the first signal finds `asked` unset.
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked))?;
-            flag::register(signal, Arc::clone(&asked))?;
-            flag::register_usize(signal, Arc::clone(&received), signal as usize)?;
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&answering))?;
         }
-        let save = Arc::new(AtomicBool::new(false));
-        flag::register(SIGUSR1, Arc::clone(&save))?;
-        Ok(Stop {
-            received,
-            asked: Arc::default(),
-            save,
-            deadline: time_limit.and_then(|limit| Instant::now().checked_add(limit)),
-        })
+        let asked = Arc::clone(&self.asked);
+        let hear = move || {
+            for signal in signals.forever() {
+                if signal == SIGUSR1 {
+                    asked.save.store(true, Ordering::Relaxed);
+                    continue;
+                }
+                let before = asked.signal.load(Ordering::Relaxed) as i32;
+                let pressed = matches!(signal, SIGINT | SIGTERM);
+                if pressed && matches!(before, SIGINT | SIGTERM | SIGHUP) {
+                    quit(signal);
+                }
+                if before == 0 || (pressed && before != signal) {
+                    asked.signal.store(signal as usize, Ordering::Relaxed);
+                    answering.store(true, Ordering::Relaxed);
+                    answer(Reason::Signal(signal));
+                    answering.store(false, Ordering::Relaxed);
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("signals".to_owned());
+        thread.spawn(hear).context("cannot listen to signals")?;
+        Ok(())
     }
 
     /// Asks the run to finish its step, save and stop.
     pub fn ask(&self) {
-        self.asked.store(true, Ordering::Relaxed);
+        self.asked.stop.store(true, Ordering::Relaxed);
     }
 
     /// Asks the run to save and sample now.
     pub fn ask_save(&self) {
-        self.save.store(true, Ordering::Relaxed);
+        self.asked.save.store(true, Ordering::Relaxed);
     }
 
     /// Why to stop, if there is a reason.
     pub fn reason(&self) -> Option<Reason> {
-        match self.received.load(Ordering::Relaxed) {
+        match self.asked.signal.load(Ordering::Relaxed) {
             0 => {
                 let late = self.deadline.is_some_and(|at| Instant::now() >= at);
-                if self.asked.load(Ordering::Relaxed) {
+                if self.asked.stop.load(Ordering::Relaxed) {
                     Some(Reason::Asked)
                 } else {
                     late.then_some(Reason::TimeLimit)
@@ -94,11 +155,54 @@ impl Stop {
 
     /// True after SIGUSR1: save and sample now.
     pub fn save_asked(&self) -> bool {
-        self.save.load(Ordering::Relaxed)
+        self.asked.save.load(Ordering::Relaxed)
     }
 
     /// Clears the request of SIGUSR1.
     pub fn clear_save_request(&self) {
-        self.save.store(false, Ordering::Relaxed);
+        self.asked.save.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Ends the process now, with exit code 128 + `signal`. Files that are being written are removed; what they were to
+/// replace stays as it was.
+pub fn quit(signal: i32) -> ! {
+    remove_own_temporaries();
+    signal_hook::low_level::exit(128 + signal)
+}
+
+/// True if this process ignores `signal`; a handler of our own counts as heeding it.
+fn is_ignored(signal: i32) -> bool {
+    let status = read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_shared_and_a_signal_names_itself() {
+        let stop = Stop::default();
+        let kept = stop.clone();
+        assert_eq!(stop.reason(), None);
+        kept.ask();
+        assert_eq!(stop.reason(), Some(Reason::Asked));
+        let late = Stop::default().with_time_limit(Some(Duration::ZERO));
+        assert_eq!(late.reason(), Some(Reason::TimeLimit));
+        let codes = [SIGINT, SIGTERM, SIGHUP, SIGXCPU, SIGXFSZ].map(|signal| {
+            let reason = Reason::Signal(signal);
+            (reason.to_string(), reason.exit_code())
+        });
+        let want = [
+            ("Ctrl-C", 130),
+            ("SIGTERM", 143),
+            ("SIGHUP", 129),
+            ("SIGXCPU", 152),
+            ("SIGXFSZ", 153),
+        ];
+        assert_eq!(codes, want.map(|(name, code)| (name.to_owned(), code)));
     }
 }

@@ -98,38 +98,19 @@ fn a_time_limit_saves_and_stops() {
 }
 
 #[test]
-fn a_second_signal_exits_at_once() {
+fn the_first_signal_is_answered_at_once_and_a_second_quits() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     // A step of more than half a minute.
     let mut command = ddpm();
-    command.args([
-        "train",
-        "--preset",
-        "demo",
-        "--size",
-        "64",
-        "--batch",
-        "512",
-        "--builtin-images",
-        "4",
-    ]);
-    command
-        .args([
-            "--device",
-            "cpu",
-            "--threads",
-            "1",
-            "--sample-every",
-            "0",
-            "--run",
-        ])
-        .arg(&run);
+    let flags = "train --preset demo --size 64 --batch 512 --accumulate 64 --builtin-images 4 --sample-every 0 \
+                 --device cpu --threads 1 --run";
+    command.args(flags.split_whitespace()).arg(&run);
     let mut child = Watched::spawn(command);
     child.wait_for("steps to go");
     std::thread::sleep(Duration::from_millis(200));
     child.signal("INT");
-    std::thread::sleep(Duration::from_millis(200));
+    child.wait_for("Ctrl-C: stopping after this step; press again to quit now");
     assert!(
         child.child.try_wait().unwrap().is_none(),
         "the first finishes the step"
@@ -137,7 +118,206 @@ fn a_second_signal_exits_at_once() {
     let started = Instant::now();
     child.signal("INT");
     assert_eq!(child.code(), Some(130));
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_closed_terminal_and_limits_save_as_sigterm_does() {
+    // Under nohup this process ignores SIGHUP, and what it starts does too.
+    let codes = [("HUP", 129), ("XCPU", 152), ("XFSZ", 153), ("TERM", 143)];
+    for (signal, code) in codes
+        .into_iter()
+        .filter(|(_, code)| !is_ignored(code - 128))
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let mut child = Watched::spawn(train(&run, 1_000_000, &["--save-every", "1000000"]));
+        wait_until("steps", || !metrics_text(&run).is_empty());
+        child.signal(signal);
+        child.wait_for(&format!("{signal}: stopping after this step"));
+        if signal != "TERM" {
+            // They come more than once, and nobody pressed a key.
+            child.signal_if_running(signal);
+        }
+        child.wait_for("saved at step");
+        assert_eq!(child.code(), Some(code), "{signal}");
+        assert_eq!(metrics(&run).last().unwrap().0, newest_step(&run));
+    }
+}
+
+/// True if this process ignores the signal.
+fn is_ignored(signal: i32) -> bool {
+    mask_of("/proc/self/status", "SigIgn:") >> (signal - 1) & 1 == 1
+}
+
+/// A set of signals in a `/proc/PID/status`.
+fn mask_of(status: &str, name: &str) -> u64 {
+    let status = std::fs::read_to_string(status).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix(name));
+    u64::from_str_radix(mask.unwrap().trim(), 16).unwrap()
+}
+
+#[test]
+fn nohup_is_respected() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let program = train(&run, 1_000_000, &[]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]);
+    shell.arg(program.get_program()).args(program.get_args());
+    let mut child = Watched::spawn(shell);
+    wait_until("a checkpoint", || named_step(&run) > 0);
+    child.signal("HUP");
+    let step = named_step(&run);
+    wait_until("more steps", || named_step(&run) > step + 2);
+    child.signal("TERM");
+    assert_eq!(child.code(), Some(143));
+}
+
+#[test]
+fn a_file_size_limit_leaves_the_checkpoints_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    train_to(&run, 4, &[]);
+    let before = std::fs::read(checkpoint(&run, 4)).unwrap();
+    let program = train(&run, 8, &[]);
+    // In units of 512 bytes or of a KiB: room for the settings, and not for weights.
+    let out = std::process::Command::new("sh")
+        .args(["-c", "ulimit -f 20; exec \"$0\" \"$@\""])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .output()
+        .unwrap();
+    let said = stderr(&out);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("is not saved; earlier checkpoints are untouched"),
+        "{said}"
+    );
+    assert_eq!(newest_step(&run), 4);
+    assert!(std::fs::read(checkpoint(&run, 4)).unwrap() == before);
+    assert_eq!(leftovers(&run).len(), 0);
+    train_to(&run, 8, &[]);
+}
+
+/// Waits until the process takes care of SIGINT itself.
+fn wait_until_listening(child: &Watched) {
+    let status = format!("/proc/{}/status", child.child.id());
+    wait_until("handlers", || mask_of(&status, "SigCgt:") >> 1 & 1 == 1);
+}
+
+/// A folder of images that take a while to decode.
+fn large_images(dir: &Path) -> std::path::PathBuf {
+    let images = dir.join("images");
+    std::fs::create_dir(&images).unwrap();
+    let first = images.join("0.png");
+    image::GrayImage::new(6000, 6000).save(&first).unwrap();
+    for number in 1..400 {
+        std::fs::hard_link(&first, images.join(format!("{number}.png"))).unwrap();
+    }
+    images
+}
+
+#[test]
+fn decoding_stops_at_once_and_leaves_no_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = large_images(dir.path());
+    let (run, caches) = (dir.path().join("run"), dir.path().join("caches"));
+    std::fs::create_dir(&caches).unwrap();
+    let cache = caches.join("cache");
+    let flags = [
+        "--data",
+        images.to_str().unwrap(),
+        "--cache",
+        cache.to_str().unwrap(),
+    ];
+    let command = |more: &[&str]| {
+        let mut command = ddpm();
+        let flags = flags.iter().chain(more);
+        let tiny = "train --preset demo --size 8 --base-width 8 --norm-groups 2 --multipliers 1 --threads 1";
+        command
+            .args(tiny.split(' '))
+            .args(flags)
+            .arg("--run")
+            .arg(&run);
+        command
+    };
+    let nothing_is_left = || {
+        assert_eq!(std::fs::read_dir(&caches).unwrap().count(), 0);
+        assert!(!run.exists());
+    };
+
+    let mut child = Watched::spawn(command(&[]));
+    wait_until("the cache", || {
+        std::fs::read_dir(&caches).unwrap().count() > 0
+    });
+    child.signal("INT");
+    let started = Instant::now();
+    child.wait_for("Ctrl-C: stopping now");
+    assert_eq!(child.code(), Some(130));
+    assert!(started.elapsed() < Duration::from_secs(10));
+    nothing_is_left();
+
+    let mut child = Watched::spawn(command(&["--time-limit", "1s"]));
+    child.wait_for("stopped before the first step; nothing is saved");
+    assert_eq!(child.code(), Some(124));
+    nothing_is_left();
+}
+
+#[test]
+fn sampling_stops_at_once_and_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    train_to(&run, 2, &[]);
+    let out = dir.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let mut command = ddpm();
+        command.args("sample -n 100000 --batch 1 --device cpu --threads 1 --out".split(' '));
+        command.arg(out.join("grid.png")).arg(&run);
+        let mut child = Watched::spawn(command);
+        wait_until_listening(&child);
+        child.signal(signal);
+        child.wait_for("stopping now");
+        assert_eq!(child.code(), Some(code));
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_grid_is_given_up_at_once_and_drawn_by_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    // Minutes of sampling.
+    let flags = "train --device cpu --threads 1 --preset demo --size 8 --base-width 8 --norm-groups 2 --multipliers 1 \
+                 --timesteps 4000 --builtin-images 10 --batch 4 --steps 2 --save-every 2 --sample-every 2 \
+                 --sample-limit 0s --sample-images 64 --run";
+    let mut command = ddpm();
+    command.args(flags.split_whitespace()).arg(&run);
+    let mut child = Watched::spawn(command);
+    wait_until("the checkpoint", || named_step(&run) == 2);
+    std::thread::sleep(Duration::from_millis(300));
+    child.signal("TERM");
+    let started = Instant::now();
+    child.wait_for("saved at step 2; resume with");
+    assert_eq!(child.code(), Some(143), "the grid is still to be drawn");
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert!(!run.join("samples/step-00000002-ema.png").exists());
+    train_to(&run, 2, &["--sample-steps", "2"]);
+    assert!(run.join("samples/step-00000002-ema.png").exists());
+}
+
+#[test]
+fn the_time_left_is_told_after_two_steps_and_counts_grids_and_checkpoints() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let said = train_to(&run, 6, &["--sample-every", "3"]);
+    let line = said.lines().find(|line| line.contains(" left: "));
+    let line = line.unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains("left: 4 steps of "), "{line}");
+    assert!(line.contains(", 2 sample grids of perhaps "), "{line}");
+    assert!(line.contains(", 3 checkpoints"), "{line}");
+    assert!(!said.contains("inf img/s"), "{said}");
 }
 
 #[test]

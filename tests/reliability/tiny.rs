@@ -153,6 +153,13 @@ impl Watched {
         assert!(sent.success());
     }
 
+    /// As `signal`, for a process that may have ended.
+    pub(crate) fn signal_if_running(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let kill = Command::new("kill").args(["-s", name, &id]).output();
+        drop(kill);
+    }
+
     /// Waits for the end; returns the exit code.
     pub(crate) fn code(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()

@@ -43,6 +43,17 @@ struct Loaded {
     pixels: Vec<u8>,
 }
 
+/// [`super::load`] to the end.
+fn load(
+    dir: &Path,
+    listing: Listing,
+    spec: &ImageSpec,
+    progress: &(dyn Fn(usize) + Sync),
+    take: &mut Take,
+) -> Result<Folder, DataError> {
+    super::load(dir, listing, spec, progress, &|| false, take)
+}
+
 fn load_listed(dir: &Path, listing: Listing, spec: &ImageSpec) -> Result<Loaded, DataError> {
     let mut pixels = Vec::new();
     let mut take = |part: &[u8]| {
