@@ -47,6 +47,9 @@ pub struct Pretrained {
     pub which: Weights,
     /// What was found in a file of another program, and what was assumed.
     pub report: Option<Report>,
+    /// What the request chose in place of what a file of ours says, a sentence each; a file of another program has them in
+    /// its report.
+    pub replaced: Vec<String>,
     /// Newer checkpoints of the run folder, which cannot be read and were passed over.
     pub damaged: Vec<Damaged>,
     /// The run folder or file that was given.
@@ -75,8 +78,9 @@ impl Pretrained {
     ///
     /// # Errors
     /// A file that cannot be read or is of no known kind; one that leaves something open
-    /// ([`MissingHints`](crate::interop::MissingHints), with what was found); settings that its tensors do not fit; a tensor
-    /// with values that are NaN or infinite ([`NotFinite`](crate::formats::NotFinite)).
+    /// ([`MissingHints`](crate::interop::MissingHints), with what was found); settings that its tensors do not fit; hints
+    /// for a file that holds what they say; a tensor with values that are NaN or infinite
+    /// ([`NotFinite`](crate::formats::NotFinite)).
     pub fn load_with(
         path: impl AsRef<Path>,
         request: &Request,
@@ -98,16 +102,20 @@ impl Pretrained {
 
     fn from_ours(path: PathBuf, request: &Request) -> Result<Pretrained> {
         let cannot = || format!("cannot use {}", path.display());
-        let checkpoint = read_checkpoint(&path)?;
+        let mut checkpoint = read_checkpoint(&path)?;
         refuse_oversized(&checkpoint).with_context(cannot)?;
-        let config = &checkpoint.meta.config;
+        let config = &mut checkpoint.meta.config;
+        let replaced = heed(request, config).with_context(cannot)?;
         let net = Model::new(&config.model, config.diffusion.timesteps, 0);
         let weights = checkpoint.weights(request.which()).with_context(cannot)?;
         load_state_dict(&net.params(), &weights).with_context(cannot)?;
         for (name, tensor) in &weights {
             check_finite(name, tensor).with_context(cannot)?;
         }
-        Ok(Pretrained::new(checkpoint.meta, path, request, net))
+        Ok(Pretrained {
+            replaced,
+            ..Pretrained::new(checkpoint.meta, path, request, net)
+        })
     }
 
     fn from_foreign(path: &Path, request: &Request) -> Result<Pretrained> {
@@ -126,6 +134,7 @@ impl Pretrained {
             path,
             which: request.which(),
             report: None,
+            replaced: Vec::new(),
             damaged: Vec::new(),
             net,
             device: Device::Cpu,
@@ -229,6 +238,22 @@ pub fn ours(argument: &Path) -> Result<Option<(PathBuf, Vec<Damaged>)>> {
     }
     let (path, damaged) = find(argument)?;
     Ok(is_ours(&path)?.then_some((path, damaged)))
+}
+
+/// Refuses what is for other programs' files, and lets the sampler's settings of the request win over those of `config`.
+fn heed(request: &Request, config: &mut RunConfig) -> Result<Vec<String>> {
+    request.hints.refuse_for_ours(config)?;
+    for (name, given) in [
+        ("key", request.key.is_some()),
+        ("config", request.config.is_some()),
+    ] {
+        ensure!(
+            !given,
+            "`request.{name}` is for other programs' files, and this is a file of this program, which holds all its \
+             settings; leave it out"
+        );
+    }
+    (request.uses).replace(&request.hints, &mut config.sample, &config.model)
 }
 
 /// Settings in a file may describe a network far larger than its tensors; that is found before memory

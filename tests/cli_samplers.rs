@@ -69,6 +69,56 @@ fn in_one_step_all_are_the_same() {
     }
 }
 
+/// The flags give the images of the same network beside a scheduler that says so.
+#[test]
+fn the_sampler_s_own_flags_win_over_the_scheduler() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    for part in ["unet", "scheduler"] {
+        let (from, to) = (repo("weights/peers/diffusers").join(part), model.join(part));
+        std::fs::create_dir_all(&to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+    std::fs::copy(
+        repo("weights/peers/diffusers/model_index.json"),
+        model.join("model_index.json"),
+    )
+    .unwrap();
+    let scheduler = model.join("scheduler/scheduler_config.json");
+    let text = std::fs::read_to_string(&scheduler).unwrap();
+    let other = text
+        .replace("\"fixed_large\"", "\"fixed_small\"")
+        .replace("\"clip_sample\": true", "\"clip_sample\": false");
+    assert!(other.contains("fixed_small") && other.contains("\"clip_sample\": false"));
+    std::fs::write(&scheduler, other).unwrap();
+
+    let flags = "--steps 4 --sigma posterior --clip-x0=false";
+    let flagged = images(dir.path(), flags);
+    assert!(max_abs(&flagged, &images(dir.path(), "--steps 4")) > 1e-3);
+    sample(flags)
+        .arg("--out")
+        .arg(dir.path().join("o.png"))
+        .assert()
+        .success()
+        .stderr(contains("--sigma posterior instead of the file's beta"))
+        .stderr(contains("--clip-x0=false instead of the file's true"));
+    let out = dir.path().join("written.safetensors");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm"));
+    command
+        .arg("sample")
+        .arg(&model)
+        .args("-n 2 --device cpu --steps 4".split_whitespace());
+    command
+        .arg("--out-tensor")
+        .arg(&out)
+        .env("OMP_NUM_THREADS", "1");
+    command.assert().success();
+    assert_eq!(Golden::open_path(&out).get("pictures").copy(), flagged);
+}
+
 #[test]
 fn flags_of_other_samplers_are_refused() {
     for (flags, said) in [

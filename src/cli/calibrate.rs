@@ -15,6 +15,7 @@ use crate::cli::progress::{DecodeProgress, SampleProgress};
 use crate::data::{self, Loaded, Order};
 use crate::diffusion::Schedule;
 use crate::fs::check_writable;
+use crate::interop::Uses;
 use crate::pretrained::Pretrained;
 use crate::rng::{Stream, normal};
 use crate::sample::{Process, Respaced, measure};
@@ -44,7 +45,7 @@ impl CalibrateCommand {
     pub(super) fn run(&self) -> Result<()> {
         let path = self.load.calibration_path()?;
         check_writable(&path)?;
-        let (network, chosen) = self.load.load(SamplerHints::default())?;
+        let (network, chosen) = self.load.load(SamplerHints::default(), Uses::PROCESS)?;
         let loaded = self.images(&network, chosen.device)?;
 
         let batch = self.batch.min(self.number);

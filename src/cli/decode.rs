@@ -20,6 +20,7 @@ use crate::config::Sigma;
 use crate::diffusion::Schedule;
 use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
 use crate::fs::folder_of;
+use crate::interop::{Request, Uses};
 use crate::pretrained::Pretrained;
 use crate::sample::{
     Choice, Codebook, Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Visit, sample_images,
@@ -105,11 +106,29 @@ impl DecodeCommand {
         outputs
     }
 
+    /// Hints describe the file of --model; the models that are searched need none.
+    fn refuse_hints_without_model(&self, request: &Request) -> Result<()> {
+        let hints = request.hints.given();
+        let mut given = hints.iter().map(|(name, _)| *name);
+        let key = request.key.as_ref().map(|_| "key");
+        let config = request.config.as_ref().map(|_| "config");
+        match given.next().or(key).or(config) {
+            Some(name) if self.model.is_none() => {
+                bail!(
+                    "`hints.{name}` describes the file of --model; give --model too, or leave it out"
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The network whose hash is in the file.
     fn network(&self, header: &DdcmHeader, needs: &str, device: Device) -> Result<Pretrained> {
         let wanted = blake3::Hash::from_bytes(header.model_hash);
+        let hints = SamplerHints::default();
+        let request = self.foreign.request(self.raw, hints, Uses::PROCESS)?;
+        self.refuse_hints_without_model(&request)?;
         if let Some(path) = &self.model {
-            let request = self.foreign.request(self.raw, SamplerHints::default())?;
             let network = findings::load(path, &request, device)?;
             if network.fingerprint()? == wanted {
                 return Ok(network);
@@ -158,7 +177,10 @@ impl DecodeCommand {
     ) -> Result<Option<(Pretrained, bool)>> {
         for path in paths {
             for raw in [self.raw, !self.raw] {
-                let request = self.foreign.request(raw, SamplerHints::default())?;
+                let request = Request {
+                    raw,
+                    ..Request::default()
+                };
                 // A file that is damaged or not a model is not the one.
                 if let Ok(network) = Pretrained::load_with(path, &request, device)
                     && network.fingerprint()? == *wanted

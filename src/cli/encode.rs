@@ -68,7 +68,8 @@ impl EncodeCommand {
     pub(super) fn run(&self) -> Result<()> {
         let outputs = self.outputs();
         outputs.check()?;
-        let (network, device) = self.load.load_exact(self.sampler.hints())?;
+        let uses = self.sampler.uses(SamplerKind::Ddpm);
+        let (network, device) = self.load.load_exact(self.sampler.hints(), uses)?;
         let config = &network.meta.config;
         let codebook = Codebook::new(self.seed, self.codebook, config.model.chw())?;
         let (chosen, options) = self.ddpm(config)?;

@@ -12,7 +12,7 @@ use super::findings;
 use super::out::say;
 use super::outputs::{ForceArg, Outputs};
 use crate::checkpoint::{Contents, Family, Meta, Weights, write_checkpoint};
-use crate::interop::{write_family_pt, write_family_safetensors, write_pipeline};
+use crate::interop::{Foreign, Uses, write_family_pt, write_family_safetensors, write_pipeline};
 
 /// Write a model's weights for PyTorch or for other programs.
 ///
@@ -50,7 +50,8 @@ impl ExportCommand {
     pub(super) fn run(&self) -> Result<()> {
         let form = self.form()?;
         self.check_outputs(form)?;
-        let request = self.foreign.request(self.raw, self.sampler)?;
+        let uses = self.uses();
+        let request = self.foreign.request(self.raw, self.sampler, uses)?;
         let network = findings::load(&self.checkpoint, &request, Device::Cpu)?;
         let weights = network.state_dict();
         let meta = &network.meta;
@@ -101,6 +102,31 @@ impl ExportCommand {
                 "--to {}: want a name ending in .pt, .pth, .bin, .ckpt or .safetensors, or a new folder for a diffusers pipeline",
                 to.display()
             ),
+        }
+    }
+
+    /// What is written: all settings, or the network alone; lucidrains' files hold their betas too.
+    fn uses(&self) -> Uses {
+        let extension = self.to.extension().and_then(|e| e.to_str());
+        let state_dict = match extension {
+            Some("pt" | "pth" | "bin" | "ckpt") => true,
+            Some("safetensors") => self.layout.is_some_and(|family| family != Family::Ddpm),
+            _ => false,
+        };
+        if !state_dict {
+            return Uses::ALL;
+        }
+        let request = self.foreign.request(self.raw, self.sampler, Uses::NETWORK);
+        let family = self.layout.or_else(|| {
+            let foreign = Foreign::examine(&self.checkpoint, &request.ok()?).ok()?;
+            Some(foreign.family)
+        });
+        let betas = family == Some(Family::Lucidrains);
+        Uses {
+            schedule: betas,
+            timesteps: betas,
+            prediction: betas,
+            ..Uses::NETWORK
         }
     }
 

@@ -19,6 +19,14 @@ pub(super) fn load(argument: &Path, request: &Request, device: Device) -> Result
     let loaded = Pretrained::load_with(argument, request, device).inspect_err(tell_of_missing)?;
     warn_of_damaged(&loaded.damaged, &loaded.path);
     loaded.report.iter().for_each(tell);
+    for line in &loaded.replaced {
+        say(&with_flags(line));
+    }
+    for name in request.uses.idle(&request.hints) {
+        say(&with_flags(&format!(
+            "note: `hints.{name}` plays no part here"
+        )));
+    }
     Ok(loaded)
 }
 
@@ -57,5 +65,8 @@ pub(super) fn tell(report: &Report) {
     }
     for assumption in &report.assumptions {
         say(&with_flags(&format!("  assumed: {assumption}")));
+    }
+    for line in &report.replaced {
+        say(&with_flags(&format!("  {line}")));
     }
 }

@@ -11,7 +11,7 @@ use super::findings::tell;
 use super::out::say;
 use super::outputs::{ForceArg, Outputs, path_or_stdout};
 use crate::checkpoint::write_checkpoint;
-use crate::interop::Foreign;
+use crate::interop::{Foreign, Uses};
 use crate::text::plural;
 
 /// Convert another program's checkpoint to a weights file that contains its settings.
@@ -22,7 +22,8 @@ use crate::text::plural;
 /// with this program's own names (with --config). Code in a file is never run. Settings that were found or assumed
 /// are printed; the error for a missing one names its flag. Without --to, nothing is written.
 ///
-/// `sample`, `predict`, `export` and `train --init-from` accept such files directly, with the same flags.
+/// `sample`, `predict`, `export` and others accept such files directly, with the same flags, and ask only for what they
+/// need; `train --init-from` accepts those that need none.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   ddpm import model.pt                        what it holds, and which hints it needs
@@ -58,7 +59,7 @@ impl ImportCommand {
             "{} is a file of this program and needs no import; use it as it is",
             self.file.display()
         );
-        let request = self.foreign.request(self.raw, self.sampler)?;
+        let request = self.foreign.request(self.raw, self.sampler, Uses::ALL)?;
         let foreign = Foreign::examine(&self.file, &request)?;
         say(&format!("{}: {}", self.file.display(), foreign.family));
         tell(&foreign.report);

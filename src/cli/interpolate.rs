@@ -47,7 +47,7 @@ pub(super) struct InterpolateCommand {
     #[arg(long)]
     latent: bool,
     /// Number of rows, with --latent and without images
-    #[arg(short = 'n', long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(short = 'n', long, default_value_t = 4, requires = "latent", conflicts_with = "images", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rows: u16,
     /// Seed of the noise and of random latents
     #[arg(long, default_value_t = 0)]
@@ -84,13 +84,14 @@ enum Ends {
 impl InterpolateCommand {
     pub(super) fn run(&self) -> Result<()> {
         self.check()?;
-        let (network, device) = self.load.load(self.sampler.hints())?;
-        let config = &network.meta.config;
         let kind = if self.latent {
             SamplerKind::Ddim
         } else {
             SamplerKind::Ddpm
         };
+        let uses = self.sampler.uses(kind);
+        let (network, device) = self.load.load(self.sampler.hints(), uses)?;
+        let config = &network.meta.config;
         let measured = || network.measured();
         let mut chosen = self.sampler.choose(config, kind, measured)?;
         let ends = self.ends(config, device.device)?;
@@ -158,7 +159,11 @@ impl InterpolateCommand {
         );
         let walked = steps.times.iter().filter(|t| **t <= t0).count();
         if walked == 0 {
-            bail!("--t0 {t0} is below all visited time steps; raise --steps, or --t0");
+            bail!(
+                "--t0 {t0} is below all visited time steps, of which t = {} is the least noisy; raise --t0, or visit more \
+                 (--steps)",
+                steps.times[0]
+            );
         }
         Ok(steps.truncated(walked))
     }

@@ -16,6 +16,7 @@ use crate::cli::progress::SampleProgress;
 use crate::diffusion::Schedule;
 use crate::formats::safetensors;
 use crate::images::to_array;
+use crate::interop::Uses;
 use crate::report::{grid_of_columns, mean_sq_error, psnr_db, write_png};
 use crate::sample::{Ddim, Process, Respaced, Spacing, Step, Visit, ddim, ddim_invert};
 
@@ -51,7 +52,7 @@ impl InvertCommand {
     pub(super) fn run(&self) -> Result<()> {
         let outputs = self.outputs();
         outputs.check()?;
-        let (network, device) = self.load.load(SamplerHints::default())?;
+        let (network, device) = self.load.load(SamplerHints::default(), Uses::PROCESS)?;
         let config = &network.meta.config;
         let schedule = Schedule::new(&config.diffusion);
         let count = self.steps.unwrap_or(schedule.len().min(100));

@@ -1,5 +1,6 @@
 //! The command line: clap structs to validated configs, one file per command.
 
+mod advice;
 mod args;
 mod bench;
 mod calibrate;

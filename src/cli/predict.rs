@@ -11,6 +11,7 @@ use super::args::load::LoadArgs;
 use super::outputs::{ForceArg, Outputs, path_or_stdout};
 use crate::config::RunConfig;
 use crate::formats::safetensors;
+use crate::interop::Uses;
 use crate::text::plural;
 
 /// Run the bare network on given x and t, without scaling or clipping.
@@ -40,7 +41,7 @@ impl PredictCommand {
         outputs.reads(self.load.files().chain([&self.input]));
         outputs.writes("--output", &self.output, &["safetensors"], None);
         outputs.check()?;
-        let (network, chosen) = self.load.load_exact(self.sampler)?;
+        let (network, chosen) = self.load.load_exact(self.sampler, Uses::NETWORK)?;
         let input = safetensors::open(&self.input)?;
         let tensor = |name: &str| {
             let found = input.tensors.iter().find(|(n, _)| n == name);
@@ -96,7 +97,7 @@ fn refuse_not_finite(out: &Tensor, t: &Tensor) -> Result<()> {
 }
 
 fn check(x: &Tensor, t: &Tensor, config: &RunConfig) -> Result<()> {
-    let [channels, height, width] = config.model.chw();
+    let [channels, ..] = config.model.chw();
     let size = x.size();
     ensure!(
         x.kind() == Kind::Float && size.len() == 4 && size[0] > 0,
@@ -111,11 +112,9 @@ fn check(x: &Tensor, t: &Tensor, config: &RunConfig) -> Result<()> {
     let factor = config.model.size_factor();
     ensure!(
         size[2] > 0 && size[3] > 0 && size[2] % factor == 0 && size[3] % factor == 0,
-        "x is {}x{} pixels, want multiples of {factor} for this model, which was trained at {}x{}",
+        "x is {}x{} pixels, want multiples of {factor} for this model",
         size[2],
-        size[3],
-        height,
-        width
+        size[3]
     );
     ensure!(
         t.kind() == Kind::Int64 && t.size() == [size[0]],

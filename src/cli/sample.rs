@@ -43,9 +43,9 @@ pub(super) struct SampleCommand {
     /// With --sampler ddcm: codebook entries per step, a power of two [default: 64]
     #[arg(long, value_name = "K", hide_short_help = true)]
     codebook: Option<u32>,
-    /// With --sampler ddcm: seed of the codebooks; --seed chooses their entries
-    #[arg(long, default_value_t = 0, value_name = "SEED", hide_short_help = true)]
-    codebook_seed: u64,
+    /// With --sampler ddcm: seed of the codebooks; --seed chooses their entries [default: 0]
+    #[arg(long, value_name = "SEED", hide_short_help = true)]
+    codebook_seed: Option<u64>,
     /// Noise from a file instead of --seed: `noise` [steps+1, N, C, H, W] f32, x_T first, then that of each step in
     /// order; for comparison with other programs
     #[arg(long, value_name = "FILE.safetensors", hide_short_help = true)]
@@ -66,7 +66,8 @@ impl SampleCommand {
     pub(super) fn run(&self) -> Result<()> {
         self.check_outputs()?;
         let mut output = self.output.open();
-        let (network, device) = self.load.load(self.sampler.hints())?;
+        let uses = self.sampler.uses(SamplerKind::Ddpm);
+        let (network, device) = self.load.load(self.sampler.hints(), uses)?;
         let config = &network.meta.config;
         let measured = || network.measured();
         let mut chosen = self.sampler.choose(config, SamplerKind::Ddpm, measured)?;
@@ -119,13 +120,23 @@ impl SampleCommand {
     /// The noise of --noise, of codebooks, or the seed's.
     fn noise(&self, chosen: &ChosenSampler, chw: [i64; 3]) -> Result<NoiseSource> {
         let from_codebook = chosen.kind == SamplerKind::Ddcm;
-        ensure!(
-            from_codebook || self.codebook.is_none(),
-            "--codebook: only --sampler ddcm takes its noise from one"
-        );
+        let flags = [
+            ("--codebook", self.codebook.is_some()),
+            ("--codebook-seed", self.codebook_seed.is_some()),
+        ];
+        for (flag, given) in flags {
+            ensure!(
+                from_codebook || !given,
+                "{flag}: only --sampler ddcm takes its noise from a codebook"
+            );
+        }
         let Some(path) = &self.noise else {
             return Ok(if from_codebook {
-                let codebook = Codebook::new(self.codebook_seed, self.codebook.unwrap_or(64), chw)?;
+                let codebook = Codebook::new(
+                    self.codebook_seed.unwrap_or(0),
+                    self.codebook.unwrap_or(64),
+                    chw,
+                )?;
                 NoiseSource::Codebook(codebook, Choice::Seed(self.seed))
             } else {
                 NoiseSource::Seed(self.seed)

@@ -9,6 +9,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use tch::Device;
 
+use super::advice::to_import_first;
 use super::args::compute::ComputeArgs;
 use super::args::preset_table::{EXAMPLES, long_help};
 use super::args::settings::{BaseArgs, SettingArgs};
@@ -121,7 +122,8 @@ impl TrainCommand {
             raw: self.raw,
             ..Request::default()
         };
-        findings::load(path, &request, Device::Cpu).map(Some)
+        let loaded = findings::load(path, &request, Device::Cpu);
+        (loaded.map(Some)).map_err(|error| to_import_first(error, path, self.raw))
     }
 
     /// A new run: preset, file, flags, or the settings of the weights that it begins with. An existing one: its own

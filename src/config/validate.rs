@@ -1,6 +1,6 @@
 //! Refuses settings that cannot work, with the value seen, the values wanted and what to do.
 
-use super::{ModelKind, RunConfig, ScheduleKind, Sigma};
+use super::{DataConfig, ModelKind, RunConfig, ScheduleKind, Sigma};
 
 /// A setting that cannot work.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -28,6 +28,26 @@ pub(super) fn require(
             seen: seen.to_string(),
             wanted: wanted.into(),
         })
+    }
+}
+
+impl DataConfig {
+    /// Checks the built-in images, of `chw` pixels each, where they are used.
+    ///
+    /// # Errors
+    /// More than 64 GiB of pixels.
+    pub fn check_builtin(&self, chw: [i64; 3]) -> Result<(), ConfigError> {
+        let [channels, height, width] = chw;
+        let pixels = chw.map(|n| n.max(0) as u128).iter().product::<u128>();
+        require(
+            u128::from(self.builtin_images) * pixels <= 1 << 36,
+            "data.builtin_images",
+            self.builtin_images,
+            format!(
+                "want at most 64 GiB of pixels, {} images of {channels}x{height}x{width}; or name a folder of images",
+                (1 << 36) / pixels.max(1)
+            ),
+        )
     }
 }
 
@@ -113,13 +133,11 @@ impl RunConfig {
             self.sample.images,
             "want 1 to 1024 images",
         )?;
-        let builtin_bytes =
-            u128::from(self.data.builtin_images) * self.model.chw().iter().product::<i64>() as u128;
         require(
-            (1..=1 << 36).contains(&builtin_bytes),
+            self.data.builtin_images > 0,
             "data.builtin_images",
             self.data.builtin_images,
-            "want at least 1, and at most 64 GiB of pixels",
+            "want at least 1",
         )?;
         Ok(warnings)
     }
@@ -237,6 +255,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn built_in_images_are_measured_where_they_are_used() {
+        let mut config = Preset::Demo.config();
+        config.model.set_chw([3, 1200, 1200]);
+        assert_eq!(config.validate(), Ok(vec![]));
+        let check = |config: &RunConfig| config.data.check_builtin(config.model.chw());
+        let error = check(&config).unwrap_err().to_string();
+        assert!(error.contains("15907 images of 3x1200x1200"), "{error}");
+        config.data.builtin_images = 15_907;
+        assert_eq!(check(&config), Ok(()));
     }
 
     #[test]

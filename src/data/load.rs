@@ -45,7 +45,7 @@ impl Loaded {
 /// built-in images.
 ///
 /// # Errors
-/// A missing folder, one without readable images, or a `cache` file that is not an image cache.
+/// A missing folder, one without readable images, or a `cache` file that is not an image cache; too many built-in images.
 pub fn load(
     data: &DataConfig,
     model: &ModelConfig,
@@ -80,7 +80,10 @@ pub fn load_until(
         rules: data.rules,
     };
     match &data.folder {
-        None => builtin(data.builtin_images, seed, &spec, device),
+        None => {
+            data.check_builtin(model.chw())?;
+            builtin(data.builtin_images, seed, &spec, device)
+        }
         Some(dir) => from_folder(dir, &spec, cache, device, progress, stop),
     }
 }

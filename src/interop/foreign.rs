@@ -14,6 +14,7 @@ use super::lucidrains::diffusion::Buffers;
 use super::registry::{self, Extras};
 use super::report::{MissingHints, Report};
 use super::settings::Settings;
+use super::uses::Uses;
 use super::views::{self, View, slot_at};
 use crate::checkpoint::{Contents, Family, Meta, Weights};
 use crate::config::RunConfig;
@@ -33,6 +34,8 @@ pub struct Request {
     pub key: Option<String>,
     /// Settings of weights under our own names.
     pub config: Option<RunConfig>,
+    /// What plays a part in what is done with the file.
+    pub uses: Uses,
 }
 
 /// A foreign file, understood but not loaded.
@@ -92,10 +95,11 @@ impl Foreign {
         folder: Option<&Folder>,
         request: &Request,
     ) -> Result<Foreign> {
-        let found = match folder {
+        let mut found = match folder {
             Some(folder) => Recognised::in_folder(folder, &file, request)?,
             None => Recognised::in_file(&file, request)?,
         };
+        found.heed(request)?;
         let Recognised { view, settings, .. } = &found;
         let entries = settings.layout(&view.keys)?;
         fit(&entries, view).map_err(|error| beside_objects(error, view))?;
@@ -305,6 +309,11 @@ impl<'f> Recognised<'f> {
         file: &'f WeightsFile,
         request: &Request,
     ) -> Result<Recognised<'f>> {
+        ensure!(
+            request.config.is_none(),
+            "`request.config` is for weights under this program's own names; config.json describes this network; leave \
+             `request.config` out"
+        );
         let mut report = Report::default();
         report.fact("container", file.container, file.path.display().to_string());
         if let Some(note) = &folder.note {
@@ -336,6 +345,18 @@ impl<'f> Recognised<'f> {
             settings,
             report,
         })
+    }
+}
+
+impl Recognised<'_> {
+    /// What the caller does with the file decides what is asked; the sampler's settings are the caller's own.
+    fn heed(&mut self, request: &Request) -> Result<()> {
+        let (settings, report) = (&mut self.settings, &mut self.report);
+        request.hints.refuse_idle(settings.origin.family)?;
+        request.uses.trim(settings, &request.hints, report);
+        report.replaced =
+            (request.uses).replace(&request.hints, &mut settings.sample, &settings.model)?;
+        Ok(())
     }
 }
 

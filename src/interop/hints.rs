@@ -1,10 +1,12 @@
 //! Settings that a file leaves open and the user may know.
 
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::settings::spelled;
 use crate::checkpoint::{AttentionOrder, Family};
-use crate::config::{Prediction, ScheduleKind, Sigma};
+use crate::config::{Prediction, RunConfig, ScheduleKind, Sigma};
 
 /// Settings that a file leaves open. On the command line each is a flag: `num_heads` is `--num-heads`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -37,6 +39,125 @@ pub struct Hints {
     pub blocks: Option<i64>,
     /// Dropout, for further training.
     pub dropout: Option<f64>,
+}
+
+impl Hints {
+    /// Those that are given, by name, with their values as a flag takes them.
+    pub fn given(&self) -> Vec<(&'static str, String)> {
+        fn of<T: Serialize>(value: &Option<T>) -> Option<String> {
+            value.as_ref().map(spelled)
+        }
+        let size = self.image_size.map(|(h, w)| format!("{h}x{w}"));
+        let all = [
+            ("known", of(&self.known)),
+            ("num_heads", of(&self.num_heads)),
+            ("num_heads_upsample", of(&self.num_heads_upsample)),
+            ("head_channels", of(&self.head_channels)),
+            ("attention_order", of(&self.attention_order)),
+            ("schedule", of(&self.schedule)),
+            ("timesteps", of(&self.timesteps)),
+            ("rescale_timesteps", of(&self.rescale_timesteps)),
+            ("prediction", of(&self.prediction)),
+            ("sigma", of(&self.sigma)),
+            ("clip_x0", of(&self.clip_x0)),
+            ("image_size", size),
+            ("blocks", of(&self.blocks)),
+            ("dropout", of(&self.dropout)),
+        ];
+        let given = all.into_iter();
+        given
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect()
+    }
+
+    /// Refuses hints for a checkpoint of this program, which holds all settings. Those of the sampler are choices.
+    ///
+    /// # Errors
+    /// All such hints, with what the checkpoint says.
+    pub(crate) fn refuse_for_ours(&self, config: &RunConfig) -> Result<()> {
+        let mut given = self.given();
+        given.retain(|(name, _)| !is_sampler_s(name));
+        let hints: Vec<String> = (given.iter())
+            .map(|(name, value)| format!("`hints.{name}` = {value}"))
+            .collect();
+        let says: Vec<String> = (given.iter())
+            .filter_map(|(name, _)| Some(format!("{name} = {}", in_config(config, name)?)))
+            .collect();
+        let says = match says.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", says.join(", ")),
+        };
+        ensure!(
+            hints.is_empty(),
+            "{}: this is a file of this program, which holds all its settings{says}; leave {} out",
+            hints.join(", "),
+            if hints.len() == 1 { "it" } else { "them" }
+        );
+        Ok(())
+    }
+
+    /// Refuses hints that no file of `family` leaves open and that would be passed over.
+    ///
+    /// # Errors
+    /// The first of them.
+    pub(super) fn refuse_idle(&self, family: Family) -> Result<()> {
+        let idle: &[&str] = match family {
+            Family::Lucidrains => &[
+                "known",
+                "num_heads_upsample",
+                "attention_order",
+                "rescale_timesteps",
+                "blocks",
+            ],
+            Family::KerasDdpm => &[
+                "known",
+                "num_heads",
+                "num_heads_upsample",
+                "head_channels",
+                "attention_order",
+                "rescale_timesteps",
+            ],
+            // These families look at each hint themselves.
+            _ => &[],
+        };
+        for (name, value) in self.given() {
+            ensure!(
+                family != Family::Ddpm || is_sampler_s(name),
+                "`hints.{name}` = {value}: `request.config` holds all settings; leave `hints.{name}` out"
+            );
+            ensure!(
+                !idle.contains(&name),
+                "`hints.{name}` = {value}: no file of {family} leaves that open; leave `hints.{name}` out"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// True for the hints that choose how to sample, whatever the file says.
+fn is_sampler_s(name: &str) -> bool {
+    matches!(name, "sigma" | "clip_x0")
+}
+
+/// What the settings of a checkpoint of this program say about a hint.
+fn in_config(config: &RunConfig, hint: &str) -> Option<String> {
+    let [_, height, width] = config.model.chw();
+    let model = serde_json::to_value(&config.model).ok()?;
+    let of_model = |name: &str| {
+        model
+            .get(name)
+            .filter(|value| !value.is_null())
+            .map(spelled)
+    };
+    match hint {
+        "schedule" => Some(spelled(&config.diffusion.schedule)),
+        "timesteps" => Some(config.diffusion.timesteps.to_string()),
+        "prediction" => Some(spelled(&config.diffusion.prediction)),
+        "image_size" => Some(format!("{height}x{width}")),
+        "num_heads" => of_model("heads"),
+        "num_heads_upsample" => of_model("heads_up"),
+        name => of_model(name),
+    }
 }
 
 /// A public file, or a group of files with the same settings.

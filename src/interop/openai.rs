@@ -53,7 +53,7 @@ pub(super) fn infer(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<S
     model.time_scale = time_scale(timesteps, &mut reader);
     let prediction = reader.prediction("all released files predict the noise");
     let sigma = if model.learned_variance {
-        reader.learned_sigma()?
+        reader.learned_sigma()
     } else {
         let why = "fixed large is its default without learn_sigma";
         reader.fixed_sigma(Some((Sigma::Beta, why)))?

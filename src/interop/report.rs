@@ -42,6 +42,9 @@ pub struct Report {
     pub facts: Vec<Fact>,
     /// Taken for granted, each with why.
     pub assumptions: Vec<String>,
+    /// What the caller chose in place of what the file says, a sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<String>,
     /// Needed and not there; the import fails if there are any.
     pub missing: Vec<MissingHint>,
 }

@@ -35,6 +35,11 @@ impl SamplerKind {
             .map_or_else(String::new, |v| v.get_name().to_owned())
     }
 
+    /// True if its noise is sigma of a network's settings; the others set theirs by other rules, or have none.
+    pub fn takes_sigma(self) -> bool {
+        matches!(self, SamplerKind::Ddpm | SamplerKind::Ddcm)
+    }
+
     /// Default number of steps; `None` for all T.
     pub fn default_steps(self) -> Option<usize> {
         match self {

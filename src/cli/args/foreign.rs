@@ -8,8 +8,7 @@ use clap::Args;
 use super::values::{Size, read_config};
 use crate::checkpoint::AttentionOrder;
 use crate::config::{ImageRules, Prediction, Preset, ScheduleKind, Sigma};
-use crate::interop::Known;
-use crate::interop::{Hints, Request};
+use crate::interop::{Hints, Known, Request, Uses};
 
 /// Settings that a file of another program does not contain. The error for a missing one names its flag.
 #[derive(Debug, Clone, Default, Args)]
@@ -97,12 +96,17 @@ impl ForeignArgs {
         self.settings.as_ref()
     }
 
-    /// The request for a foreign file.
+    /// The request for a file of which `uses` plays a part.
     ///
     /// # Errors
     /// An unreadable settings file.
-    pub(in crate::cli) fn request(&self, raw: bool, sampler: SamplerHints) -> Result<Request> {
-        let given = Hints {
+    pub(in crate::cli) fn request(
+        &self,
+        raw: bool,
+        sampler: SamplerHints,
+        uses: Uses,
+    ) -> Result<Request> {
+        let hints = Hints {
             known: self.known,
             num_heads: self.num_heads,
             num_heads_upsample: self.num_heads_upsample,
@@ -118,16 +122,13 @@ impl ForeignArgs {
             blocks: self.blocks,
             dropout: self.dropout,
         };
-        let hints = match self.known {
-            Some(known) => known.over(&given),
-            None => given,
-        };
         let read = |path: &PathBuf| read_config(path, Preset::Celebahq128, ImageRules::LATEST);
         Ok(Request {
             hints,
             raw,
             key: self.key.clone(),
             config: self.settings.as_ref().map(read).transpose()?,
+            uses,
         })
     }
 }

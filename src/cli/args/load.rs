@@ -13,6 +13,7 @@ use crate::cli::findings;
 use crate::cli::findings::ours;
 use crate::cli::out::say;
 use crate::device::Chosen;
+use crate::interop::Uses;
 use crate::pretrained::Pretrained;
 
 /// A network and a device.
@@ -53,24 +54,37 @@ impl LoadArgs {
         Ok(Calibration::path_beside(&checkpoint, self.which()))
     }
 
-    /// Chooses a device, loads the network onto it and prints both.
+    /// Chooses a device, loads the network onto it and prints both; `uses` plays a part in what the command does.
     ///
     /// # Errors
     /// An unusable device or file, or missing hints about a foreign file.
-    pub(in crate::cli) fn load(&self, hints: SamplerHints) -> Result<(Pretrained, Chosen)> {
-        self.load_onto(self.compute.choose()?, hints)
+    pub(in crate::cli) fn load(
+        &self,
+        hints: SamplerHints,
+        uses: Uses,
+    ) -> Result<(Pretrained, Chosen)> {
+        self.load_onto(self.compute.choose()?, hints, uses)
     }
 
     /// As [`load`](LoadArgs::load), in full f32 unless --precision is given.
     ///
     /// # Errors
     /// As `load`.
-    pub(in crate::cli) fn load_exact(&self, hints: SamplerHints) -> Result<(Pretrained, Chosen)> {
-        self.load_onto(self.compute.choose_exact()?, hints)
+    pub(in crate::cli) fn load_exact(
+        &self,
+        hints: SamplerHints,
+        uses: Uses,
+    ) -> Result<(Pretrained, Chosen)> {
+        self.load_onto(self.compute.choose_exact()?, hints, uses)
     }
 
-    fn load_onto(&self, chosen: Chosen, hints: SamplerHints) -> Result<(Pretrained, Chosen)> {
-        let request = self.foreign.request(self.raw, hints)?;
+    fn load_onto(
+        &self,
+        chosen: Chosen,
+        hints: SamplerHints,
+        uses: Uses,
+    ) -> Result<(Pretrained, Chosen)> {
+        let request = self.foreign.request(self.raw, hints, uses)?;
         let mut network = findings::load(&self.checkpoint, &request, chosen.device)?;
         network.set_precision(chosen.precision);
         let weights = weights_line(&network, self.which(), &self.checkpoint);

@@ -6,6 +6,7 @@ use ndarray::Array1;
 
 use super::foreign::SamplerHints;
 use crate::config::{RunConfig, Sigma};
+use crate::interop::Uses;
 use crate::sample::{ChosenSampler, SamplerKind, SamplerOptions, Spacing, UnusedOption};
 
 /// The sampler and its settings.
@@ -55,6 +56,15 @@ impl SamplerArgs {
     /// The flags that are also hints about foreign files.
     pub(in crate::cli) fn hints(&self) -> SamplerHints {
         SamplerHints::new(self.sigma, self.clip_x0)
+    }
+
+    /// What the sampler makes of a network's settings, for `default` if --sampler is not given.
+    pub(in crate::cli) fn uses(&self, default: SamplerKind) -> Uses {
+        let kind = self.sampler.unwrap_or(default);
+        Uses {
+            sigma: kind.takes_sigma(),
+            ..Uses::PROCESS
+        }
     }
 
     /// The sampler for a network of `config`, `default` if --sampler is not given; `measured` returns `E[eps_hat²]` at

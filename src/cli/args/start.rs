@@ -18,7 +18,7 @@ pub(in crate::cli) struct StartArgs {
     /// Image to start from, cropped and resized as in training
     #[arg(long, value_name = "FILE")]
     init_image: Option<PathBuf>,
-    /// Noise added, from 0 (image unchanged) to 1 (noise only) [default: 0.5]
+    /// Noise added, above 0 (almost the image) to 1 (noise only) [default: 0.5]
     #[arg(
         long,
         value_name = "S",
@@ -33,10 +33,10 @@ pub(in crate::cli) struct StartArgs {
     #[arg(long, value_name = "FILE", requires = "init_image")]
     mask: Option<PathBuf>,
     /// With --mask: number of steps in a jump back
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
+    #[arg(long, default_value_t = 10, value_name = "N", requires = "mask", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
     jump: u16,
     /// With --mask: number of passes over each stretch of --jump steps; 1 for no jumps back
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
+    #[arg(long, default_value_t = 10, value_name = "N", requires = "mask", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
     resample: u16,
 }
 
@@ -49,7 +49,7 @@ impl StartArgs {
     /// Reads the images, and cuts `steps` down to the steps that are needed.
     ///
     /// # Errors
-    /// Files that are not images, a mask of another size, a strength outside 0 to 1.
+    /// Files that are not images, a mask of another size, a strength that leaves no step to run.
     pub(in crate::cli) fn start(
         &self,
         config: &RunConfig,
@@ -71,14 +71,24 @@ impl StartArgs {
         }
         let strength = self.strength.unwrap_or(0.5);
         ensure!(
-            (0.0..=1.0).contains(&strength),
-            "--strength {strength}: want 0 (image unchanged) to 1 (noise only)"
+            strength != 0.0,
+            "--strength 0 leaves no step to run and the image as it is; want 0 < S <= 1 (noise only)"
         );
-        let limit = strength * config.diffusion.timesteps as f64;
+        ensure!(
+            strength > 0.0 && strength <= 1.0,
+            "--strength {strength}: want 0 < S <= 1 (noise only)"
+        );
+        let timesteps = config.diffusion.timesteps;
+        let limit = strength * timesteps as f64;
         let walked = steps.times.iter().take_while(|t| (**t as f64) < limit);
         let walked = walked.count();
         if walked == 0 {
-            bail!("--strength {strength} leaves no step to run; raise --strength, or --steps");
+            let least = steps.times[0];
+            bail!(
+                "--strength {strength} leaves no step to run: the least noisy visited time step is t = {least} of T = \
+                 {timesteps}; raise --strength above {}, or visit more time steps (--steps)",
+                least as f64 / timesteps as f64
+            );
         }
         *steps = steps.truncated(walked);
         Ok(StartFrom::Image(x_0))

@@ -32,13 +32,13 @@ pub(in crate::cli) struct TrajectoryArgs {
     #[arg(long, hide_short_help = true)]
     x0: bool,
     /// Number of frames in the animation
-    #[arg(long, default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000), hide_short_help = true)]
+    #[arg(long, default_value_t = 40, requires = "trajectory", value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000), hide_short_help = true)]
     frames: u32,
     /// Number of frames in the strip
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100), hide_short_help = true)]
+    #[arg(long, default_value_t = 10, requires = "strip", value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100), hide_short_help = true)]
     strip_frames: u32,
     /// Milliseconds per frame
-    #[arg(long, default_value_t = 80, value_name = "MS", value_parser = clap::value_parser!(u32).range(20..=10_000), hide_short_help = true)]
+    #[arg(long, default_value_t = 80, requires = "trajectory", value_name = "MS", value_parser = clap::value_parser!(u32).range(20..=10_000), hide_short_help = true)]
     frame_millis: u32,
 }
 

@@ -181,7 +181,7 @@ impl<'a> HintReader<'a> {
             String::new()
         } else {
             let names = names.join(" or ");
-            format!(" (these shapes are those of known = {names}, which sets it)")
+            format!(" (these shapes are those of `hints.known` = {names}, which sets it)")
         };
         self.report.missing.push(MissingHint {
             flag: flag.to_owned(),
@@ -256,18 +256,10 @@ impl<'a> HintReader<'a> {
         Ok(sigma)
     }
 
-    /// Noise of the reverse steps of a network that learns it.
-    pub(in crate::interop) fn learned_sigma(&mut self) -> Result<Sigma> {
-        let sigma = self.take(SIGMA).unwrap_or(Sigma::Learned);
-        ensure!(
-            sigma == Sigma::Learned,
-            "sigma = {}: this network predicts the variance too, want learned",
-            spelled(&sigma)
-        );
-        if self.hints.sigma.is_none() {
-            self.seen("sigma", "learned", "shapes");
-        }
-        Ok(sigma)
+    /// Noise of the reverse steps of a network that learns it; a hint may choose another.
+    pub(in crate::interop) fn learned_sigma(&mut self) -> Sigma {
+        self.seen("sigma", "learned", "shapes");
+        Sigma::Learned
     }
 
     /// True if x_0 is clipped; `family` is what the family's sampler does.

@@ -29,7 +29,8 @@ const DDPM_LIKE: [&str; 4] = [
 /// `learned_variance` or not.
 ///
 /// # Errors
-/// A file of a class without betas, a knob not supported here, or a hint that contradicts the file.
+/// A file of a class without betas, a knob not supported here, or a hint about the network that contradicts the file:
+/// sigma and clip_x0 are the sampler's, and hints for them win.
 pub(super) fn parse(
     text: &str,
     learned_variance: bool,
@@ -50,8 +51,6 @@ pub(super) fn parse(
     agree("schedule", &hints.schedule, &diffusion.schedule)?;
     agree("timesteps", &hints.timesteps, &diffusion.timesteps)?;
     agree("prediction", &hints.prediction, &diffusion.prediction)?;
-    agree("sigma", &hints.sigma, &sample.sigma)?;
-    agree("clip_x0", &hints.clip_x0, &sample.clip_x0)?;
     note(&knobs, &class, &diffusion, &sample, report);
     Ok((diffusion, sample))
 }
@@ -335,7 +334,7 @@ fn agree<T: PartialEq + Serialize>(setting: &str, hint: &Option<T>, read: &T) ->
     match hint {
         Some(hint) if hint != read => {
             anyhow::bail!(
-                "{setting} = {}: {FILE} has {}; leave {setting} out",
+                "`hints.{setting}` = {}: {FILE} has {}; leave `hints.{setting}` out",
                 spelled(hint),
                 spelled(read)
             )

@@ -173,13 +173,13 @@ fn missing_hints_are_listed_with_the_known_file_that_has_them() {
     let mut report = Report::default();
     infer(&parse(REAL).keys(), &Hints::default(), &mut report).unwrap();
     assert_eq!(missing(&report), ["--image-size", "--sigma"]);
-    assert!(!report.missing[0].about.contains("known = "));
+    assert!(!report.missing[0].about.contains("`hints.known` = "));
     let cifar = state_dict(128, &[1, 2, 2, 2], 2, &[1]);
     let mut report = Report::default();
     infer(&cifar.keys(), &Hints::default(), &mut report).unwrap();
     assert_eq!(missing(&report), ["--image-size", "--sigma"]);
     for missing in &report.missing {
-        let known = "these shapes are those of known = pesser-cifar10";
+        let known = "these shapes are those of `hints.known` = pesser-cifar10";
         assert!(missing.about.contains(known), "{}", missing.about);
     }
 }
