@@ -1,9 +1,10 @@
-//! Atomic writing of files: whole or not at all.
+//! Files are written whole or not at all, and read only if they are files, up to a bound.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,6 +12,86 @@ use rustix::fs::OFlags;
 
 /// Longest chain of symbolic links that is followed, as in the kernel.
 const MOST_LINKS: u32 = 40;
+
+/// Opens a file to read. Anything else in its place (a FIFO, a device, a socket, a folder) is an error at once: to open
+/// or to read it could wait for ever, or never end.
+///
+/// # Errors
+/// No such file, no permission, or not a regular file; `path` is not named, as in those of [`std::fs`].
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    open_regular_with(path, File::options().read(true))
+}
+
+/// As [`open_regular`], with options of the caller's: a file that they create is one.
+///
+/// # Errors
+/// As `open_regular`.
+pub fn open_regular_with(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    // Before it is opened, which some devices answer with an action.
+    match std::fs::metadata(path) {
+        Ok(found) => refuse_special(&found)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    // Without waiting for the other end of a FIFO that has come meanwhile.
+    let file = options
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path)?;
+    refuse_special(&file.metadata()?)?;
+    Ok(file)
+}
+
+fn refuse_special(found: &std::fs::Metadata) -> io::Result<()> {
+    let kind = found.file_type();
+    let name = match () {
+        () if kind.is_file() => return Ok(()),
+        () if kind.is_dir() => "a folder",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(io::Error::other(format!(
+        "it is {name}, and a regular file is expected there"
+    )))
+}
+
+/// The bytes of a regular file of at most `max_bytes`.
+///
+/// # Errors
+/// As [`open_regular`], a longer file, or one that cannot be read; each names `path`.
+pub fn read_regular(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let read = || {
+        let mut bytes = Vec::new();
+        // One byte more shows that there is more.
+        let file = open_regular(path)?;
+        file.take(max_bytes.saturating_add(1))
+            .read_to_end(&mut bytes)?;
+        match bytes.len() as u64 > max_bytes {
+            true => Err(io::Error::other(format!(
+                "it is longer than {max_bytes} bytes"
+            ))),
+            false => Ok(bytes),
+        }
+    };
+    let named = |error| naming(path, error);
+    read().map_err(named)
+}
+
+/// As [`read_regular`], for a file of text.
+///
+/// # Errors
+/// As `read_regular`, or bytes that are not UTF-8.
+pub fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
+    let text = String::from_utf8(read_regular(path, max_bytes)?);
+    text.map_err(|_| naming(path, io::Error::other("it is not UTF-8 text")))
+}
+
+fn naming(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("cannot read {}: {error}", path.display()),
+    )
+}
 
 /// Writes `path` through a temporary file beside it: write, fsync, rename, fsync of the folder.
 ///
@@ -258,6 +339,56 @@ mod tests {
         });
         assert!(failed.is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    }
+
+    #[test]
+    fn only_files_are_opened_and_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        let socket = dir.path().join("socket");
+        let _listens = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&fifo, &link).unwrap();
+        for (path, kind) in [
+            (fifo.as_path(), "a FIFO"),
+            (&link, "a FIFO"),
+            (&socket, "a socket"),
+            (dir.path(), "a folder"),
+            (Path::new("/dev/zero"), "a device"),
+        ] {
+            let error = read_regular(path, 9).unwrap_err().to_string();
+            let wanted = format!(
+                "cannot read {}: it is {kind}, and a regular file is expected there",
+                path.display()
+            );
+            assert_eq!(error, wanted);
+        }
+        let missing = read_text(&dir.path().join("missing"), 9).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        std::fs::write(&path, b"four").unwrap();
+        assert_eq!(read_text(&path, 4).unwrap(), "four");
+        let error = read_text(&path, 3).unwrap_err().to_string();
+        assert!(
+            error.ends_with("a.txt: it is longer than 3 bytes"),
+            "{error}"
+        );
+        std::fs::write(&path, b"\xff").unwrap();
+        let error = read_text(&path, 3).unwrap_err().to_string();
+        assert!(error.ends_with("is not UTF-8 text"), "{error}");
     }
 
     #[test]

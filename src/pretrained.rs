@@ -233,7 +233,9 @@ impl Pretrained {
 /// # Errors
 /// No such file; a run folder without a checkpoint that can be read.
 pub fn ours(argument: &Path) -> Result<Option<(PathBuf, Vec<Damaged>)>> {
-    if argument.is_dir() && !argument.join("config.toml").exists() {
+    // A run may have lost its settings: its checkpoints hold them too.
+    let is_run = |file: &str| argument.join(file).exists();
+    if argument.is_dir() && !is_run("config.toml") && !is_run("checkpoints/latest") {
         return Ok(None);
     }
     let (path, damaged) = find(argument)?;

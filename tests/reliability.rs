@@ -11,6 +11,10 @@ mod common;
 mod disk;
 #[path = "reliability/files.rs"]
 mod files;
+#[path = "reliability/lost_parts.rs"]
+mod lost_parts;
+#[path = "reliability/moved_images.rs"]
+mod moved_images;
 #[path = "reliability/old_ddcm.rs"]
 mod old_ddcm;
 #[path = "reliability/old_runs.rs"]

@@ -11,7 +11,7 @@ use ddpm::formats::weights_file::{Node, WeightsFile};
 use ddpm::formats::{ddcm, pickle, pt, read_state_dict, safetensors};
 use ddpm::interop::describe;
 use ddpm::interop::{Foreign, Request};
-use ddpm::report::Metrics;
+use ddpm::report::{Later, Metrics};
 use ddpm::train::StepRecord;
 use tch::Tensor;
 
@@ -151,7 +151,8 @@ pub fn run_folder(bytes: &[u8]) {
             drop(found.config.validate());
         }
         let metrics = beside("metrics.jsonl", metrics);
-        if let Some(mut opened) = checked(&metrics, Metrics::open(&metrics, 1000)) {
+        let opened = Metrics::open(&metrics, 1000, Later::LeftBehind);
+        if let Some((mut opened, _)) = checked(&metrics, opened) {
             assert!(opened.write(&[]).is_ok());
             let kept = std::fs::read(&metrics).expect("the file");
             assert!(kept.is_empty() || kept.ends_with(b"\n"));

@@ -7,7 +7,7 @@ use ndarray::Array1;
 use serde::{Deserialize, Serialize};
 
 use super::Weights;
-use crate::fs::write_bytes;
+use crate::fs::{read_regular, write_bytes};
 use crate::text::quoting;
 
 /// Version of the layout.
@@ -94,13 +94,7 @@ impl Calibration {
     /// A missing or damaged file, or one of another network.
     pub fn read(path: &Path, network: &blake3::Hash, timesteps: usize) -> Result<Calibration> {
         let cannot = || format!("cannot use {}", path.display());
-        let size = fs_err::metadata(path)?.len();
-        ensure!(
-            size <= MAX_BYTES,
-            "{}: {size} bytes, want at most {MAX_BYTES} for a calibration",
-            path.display()
-        );
-        let text = fs_err::read(path)?;
+        let text = read_regular(path, MAX_BYTES)?;
         let found: Calibration = serde_json::from_slice(&text)
             .map_err(quoting)
             .context("not a file of `ddpm calibrate`, or a damaged one")

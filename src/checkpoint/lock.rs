@@ -1,12 +1,14 @@
 //! One process at a time in a run's folder.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+
+use crate::fs::open_regular_with;
 
 /// Held for as long as a process trains a run.
 ///
@@ -26,13 +28,9 @@ impl RunLock {
     /// Another process holds it, or the file cannot be made.
     pub(super) fn take(path: &Path) -> Result<RunLock> {
         let cannot = || format!("cannot lock {}", path.display());
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .with_context(cannot)?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = open_regular_with(path, &mut options).with_context(cannot)?;
         let mut warning = None;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}

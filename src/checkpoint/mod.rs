@@ -2,8 +2,9 @@
 //!
 //! - `file`: a training checkpoint or plain weights, with the config they belong to; `checksum` seals it
 //! - `origin`: the program that weights came from, if it was another
-//! - `run_folder`: the files of a run; `lock`: one process at a time; `owned`: what no output may overwrite;
-//!   `pins`: what keeps a checkpoint from being removed
+//! - `run_folder`: the files of a run; `newest`: its checkpoints; `resumable`: what it takes to go on; `lock`: one process
+//!   at a time; `owned`: what no output may overwrite; `pins`: what keeps a checkpoint from being removed; `runs`: runs by
+//!   name and age
 //! - `fingerprint`: the identity of a network; `calibration`: a measurement of one
 //!
 //! Every file is untrusted.
@@ -13,10 +14,13 @@ mod checksum;
 mod file;
 mod fingerprint;
 mod lock;
+mod newest;
 mod origin;
 mod owned;
 mod pins;
+mod resumable;
 mod run_folder;
+mod runs;
 
 pub use calibration::Calibration;
 pub use file::{
@@ -25,7 +29,10 @@ pub use file::{
 };
 pub use fingerprint::fingerprint;
 pub use lock::RunLock;
+pub use newest::{Damaged, find, resolve};
 pub use origin::{AttentionOrder, Family, Origin};
 pub use owned::{holds_training_state, run_that_owns};
 pub use pins::{Pin, every_checkpoint, in_a_run, pinned_for};
-pub use run_folder::{Damaged, Resumable, RunFolder, find, resolve};
+pub use resumable::{Resumable, unsaved_steps};
+pub use run_folder::RunFolder;
+pub use runs::{RUNS, nearest_run, newest_run};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::file::{Contents, contents_of};
-use super::run_folder::is_checkpoint_name;
+use super::newest::step_of;
 
 /// Files and folders directly in a run's folder that belong to it. Grids in `samples/` begin with `step-`.
 const OWN: [&str; 9] = [
@@ -51,7 +51,7 @@ fn is_run(dir: &Path) -> bool {
     }
     let entries = std::fs::read_dir(dir.join("checkpoints"));
     let mut entries = entries.into_iter().flatten().flatten();
-    entries.any(|entry| entry.file_name().to_str().is_some_and(is_checkpoint_name))
+    entries.any(|entry| step_of(&entry.path()).is_some())
 }
 
 /// True for a file with all that a resume needs, in a run's folder or elsewhere.

@@ -16,7 +16,7 @@ use tch::Tensor;
 
 use super::calibration::Calibration;
 use super::file::{Meta, Weights, read_checkpoint};
-use super::run_folder::is_checkpoint_name;
+use super::newest::step_of;
 use crate::fs::{folder_of, write_bytes};
 
 /// Largest pin that is read: a path has at most 4 KiB.
@@ -106,7 +106,7 @@ impl Drop for Pin {
 /// The path without links of a checkpoint that training may remove; `None` for any other file.
 pub fn in_a_run(checkpoint: &Path) -> Option<PathBuf> {
     let path = std::fs::canonicalize(checkpoint).ok()?;
-    let ours = is_checkpoint_name(path.file_name()?.to_str()?);
+    let ours = step_of(&path).is_some();
     (ours && folder_of(&path).ends_with("checkpoints")).then_some(path)
 }
 

@@ -8,6 +8,7 @@ use tch::Device;
 
 use super::args::foreign::{ForeignArgs, SamplerHints};
 use super::args::load::weights_line;
+use super::args::run::run_or_latest;
 use super::findings;
 use super::out::say;
 use super::outputs::{ForceArg, Outputs};
@@ -28,6 +29,7 @@ use crate::interop::{Foreign, Uses, write_family_pt, write_family_safetensors, w
   ddpm export model.pt --to out.pt --layout openai   from one program's layout to another's")]
 pub(super) struct ExportCommand {
     /// Run folder, checkpoint, weights file, or any file that `import` accepts
+    #[arg(value_parser = run_or_latest())]
     checkpoint: PathBuf,
     /// File to write (.pt, .pth, .bin, .ckpt or .safetensors), or new folder
     #[arg(long, value_name = "FILE|DIR")]

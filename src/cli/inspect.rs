@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
+use super::args::run::run_or_latest;
 use super::findings::ours;
 use super::flags::with_flags;
 use super::out;
@@ -14,6 +15,7 @@ use crate::interop::describe;
 #[derive(Debug, Args)]
 pub(super) struct InspectCommand {
     /// File, run folder (its newest checkpoint), or diffusers folder
+    #[arg(value_parser = run_or_latest())]
     file: PathBuf,
     /// Print JSON
     #[arg(long)]

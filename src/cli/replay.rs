@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::args::compute::ComputeArgs;
+use super::args::run::run_or_latest;
 use super::out::{self, say};
 use super::outputs::{ForceArg, Outputs};
 use super::terminal::Terminal;
@@ -22,6 +23,7 @@ use crate::train::replay;
   ddpm replay runs/NAME --step 1234 --json   the whole record, as JSON")]
 pub(super) struct ReplayCommand {
     /// Folder of the run
+    #[arg(value_parser = run_or_latest())]
     run: PathBuf,
     /// Number of the step, from 1
     #[arg(long, value_name = "N")]

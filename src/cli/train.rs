@@ -1,6 +1,6 @@
 //! `ddpm train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,13 +12,14 @@ use tch::Device;
 use super::advice::to_import_first;
 use super::args::compute::ComputeArgs;
 use super::args::preset_table::{EXAMPLES, long_help};
+use super::args::run::run_or_latest;
 use super::args::settings::{BaseArgs, SettingArgs};
 use super::findings;
 use super::out::say;
 use super::outputs::{ForceArg, Outputs};
 use super::signals;
 use super::terminal::Terminal;
-use crate::checkpoint::{Resumable, RunFolder};
+use crate::checkpoint::{Resumable, RunFolder, nearest_run};
 use crate::config::{Preset, RunConfig};
 use crate::interop::Request;
 use crate::pretrained::Pretrained;
@@ -32,16 +33,22 @@ use crate::train::{End, Start, resume_changes, settings_around, train};
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub(super) struct TrainCommand {
-    /// Folder of the run, new or to be resumed [default: runs/PRESET-DATE]
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the run, new or to be resumed; latest for the newest in runs/ [default: runs/PRESET-DATE]
+    ///
+    /// A new one needs --data, --preset, --config, --builtin-images or --init-from, so that a misspelt name begins nothing.
+    /// A folder that is named latest is ./latest.
+    #[arg(long, value_name = "DIR", value_parser = run_or_latest())]
     run: Option<PathBuf>,
+    /// Resume only: an error if --run names no run
+    #[arg(long, requires = "run", conflicts_with = "init_from")]
+    resume: bool,
     #[command(flatten)]
     base: BaseArgs,
     /// Start from the weights, network and schedule of this file
     ///
     /// It is a run folder, a checkpoint, or a file of another program that needs no hints; convert one that needs
     /// hints with `ddpm import` first.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = run_or_latest())]
     init_from: Option<PathBuf>,
     /// With --init-from: start from the raw weights instead of their EMA
     #[arg(long, requires = "init_from", hide_short_help = true)]
@@ -69,10 +76,7 @@ impl TrainCommand {
         let started = Instant::now();
         self.check_cache()?;
         let auto_accumulate = self.settings.auto_accumulate()?;
-        let existing = match &self.run {
-            Some(dir) => RunFolder::new(dir.clone()).resumable()?,
-            None => None,
-        };
+        let existing = self.existing()?;
         let init = self.init(existing.as_ref())?;
         let config = self.resolve(existing.as_ref(), init.as_ref())?;
         config.validate()?;
@@ -107,6 +111,39 @@ impl TrainCommand {
             outputs.updates("--cache", cache);
         }
         outputs.check()
+    }
+
+    /// The run that --run names, if it is there. If not, the other flags must be those of a new run.
+    fn existing(&self) -> Result<Option<Resumable>> {
+        let Some(dir) = &self.run else {
+            return Ok(None);
+        };
+        let existing = RunFolder::new(dir.clone()).resumable()?;
+        match &existing {
+            Some(run) if run.config_restored => say(&format!(
+                "warning: {} has no config.toml; its settings are those of its newest checkpoint, and the file is written again",
+                dir.display()
+            )),
+            Some(_) => {}
+            None => self.refuse_misspelt(dir)?,
+        }
+        Ok(existing)
+    }
+
+    /// Refuses a new run that seems to be meant as one that exists.
+    fn refuse_misspelt(&self, dir: &Path) -> Result<()> {
+        let meant = self.settings.names_images() || self.base.given() || self.init_from.is_some();
+        if meant && !self.resume {
+            return Ok(());
+        }
+        let nearest = nearest_run(dir).map_or(String::new(), |run| {
+            format!("; the run with the nearest name is {}", run.display())
+        });
+        let begin = match self.resume {
+            true => "leave out --resume to begin one",
+            false => "to begin one, name its images with --data DIR, or its settings with --preset",
+        };
+        bail!("there is no run in {}{nearest}; {begin}", dir.display())
     }
 
     /// The network of --init-from. A run with a checkpoint continues from its own weights; one without may start from

@@ -96,7 +96,7 @@ impl Manifest {
     pub fn read(path: &Path) -> Result<Self> {
         let read = || {
             let mut bytes = Vec::new();
-            let file = std::fs::File::open(path)?;
+            let file = crate::fs::open_regular(path)?;
             file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
             ensure!(
                 bytes.len() as u64 <= MAX_BYTES,
@@ -200,6 +200,14 @@ impl Manifest {
             true => "the same images in another order".to_owned(),
             false => parts.join(", "),
         })
+    }
+
+    /// True if the images are the same, in the same order, whatever their names.
+    pub fn same_images(&self, other: &Manifest) -> bool {
+        let hashes = |manifest: &Manifest| -> Vec<u64> {
+            manifest.images.iter().map(|image| image.hash).collect()
+        };
+        hashes(self) == hashes(other)
     }
 
     fn by_name(&self) -> HashMap<&str, u64> {

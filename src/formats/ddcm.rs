@@ -54,7 +54,7 @@ use anyhow::{Context, Result};
 pub use error::DdcmError;
 pub use header::DdcmHeader;
 
-use crate::fs::write_bytes;
+use crate::fs::{open_regular, write_bytes};
 use fields::Fields;
 
 const MAGIC: &[u8; 4] = b"DDCM";
@@ -173,8 +173,8 @@ pub fn write(path: &Path, ddcm: &Ddcm) -> Result<()> {
 pub fn read(path: &Path) -> Result<Ddcm> {
     let cannot = || format!("cannot read {}", path.display());
     let mut bytes = Vec::new();
-    // One byte more than allowed shows that a file is too long; a device has no length to ask for.
-    std::fs::File::open(path)
+    // One byte more than allowed shows that a file is too long.
+    open_regular(path)
         .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
         .with_context(cannot)?;
     from_bytes(&bytes).with_context(cannot)

@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use self::header::read_header;
 use super::dtypes;
-use crate::fs::write_atomic;
+use crate::fs::{open_regular, write_atomic};
 use crate::native;
 use crate::text::shown;
 
@@ -31,7 +31,7 @@ pub struct SafetensorsFile {
 /// A missing file, or no permission to read it.
 pub fn is(path: &Path) -> Result<bool> {
     let mut head = [0; 9];
-    let mut file = fs_err::File::open(path)?;
+    let mut file = open_regular(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(std::io::Read::read_exact(&mut file, &mut head).is_ok() && head[8] == b'{')
 }
 
@@ -44,7 +44,8 @@ pub fn open(path: &Path) -> Result<SafetensorsFile> {
 }
 
 fn map(path: &Path) -> Result<SafetensorsFile> {
-    let file_bytes = std::fs::metadata(path)?.len();
+    // libtorch opens it again by its name.
+    let file_bytes = open_regular(path)?.metadata()?.len();
     ensure!(
         file_bytes >= 8,
         "not a safetensors file: {file_bytes} bytes long"

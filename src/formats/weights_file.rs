@@ -17,7 +17,6 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +33,7 @@ use super::host_tensor::HostTensor;
 use super::pickle::Value;
 use super::pt::{self, PtFile};
 use super::safetensors;
+use crate::fs::open_regular;
 
 /// First bytes of an HDF5 file.
 const HDF5_MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
@@ -278,7 +278,7 @@ fn to_tensor(host: &HostTensor) -> Result<Tensor> {
 /// The container, by the file's first bytes.
 fn recognise(path: &Path) -> Result<Container> {
     let mut head = Vec::new();
-    File::open(path)
+    open_regular(path)
         .and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head))
         .with_context(|| format!("cannot read {}", path.display()))?;
     if head.starts_with(pt::ZIP_MAGIC) {

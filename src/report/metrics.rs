@@ -1,13 +1,16 @@
 //! metrics.jsonl: one line of JSON per step.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+mod lines;
+
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::fs::write_bytes;
+use self::lines::Lines;
+use crate::fs::open_regular_with;
 
 /// One line.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -15,15 +18,46 @@ pub struct StepMetrics {
     /// Steps done, from 1.
     pub step: u64,
     /// Loss of the batch.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
     /// Learning rate of the step.
+    #[serde(deserialize_with = "number")]
     pub lr: f64,
     /// L2 norm of all gradients, before clipping.
+    #[serde(deserialize_with = "number")]
     pub grad_norm: f64,
     /// Training speed, without sampling and saving.
+    #[serde(deserialize_with = "number")]
     pub images_per_sec: f64,
     /// Seconds of the run so far, over all its starts.
+    #[serde(deserialize_with = "number")]
     pub secs: f64,
+}
+
+/// JSON has no infinities and NaNs: they are written as null.
+fn number<'de, D: Deserializer<'de>>(json: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(json)?.unwrap_or(f64::NAN))
+}
+
+/// What becomes of the lines after the step that a run goes on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Later {
+    /// They are dropped: a rollback has left these steps behind.
+    LeftBehind,
+    /// These steps were not saved. They are dropped, as the run does them again; but if one is later than `explained_to`,
+    /// checkpoints may have been lost, and the lines are set aside in `metrics-after-step-….jsonl`.
+    Unsaved {
+        /// The last step that a run may have come to before it saved again.
+        explained_to: u64,
+    },
+}
+
+/// The largest step in metrics.jsonl; 0 if there is no such file, or no step in it.
+///
+/// # Errors
+/// Not a regular file, or one that cannot be read.
+pub fn last_step(path: &Path) -> Result<u64> {
+    Ok(Lines::find(path, u64::MAX)?.last_step)
 }
 
 /// The open file.
@@ -40,22 +74,30 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the metrics of a run that has done `step` steps, dropping lines past it (and a line that
-    /// a crash cut short), so that a resumed run writes each step once.
-    pub fn open(path: &Path, step: u64) -> Result<Metrics> {
-        let (kept, earlier_secs) = lines_up_to(path, step)?;
-        write_bytes(path, kept.as_bytes())?;
-        let file = OpenOptions::new()
-            .append(true)
-            .open(path)
+    /// Opens the metrics of a run that goes on from `step`, without the lines after it, so that each step is there once.
+    /// Also returns what there is to say about lines that are not kept.
+    ///
+    /// A line that cannot be read is set aside in `metrics-bad.jsonl`; one at the end that a crash cut short is dropped.
+    ///
+    /// # Errors
+    /// Not a regular file; no permission to read or write it, or no room for lines that are set aside.
+    pub fn open(path: &Path, step: u64, later: Later) -> Result<(Metrics, Vec<String>)> {
+        let lines = Lines::find(path, step)?;
+        let notes = lines.sort_out(path, step, later)?;
+        let mut file = open_regular_with(path, File::options().append(true).create(true))
             .with_context(|| format!("cannot append to {}", path.display()))?;
-        Ok(Metrics {
+        if lines.ends_open {
+            file.write_all(b"\n")
+                .with_context(|| format!("cannot append to {}", path.display()))?;
+        }
+        let metrics = Metrics {
             path: path.to_owned(),
+            len: file.metadata()?.len(),
             file,
-            len: kept.len() as u64,
             pending: String::new(),
-            earlier_secs,
-        })
+            earlier_secs: lines.secs,
+        };
+        Ok((metrics, notes))
     }
 
     /// Lines of steps up to `step` that could not be written, for [`Metrics::take`] of a newly opened file.
@@ -100,50 +142,5 @@ impl Metrics {
     }
 }
 
-/// The whole lines up to `step`, and their seconds; all from the first damaged line on is dropped.
-fn lines_up_to(path: &Path, step: u64) -> Result<(String, f64)> {
-    let (mut kept, mut secs) = (String::new(), 0.0);
-    if !path.exists() {
-        return Ok((kept, secs));
-    }
-    let cannot = || format!("cannot read {}", path.display());
-    let file = File::open(path).with_context(cannot)?;
-    for line in BufReader::new(file).split(b'\n') {
-        let line = line.with_context(cannot)?;
-        match serde_json::from_slice::<StepMetrics>(&line) {
-            Ok(m) if m.step <= step => {
-                secs = m.secs;
-                // JSON is UTF-8.
-                kept += &String::from_utf8_lossy(&line);
-                kept.push('\n');
-            }
-            _ => break,
-        }
-    }
-    Ok((kept, secs))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reopened_file_keeps_only_whole_lines_up_to_the_step() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("metrics.jsonl");
-        let line = |step| StepMetrics {
-            step,
-            loss: 0.1,
-            lr: 1e-3,
-            grad_norm: 2.0,
-            images_per_sec: 100.0,
-            secs: step as f64,
-        };
-        let mut metrics = Metrics::open(&path, 0).unwrap();
-        metrics.write(&[line(1), line(2), line(3)]).unwrap();
-        metrics.file.write_all(b"{\"step\":4,\"lo\xff").unwrap();
-        let again = Metrics::open(&path, 2).unwrap();
-        assert_eq!(again.earlier_secs, 2.0);
-        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
-    }
-}
+mod tests;

@@ -13,7 +13,7 @@ use super::outlook::Outlook;
 use super::{Observer, StepOutput, Trainer};
 use crate::checkpoint::RunFolder;
 use crate::config::RunConfig;
-use crate::report::{Metrics, StepMetrics};
+use crate::report::{Later, Metrics, StepMetrics};
 
 /// Steps that a CUDA device may run ahead of the host; it would idle while the host reads each loss.
 const CUDA_STEPS_AHEAD: usize = 10;
@@ -37,15 +37,19 @@ pub(super) struct Readback {
 }
 
 impl Readback {
+    /// Opens metrics.jsonl for a run that goes on from `step`, see [`Metrics::open`].
     pub(super) fn open(
         folder: &RunFolder,
         config: &RunConfig,
         trainer: &Trainer,
+        later: Later,
         observer: Arc<dyn Observer>,
     ) -> Result<Readback> {
+        let (metrics, notes) = Metrics::open(&folder.metrics_path(), trainer.step, later)?;
+        notes.iter().for_each(|note| observer.message(note));
         Ok(Readback {
             pending: Vec::new(),
-            metrics: Metrics::open(&folder.metrics_path(), trainer.step)?,
+            metrics,
             observer,
             config: config.clone(),
             outlook: Outlook::new(checkpoint_bytes(trainer)),
@@ -155,7 +159,9 @@ impl Readback {
     /// metrics.jsonl cannot be read or written.
     pub(super) fn go_back_to(&mut self, folder: &RunFolder, step: u64) -> Result<()> {
         let unwritten = self.metrics.unwritten_up_to(step);
-        self.metrics = Metrics::open(&folder.metrics_path(), step)?;
+        let (metrics, notes) = Metrics::open(&folder.metrics_path(), step, Later::LeftBehind)?;
+        notes.iter().for_each(|note| self.observer.message(note));
+        self.metrics = metrics;
         self.metrics.take(&unwritten);
         self.started = Instant::now();
         self.observer.training(step, self.config.train.steps);

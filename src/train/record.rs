@@ -9,12 +9,15 @@ use tch::Tensor;
 
 use super::Trainer;
 use crate::data::Loaded;
-use crate::fs::write_bytes;
+use crate::fs::{read_text, write_bytes};
 use crate::native::foreach_norm;
 use crate::text::quoting;
 
 /// Bins of the histogram over t.
 const BINS: i64 = 10;
+
+/// Largest record that is read; each image of the batch and each parameter takes about 100 bytes.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// A number that JSON may not be able to hold: NaN and infinities become words.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -143,7 +146,7 @@ impl StepRecord {
     /// # Errors
     /// The file does not exist, or is not a record.
     pub fn read(path: &Path) -> Result<StepRecord> {
-        let text = fs_err::read_to_string(path)?;
+        let text = read_text(path, MAX_BYTES)?;
         serde_json::from_str(&text)
             .map_err(quoting)
             .with_context(|| format!("cannot read {}", path.display()))

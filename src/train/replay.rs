@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::incident::BadStep;
 use super::record::StepRecord;
-use super::{Observer, Stop, Trainer, load_data, state};
+use super::{Observer, Stop, Trainer, images, load_data, state};
 use crate::checkpoint::RunFolder;
 use crate::config::OnBadStep;
 use crate::device::Chosen;
@@ -39,7 +39,8 @@ pub fn replay(
     let checkpoint = folder.checkpoint_before(step - 1)?;
     // Settings that may change during a run have the values of the last start.
     let config = &folder.config()?;
-    let data = load_data(config, cache.as_deref(), chosen, &Stop::default(), observer)?;
+    let data = load_data(config, cache.as_deref(), chosen, &Stop::default(), observer)
+        .map_err(|error| images::gone(error, folder))?;
     let mut trainer = Trainer::new(config, data.store.len(), chosen.device)?;
     trainer.net.set_precision(chosen.precision);
     state::restore(&mut trainer, &checkpoint)?;
@@ -77,7 +78,7 @@ pub fn replay(
     observer.finished();
     let record = StepRecord::of_next(&mut trainer, &data, config.diffusion.timesteps)?;
     let path = folder.incident_path(step);
-    let then = match path.exists() {
+    let then = match path.try_exists()? {
         true => Some(StepRecord::read(&path).context("the record of the step")?),
         false => None,
     };

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use crate::checkpoint::{Checkpoint, Resumable};
+use crate::checkpoint::{Checkpoint, Damaged, Resumable, unsaved_steps};
 use crate::config::{Difference, ImageRules, Preset, RunConfig};
+use crate::report::Later;
 
 /// Settings that a resumed run may change without becoming another run; one that ends in a dot stands for its section.
 const MAY_CHANGE: [&str; 13] = [
@@ -31,16 +32,36 @@ fn may_change(key: &str) -> bool {
         .any(|k| key == *k || (k.ends_with('.') && key.starts_with(k)))
 }
 
-/// Checks that `run` may go on with the settings `wanted`, and returns what changes.
+/// Checks that `run` may go on with the settings `wanted`, and returns what changes: since its newest checkpoint, whose own
+/// settings count, or else since its config.toml. Another place of its images is not among the changes: they are compared
+/// when they are loaded.
 ///
 /// # Errors
 /// Another network, data set or seed, which would make it neither run; fewer steps than it has done.
 pub fn resume_changes(run: &Resumable, wanted: &RunConfig) -> Result<Vec<Difference>> {
-    let changes = wanted.differences(&run.config)?;
-    refuse(&changes)?;
-    if let Some((_, checkpoint)) = &run.checkpoint {
-        refuse_fewer_steps(wanted, checkpoint)?;
-    }
+    let Some((path, checkpoint)) = &run.checkpoint else {
+        // Nothing is trained yet, on whatever images.
+        let changes = wanted.differences(&run.config)?;
+        let images = both_from_folders(wanted, &run.config);
+        refuse(
+            changes
+                .iter()
+                .filter(|change| !images || change.key != FOLDER),
+            RESUME_WITHOUT,
+        )?;
+        return Ok(changes);
+    };
+    let edited = changes_since(checkpoint, &run.config)?;
+    let name = path.file_name().unwrap_or_default().display();
+    refuse(
+        &edited,
+        &format!(
+            "config.toml and the newest checkpoint, {name}, differ in settings that cannot change: put the checkpoint's values back, or remove config.toml to go on with all of its settings"
+        ),
+    )?;
+    let changes = changes_since(checkpoint, wanted)?;
+    refuse(&changes, RESUME_WITHOUT)?;
+    refuse_fewer_steps(wanted, checkpoint)?;
     Ok(changes)
 }
 
@@ -49,24 +70,50 @@ pub fn resume_changes(run: &Resumable, wanted: &RunConfig) -> Result<Vec<Differe
 /// # Errors
 /// As [`resume_changes`].
 pub(super) fn refuse_another_run(wanted: &RunConfig, checkpoint: &Checkpoint) -> Result<()> {
-    let mut changes = wanted.differences(&checkpoint.meta.config)?;
-    changes.retain(|change| change.key != "data.folder");
-    refuse(&changes)?;
+    refuse(&changes_since(checkpoint, wanted)?, RESUME_WITHOUT)?;
     refuse_fewer_steps(wanted, checkpoint)
 }
 
-fn refuse(changes: &[Difference]) -> Result<()> {
+/// What `wanted` changes of a checkpoint's settings, but for the place of its images.
+fn changes_since(checkpoint: &Checkpoint, wanted: &RunConfig) -> Result<Vec<Difference>> {
+    let theirs = &checkpoint.meta.config;
+    let mut changes = wanted.differences(theirs)?;
+    if both_from_folders(wanted, theirs) {
+        changes.retain(|change| change.key != FOLDER);
+    }
+    Ok(changes)
+}
+
+/// The setting that says where images lie.
+const FOLDER: &str = "data.folder";
+
+fn both_from_folders(a: &RunConfig, b: &RunConfig) -> bool {
+    a.data.folder.is_some() && b.data.folder.is_some()
+}
+
+const RESUME_WITHOUT: &str = "this run exists with other settings; resume it without these, or begin another with its weights (`start.folder` = NEW `start.init` = THIS_RUN)";
+
+fn refuse<'a>(changes: impl IntoIterator<Item = &'a Difference>, why: &str) -> Result<()> {
     let refused: Vec<String> = changes
-        .iter()
+        .into_iter()
         .filter(|change| !may_change(&change.key))
         .map(|change| format!("\n  {change}"))
         .collect();
-    ensure!(
-        refused.is_empty(),
-        "this run exists with other settings; resume it without these, or begin another with its weights (`start.folder` = NEW `start.init` = THIS_RUN):{}",
-        refused.concat()
-    );
+    ensure!(refused.is_empty(), "{why}:{}", refused.concat());
     Ok(())
+}
+
+/// What becomes of metrics that are later than the checkpoint a run goes on from.
+pub(super) fn later(config: &RunConfig, resume: Option<&Checkpoint>, damaged: &[Damaged]) -> Later {
+    let step = resume.map_or(0, |checkpoint| checkpoint.meta.step);
+    let before = resume.map_or(0, |checkpoint| unsaved_steps(&checkpoint.meta.config));
+    let unsaved = match damaged {
+        [] => before.max(unsaved_steps(config)),
+        _ => 0,
+    };
+    Later::Unsaved {
+        explained_to: step.saturating_add(unsaved),
+    }
 }
 
 fn refuse_fewer_steps(wanted: &RunConfig, checkpoint: &Checkpoint) -> Result<()> {
@@ -123,7 +170,8 @@ mod tests {
 
     #[test]
     fn a_checkpoint_goes_on_as_its_own_run_only() {
-        let config = Preset::Demo.config();
+        let mut config = Preset::Demo.config();
+        config.data.folder = Some("there".into());
         let mut meta = Meta::new(Contents::Training, &config);
         meta.step = 10;
         let checkpoint = Checkpoint {
@@ -137,6 +185,8 @@ mod tests {
         };
         assert_eq!(changed(|c| c.optim.lr = 1e-5), Ok(()));
         assert_eq!(changed(|c| c.data.folder = Some("moved".into())), Ok(()));
+        let built_in = changed(|c| c.data.folder = None).unwrap_err();
+        assert!(built_in.contains("data.folder: "), "{built_in}");
         let seed = changed(|c| c.train.seed = 9).unwrap_err();
         assert!(seed.contains("train.seed: 9 instead of 0"), "{seed}");
         let rules = changed(|c| c.data.rules = ImageRules::V1).unwrap_err();

@@ -77,7 +77,12 @@ impl Run {
             config.model.classes().is_none(),
             "this network is class-conditional, and images of a folder have no class; it can only be sampled from"
         );
-        let data = load_data(&config, start.cache.as_deref(), &chosen, &stop, &*observer)?;
+        let later = resume::later(&config, start.resume.as_ref(), &start.damaged);
+        let data = load_data(&config, start.cache.as_deref(), &chosen, &stop, &*observer);
+        let data = match start.lock {
+            Some(_) => data.map_err(|error| images::gone(error, &folder))?,
+            None => data?,
+        };
         let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
         trainer.net.set_precision(chosen.precision);
         let given = start.init.is_some();
@@ -86,7 +91,9 @@ impl Run {
                 .context("the weights to begin with do not fit this run's network")?;
         }
         if let Some(checkpoint) = &start.resume {
-            images::refuse_others(&folder, &config, &data, checkpoint.meta.images)?;
+            if let Some(moved) = images::refuse_others(&folder, &config, &data, checkpoint)? {
+                observer.message(&moved);
+            }
             state::restore(&mut trainer, checkpoint)?;
             let before = checkpoint.meta.environment.as_deref();
             if let Some(note) = another_place(before, &chosen.environment) {
@@ -126,7 +133,7 @@ impl Run {
         ));
         observer.training(trainer.step, config.train.steps);
         let mut run = Run {
-            readback: Readback::open(&folder, &config, &trainer, Arc::clone(&observer))?,
+            readback: Readback::open(&folder, &config, &trainer, later, Arc::clone(&observer))?,
             saver: Saver::start(&folder, chosen.environment.clone())?,
             budget,
             incidents: Incidents::default(),

@@ -76,7 +76,7 @@ fn a_run_on_jpeg_files_finds_its_images_unchanged() {
     );
 }
 
-/// Changes the folder of a run's images to the one on this machine; no flag can do that.
+/// Changes the folder of a run's images to the one on this machine, as an editor would.
 fn move_images(run: &Path, images: &Path) {
     let path = run.join("config.toml");
     let mut config: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();

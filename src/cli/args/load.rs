@@ -8,6 +8,7 @@ use clap::builder::Resettable;
 
 use super::compute::ComputeArgs;
 use super::foreign::{ForeignArgs, SamplerHints};
+use super::run::run_or_latest;
 use crate::checkpoint::{Calibration, Weights};
 use crate::cli::findings;
 use crate::cli::findings::ours;
@@ -21,8 +22,8 @@ use crate::pretrained::Pretrained;
 pub(in crate::cli) struct LoadArgs {
     /// Run folder, checkpoint, weights file, or any file that `import` accepts
     ///
-    /// Of a run folder, the newest checkpoint is used.
-    #[arg(index = 1, help_heading = Resettable::Reset)]
+    /// Of a run folder, the newest checkpoint is used; `latest` is the newest run in runs/.
+    #[arg(index = 1, help_heading = Resettable::Reset, value_parser = run_or_latest())]
     pub(in crate::cli) checkpoint: PathBuf,
     /// Use the raw weights instead of their EMA
     #[arg(long, help_heading = Resettable::Reset)]

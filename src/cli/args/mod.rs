@@ -10,6 +10,7 @@ pub(super) mod image_out;
 pub(super) mod load;
 mod model;
 pub(super) mod preset_table;
+pub(super) mod run;
 pub(super) mod sampler;
 pub(super) mod settings;
 pub(super) mod start;

@@ -10,6 +10,7 @@ pub(in crate::cli) const EXAMPLES: &str = "Examples:
   ddpm train --data photos                the 128-px model on your images (needs a GPU)
   ddpm train --preset demo --data photos  a small 32-px model on your images
   ddpm train --run runs/NAME              resume a run
+  ddpm train --run latest                 resume the newest in runs/
   ddpm train --run runs/NAME --steps N    resume it and train until step N";
 
 const EXIT_CODES: &str = "Exit codes:

@@ -244,6 +244,11 @@ impl SettingArgs {
         self.data.data.is_some()
     }
 
+    /// True if the images are named: a folder, or a number of built-in ones.
+    pub(in crate::cli) fn names_images(&self) -> bool {
+        self.has_data() || self.data.builtin_images.is_some()
+    }
+
     /// True for `--batch auto`: the number of microbatches depends on the free memory.
     ///
     /// # Errors

@@ -10,6 +10,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use fs_err::File;
 
+use crate::fs::open_regular;
+
 /// An open file with its length, and the bytes of structure that may still be read.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -20,7 +22,8 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn open(path: &Path) -> Result<Source> {
-        let file = File::open(path)?;
+        let file = open_regular(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = File::from_parts(file, path);
         let len = file.metadata()?.len();
         Ok(Source {
             file,

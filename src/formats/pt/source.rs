@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use super::Result;
 use crate::formats::CheckpointError;
 use crate::formats::pickle::PickleError;
+use crate::fs::open_regular;
 
 /// Bytes read at a time. They stay in a core's cache from the checksum to the copy; and from 32 KiB
 /// on libtorch would copy on all threads, which on a busy machine wait for each other, each time.
@@ -41,7 +42,7 @@ impl Source {
             action,
             source,
         };
-        let file = File::open(path).map_err(|error| io("open", error))?;
+        let file = open_regular(path).map_err(|error| io("open", error))?;
         let metadata = file.metadata().map_err(|error| io("read", error))?;
         Ok(Self {
             path: path.to_owned(),

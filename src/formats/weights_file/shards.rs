@@ -7,7 +7,6 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path};
 
@@ -16,6 +15,7 @@ use serde::Deserialize;
 
 use super::WeightsFile;
 use super::node::Node;
+use crate::fs::open_regular;
 
 /// Longest index that is read; one key takes about 100 bytes.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
@@ -70,7 +70,7 @@ fn merge(path: &Path) -> Result<WeightsFile> {
 
 fn read_index(path: &Path) -> Result<Index> {
     let mut text = Vec::new();
-    File::open(path)?
+    open_regular(path)?
         .take(MAX_INDEX_BYTES + 1)
         .read_to_end(&mut text)?;
     ensure!(

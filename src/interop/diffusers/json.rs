@@ -1,12 +1,12 @@
 //! Reads small JSON files.
 
-use std::fs;
 use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use super::knobs::MAX_BYTES;
+use crate::fs::open_regular;
 
 /// The text of a settings file of at most 1 MiB.
 ///
@@ -16,7 +16,7 @@ pub(crate) fn read_json(path: &Path) -> Result<String> {
     let read = || -> Result<String> {
         let mut text = String::new();
         // One byte more shows that there is more.
-        let bytes = fs::File::open(path)?
+        let bytes = open_regular(path)?
             .take(MAX_BYTES + 1)
             .read_to_string(&mut text)?;
         ensure!(

@@ -1,0 +1,148 @@
+use super::*;
+
+fn line(step: u64) -> StepMetrics {
+    StepMetrics {
+        step,
+        loss: 0.1,
+        lr: 1e-3,
+        grad_norm: 2.0,
+        images_per_sec: 100.0,
+        secs: step as f64,
+    }
+}
+
+fn text(steps: impl IntoIterator<Item = u64>) -> String {
+    let lines = steps
+        .into_iter()
+        .map(|step| serde_json::to_string(&line(step)).unwrap() + "\n");
+    lines.collect()
+}
+
+/// A folder with a metrics.jsonl of these bytes.
+fn file(bytes: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metrics.jsonl");
+    std::fs::write(&path, bytes).unwrap();
+    (dir, path)
+}
+
+fn read(path: &Path, name: &str) -> String {
+    String::from_utf8_lossy(&std::fs::read(path.with_file_name(name)).unwrap()).into_owned()
+}
+
+fn files(dir: &tempfile::TempDir) -> usize {
+    std::fs::read_dir(dir.path()).unwrap().count()
+}
+
+const EXPLAINED: Later = Later::Unsaved { explained_to: 10 };
+
+#[test]
+fn a_reopened_file_keeps_only_whole_lines_up_to_the_step() {
+    let (dir, path) = file(text([1, 2, 3]) + "{\"step\":4,\"lo");
+    let (mut metrics, notes) = Metrics::open(&path, 2, EXPLAINED).unwrap();
+    assert_eq!(metrics.earlier_secs, 2.0);
+    assert_eq!(
+        notes,
+        ["step 3 was not saved before the run ended, and is done again"]
+    );
+    assert_eq!(read(&path, "metrics.jsonl"), text([1, 2]));
+    metrics.write(&[line(3), line(4)]).unwrap();
+    assert_eq!(read(&path, "metrics.jsonl"), text([1, 2, 3, 4]));
+    assert_eq!(last_step(&path).unwrap(), 4);
+
+    let (_, notes) = Metrics::open(&path, 1, Later::LeftBehind).unwrap();
+    assert_eq!(notes, [""; 0]);
+    assert_eq!(read(&path, "metrics.jsonl"), text([1]));
+    assert_eq!(files(&dir), 1);
+}
+
+#[test]
+fn a_line_that_cannot_be_read_costs_that_line() {
+    let long = "x".repeat(200_000);
+    let bad = [
+        b"{\"step\":3,\"loss\":\xff}\n".to_vec(),
+        b"\n".to_vec(),
+        format!("{long}\n").into_bytes(),
+    ];
+    let parts = [
+        text([1, 2]).into_bytes(),
+        bad[0].clone(),
+        text([4]).into_bytes(),
+        bad[1].clone(),
+        bad[2].clone(),
+        text([5, 6]).into_bytes(),
+    ];
+    let (dir, path) = file(parts.concat());
+    let (mut metrics, notes) = Metrics::open(&path, 9, EXPLAINED).unwrap();
+    let said = format!(
+        "warning: 3 lines of {} cannot be read (numbers 3, 5, 6); they are set aside in metrics-bad.jsonl",
+        path.display()
+    );
+    assert_eq!(notes, [said]);
+    assert_eq!(metrics.earlier_secs, 6.0);
+    assert_eq!(read(&path, "metrics.jsonl"), text([1, 2, 4, 5, 6]));
+    let aside = std::fs::read(path.with_file_name("metrics-bad.jsonl")).unwrap();
+    assert!(aside == bad.concat());
+    metrics.write(&[line(7)]).unwrap();
+    assert_eq!(read(&path, "metrics.jsonl"), text([1, 2, 4, 5, 6, 7]));
+    assert_eq!(files(&dir), 2);
+}
+
+#[test]
+fn lines_that_no_save_interval_explains_are_set_aside() {
+    let (_dir, path) = file(text(1..=12) + "torn");
+    let (_, notes) = Metrics::open(&path, 4, EXPLAINED).unwrap();
+    let said = format!(
+        "warning: {} goes on to step 12, but the newest checkpoint that can be used is of step 4; the lines after it are set aside in metrics-after-step-00000004.jsonl",
+        path.display()
+    );
+    assert_eq!(notes, [said]);
+    assert_eq!(read(&path, "metrics.jsonl"), text(1..=4));
+    assert_eq!(
+        read(&path, "metrics-after-step-00000004.jsonl"),
+        text(5..=12)
+    );
+}
+
+#[test]
+fn numbers_outside_json_and_a_missing_newline_lose_nothing() {
+    // As written where a step took no time.
+    let odd =
+        r#"{"step":2,"loss":0.5,"lr":0.001,"grad_norm":1.0,"images_per_sec":null,"secs":2.0}"#;
+    let whole = text([1]) + odd + "\n" + &text([3]);
+    let (_dir, path) = file(whole.trim_end());
+    let (mut metrics, notes) = Metrics::open(&path, 3, EXPLAINED).unwrap();
+    assert_eq!(notes, [""; 0]);
+    metrics.write(&[line(4)]).unwrap();
+    assert_eq!(read(&path, "metrics.jsonl"), whole + &text([4]));
+    let speed = StepMetrics {
+        images_per_sec: f64::INFINITY,
+        ..line(2)
+    };
+    let back: StepMetrics = serde_json::from_str(&serde_json::to_string(&speed).unwrap()).unwrap();
+    assert!(back.images_per_sec.is_nan());
+}
+
+#[test]
+fn a_link_stays_one() {
+    let (dir, path) = file(text([1]) + "bad\n" + &text([2, 3]));
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    Metrics::open(&link, 2, EXPLAINED).unwrap();
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert_eq!(read(&path, "metrics.jsonl"), text([1, 2]));
+}
+
+#[test]
+fn something_else_in_its_place_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Metrics::open(dir.path(), 2, EXPLAINED)
+        .map(drop)
+        .unwrap_err();
+    let said = format!("{error:#}");
+    assert!(
+        said.ends_with("it is a folder, and a regular file is expected there"),
+        "{said}"
+    );
+    assert!(last_step(dir.path()).is_err());
+}
