@@ -22,6 +22,7 @@ fn main() {
     let libtorch = find_libtorch();
     check_version(&libtorch);
     compile_shim(&libtorch);
+    compile_start();
     link(&libtorch.join("lib"));
 }
 
@@ -105,6 +106,17 @@ fn compile_shim(libtorch: &Path) {
         .file("src/native/fused/rows.cpp")
         .file("src/native/fused/winograd.cpp")
         .compile("ddpm_loops");
+}
+
+/// What the program checks before libtorch starts. As an object, because a linker takes nothing from a library that
+/// nobody calls.
+fn compile_start() {
+    let objects = cc::Build::new()
+        .file("src/native/start.c")
+        .compile_intermediates();
+    for object in objects {
+        println!("cargo:rustc-link-arg-bins={}", object.display());
+    }
 }
 
 fn link(lib: &Path) {

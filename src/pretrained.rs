@@ -24,6 +24,7 @@ use crate::interop::{Foreign, Report, Request};
 use crate::model::{Model, load_state_dict};
 use crate::native::KeptFilters;
 use crate::sample::SamplerKind;
+use crate::text::shell;
 
 /// A network with the weights and settings of a file, on a device.
 ///
@@ -218,9 +219,13 @@ impl Pretrained {
         let timesteps = self.meta.config.diffusion.timesteps as usize;
         let found = Calibration::read(&path, &self.fingerprint()?, timesteps);
         let found = found.with_context(|| {
-            let checkpoint = self.given.display();
+            let checkpoint = shell(&self.given);
+            let raw = match self.which {
+                Weights::Ema => "",
+                Weights::Raw => " --raw",
+            };
             format!(
-                "the sampler analytic needs measurements; make them with: ddpm calibrate {checkpoint} --data DIR"
+                "the sampler analytic needs measurements; make them with: ddpm calibrate {checkpoint} --data DIR{raw}"
             )
         })?;
         Ok(found.mean_sq_eps)

@@ -111,8 +111,7 @@ impl Calibration {
         );
         ensure!(
             self.network == network.to_hex().as_str(),
-            "it was measured with another network (or the other of raw and EMA weights); measure this one: \
-             ddpm calibrate"
+            "it was measured with another network (or the other of raw and EMA weights); measure this one"
         );
         ensure!(
             self.mean_sq_eps.len() == timesteps,

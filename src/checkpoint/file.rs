@@ -16,7 +16,7 @@ use super::origin::Origin;
 use crate::config::RunConfig;
 use crate::formats::safetensors;
 use crate::optim::bias_correction;
-use crate::text::quoting;
+use crate::text::{quoting, shell};
 
 /// Layout version that this program writes.
 ///
@@ -109,6 +109,9 @@ pub struct History {
     /// Running means of loss and gradient norm; none before the first step.
     #[serde(rename = "usual")]
     pub running_stats: Option<RunningStats>,
+    /// True if the run began with weights from elsewhere, false if with those of its seed; none in files of 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_weights: Option<bool>,
 }
 
 /// Running means over the steps that passed the guard.
@@ -149,6 +152,7 @@ impl Default for History {
             rollbacks: 0,
             skipped: vec![],
             running_stats: None,
+            given_weights: None,
         }
     }
 }
@@ -203,10 +207,12 @@ impl Checkpoint {
             | (Contents::EmaWeights, Weights::Ema)
             | (Contents::RawWeights, Weights::Raw) => Ok(self.section("")),
             (Contents::RawWeights, Weights::Ema) => {
-                bail!("this file holds raw weights only, no EMA weights; ask for raw weights")
+                bail!(
+                    "this file holds raw weights only, no EMA weights; ask for those (`request.raw`)"
+                )
             }
             (Contents::EmaWeights, Weights::Raw) => {
-                bail!("this file holds EMA weights only, no raw weights; ask for EMA weights")
+                bail!("this file holds EMA weights only, no raw weights; leave `request.raw` out")
             }
         }
     }
@@ -251,7 +257,7 @@ pub fn read_checkpoint(path: &Path) -> Result<Checkpoint> {
         format!(
             "{} does not name its model (no `ddpm` metadata); add a config with: ddpm import {} --config FILE.toml --to OTHER.safetensors",
             path.display(),
-            path.display()
+            shell(path)
         )
     })?;
     let cannot = || format!("cannot read {}", path.display());

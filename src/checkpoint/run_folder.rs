@@ -19,7 +19,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use fs_err as fs;
 
 use super::file::{Checkpoint, Meta, read_checkpoint, write_checkpoint};
@@ -195,8 +195,11 @@ impl RunFolder {
 
 fn read_config(path: &Path) -> Result<RunConfig> {
     let text = read_text(path, MAX_CONFIG_BYTES)?;
-    let cannot = || format!("cannot read {}", path.display());
     // An empty file would be the demo's settings.
-    ensure!(!text.trim().is_empty(), "{}: it is empty", cannot());
-    RunConfig::from_toml(&text, Preset::Demo).with_context(cannot)
+    ensure!(
+        !text.trim().is_empty(),
+        "cannot read {}: it is empty",
+        path.display()
+    );
+    RunConfig::from_toml(&text, Preset::Demo).map_err(|wrong| wrong.in_file(path))
 }

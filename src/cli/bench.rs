@@ -94,7 +94,9 @@ impl BenchCommand {
         self.data.apply(&mut config)?;
         self.network.apply(&mut config)?;
         config.train.batch = self.batch.unwrap_or(config.train.batch);
-        config.validate()?;
+        if let Err(wrong) = config.validate() {
+            return Err(self.base.located(wrong));
+        }
         let chosen = self.compute.choose()?;
         // The backward pass needs twice the arithmetic of the forward pass.
         let (mut bench, passes): (Box<dyn Bench>, u64) = match self.what {
@@ -108,8 +110,8 @@ impl BenchCommand {
 
     fn tell(&self, outcome: &(impl Serialize + Display)) -> Result<()> {
         match self.json {
-            true => out::result(&serde_json::to_string(outcome)?),
-            false => out::result(&format!("{outcome}")),
+            true => out::json(&serde_json::to_string(outcome)?),
+            false => out::lines(&format!("{outcome}\n")),
         }
         Ok(())
     }

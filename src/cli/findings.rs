@@ -10,6 +10,7 @@ use super::out::say;
 use crate::checkpoint::Damaged;
 use crate::interop::{MissingHints, Report, Request};
 use crate::pretrained::{self, Pretrained};
+use crate::text::printable;
 
 /// Loads a network and tells what was found in a file of another program, also where that is not enough to load it.
 ///
@@ -60,7 +61,9 @@ pub(super) fn tell(report: &Report) {
     for fact in &report.facts {
         say(&format!(
             "  {}: {} (from {})",
-            fact.what, fact.value, fact.from
+            fact.what,
+            printable(&fact.value),
+            fact.from
         ));
     }
     for assumption in &report.assumptions {

@@ -1,9 +1,13 @@
 //! The flags of settings: the library's messages name settings, in backquotes, and here they become flags.
 
 use anyhow::Error;
+use image::ImageError;
+use tch::TchError;
 
+use super::libtorch_said;
 use crate::config::ConfigError;
 use crate::interop::MissingHints;
+use crate::text::one_line;
 
 /// Settings whose flags have other names, and those of a run's config.toml. A value stands behind ` = ` in the library,
 /// and behind a space on the command line.
@@ -108,6 +112,12 @@ pub fn describe_error(error: &Error) -> String {
 fn describe_cause(cause: &(dyn std::error::Error + 'static)) -> String {
     if let Some(missing) = cause.downcast_ref::<MissingHints>() {
         return missing.listing(|hint| hint.flag.clone());
+    }
+    if let Some(TchError::Torch(said)) = cause.downcast_ref::<TchError>() {
+        return libtorch_said(said);
+    }
+    if let Some(decoder) = cause.downcast_ref::<ImageError>() {
+        return one_line(decoder);
     }
     let flag = |config: &ConfigError| flag_of(config.setting);
     match cause.downcast_ref::<ConfigError>() {

@@ -30,9 +30,9 @@ impl InspectCommand {
         };
         let description = describe(&file)?;
         if self.json {
-            out::result(&serde_json::to_string_pretty(&description)?);
+            out::json(&serde_json::to_string_pretty(&description)?);
         } else {
-            out::write(with_flags(&description.to_string()).as_bytes());
+            out::lines(&with_flags(&description.to_string()));
         }
         Ok(())
     }

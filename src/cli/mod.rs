@@ -27,10 +27,14 @@ mod train;
 pub use flags::describe_error;
 pub use out::fail;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::text;
 
 /// Train and sample denoising diffusion models, on libtorch.
 #[derive(Debug, Parser)]
@@ -83,12 +87,24 @@ enum Command {
 }
 
 impl Cli {
+    /// Parses the arguments of this process; in an error, they are quoted with escapes.
+    ///
+    /// # Errors
+    /// Wrong flags or values, or a request for help.
+    fn parse_arguments() -> Result<Cli, clap::Error> {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        Cli::try_parse_from(&arguments).map_err(|usage| {
+            let shown = arguments.iter().map(|a| text::path(Path::new(a)));
+            Cli::try_parse_from(shown).err().unwrap_or(usage)
+        })
+    }
+
     /// Parses the arguments of this process and runs the command; the exit code is that of [`Cli::run`], or clap's.
     ///
     /// # Errors
     /// The failure of the command; the message suggests a remedy.
     pub fn parse_and_run() -> Result<ExitCode> {
-        match Cli::try_parse() {
+        match Cli::parse_arguments() {
             Ok(cli) => cli.run(),
             Err(usage) if usage.use_stderr() => {
                 // What cannot be printed must not end in a panic.
@@ -138,17 +154,23 @@ impl Cli {
 pub fn libtorch_message(panic: &str) -> Option<String> {
     let (_, said) = panic.split_once("Torch(\"")?;
     // A debug string: the C++ backtrace follows the message after an escaped line break.
+    let said = said.split("\\n").next().unwrap_or(said);
+    Some(libtorch_said(said.trim_end_matches("\")")))
+}
+
+/// An error of libtorch, without the backtrace that follows its first line, and with what to do about it.
+fn libtorch_said(said: &str) -> String {
     let said = said
-        .split("\\n")
+        .lines()
         .next()
-        .unwrap_or(said)
-        .trim_end_matches("\")");
+        .unwrap_or_default()
+        .trim_end_matches('.');
     let advice = if crate::memory::ran_out(said) {
         "; lower --batch, or split it with --accumulate (training)"
     } else {
         ""
     };
-    Some(format!("libtorch: {said}{advice}"))
+    format!("libtorch: {said}{advice}")
 }
 
 #[cfg(test)]

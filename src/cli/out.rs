@@ -1,4 +1,5 @@
-//! The terminal: every line that the program prints goes through here, and none can end it.
+//! The terminal: every line that the program prints goes through here; none can end it, and no name in it can steer the
+//! terminal.
 //!
 //! What cannot be written to stderr is dropped: messages are not worth a training run. What cannot be written to stdout
 //! is remembered, so that a command finishes its work, files included, and then says so with its exit code
@@ -9,6 +10,8 @@ use std::process::ExitCode;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use indicatif::MultiProgress;
+
+use crate::text;
 
 /// Exit code where nobody reads stdout any more, as of a program that SIGPIPE ends.
 const CLOSED_PIPE: u8 = 128 + 13;
@@ -27,6 +30,7 @@ pub(super) static HAS_BARS: LazyLock<bool> = LazyLock::new(|| {
 
 /// Prints a line on stderr, above the bars.
 pub(super) fn say(text: &str) {
+    let text = text::message(text);
     // Not `suspend`, which panics when the terminal is gone.
     let _ = match *HAS_BARS {
         true => BARS.println(text),
@@ -36,10 +40,20 @@ pub(super) fn say(text: &str) {
 
 /// Prints a line on stdout: a result, which other programs may read.
 pub(super) fn result(text: &str) {
-    write(format!("{text}\n").as_bytes());
+    write(format!("{}\n", text::message(text)).as_bytes());
 }
 
-/// Writes to stdout what ends its own lines.
+/// Prints lines of text on stdout.
+pub(super) fn lines(text: &str) {
+    write(text::printable_lines(text).as_bytes());
+}
+
+/// Prints JSON on stdout.
+pub(super) fn json(json: &str) {
+    write(format!("{}\n", text::json(json)).as_bytes());
+}
+
+/// Writes these bytes to stdout.
 pub(super) fn write(bytes: &[u8]) {
     if failed().is_none() {
         let mut stdout = io::stdout().lock();

@@ -15,8 +15,9 @@ use crate::train::replay;
 
 /// Recompute one training step of a run, and print its loss, gradients and images.
 ///
-/// Training is repeated from the newest checkpoint before the step; the run is not changed. On the same machine, with
-/// the same number of threads, the result is the same bit for bit (on CUDA with --deterministic in both).
+/// Training is repeated from the newest checkpoint before the step, or else from the start; the run is not changed. On
+/// the same machine, with the same number of threads, the result is the same bit for bit (on CUDA with --deterministic
+/// in both).
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   ddpm replay runs/NAME --step 1234          a bad step (see runs/NAME/incidents)
@@ -55,14 +56,14 @@ impl ReplayCommand {
             &chosen,
             &Terminal::default(),
         )?;
-        say(&format!(
-            "replayed from the checkpoint of step {}",
-            found.from_step
-        ));
+        match found.from_step {
+            Some(step) => say(&format!("replayed from the checkpoint of step {step}")),
+            None => say("replayed from the start, with the weights of the seed"),
+        }
         if self.json {
-            out::result(&serde_json::to_string_pretty(&found.record)?);
+            out::json(&serde_json::to_string_pretty(&found.record)?);
         } else {
-            out::write(format!("{}", found.record).as_bytes());
+            out::lines(&found.record.to_string());
         }
         if let Some(then) = &found.then {
             let differing = found.record.differences(then);

@@ -31,7 +31,7 @@ pub(super) struct SampleCommand {
     /// Number of images
     #[arg(short = 'n', long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     number: u64,
-    /// Seed; image i depends on (seed, i) only
+    /// Seed; image i depends on (seed, i), and on --batch by rounding alone
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Images per batch; auto for the fastest number that fits

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Error, Result, bail, ensure};
 use clap::Args;
 use tch::Device;
 
@@ -14,17 +14,18 @@ use super::args::compute::ComputeArgs;
 use super::args::preset_table::{EXAMPLES, long_help};
 use super::args::run::run_or_latest;
 use super::args::settings::{BaseArgs, SettingArgs};
+use super::args::values::located;
 use super::findings;
 use super::out::say;
 use super::outputs::{ForceArg, Outputs};
 use super::signals;
 use super::terminal::Terminal;
 use crate::checkpoint::{Resumable, RunFolder, nearest_run};
-use crate::config::{Preset, RunConfig};
+use crate::config::{ConfigError, Preset, RunConfig};
 use crate::interop::Request;
 use crate::pretrained::Pretrained;
 use crate::report::duration;
-use crate::text::plural;
+use crate::text::{self, plural, shell};
 use crate::train::{End, Start, resume_changes, settings_around, train};
 
 /// Train a model, or resume an existing run (--run).
@@ -79,7 +80,9 @@ impl TrainCommand {
         let existing = self.existing()?;
         let init = self.init(existing.as_ref())?;
         let config = self.resolve(existing.as_ref(), init.as_ref())?;
-        config.validate()?;
+        if let Err(wrong) = config.validate() {
+            return Err(self.located(wrong, existing.is_some()));
+        }
         let start = Start {
             auto_accumulate,
             ..self.start(config, existing, init)?
@@ -88,17 +91,26 @@ impl TrainCommand {
         let (folder, config) = (start.folder.clone(), start.config.clone());
         match train(start)? {
             End::Finished => {
-                say(&summary(&folder, &config, started.elapsed()));
+                let said = summary(&folder, &config, started.elapsed());
+                said.lines().for_each(say);
                 Ok(ExitCode::SUCCESS)
             }
             End::Stopped { reason, step } => {
-                let dir = folder.dir().display();
+                let dir = shell(folder.dir());
                 say(&match folder.dir().join("config.toml").exists() {
                     true => format!("saved at step {step}; resume with: ddpm train --run {dir}"),
                     false => "stopped before the first step; nothing is saved".to_owned(),
                 });
                 Ok(ExitCode::from(reason.exit_code()))
             }
+        }
+    }
+
+    /// An error in a setting, with its place in --config or in the run's config.toml if it is from there.
+    fn located(&self, wrong: ConfigError, existing: bool) -> Error {
+        match self.run.as_ref().filter(|_| existing) {
+            Some(run) => located(wrong, Some(&run.join("config.toml")), Preset::Demo),
+            None => self.base.located(wrong),
         }
     }
 
@@ -252,10 +264,10 @@ fn announce(start: &Start) {
 
 /// A summary of a finished run: its steps and time, its sample grid, and how to sample more.
 fn summary(folder: &RunFolder, config: &RunConfig, took: Duration) -> String {
-    let dir = folder.dir().display();
+    let dir = shell(folder.dir());
     let grid = folder.sample_path(config.train.steps, "ema");
     let grid = if grid.exists() {
-        format!("\nsample grid: {}", grid.display())
+        format!("\nsample grid: {}", text::path(&grid))
     } else {
         String::new()
     };

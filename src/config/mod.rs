@@ -9,12 +9,11 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::text::quoting;
-
 mod images;
 mod model;
 mod model_keras;
 pub mod presets;
+mod read;
 mod validate;
 mod validate_keras;
 mod validate_model;
@@ -26,6 +25,7 @@ pub use model::{
 };
 pub use model_keras::{BlockWidths, ConcatPlan, ConcatUNetConfig, GauConfig};
 pub use presets::Preset;
+pub use read::{Place, TomlError, place_of};
 pub use validate::ConfigError;
 pub(crate) use validate_model::{MAX_SIDE, sides_wanted};
 
@@ -258,49 +258,6 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
-    /// Reads a TOML file over a preset: the file's own `preset` key, else `fallback`.
-    ///
-    /// `data.rules` is 1 for a file that has every other setting of `data`, as those of version 0.1 do, and the
-    /// preset's for one that only changes some settings.
-    ///
-    /// # Errors
-    /// Unknown keys and values of the wrong type, each with its place in the file.
-    pub fn from_toml(text: &str, fallback: Preset) -> anyhow::Result<RunConfig> {
-        Self::from_toml_with_rules(text, fallback, ImageRules::LATEST)
-    }
-
-    /// As [`RunConfig::from_toml`], with `rules` in place of the preset's.
-    ///
-    /// # Errors
-    /// As `from_toml`.
-    pub fn from_toml_with_rules(
-        text: &str,
-        fallback: Preset,
-        rules: ImageRules,
-    ) -> anyhow::Result<RunConfig> {
-        let file: toml::Table = text.parse().map_err(|e: toml::de::Error| quoting(e))?;
-        let preset = match file.get("preset") {
-            Some(name) => name.clone().try_into().map_err(quoting)?,
-            None => fallback,
-        };
-        let mut base = preset.config();
-        base.data.rules = if is_before_rules(&file) {
-            ImageRules::unnamed()
-        } else {
-            rules
-        };
-        // Another kind of network has other settings, so those of the preset's network are dropped.
-        if let Some(kind) = file.get("model").and_then(|m| m.get("kind")) {
-            let kind: ModelKind = kind.clone().try_into().map_err(quoting)?;
-            if kind != base.model.kind() {
-                base.model = kind.config(base.model.chw());
-            }
-        }
-        let mut merged = toml::Table::try_from(base)?;
-        merge(&mut merged, file);
-        merged.try_into().map_err(quoting)
-    }
-
     /// The resolved settings as TOML, readable by [`RunConfig::from_toml`].
     pub fn to_toml(&self) -> anyhow::Result<String> {
         Ok(toml::to_string(self)?)
@@ -333,26 +290,6 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// True for all settings of a run by version 0.1: those of `data` are there, but no rules.
-fn is_before_rules(file: &toml::Table) -> bool {
-    let data = file.get("data").and_then(toml::Value::as_table);
-    let all = ["builtin_images", "resize", "background", "flip"];
-    data.is_some_and(|data| {
-        !data.contains_key("rules") && all.iter().all(|key| data.contains_key(*key))
-    })
-}
-
-fn merge(base: &mut toml::Table, over: toml::Table) {
-    for (key, value) in over {
-        match (base.get_mut(&key), value) {
-            (Some(toml::Value::Table(b)), toml::Value::Table(o)) => merge(b, o),
-            (_, value) => {
-                base.insert(key, value);
-            }
-        }
-    }
-}
-
 fn collect_differences(
     path: &str,
     ours: &toml::Value,
@@ -375,12 +312,23 @@ fn collect_differences(
                 out,
             );
         }
-    } else if ours != theirs {
+    } else if !same(ours, theirs) {
         out.push(Difference {
             key: path.to_owned(),
             ours: ours.to_string(),
             theirs: theirs.to_string(),
         });
+    }
+}
+
+/// Equal; NaN, which a damaged file may hold, is the same as NaN.
+fn same(ours: &toml::Value, theirs: &toml::Value) -> bool {
+    match (ours, theirs) {
+        (toml::Value::Float(a), toml::Value::Float(b)) => a == b || (a.is_nan() && b.is_nan()),
+        (toml::Value::Array(a), toml::Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
+        _ => ours == theirs,
     }
 }
 
@@ -437,7 +385,7 @@ mod tests {
         for (text, wanted) in [
             ("rules = 3", "a newer ddpm wrote it"),
             ("rules = 0", "knows 1 and 2"),
-            ("rules = \"2\"", "expected i64"),
+            ("rules = \"2\"", "expected a whole number"),
         ] {
             let error = rules(&format!("[data]\n{text}\n")).unwrap_err().to_string();
             assert!(error.contains(wanted), "{text}: {error}");
@@ -469,6 +417,17 @@ mod tests {
                 "train.seed: 0 instead of 7"
             ]
         );
+    }
+
+    #[test]
+    fn nan_does_not_differ_from_nan() {
+        let mut a = Preset::Demo.config();
+        a.optim.lr = f64::NAN;
+        a.optim.lr_schedule = vec![(0, f64::NAN)];
+        assert_eq!(a.differences(&a.clone()).unwrap(), []);
+        let mut b = a.clone();
+        b.optim.lr = 1.0;
+        assert_eq!(a.differences(&b).unwrap().len(), 1);
     }
 
     #[test]

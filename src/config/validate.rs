@@ -1,5 +1,7 @@
 //! Refuses settings that cannot work, with the value seen, the values wanted and what to do.
 
+use std::path::Path;
+
 use super::{DataConfig, ModelKind, RunConfig, ScheduleKind, Sigma};
 
 /// A setting that cannot work.
@@ -100,7 +102,7 @@ impl RunConfig {
             !t.checkpoint_blocks || self.model.kind() == ModelKind::Unet,
             "train.checkpoint_blocks",
             t.checkpoint_blocks,
-            "only unet has blocks that can be recomputed; to save memory, split the batch with train.accumulate",
+            "only unet has blocks that can be recomputed; to save memory, split the batch with `train.accumulate`",
         )?;
         require(
             t.explosion_factor == 0.0
@@ -132,6 +134,13 @@ impl RunConfig {
             "sample.images",
             self.sample.images,
             "want 1 to 1024 images",
+        )?;
+        let folder = self.data.folder.as_deref();
+        require(
+            folder.is_none_or(|folder| folder.to_str().is_some()),
+            "data.folder",
+            folder.unwrap_or(Path::new("")).display(),
+            "is not UTF-8 text, as a run's settings are; rename the folder, or give a link to it (ln -s)",
         )?;
         require(
             self.data.builtin_images > 0,

@@ -106,8 +106,8 @@ pub enum DataError {
 
     /// The whole data set does not fit in memory.
     #[error(
-        "{count} images of {image_bytes} bytes each do not fit into the {} of free memory: give \
-         `start.cache` = FILE to keep them in a file, from which training then reads, or use fewer or smaller images",
+        "{count} images of {image_bytes} bytes each do not fit into the {} of free memory: use fewer or \
+         smaller images; train and replay can keep them in a file with `start.cache` = FILE",
         bytes(*free_bytes)
     )]
     OutOfMemory {

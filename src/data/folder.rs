@@ -18,6 +18,7 @@ use super::remarks::{Remark, Remarks};
 use super::spec::ImageSpec;
 use crate::config::ImageRules;
 use crate::report::is_marked;
+use crate::text::{self, one_line};
 
 /// Part of every fingerprint: raise it when the same file decodes to other bytes than before.
 ///
@@ -193,8 +194,8 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T, DataError>) -> Result<T, String
 /// The cause in one line, without the path, which is shown beside it.
 fn reason(error: &DataError) -> String {
     match error {
-        DataError::Decode { source, .. } => source.to_string(),
-        DataError::Io(source) => source.to_string(),
+        DataError::Decode { source, .. } => one_line(source),
+        DataError::Io(source) => one_line(source),
         DataError::TooLarge {
             width,
             height,
@@ -220,7 +221,7 @@ fn to_planes(image: ArrayView3<u8>, planes: &mut [u8]) {
 }
 
 fn none_readable(dir: &Path, skipped: &[(PathBuf, String)]) -> DataError {
-    let quote = |(path, reason): &(PathBuf, String)| format!("{}: {reason}", path.display());
+    let quote = |(path, reason): &(PathBuf, String)| format!("{}: {reason}", text::path(path));
     DataError::NoneReadable {
         dir: dir.to_owned(),
         count: skipped.len(),

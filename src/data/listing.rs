@@ -13,6 +13,7 @@ use super::error::DataError;
 use super::manifest::{MAGIC, escape};
 use super::passed_over::PassedOver;
 use crate::config::ImageRules;
+use crate::text::one_line;
 
 /// Endings of images under the first rules, in any case.
 const ENDINGS_V1: &[&str] = &["png", "jpg", "jpeg", "webp", "bmp", "gif"];
@@ -184,9 +185,7 @@ impl Walk<'_> {
         } else if let Some(name) = hidden.filter(|_| self.rules >= ImageRules::V2) {
             self.listing.passed_over.add_hidden(name);
         } else {
-            let reason = error
-                .io_error()
-                .map_or(error.to_string(), ToString::to_string);
+            let reason = error.io_error().map_or_else(|| one_line(error), one_line);
             self.listing.unreadable.push((path.to_owned(), reason));
         }
     }

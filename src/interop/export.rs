@@ -32,7 +32,7 @@ pub fn in_layout(family: Family, meta: &Meta, weights: &[(String, Tensor)]) -> R
         // Only diffusers' names may replace another family's: it refuses networks it cannot describe.
         _ if family == Family::Diffusers => Origin::new(family),
         other => bail!(
-            "these weights came from {}, not from {family}, whose code may compute something else with them; leave layout out, or choose ddpm or diffusers",
+            "these weights came from {}, not from {family}, whose code may compute something else with them; leave `request.layout` out, or choose ddpm or diffusers",
             other.as_ref().map_or(Family::Ddpm, |o| o.family)
         ),
     };
@@ -80,7 +80,7 @@ pub fn write_family_pt(
             ("step".into(), Item::Int(meta.step as i64)),
         ]),
         Family::KerasDdpm => {
-            bail!("Keras' HDF5 files can be read, not written; choose layout = ddpm")
+            bail!("Keras' HDF5 files can be read, not written; choose `request.layout` = ddpm")
         }
         Family::Ddpm | Family::Diffusers | Family::Pesser | Family::Openai => tensors(&state)?,
     };

@@ -8,6 +8,7 @@ use crate::checkpoint::{Checkpoint, RunFolder};
 use crate::config::RunConfig;
 use crate::data::{DataError, Loaded, Manifest};
 use crate::fs::write_bytes;
+use crate::text::{self, printable};
 
 /// Refuses other images than those that `checkpoint` was trained on: their order depends on all of them, so the result would
 /// be that of neither data set. Where they lie, and under which names, does not matter; a new place is returned as a line
@@ -40,7 +41,7 @@ pub(super) fn refuse_others(
         (count != now).then(|| format!("{now} instead of {count} images"))
     };
     if let Some(change) = change {
-        let run = folder.dir().display();
+        let run = text::shell(folder.dir());
         bail!(
             "the images of this run have changed: {change}. Put them back, or start a new run with its weights: ddpm train --data DIR --run NEW --init-from {run}"
         );
@@ -77,8 +78,7 @@ pub(super) fn gone(error: Error, folder: &RunFolder) -> Error {
 /// No permission, or a full disk.
 pub(super) fn write_skipped(folder: &RunFolder, data: &Loaded) -> Result<()> {
     let line = |(path, reason): &(PathBuf, String)| {
-        let path = path.to_string_lossy();
-        format!("{}\t{}\n", path.escape_debug(), reason.escape_debug())
+        format!("{}\t{}\n", text::path(path), printable(reason))
     };
     let lines: String = data.skipped.iter().map(line).collect();
     let path = folder.skipped_path();

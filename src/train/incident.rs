@@ -7,6 +7,7 @@ use super::{Observer, Trainer, state};
 use crate::checkpoint::{Checkpoint, RunFolder};
 use crate::config::{OnBadStep, RunConfig};
 use crate::data::Loaded;
+use crate::text::shell;
 
 /// Limit on bad steps that are skipped within [`SKIP_WINDOW_STEPS`].
 const MOST_SKIPS: usize = 10;
@@ -129,9 +130,9 @@ impl Incidents {
 }
 
 fn advice(folder: &RunFolder, step: u64) -> String {
-    let run = folder.dir().display();
+    let run = shell(folder.dir());
     format!(
-        "The newest checkpoint is from before it. Inspect the step with `ddpm replay {run} --step {step}`; then lower `optim.lr`, set `optim.clip_norm` = 1, or continue with `train.on_bad_step` = skip or rollback"
+        "All checkpoints are from before it. Inspect the step with `ddpm replay {run} --step {step}`; then lower `optim.lr`, set `optim.clip_norm` = 1, or continue with `train.on_bad_step` = skip or rollback"
     )
 }
 

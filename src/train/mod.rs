@@ -40,7 +40,7 @@ use crate::checkpoint::{Checkpoint, Damaged, RunFolder, RunLock};
 use crate::config::RunConfig;
 use crate::data::{self, DataError, Loaded};
 use crate::device::{self, Chosen, DeviceChoice, Precision};
-use crate::text::plural;
+use crate::text::{self, plural};
 use log::Log;
 use run::Run;
 
@@ -265,13 +265,13 @@ fn load_data(
 fn skipped(loaded: &Loaded) -> String {
     let count = loaded.skipped.len();
     let files = plural(count as u64, "file");
-    let mut text = format!("{files} could not be read, left out:");
+    let mut said = format!("{files} could not be read, left out:");
     for (path, reason) in loaded.skipped.iter().take(10) {
-        text += &format!("\n  {}: {reason}", path.display());
+        said += &format!("\n  {}: {reason}", text::path(path));
     }
     if count > 10 {
         let more = count - 10;
-        text += &format!("\n  … and {more} more (skipped.tsv of the run lists all)");
+        said += &format!("\n  … and {more} more (skipped.tsv of the run lists all)");
     }
-    text
+    said
 }

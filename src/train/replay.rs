@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 
 use super::incident::BadStep;
 use super::record::StepRecord;
@@ -20,14 +20,16 @@ pub struct Replay {
     pub record: StepRecord,
     /// The record of the original run, if there is one.
     pub then: Option<StepRecord>,
-    /// Step of the checkpoint that training was repeated from.
-    pub from_step: u64,
+    /// Step of the checkpoint that training was repeated from; none if it was repeated from the weights of the seed.
+    pub from_step: Option<u64>,
 }
 
-/// Trains from the newest checkpoint before step `step` (from 1) up to it, and records the step. The run is not changed.
+/// Trains from the newest checkpoint before step `step` (from 1) up to it, and records the step. Without such a
+/// checkpoint, from the weights that the seed gives. The run is not changed.
 ///
 /// # Errors
-/// No checkpoint before the step, unreadable data, or a bad step before it.
+/// No checkpoint before the step in a run that began with weights from elsewhere, unreadable data, or a bad step before
+/// it.
 pub fn replay(
     folder: &RunFolder,
     step: u64,
@@ -36,16 +38,24 @@ pub fn replay(
     observer: &dyn Observer,
 ) -> Result<Replay> {
     ensure!(step > 0, "steps count from 1");
-    let checkpoint = folder.checkpoint_before(step - 1)?;
+    let checkpoint = match folder.checkpoint_before(step - 1) {
+        Ok(checkpoint) => Some(checkpoint),
+        Err(none) => {
+            may_begin_with_the_seed(folder, step, none, observer)?;
+            None
+        }
+    };
     // Settings that may change during a run have the values of the last start.
     let config = &folder.config()?;
     let data = load_data(config, cache.as_deref(), chosen, &Stop::default(), observer)
         .map_err(|error| images::gone(error, folder))?;
     let mut trainer = Trainer::new(config, data.store.len(), chosen.device)?;
     trainer.net.set_precision(chosen.precision);
-    state::restore(&mut trainer, &checkpoint)?;
-    let from_step = trainer.step;
-    observer.training(from_step, step - 1);
+    if let Some(checkpoint) = &checkpoint {
+        state::restore(&mut trainer, checkpoint)?;
+    }
+    let from_step = checkpoint.map(|checkpoint| checkpoint.meta.step);
+    observer.training(trainer.step, step - 1);
     while trainer.step < step - 1 {
         let began = Instant::now();
         let output = trainer.train_step(&data.store)?;
@@ -56,7 +66,7 @@ pub fn replay(
             loss,
             lr: output.lr,
             grad_norm,
-            images_per_sec: config.train.batch as f64 / secs,
+            images_per_sec: config.train.batch as f64 / secs.max(1e-9),
             secs,
         };
         observer.step(&metrics, secs);
@@ -87,4 +97,41 @@ pub fn replay(
         then,
         from_step,
     })
+}
+
+/// Initial weights are a function of the seed, unless others were given. `none` says why there is no checkpoint to
+/// begin with.
+///
+/// # Errors
+/// The run began with weights from elsewhere.
+fn may_begin_with_the_seed(
+    folder: &RunFolder,
+    step: u64,
+    none: Error,
+    observer: &dyn Observer,
+) -> Result<()> {
+    // With weights from elsewhere, a checkpoint of them is the first thing that a run saves.
+    let Ok(later) = folder.checkpoint_before(u64::MAX) else {
+        return Ok(());
+    };
+    let history = later.meta.history;
+    match history.given_weights {
+        Some(false) => {}
+        Some(true) => {
+            return Err(none).with_context(|| {
+                format!(
+                    "step {step} cannot be computed again: this run began with weights from elsewhere (`start.init`), and leads there only from a checkpoint before it; `train.keep` says how many stay"
+                )
+            });
+        }
+        None => observer.message(
+            "note: this run does not record whether it began with weights from elsewhere (`start.init`); if it did, this is not its step, as replay begins with the weights of the seed",
+        ),
+    }
+    if history.rollbacks > 0 {
+        observer.message(
+            "note: this run went back after a bad step, with a lower learning rate; from the start, steps after that differ",
+        );
+    }
+    Ok(())
 }

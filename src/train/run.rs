@@ -72,6 +72,11 @@ impl Run {
             Some(checkpoint) => resume::refuse_another_run(&config, checkpoint)?,
             None => folder.refuse_existing(start.lock.as_ref())?,
         }
+        ensure!(
+            folder.dir().to_str().is_some(),
+            "run folder {}: libtorch reads checkpoints only where the path is UTF-8 text; choose another `start.folder`",
+            folder.dir().display()
+        );
         let chosen = device_of(start.chosen)?;
         ensure!(
             config.model.classes().is_none(),
@@ -90,6 +95,7 @@ impl Run {
             load_state_dict(&trainer.arena.as_params(&trainer.arena.params), &weights)
                 .context("the weights to begin with do not fit this run's network")?;
         }
+        trainer.history.given_weights = Some(given);
         if let Some(checkpoint) = &start.resume {
             if let Some(moved) = images::refuse_others(&folder, &config, &data, checkpoint)? {
                 observer.message(&moved);
@@ -124,13 +130,8 @@ impl Run {
         folder.prepare()?;
         data.manifest.write(&folder.images_path())?;
         images::write_skipped(&folder, &data)?;
-        observer.message(&plan::line(
-            &config,
-            &trainer,
-            &data.store,
-            &chosen,
-            &budget,
-        ));
+        let line = plan::line(&config, &trainer, &data.store, &chosen, &budget);
+        line.lines().for_each(|line| observer.message(line));
         observer.training(trainer.step, config.train.steps);
         let mut run = Run {
             readback: Readback::open(&folder, &config, &trainer, later, Arc::clone(&observer))?,

@@ -15,4 +15,4 @@ pub(super) mod sampler;
 pub(super) mod settings;
 pub(super) mod start;
 pub(super) mod trajectory;
-mod values;
+pub(super) mod values;

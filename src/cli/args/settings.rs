@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use clap::Args;
 
 use super::batch::BatchSize;
 use super::model::ModelArgs;
-use super::values::{LrPoint, read_config, set};
+use super::values::{LrPoint, located, read_config, set};
 use crate::config::{Background, ImageRules, Resize};
 use crate::config::{
-    LossKind, OnBadStep, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind, Sigma,
+    ConfigError, LossKind, OnBadStep, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind,
+    Sigma,
 };
 
 /// The settings that flags change.
@@ -59,6 +60,14 @@ impl BaseArgs {
             }
             Some(path) => read_config(path, preset, rules),
         }
+    }
+}
+
+impl BaseArgs {
+    /// An error in a setting, with its place in --config if it is from there.
+    pub(in crate::cli) fn located(&self, wrong: ConfigError) -> Error {
+        let preset = self.preset.unwrap_or(Preset::Demo);
+        located(wrong, self.config.as_deref(), preset)
     }
 }
 
@@ -282,9 +291,8 @@ impl DataArgs {
     pub(in crate::cli) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         let d = &mut config.data;
         if let Some(dir) = self.data.as_ref().or(d.folder.as_ref()) {
-            d.folder = Some(
-                std::path::absolute(dir).with_context(|| format!("--data {}", dir.display()))?,
-            );
+            let given = || format!("--data {}", dir.display());
+            d.folder = Some(std::path::absolute(dir).with_context(given)?);
         }
         set(&mut d.resize, &self.resize);
         set(&mut d.background, &self.background);

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Context, Result};
+use anyhow::{Error, Result};
 
-use crate::config::{ImageRules, Preset, RunConfig};
+use crate::config::{ConfigError, ImageRules, Preset, RunConfig, place_of};
 
 /// `128` or `96x128` (height x width), in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +53,22 @@ pub(in crate::cli) fn read_config(
     rules: ImageRules,
 ) -> Result<RunConfig> {
     let text = fs_err::read_to_string(path)?;
-    RunConfig::from_toml_with_rules(&text, preset, rules)
-        .with_context(|| format!("cannot use {}", path.display()))
+    RunConfig::from_toml_with_rules(&text, preset, rules).map_err(|wrong| wrong.in_file(path))
+}
+
+/// An error in a setting, with its place in a settings file if the value is from there and no flag replaced it.
+pub(in crate::cli) fn located(wrong: ConfigError, file: Option<&Path>, preset: Preset) -> Error {
+    let place = || {
+        let file = file?;
+        let text = fs_err::read_to_string(file).ok()?;
+        let theirs = RunConfig::from_toml(&text, preset).ok()?.validate();
+        let place = place_of(&text, wrong.setting)?;
+        (theirs.as_ref() == Err(&wrong)).then(|| place.in_file(file))
+    };
+    match place() {
+        Some(place) => Error::from(wrong).context(place),
+        None => wrong.into(),
+    }
 }
 
 /// Replaces `target` by the value of a flag, if it is given.
