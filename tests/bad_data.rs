@@ -397,7 +397,7 @@ fn other_endings_and_hidden_files_are_said_at_each_start() {
         (
             "hidden",
             &["a.png"],
-            "5 hidden items are passed over: ._* 1, .Trash-1000 1, .ipynb_checkpoints 1, @eaDir 1, __MACOSX 1",
+            "5 hidden items are passed over: .Trash-1000 1, ._* 1, .ipynb_checkpoints 1, @eaDir 1, __MACOSX 1",
         ),
     ];
     for (fault, images, line) in cases {

@@ -172,9 +172,9 @@ fn memory_that_is_not_there_is_refused_and_auto_takes_what_fits() {
         let failed = train(&run, 700, flags).assert().failure();
         String::from_utf8_lossy(&failed.get_output().stderr).into_owned()
     };
-    let refused = said("32");
+    let refused = said("64");
     for part in [
-        "error: a microbatch of 32 images needs 1.",
+        "error: a microbatch of 64 images needs ",
         " are free: the system would end this program; ",
         "should fit: --accumulate ",
         "or --batch auto",
@@ -184,11 +184,11 @@ fn memory_that_is_not_there_is_refused_and_auto_takes_what_fits() {
         assert!(refused.contains(part), "{part}: {refused}");
     }
     assert!(!run.exists(), "refused before anything is written");
-    let forced = said("32 --force");
+    let forced = said("64 --force");
     for part in [
-        "warning: a microbatch of 32 images needs 1.",
+        "warning: a microbatch of 64 images needs ",
         "error: out of memory: ",
-        "batch 32 in microbatches of 32",
+        "batch 64 in microbatches of 64",
         "should fit: --accumulate ",
         "or --batch auto",
     ] {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes weights/golden/jpeg: one small image as JPEG files of every kind that src/data/jpeg.rs distinguishes.
+"""Makes weights/golden/jpeg: one small image as JPEG files of every kind that decoding distinguishes.
 
     .venv/bin/python scripts/parity/make_jpegs.py
 

@@ -1,5 +1,5 @@
-//! The answer to Ctrl-C and to other signals that end a program: training finishes its step and saves, and everything else
-//! ends at once, as it has nothing to lose.
+//! The answer to Ctrl-C and to other signals that end a program: training finishes its step and saves, and everything
+//! else ends at once, as it has nothing to lose.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Resize {
-    /// As area, but a JPEG much larger than wanted is decoded at a quarter of its size first.
+    /// As area, but a JPEG much larger than wanted is decoded at a quarter or half of its size first.
     Fast,
     /// Mean over the area of each pixel, without aliasing.
     #[default]

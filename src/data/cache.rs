@@ -123,17 +123,18 @@ fn unpack(tensor: impl Fn(&str) -> Option<Tensor>, dir: &Path, spec: &ImageSpec)
     let text =
         |name: &str| String::from_utf8(bytes(name)?).with_context(|| format!("in tensor `{name}`"));
     let skipped = text("skipped")?;
+    let skipped = skipped
+        .lines()
+        .map(|line| skipped_file(line, dir).with_context(|| format!("a skipped file: {line:?}")))
+        .collect::<Result<_>>()?;
     let remarks = match spec.rules {
         ImageRules::V1 => Remarks::default(),
         ImageRules::V2 => Remarks::parse(&text("remarks")?)?,
     };
-    let skipped = skipped
-        .lines()
-        .map(|line| skipped_file(line, dir).with_context(|| format!("a skipped file: {line:?}")));
     Ok(Cached {
         pixels,
         manifest,
-        skipped: skipped.collect::<Result<_>>()?,
+        skipped,
         remarks,
     })
 }

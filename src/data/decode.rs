@@ -1,17 +1,19 @@
 //! Decodes one image file to a u8 array of the target size.
 //!
 //! Steps: open, turn upright, crop the centre to the target aspect ratio, drop or fill the transparency,
-//! resize. A JPEG much larger than the target is decoded at a fraction of its size, see `shrunk` and
-//! [`jpeg`](super::jpeg); if that is impossible or fails for whatever reason, it is decoded in full.
+//! resize. A JPEG much larger than the target is decoded at a fraction of its size, see `shrunk`.
+//!
+//! Runs keep the rules by which they began ([`ImageRules`]). The first ones are in `rules_1`; the newest decode JPEG
+//! in [`jpeg`](super::jpeg), read the orientation wherever a file has it ([`orientation`]), and mend alpha in BMP.
 //!
 //! # Memory
 //!
 //! All images being decoded use at most 3 GiB ([`WORKING_BYTES`]) together, whatever the files hold
 //! and however many threads there are. Before its pixels are decoded, an image reserves its worst case
-//! from that budget ([`cost`]: the decoder's own buffers, and the copies for turning and cropping),
+//! from that budget (`cost`: the decoder's own buffers, and the copies for turning and cropping),
 //! waiting until it is free. A file above 1 GiB, an image above 1 GiB once decoded, and one that would
 //! need more than 3 GiB are refused. Metadata may use 16 MiB; a PNG or GIF that needs more than its
-//! pixels and that is refused, too.
+//! pixels and that is refused, too. What [`jpeg`](super::jpeg) needs is known from the file's markers.
 //!
 //! Measured for the whole program, libtorch included: 1.0 GiB with one RGB image of 18,000x18,000,
 //! whose crop is the whole image and needs no copy; 2.8 GiB at most with four of them and three other
@@ -22,18 +24,28 @@
 use std::io::{self, BufReader};
 use std::path::Path;
 
+use image::error::DecodingError;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader};
-use image::{Limits, Pixel, RgbImage};
-use ndarray::{Array3, ArrayView2, ArrayView3, CowArray, Ix3, s};
+use image::{DynamicImage, GrayImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat};
+use image::{ImageReader, Limits, Pixel, RgbImage};
+use ndarray::Array3;
 
 use super::budget::{Capped, DecodeBudget, Permit};
 use super::error::DataError;
+use super::jpeg::Jpeg;
 use super::resize;
 use super::spec::ImageSpec;
-use crate::config::{Background, Resize};
-use shrunk::{ShrunkImage, shrink, shrink_factor};
+use crate::config::{ImageRules, Resize};
+use cost::{Work, file_copies};
+pub(super) use flat::luma;
+use flat::{Crop, flatten};
+use orientation::Metadata;
+use shrunk::{ShrunkImage, shrink_factor};
 
+mod cost;
+mod flat;
+mod orientation;
+mod rules_1;
 mod shrunk;
 
 /// Maximum bytes of one decoded image: 1 GiB, a 357-megapixel RGB image.
@@ -78,8 +90,8 @@ pub enum Oddity {
 /// profiles are not. 16-bit values keep their high byte, as in OpenCV. The crop is the largest
 /// centred one of the target's aspect ratio.
 ///
-/// With [`Resize::Fast`], a JPEG whose crop is at least eight times the target on both sides is decoded at 1/4
-/// of its size, so that at least a factor of two is left to the resize. The result differs from that of the full
+/// With [`Resize::Fast`], a JPEG whose crop is at least eight times the target on both sides is decoded at 1/4 of its
+/// size, and one of at least four times at 1/2, so that at least a factor of two is left to the resize. The result differs from that of the full
 /// image by about one level on average, and most at sharp edges of colour (docs/images.md).
 ///
 /// Grey is `(2126 R + 7152 G + 722 B) / 10000`, rounded down: the weights of the `image` crate
@@ -91,20 +103,38 @@ pub enum Oddity {
 /// # Errors
 /// [`DataError::Io`], [`DataError::Decode`], [`DataError::TooLarge`] (above 1 GiB
 /// once decoded, or above 3 GiB while decoding), [`DataError::FileTooLong`] (above 1 GiB) and
-/// [`DataError::Spec`]. A JPEG that was cut short is not an error: the
-/// decoder fills in the missing part.
+/// [`DataError::Spec`]. A file that is damaged or cut short is an error; by the first rules
+/// ([`ImageRules::V1`]) a JPEG is not, and the decoder fills in the missing part.
 pub fn decode(path: &Path, spec: &ImageSpec) -> Result<Decoded, DataError> {
     spec.check()?;
     let (image, permit) = open(path, Some(spec))?;
-    let resized = match image {
-        Image::Whole(image) => fit(image, spec),
-        Image::Shrunk(image) => image.fit(spec),
+    let (pixels, oddity) = match image {
+        Image::Whole(image) => {
+            let odd = spec.rules >= ImageRules::V2 && is_twelve_bits(&image);
+            let oddity = odd.then_some(Oddity::TwelveBitsIn16);
+            (fit(image, spec), oddity)
+        }
+        Image::Shrunk(image) => (image.fit(spec), None),
     };
     drop(permit);
-    Ok(Decoded {
-        pixels: resized,
-        oddity: None,
-    })
+    Ok(Decoded { pixels, oddity })
+}
+
+/// True for 16-bit values, transparency aside, of which none reaches 4096 and some are not 0.
+fn is_twelve_bits(image: &DynamicImage) -> bool {
+    fn brightest<P: Pixel<Subpixel = u16>>(image: &ImageBuffer<P, Vec<u16>>) -> u16 {
+        let colours = usize::from(P::CHANNEL_COUNT) - usize::from(P::HAS_ALPHA);
+        let pixels = image.pixels().map(|pixel| &pixel.channels()[..colours]);
+        pixels.flatten().copied().max().unwrap_or(0)
+    }
+    let brightest = match image {
+        DynamicImage::ImageLuma16(image) => brightest(image),
+        DynamicImage::ImageLumaA16(image) => brightest(image),
+        DynamicImage::ImageRgb16(image) => brightest(image),
+        DynamicImage::ImageRgba16(image) => brightest(image),
+        _ => return false,
+    };
+    (1..4096).contains(&brightest)
 }
 
 /// Crops and resizes an upright image.
@@ -154,8 +184,10 @@ fn turns(orientation: Orientation) -> bool {
 }
 
 /// An image file opened up to its header, pixels not yet decoded.
-struct Opened<D> {
-    decoder: D,
+struct Opened<'a> {
+    source: Source<'a>,
+    /// Height and width in the file.
+    size: (usize, usize),
     orientation: Orientation,
     /// Memory for all work on the image.
     cost: u64,
@@ -163,11 +195,134 @@ struct Opened<D> {
     factor: Option<usize>,
 }
 
-impl<D: ImageDecoder> Opened<D> {
-    /// Height and width in the file.
-    fn size(&self) -> (usize, usize) {
-        let (width, height) = self.decoder.dimensions();
-        (height as usize, width as usize)
+enum Source<'a> {
+    Jpeg(Jpeg),
+    Other(Box<dyn ImageDecoder + 'a>, Option<ImageFormat>),
+}
+
+/// A file to read, and what is wanted of it.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    path: &'a Path,
+    file: &'a fs_err::File,
+    /// Only so many bytes of the file count.
+    bytes: u64,
+    spec: Option<&'a ImageSpec>,
+}
+
+impl<'a> Job<'a> {
+    fn rules(&self) -> ImageRules {
+        self.spec.map_or(ImageRules::LATEST, |spec| spec.rules)
+    }
+
+    fn failed(&self, source: ImageError) -> DataError {
+        DataError::Decode {
+            path: self.path.to_owned(),
+            source,
+        }
+    }
+
+    fn bad_jpeg(&self, reason: String) -> DataError {
+        let error = DecodingError::new(ImageFormat::Jpeg.into(), reason);
+        self.failed(ImageError::Decoding(error))
+    }
+
+    /// The file from its start.
+    fn reader(&self) -> io::Result<BufReader<Capped<&'a fs_err::File>>> {
+        let mut source = Capped::new(self.file, self.bytes);
+        io::Seek::rewind(&mut source)?;
+        Ok(BufReader::new(source))
+    }
+
+    /// Reads the header again, once memory for it is there.
+    fn open_again(&self, cost: u64) -> Result<Opened<'a>, DataError> {
+        let opened = self.open()?;
+        if opened.cost > cost {
+            let changed = io::Error::other("the file changed while it was read");
+            return Err(self.failed(ImageError::IoError(changed)));
+        }
+        Ok(opened)
+    }
+
+    /// Reads the header, up to the pixels.
+    fn open(&self) -> Result<Opened<'a>, DataError> {
+        let format = ImageReader::new(self.reader()?)
+            .with_guessed_format()?
+            .format();
+        if format == Some(ImageFormat::Jpeg) && self.rules() >= ImageRules::V2 {
+            return self.open_jpeg();
+        }
+        // Before the decoder begins, which reads from the same file.
+        let of_png = (format == Some(ImageFormat::Png)).then(|| self.reader());
+        let of_png = of_png.transpose()?.map(Metadata::of_png);
+        let mut reader = ImageReader::new(self.reader()?);
+        if let Some(format) = format {
+            reader.set_format(format);
+        }
+        reader.limits(limits(HEADER_LIMIT_BYTES));
+        let mut decoder = reader.into_decoder().map_err(|e| self.failed(e))?;
+        // Damaged metadata must not lose the image.
+        let orientation = match (self.rules(), of_png) {
+            (ImageRules::V1, _) => decoder.orientation().unwrap_or(Orientation::NoTransforms),
+            (_, Some(found)) => found.orientation(),
+            (_, None) => Metadata::of_other(&mut decoder).orientation(),
+        };
+        // The decoders' own limits do not count the buffer that we read into.
+        let decoded = decoder.total_bytes();
+        let (width, height) = decoder.dimensions();
+        let size = (height as usize, width as usize);
+        let work = Work::new(size, decoded, orientation, self.spec);
+        let cost = work.cost(format, self.bytes);
+        self.check_size(size, decoded, cost)?;
+        decoder
+            .set_limits(limits(decoded + HEADER_LIMIT_BYTES))
+            .map_err(|e| self.failed(e))?;
+        let factor = self.spec.filter(|_| format == Some(ImageFormat::Jpeg));
+        Ok(Opened {
+            source: Source::Other(Box::new(decoder), format),
+            size,
+            orientation,
+            cost,
+            factor: factor.and_then(|spec| shrink_factor(work.crop(spec), spec)),
+        })
+    }
+
+    fn open_jpeg(&self) -> Result<Opened<'a>, DataError> {
+        let jpeg = Jpeg::read(self.reader()?).map_err(|reason| self.bad_jpeg(reason))?;
+        let size = (jpeg.structure.height, jpeg.structure.width);
+        let colours = jpeg.structure.channels.min(3);
+        let decoded = (size.0 * size.1 * colours) as u64;
+        let orientation = Metadata::of_jpeg(jpeg.metadata()).orientation();
+        let work = Work::new(size, decoded, orientation, self.spec);
+        let factor = self
+            .spec
+            .and_then(|spec| shrink_factor(work.crop(spec), spec));
+        let cost = work.cost_of_jpeg(&jpeg, factor);
+        self.check_size(size, decoded, cost)?;
+        Ok(Opened {
+            source: Source::Jpeg(jpeg),
+            size,
+            orientation,
+            cost,
+            factor,
+        })
+    }
+
+    fn check_size(&self, size: (usize, usize), decoded: u64, cost: u64) -> Result<(), DataError> {
+        let too_large = |bytes, limit| DataError::TooLarge {
+            path: self.path.to_owned(),
+            width: size.1 as u32,
+            height: size.0 as u32,
+            bytes,
+            limit,
+        };
+        if decoded > MAX_DECODED_BYTES {
+            return Err(too_large(decoded, MAX_DECODED_BYTES));
+        }
+        if cost > WORKING.total() {
+            return Err(too_large(cost, WORKING.total()));
+        }
+        Ok(())
     }
 }
 
@@ -175,117 +330,113 @@ impl<D: ImageDecoder> Opened<D> {
 ///
 /// The permit covers the image, and [`decode`]'s work on it for `spec`, until it is dropped.
 fn open(path: &Path, spec: Option<&ImageSpec>) -> Result<(Image, Permit<'static>), DataError> {
-    let failed = |source| DataError::Decode {
+    let not_a_file = || DataError::Decode {
         path: path.to_owned(),
-        source,
+        source: ImageError::IoError(io::Error::other("not a file")),
     };
     // Opening something other than a file (a pipe) can wait for ever.
     if !fs_err::metadata(path)?.is_file() {
-        return Err(failed(ImageError::IoError(io::Error::other("not a file"))));
+        return Err(not_a_file());
     }
     let file = fs_err::File::open(path)?;
-    let file_bytes = file.metadata()?.len();
-    if file_bytes > MAX_FILE_BYTES {
+    let bytes = file.metadata()?.len();
+    if bytes > MAX_FILE_BYTES {
         return Err(DataError::FileTooLong {
             path: path.to_owned(),
-            bytes: file_bytes,
+            bytes,
             limit: MAX_FILE_BYTES,
         });
     }
-    let mut permit = WORKING.take(HEADER_BYTES + file_copies(file_bytes));
-    let read_again = |cost| {
-        let opened = read_header(path, &file, file_bytes, spec)?;
-        if opened.cost > cost {
-            let changed = io::Error::other("the file changed while it was read");
-            return Err(failed(ImageError::IoError(changed)));
-        }
-        Ok(opened)
+    let job = Job {
+        path,
+        file: &file,
+        bytes,
+        spec,
     };
-    let mut opened = read_header(path, &file, file_bytes, spec)?;
+    let mut permit = WORKING.take(HEADER_BYTES + file_copies(bytes));
+    let mut opened = job.open()?;
     if !permit.try_resize(opened.cost) {
         // Waiting for more memory while holding some could deadlock: release it, and begin again.
         let cost = opened.cost;
         drop((opened, permit));
         permit = WORKING.take(cost);
-        opened = read_again(cost)?;
+        opened = job.open_again(cost)?;
     }
-    if let Some(factor) = opened.factor {
-        let (size, orientation, cost) = (opened.size(), opened.orientation, opened.cost);
-        // The decoder holds the file.
-        drop(opened);
-        if let Some(image) = shrink(&file, file_bytes, size, factor, orientation) {
-            return Ok((Image::Shrunk(image), permit));
-        }
-        opened = read_again(cost)?;
-    }
-    let (width, height) = opened.decoder.dimensions();
-    let mut image = DynamicImage::from_decoder(opened.decoder).map_err(failed)?;
-    if image.width() == 0 || image.height() == 0 {
-        let empty = io::Error::other(format!("the image is {width}x{height} pixels"));
-        return Err(failed(ImageError::IoError(empty)));
-    }
-    image.apply_orientation(opened.orientation);
-    Ok((Image::Whole(image), permit))
+    Ok((pixels(job, opened)?, permit))
 }
 
-/// Reads the header, up to the pixels; only the first `file_bytes` of the file count.
-fn read_header<'a>(
-    path: &Path,
-    file: &'a fs_err::File,
-    file_bytes: u64,
-    spec: Option<&ImageSpec>,
-) -> Result<Opened<impl ImageDecoder + use<'a>>, DataError> {
-    let failed = |source| DataError::Decode {
-        path: path.to_owned(),
+/// Decodes the pixels and turns them upright.
+fn pixels(job: Job, opened: Opened) -> Result<Image, DataError> {
+    let Opened {
         source,
-    };
-    let mut source = Capped::new(file, file_bytes);
-    io::Seek::rewind(&mut source)?;
-    let mut reader = ImageReader::new(BufReader::new(source)).with_guessed_format()?;
-    reader.limits(limits(HEADER_LIMIT_BYTES));
-    let format = reader.format();
-    let mut decoder = reader.into_decoder().map_err(failed)?;
-    // The decoders' own limits do not count the buffer that we read into.
-    let decoded = decoder.total_bytes();
-    // Damaged EXIF data must not lose the image.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let (width, height) = decoder.dimensions();
-    let too_large = |bytes, limit| DataError::TooLarge {
-        path: path.to_owned(),
-        width,
-        height,
-        bytes,
-        limit,
-    };
-    if decoded > MAX_DECODED_BYTES {
-        return Err(too_large(decoded, MAX_DECODED_BYTES));
-    }
-    let cost = cost(
-        format,
-        file_bytes,
-        decoded,
-        (width, height),
-        orientation,
-        spec,
-    );
-    if cost > WORKING.total() {
-        return Err(too_large(cost, WORKING.total()));
-    }
-    decoder
-        .set_limits(limits(decoded + HEADER_LIMIT_BYTES))
-        .map_err(failed)?;
-    let factor = spec.filter(|_| format == Some(ImageFormat::Jpeg));
-    let factor = factor.and_then(|spec| {
-        let (height, width) = upright((height as usize, width as usize), orientation);
-        let crop = Crop::centred(height, width, spec.height, spec.width);
-        shrink_factor(crop, spec)
-    });
-    Ok(Opened {
-        decoder,
+        size,
         orientation,
         cost,
         factor,
-    })
+    } = opened;
+    match (source, factor) {
+        (Source::Jpeg(jpeg), _) => {
+            let samples = jpeg.decode(factor.unwrap_or(1));
+            let samples = samples.map_err(|reason| job.bad_jpeg(reason))?;
+            let image = match factor {
+                Some(factor) => {
+                    ShrunkImage::new(samples, size, factor, orientation).map(Image::Shrunk)
+                }
+                None => whole(samples, orientation).map(Image::Whole),
+            };
+            image.ok_or_else(|| job.bad_jpeg("no pixels".to_owned()))
+        }
+        (Source::Other(decoder, _), Some(factor)) => {
+            // The decoder holds the file.
+            drop(decoder);
+            if let Some(image) = rules_1::shrink(job.file, job.bytes, size, factor, orientation) {
+                return Ok(Image::Shrunk(image));
+            }
+            let factor = None;
+            pixels(
+                job,
+                Opened {
+                    factor,
+                    ..job.open_again(cost)?
+                },
+            )
+        }
+        (Source::Other(decoder, format), None) => {
+            let mut image = DynamicImage::from_decoder(decoder).map_err(|e| job.failed(e))?;
+            if size.0 == 0 || size.1 == 0 {
+                let empty = io::Error::other(format!("the image is {}x{} pixels", size.1, size.0));
+                return Err(job.failed(ImageError::IoError(empty)));
+            }
+            if format == Some(ImageFormat::Bmp) && job.rules() >= ImageRules::V2 {
+                drop_unused_alpha(&mut image);
+            }
+            image.apply_orientation(orientation);
+            Ok(Image::Whole(image))
+        }
+    }
+}
+
+/// Grey or RGB samples `[height, width, C]` as an upright image, in the same memory.
+fn whole(samples: Array3<u8>, orientation: Orientation) -> Option<DynamicImage> {
+    let (height, width, channels) = samples.dim();
+    let (height, width) = (height as u32, width as u32);
+    let (samples, _) = samples.into_raw_vec_and_offset();
+    let mut image = match channels {
+        1 => GrayImage::from_raw(width, height, samples)?.into(),
+        _ => DynamicImage::from(RgbImage::from_raw(width, height, samples)?),
+    };
+    image.apply_orientation(orientation);
+    Some(image)
+}
+
+/// Makes a BMP opaque if nothing in it is: programs that know no transparency leave the fourth byte at 0, and viewers
+/// then ignore it.
+fn drop_unused_alpha(image: &mut DynamicImage) {
+    if let DynamicImage::ImageRgba8(image) = image
+        && image.pixels().all(|pixel| pixel[3] == 0)
+    {
+        image.pixels_mut().for_each(|pixel| pixel[3] = 255);
+    }
 }
 
 fn limits(bytes: u64) -> Limits {
@@ -294,178 +445,7 @@ fn limits(bytes: u64) -> Limits {
     limits
 }
 
-/// Maximum memory for copies of the file: JPEG's decoder keeps all of it, and its metadata once more.
-fn file_copies(file_bytes: u64) -> u64 {
-    2 * file_bytes
-}
-
-/// Maximum memory for an image from file to crop, bytes.
-///
-/// `decoded` is the size of its pixels. A decoder holds, at worst and in multiples of that: PNG and BMP
-/// the pixels; GIF a frame that does not fill its screen, and its indices; JPEG the coefficients of a
-/// progressive CMYK file, four of two bytes for three (if shrunk, those of three colours and twice the shrunk
-/// image); WebP an animation's canvas and frame with four channels each, its transparency in two steps,
-/// and luma and chroma.
-fn cost(
-    format: Option<ImageFormat>,
-    file_bytes: u64,
-    decoded: u64,
-    (width, height): (u32, u32),
-    orientation: Orientation,
-    spec: Option<&ImageSpec>,
-) -> u64 {
-    let (multiple, file) = match format {
-        Some(ImageFormat::Png | ImageFormat::Bmp) => (1, 0),
-        Some(ImageFormat::Gif) => (3, file_copies(file_bytes)),
-        Some(ImageFormat::Jpeg) => (4, file_copies(file_bytes)),
-        _ => (6, file_copies(file_bytes)),
-    };
-    let (height, width) = upright((height as usize, width as usize), orientation);
-    let flat = spec.map_or(0, |spec| {
-        let crop = Crop::centred(height, width, spec.height, spec.width);
-        (crop.height * crop.width * spec.channels) as u64
-    });
-    let copy = flat.max(if turns(orientation) { decoded } else { 0 });
-    HEADER_BYTES + (file + multiple * decoded).max(decoded + copy)
-}
-
-/// The crop: the part of an image that is kept, in pixels from the top left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Crop {
-    top: usize,
-    left: usize,
-    height: usize,
-    width: usize,
-}
-
-impl Crop {
-    /// The largest centred part of `height` x `width` with the aspect ratio of `to_height` x `to_width`.
-    ///
-    /// With an odd remainder, the extra pixel is cut off before the crop, as in Keras-DDPM.
-    fn centred(height: usize, width: usize, to_height: usize, to_width: usize) -> Self {
-        let scaled = |side: usize, to: usize, from: usize| ((side * to + from / 2) / from).max(1);
-        let fit_height = height.min(scaled(width, to_height, to_width));
-        let fit_width = width.min(scaled(height, to_width, to_height));
-        Self {
-            top: (height - fit_height).div_ceil(2),
-            left: (width - fit_width).div_ceil(2),
-            height: fit_height,
-            width: fit_width,
-        }
-    }
-}
-
-/// The cropped pixels as bytes without alpha: `[crop.height, crop.width, channels]`.
-fn flatten<'a>(image: &'a DynamicImage, crop: Crop, spec: &ImageSpec) -> CowArray<'a, u8, Ix3> {
-    let gathered = match image {
-        DynamicImage::ImageRgb8(p) if spec.channels == 3 => return rows(p, crop),
-        DynamicImage::ImageLuma8(p) => gather(p, crop, spec),
-        DynamicImage::ImageLumaA8(p) => gather(p, crop, spec),
-        DynamicImage::ImageRgb8(p) => gather(p, crop, spec),
-        DynamicImage::ImageRgba8(p) => gather(p, crop, spec),
-        DynamicImage::ImageLuma16(p) => gather(p, crop, spec),
-        DynamicImage::ImageLumaA16(p) => gather(p, crop, spec),
-        DynamicImage::ImageRgb16(p) => gather(p, crop, spec),
-        DynamicImage::ImageRgba16(p) => gather(p, crop, spec),
-        // Float images: the formats above cannot contain them.
-        other => gather(&other.to_rgba8(), crop, spec),
-    };
-    gathered.into()
-}
-
-/// Samples of the crop, `[crop.height, crop.width, samples per pixel]`: a view, not a copy.
-fn cropped<P: Pixel>(
-    image: &ImageBuffer<P, Vec<P::Subpixel>>,
-    crop: Crop,
-) -> ArrayView3<'_, P::Subpixel> {
-    let (height, width) = (image.height() as usize, image.width() as usize);
-    let shape = (height, width, usize::from(P::CHANNEL_COUNT));
-    ArrayView3::from_shape(shape, image.as_raw())
-        .expect("an image holds all of its pixels")
-        .slice_move(s![
-            crop.top..crop.top + crop.height,
-            crop.left..crop.left + crop.width,
-            ..
-        ])
-}
-
-/// Crop of an image that already has the target's channels: copies only if it is narrower.
-fn rows(image: &RgbImage, crop: Crop) -> CowArray<'_, u8, Ix3> {
-    let pixels = cropped(image, crop);
-    if pixels.is_standard_layout() {
-        return pixels.into();
-    }
-    let mut out = Vec::with_capacity(pixels.len());
-    for row in pixels.outer_iter() {
-        out.extend_from_slice(in_a_row(&row));
-    }
-    resize::image_of(out, crop.height, crop.width).into()
-}
-
-/// Samples of a row of a [`cropped`] image.
-fn in_a_row<'a, S>(row: &'a ArrayView2<'_, S>) -> &'a [S] {
-    row.as_slice().expect("the samples of a row are contiguous")
-}
-
-/// Conversion of a sample to one byte.
-trait HighByte: Copy {
-    fn high_byte(self) -> u8;
-}
-
-impl HighByte for u8 {
-    fn high_byte(self) -> u8 {
-        self
-    }
-}
-
-impl HighByte for u16 {
-    fn high_byte(self) -> u8 {
-        self.to_be_bytes()[0]
-    }
-}
-
-fn gather<P>(image: &ImageBuffer<P, Vec<P::Subpixel>>, crop: Crop, spec: &ImageSpec) -> Array3<u8>
-where
-    P: Pixel<Subpixel: HighByte>,
-{
-    let mut out = Vec::with_capacity(crop.height * crop.width * spec.channels);
-    for row in cropped(image, crop).outer_iter() {
-        for pixel in in_a_row(&row).chunks_exact(usize::from(P::CHANNEL_COUNT)) {
-            let rgb = opaque(pixel, spec.background);
-            match spec.channels {
-                1 => out.push(luma(rgb)),
-                _ => out.extend(rgb),
-            }
-        }
-    }
-    resize::image_of(out, crop.height, crop.width)
-}
-
-/// One pixel of 1 to 4 samples (grey, grey + alpha, RGB, RGBA) as opaque RGB.
-fn opaque<S: HighByte>(pixel: &[S], background: Background) -> [u8; 3] {
-    let at = |i: usize| pixel[i].high_byte();
-    let (rgb, alpha) = match pixel.len() {
-        1 => ([at(0); 3], 255),
-        2 => ([at(0); 3], at(1)),
-        3 => ([at(0), at(1), at(2)], 255),
-        _ => ([at(0), at(1), at(2)], at(3)),
-    };
-    match background {
-        Background::Color(behind) if alpha < 255 => {
-            let blend = |over: u8, under: u8| {
-                let alpha = u32::from(alpha);
-                ((u32::from(over) * alpha + u32::from(under) * (255 - alpha) + 127) / 255) as u8
-            };
-            std::array::from_fn(|i| blend(rgb[i], behind[i]))
-        }
-        _ => rgb,
-    }
-}
-
-/// The brightness of a colour, Rec. 709 weights, rounded down: greys map to themselves.
-pub(super) fn luma([r, g, b]: [u8; 3]) -> u8 {
-    ((2126 * u32::from(r) + 7152 * u32::from(g) + 722 * u32::from(b)) / 10_000) as u8
-}
-
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod tests;

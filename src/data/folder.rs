@@ -92,7 +92,9 @@ pub(crate) fn load(
     let done = AtomicUsize::new(0);
     let (mut images, mut skipped) = (Vec::with_capacity(files.len()), Vec::new());
     let mut remarks = Remarks::default();
-    let leave_ours = spec.rules >= ImageRules::V2 && !files.iter().all(|file| is_marked(file));
+    // A folder of ours alone is a data set, whatever cannot be read beside them.
+    let is_other = |file: &PathBuf| !is_marked(file) && guarded(|| decode(file, spec)).is_ok();
+    let leave_ours = spec.rules >= ImageRules::V2 && files.iter().any(is_other);
     for files in files.chunks(part) {
         let outcomes = decode_all(files, spec, leave_ours, &mut pixels, stop, &|| {
             progress(done.fetch_add(1, Ordering::Relaxed) + 1);

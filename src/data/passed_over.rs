@@ -48,11 +48,8 @@ impl PassedOver {
         }
         if self.without_ending > 0 {
             let n = self.without_ending;
-            let (files, are, hold) = (plural(n, "file"), are(n), one_or(n, "holds", "hold"));
-            lines.push(format!(
-                "{files} without an ending {are} not read: {} {hold} none of PNG, JPEG, WebP, BMP and GIF",
-                one_or(n, "it", "they")
-            ));
+            let (files, are) = (plural(n, "file"), are(n));
+            lines.push(format!("{files} without an ending {are} not read"));
         }
         let hidden = total(&self.hidden);
         if hidden > 0 {
@@ -83,16 +80,16 @@ impl PassedOver {
             .map(|(ending, n)| plural(n, &format!("{ending} file")))
             .collect();
         let more = self.endings.len().saturating_sub(QUOTED);
-        for (n, noun) in [
-            (more as u64, "other ending"),
-            (self.without_ending, "file without ending"),
-            (total(&self.hidden), "hidden item"),
-            (self.runs.len() as u64, "training run"),
-            (self.special.len() as u64, "special file"),
-            (self.links.len() as u64, "link"),
+        for (n, noun, which) in [
+            (more as u64, "other ending", ""),
+            (self.without_ending, "file", " without ending"),
+            (total(&self.hidden), "hidden item", ""),
+            (self.runs.len() as u64, "training run", ""),
+            (self.special.len() as u64, "special file", ""),
+            (self.links.len() as u64, "link", ""),
         ] {
             if n > 0 {
-                parts.push(plural(n, noun));
+                parts.push(plural(n, noun) + which);
             }
         }
         parts.join(", ")
@@ -149,7 +146,7 @@ mod tests {
             over.lines(),
             [
                 "1 file with another ending is not read: .tif 1",
-                "1 file without an ending is not read: it holds none of PNG, JPEG, WebP, BMP and GIF",
+                "1 file without an ending is not read",
                 "1 hidden item is passed over: .DS_Store 1",
                 "1 training run is passed over: runs/a",
             ]
@@ -164,7 +161,7 @@ mod tests {
             over.lines(),
             [
                 "10 files with other endings are not read: .heic 3, .tif 2, .a 1, .b 1, .c 1, …",
-                "2 files without an ending are not read: they hold none of PNG, JPEG, WebP, BMP and GIF",
+                "2 files without an ending are not read",
                 "1 hidden item is passed over: .DS_Store 1",
                 "1 training run is passed over: runs/a",
                 "1 special file is passed over (pipe, socket or device): p.png",

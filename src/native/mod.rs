@@ -1,5 +1,5 @@
 //! The safe face of `shim.cpp`, the few libtorch functions that `tch` leaves out, of `fused/`, operations that
-//! take less memory and time than their parts, and of the loops in `area.cpp`.
+//! take less memory and time than their parts, of the loops in `area.cpp`, and of libjpeg's errors.
 //!
 //! All `unsafe` of the crate is here. Tensors are passed as tch's own pointers and stay owned by
 //! the caller; a C++ exception comes back as an error with libtorch's message.
@@ -10,6 +10,7 @@ mod autocast;
 mod cuda;
 mod fused;
 mod host;
+mod jpeg;
 mod memory;
 mod optim;
 
@@ -30,6 +31,7 @@ pub use fused::{
 };
 pub use host::pinned_like;
 pub(crate) use host::{host_bytes, host_bytes_mut};
+pub(crate) use jpeg::{Samples, decode_jpeg};
 pub(crate) use memory::will_need;
 pub use memory::{CpuTally, keep_freed_memory, return_freed_memory};
 pub use optim::{AdamStep, add_scaled, foreach_mul, foreach_norm, fused_adam, set_grad};

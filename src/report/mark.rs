@@ -72,8 +72,8 @@ mod tests {
         }
         for name in ["a.png", "b.png", "c.gif"] {
             assert!(is_marked(&path(name)), "{name}");
-            let image = image::open(path(name)).unwrap().to_luma8();
-            assert_eq!(image.as_raw(), &[10, 7], "{name}");
+            let image = image::open(path(name)).unwrap().to_rgb8();
+            assert_eq!(image.as_raw(), &[10, 10, 10, 7, 7, 7], "{name}");
             // Written by another program.
             image.save(path(name)).unwrap();
             assert!(!is_marked(&path(name)), "{name}");

@@ -139,11 +139,12 @@ pub enum End {
     },
 }
 
-/// Trains until all steps are done, or something asks to stop. What the observer is told is kept in the run's `log.txt`.
+/// Trains until all steps are done, or something asks to stop. What the observer is told is kept in the run's
+/// `log.txt`.
 ///
 /// # Errors
-/// Settings that cannot work, unreadable data, too little memory, a bad step (as the settings say), or a last checkpoint
-/// that cannot be written; earlier checkpoints stay as they were.
+/// Settings that cannot work, unreadable data, too little memory, a bad step (as the settings say), or a last
+/// checkpoint that cannot be written; earlier checkpoints stay as they were.
 pub fn train(mut start: Start) -> Result<End> {
     let log = Arc::new(Log::new(&start.folder, start.observer));
     start.observer = Arc::clone(&log) as Arc<dyn Observer>;

@@ -9,8 +9,8 @@ use crate::report::StepMetrics;
 ///
 /// Methods are called on the thread that trains, except `decoding`, which several threads call.
 pub trait Observer: Send + Sync + fmt::Debug {
-    /// A text of one or more lines to show: the plan before the first step, notes, warnings. All of them are in the run's
-    /// `log.txt` too.
+    /// A text of one or more lines to show: the plan before the first step, notes, warnings. All of them are in the
+    /// run's `log.txt` too.
     fn message(&self, text: &str) {
         let _ = text;
     }

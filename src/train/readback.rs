@@ -63,8 +63,8 @@ impl Readback {
         self.pending.push(output);
     }
 
-    /// True if it is time to read: after each step on a CPU, where nothing runs ahead, and after the first two of a start,
-    /// by which the rest is estimated.
+    /// True if it is time to read: after each step on a CPU, where nothing runs ahead, and after the first two of a
+    /// start, by which the rest is estimated.
     pub(super) fn is_due(&self, device: Device) -> bool {
         !device.is_cuda() || self.outlook.is_new() || self.pending.len() >= CUDA_STEPS_AHEAD
     }

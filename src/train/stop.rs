@@ -1,11 +1,11 @@
 //! Requests to stop or to save: signals and a time limit.
 //!
-//! Five signals ask the loop to finish its step, save and stop: SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal is gone),
-//! SIGXCPU and SIGXFSZ (the limits of processor time and of file size). SIGUSR1: save and sample now.
+//! Five signals ask the loop to finish its step, save and stop: SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal is
+//! gone), SIGXCPU and SIGXFSZ (the limits of processor time and of file size). SIGUSR1: save and sample now.
 //!
 //! A second SIGINT or SIGTERM ends the process at once. The others never do, as nobody presses them twice: a closing
-//! terminal sends SIGHUP more than once, SIGXCPU comes every second, and SIGXFSZ with every write. Where these three are
-//! ignored when the process starts, as nohup ignores SIGHUP, they stay ignored.
+//! terminal sends SIGHUP more than once, SIGXCPU comes every second, and SIGXFSZ with every write. Where these three
+//! are ignored when the process starts, as nohup ignores SIGHUP, they stay ignored.
 
 use std::fs::read_to_string;
 use std::sync::Arc;
@@ -88,8 +88,8 @@ impl Stop {
         self
     }
 
-    /// Takes the six signals over for the rest of the process. `answer` is called with the first one that asks to stop, at
-    /// once and in a thread of its own, whatever the process is busy with.
+    /// Takes the six signals over for the rest of the process. `answer` is called with the first one that asks to stop,
+    /// at once and in a thread of its own, whatever the process is busy with.
     ///
     /// # Errors
     /// The system refuses a handler or a thread.

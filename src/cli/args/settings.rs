@@ -124,7 +124,8 @@ impl NetworkArgs {
 pub(in crate::cli) struct DataArgs {
     /// Folder of images, searched at any depth [default: built-in faces]
     ///
-    /// PNG, JPEG, WebP, BMP and GIF files are read; other files are skipped.
+    /// PNG, JPEG, WebP, BMP and GIF files are read. Hidden files, folders of runs and, among other images, those that
+    /// ddpm made are passed over. Each start says what is left out.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Resizing method

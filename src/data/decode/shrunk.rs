@@ -1,15 +1,12 @@
 //! JPEG images decoded at a fraction of their size.
 
-use std::io::{self, BufReader};
-
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
 use ndarray::Array3;
 
-use super::{Crop, flatten, upright};
-use crate::config::Resize;
-use crate::data::budget::Capped;
-use crate::data::jpeg;
+use super::flat::{Crop, flatten};
+use super::upright;
+use crate::config::{ImageRules, Resize};
 use crate::data::resize::{self, Span};
 use crate::data::spec::ImageSpec;
 
@@ -27,7 +24,7 @@ pub(super) struct ShrunkImage {
 
 impl ShrunkImage {
     /// Turns the means of an image of `height` x `width` pixels upright.
-    fn new(
+    pub(super) fn new(
         means: Array3<u8>,
         (height, width): (usize, usize),
         factor: usize,
@@ -90,28 +87,18 @@ impl ShrunkImage {
     }
 }
 
-/// Factor by which an image is shrunk while it is decoded: 4 if the crop is then still twice the target on both
-/// sides, so that cutting between two means, and means in place of exact pixels, matters little.
+/// Factor by which an image is shrunk while it is decoded: 4, else 2, if the crop is then still twice the target on
+/// both sides, so that cutting between two means, and means in place of exact pixels, matters little.
 ///
-/// Decoding at a half or an eighth is no faster: the full decoder needs as long as this one for a half, and an eighth
-/// needs as long as a quarter.
+/// An eighth needs as long as a quarter, and by the first rules a half as long as the full image.
 pub(super) fn shrink_factor(crop: Crop, spec: &ImageSpec) -> Option<usize> {
-    const FACTOR: usize = 4;
-    let fits = crop.height >= 2 * FACTOR * spec.height && crop.width >= 2 * FACTOR * spec.width;
-    (spec.resize == Resize::Fast && fits).then_some(FACTOR)
-}
-
-/// Decodes a JPEG of `file_bytes` bytes and `size` (height, width) at 1/`factor` of its size; `None` if it
-/// has to be decoded in full.
-pub(super) fn shrink(
-    file: &fs_err::File,
-    file_bytes: u64,
-    size: (usize, usize),
-    factor: usize,
-    orientation: Orientation,
-) -> Option<ShrunkImage> {
-    let mut source = Capped::new(file, file_bytes);
-    io::Seek::rewind(&mut source).ok()?;
-    let means = jpeg::shrink(BufReader::new(source), (size.1, size.0), factor)?;
-    ShrunkImage::new(means, size, factor, orientation)
+    let factors: &[usize] = match spec.rules {
+        ImageRules::V1 => &[4],
+        ImageRules::V2 => &[4, 2],
+    };
+    let fits = |factor: &usize| {
+        crop.height >= 2 * factor * spec.height && crop.width >= 2 * factor * spec.width
+    };
+    let factor = factors.iter().copied().find(fits);
+    factor.filter(|_| spec.resize == Resize::Fast)
 }

@@ -8,6 +8,7 @@ use image::{Rgb, Rgba, RgbaImage};
 use safetensors::SafeTensors;
 
 use super::*;
+use crate::config::Background;
 
 const PNG: [&str; 7] = [
     "i1_portrait_odd_53x37.png",
@@ -380,10 +381,11 @@ fn both_ways(jpeg: &[u8], spec: &ImageSpec) -> (Vec<u8>, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.jpg");
     fs_err::write(&path, jpeg).unwrap();
-    let (Image::Whole(full), _) = open(&path, None).unwrap() else {
-        panic!("shrunk without a wanted size");
+    let whole = ImageSpec {
+        resize: Resize::Area,
+        ..*spec
     };
-    let full = fit(full, spec).into_iter().collect();
+    let full = decoded(&path, &whole);
     (decoded(&path, spec), full)
 }
 
@@ -395,13 +397,21 @@ fn a_jpeg_is_shrunk_while_it_stays_twice_as_large_as_wanted() {
     let square = |side| fast(side, side);
     assert_eq!(factor(512, 512, &square(32)), Some(4));
     assert_eq!(factor(512, 512, &square(64)), Some(4));
-    assert_eq!(factor(511, 512, &square(64)), None);
+    assert_eq!(factor(511, 512, &square(64)), Some(2));
+    assert_eq!(factor(255, 256, &square(64)), None);
+    assert_eq!(factor(256, 256, &square(64)), Some(2));
     assert_eq!(factor(218, 178, &square(64)), None);
     assert_eq!(factor(218, 178, &square(16)), Some(4));
     assert_eq!(factor(1024, 1024, &square(128)), Some(4));
     // 90x120 of 1000x1000 is a crop of 750x1000.
     assert_eq!(factor(1000, 1000, &fast(90, 120)), Some(4));
-    assert_eq!(factor(1000, 1000, &fast(96, 128)), None);
+    assert_eq!(factor(1000, 1000, &fast(96, 128)), Some(2));
+    let first = |side| ImageSpec {
+        rules: ImageRules::V1,
+        ..square(side)
+    };
+    assert_eq!(factor(512, 512, &first(64)), Some(4));
+    assert_eq!(factor(511, 512, &first(64)), None);
     assert_eq!(factor(512, 512, &cv2(32)), None);
     assert_eq!(factor(512, 512, &ImageSpec::rgb(32, 32)), None);
 }
@@ -459,17 +469,28 @@ fn a_turned_file_gives_the_turned_image() {
 }
 
 #[test]
-fn a_jpeg_that_cannot_be_shrunk_is_decoded_in_full() {
+fn only_a_jpeg_that_is_large_enough_is_shrunk() {
+    for name in ["420.jpg", "cmyk.jpg", "progressive.jpg"] {
+        let (shrunk, full) = both_ways(&made(name), &fast(4, 4));
+        assert_ne!(shrunk, full, "{name}");
+        let (same, full) = both_ways(&made(name), &fast(32, 32));
+        assert_eq!(same, full, "{name}");
+    }
+}
+
+/// By the first rules, the shrinking decoder leaves to the other what it cannot read, and that fills in what is cut.
+#[test]
+fn by_the_first_rules_a_jpeg_that_cannot_be_shrunk_is_decoded_in_full() {
     let whole = made("420.jpg");
     let cut = &whole[..whole.len() * 2 / 3];
-    let kinds = [made("cmyk.jpg"), cut.to_vec()];
-    for (number, jpeg) in kinds.iter().enumerate() {
-        let (got, full) = both_ways(jpeg, &fast(4, 4));
-        assert_eq!(got, full, "number {number}");
+    let first = ImageSpec {
+        rules: ImageRules::V1,
+        ..fast(4, 4)
+    };
+    for jpeg in [&made("cmyk.jpg"), cut] {
+        let (got, full) = both_ways(jpeg, &first);
+        assert_eq!(got, full);
     }
-    // Two sizes: only the first is shrunk.
-    let (shrunk, full) = both_ways(&whole, &fast(4, 4));
+    let (shrunk, full) = both_ways(&whole, &first);
     assert_ne!(shrunk, full);
-    let (same, full) = both_ways(&whole, &fast(32, 32));
-    assert_eq!(same, full);
 }

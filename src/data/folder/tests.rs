@@ -371,6 +371,27 @@ fn fingerprints_do_not_depend_on_where_the_folder_is() {
 }
 
 #[test]
+fn what_ddpm_made_is_an_image_where_there_is_no_other() {
+    let dir = folder(&[("b.png", 2)]);
+    let grey = ndarray::array![[[7], [8]], [[9], [7]]];
+    crate::report::write_png(&dir.path().join("a.png"), grey.view()).unwrap();
+    let loaded = load_quietly(dir.path(), &dot()).unwrap();
+    assert_eq!(loaded_names(&loaded), ["b.png"]);
+    let made = loaded.folder.remarks.names(Remark::MadeByDdpm);
+    assert_eq!(made, ["a.png"]);
+    // As in version 0.1.
+    let first = ImageSpec {
+        rules: ImageRules::V1,
+        ..dot()
+    };
+    let loaded = load_quietly(dir.path(), &first).unwrap();
+    assert_eq!(loaded_names(&loaded), ["a.png", "b.png"]);
+    fs_err::write(dir.path().join("b.png"), "not an image").unwrap();
+    let loaded = load_quietly(dir.path(), &dot()).unwrap();
+    assert_eq!(loaded_names(&loaded), ["a.png"]);
+}
+
+#[test]
 fn the_manifest_names_and_hashes_what_was_decoded() {
     let dir = folder(&[("b.png", 2), ("a b/c\td.png", 7)]);
     let folder = load_quietly(dir.path(), &ImageSpec::rgb(2, 3)).unwrap();

@@ -59,7 +59,7 @@ fn usual_names_of_the_formats_are_images_and_others_are_counted() {
         over.lines(),
         [
             "4 files with other endings are not read: .tif 2, .bak 1, .jpg~ 1",
-            "2 files without an ending are not read: they hold none of PNG, JPEG, WebP, BMP and GIF",
+            "2 files without an ending are not read",
         ]
     );
     // As in version 0.1.
@@ -112,7 +112,7 @@ fn hidden_files_and_those_of_systems_are_passed_over() {
 
     std::fs::remove_file(dir.path().join(".#c.png")).unwrap();
     let (files, _) = names(dir.path(), ImageRules::V1);
-    assert_eq!(files.len(), 14);
+    assert_eq!(files.len(), 15);
 }
 
 #[test]
