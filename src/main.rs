@@ -14,7 +14,7 @@ fn main() -> ExitCode {
             usual(info);
         }
     }));
-    match panic::catch_unwind(|| Cli::parse_and_run()) {
+    match panic::catch_unwind(Cli::parse_and_run) {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => fail(&describe_error(&error)),
         Err(payload) => match payload

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
+use clap::Parser;
+use ddpm::cli::{Cli, describe_error};
 use ddpm::formats::safetensors;
 use tch::{Kind, Tensor};
 
@@ -69,9 +71,32 @@ impl Place {
         assert!(before == self.files(), "{line}: files have changed");
     }
 
-    /// As [`refuses`](Place::refuses), with --force too.
+    /// As [`refuses`](Place::refuses), without a process of its own. Every word is the command, a flag, a number or a
+    /// path.
+    fn refuses_at_once(&self, line: &str, said: &str) {
+        let below = format!("{}/", self.dir.path().display());
+        let word = |(index, word): (usize, &str)| {
+            let plain = index == 0 || word.starts_with('-') || word.parse::<u32>().is_ok();
+            match plain {
+                true => word.to_owned(),
+                false => format!("{below}{word}"),
+            }
+        };
+        let words = line.split(' ').enumerate().map(word);
+        let before = self.files();
+        let command = Cli::try_parse_from(["ddpm".to_owned()].into_iter().chain(words)).unwrap();
+        let error = describe_error(&command.run().unwrap_err());
+        assert_eq!(
+            error.replace(&below, ""),
+            said.replace(&below, ""),
+            "{line}"
+        );
+        assert!(before == self.files(), "{line}: files have changed");
+    }
+
+    /// As [`refuses_at_once`](Place::refuses_at_once), with --force.
     fn always_refuses(&self, line: &str, said: &str) {
-        self.refuses(&format!("{line} --force"), said);
+        self.refuses_at_once(&format!("{line} --force"), said);
     }
 
     /// Every path below, with its bytes, or where it leads.
@@ -253,7 +278,7 @@ fn the_files_of_a_run_are_its_own() {
     // The folder of decoded images of a run that is about to begin.
     std::fs::create_dir_all(place.at("runs/new")).unwrap();
     let new = place.at("runs/new").canonicalize().unwrap();
-    place.refuses(
+    place.refuses_at_once(
         "train --run runs/new --data . --cache runs/new/metrics.jsonl",
         &format!(
             "--cache runs/new/metrics.jsonl is a place for files of the run {} alone; choose a name outside of it",
@@ -322,7 +347,7 @@ fn other_files_are_replaced_with_force_or_under_the_default_name() {
     ] {
         let line = format!("{line} {out}");
         let name = out.split(' ').next_back().unwrap();
-        place.refuses(
+        place.refuses_at_once(
             &line,
             &format!("{out} exists; choose another name, or replace it with --force"),
         );
@@ -374,13 +399,13 @@ fn separate_images_replace_others_with_force_alone() {
         std::fs::write(place.at("d").join(name), "old").unwrap();
     }
     let line = "sample runs/r -n 3 --separate d";
-    place.refuses(
+    place.refuses_at_once(
         line,
         "--separate d holds 2 files that would be overwritten, 00000.png the first; choose another folder, or \
          replace them with --force",
     );
     place.runs("encode runs/r a.png -o x.ddcm");
-    place.refuses(
+    place.refuses_at_once(
         "decode x.ddcm --separate d",
         "--separate d holds 1 file that would be overwritten, 00000.png the first; choose another folder, or \
          replace them with --force",
@@ -466,13 +491,13 @@ fn outputs_are_checked_before_the_work() {
             "--to d is there already, with files in it; choose a new folder",
         ),
     ] {
-        place.refuses(line, said);
+        place.refuses_at_once(line, said);
     }
     place.refuses(
         "train --data . --cache nowhere/cache",
         "--cache nowhere/cache: there is no folder nowhere; make it first",
     );
-    place.refuses(
+    place.refuses_at_once(
         "train --data . --cache d",
         "--cache d is a folder; choose the name of a file",
     );
@@ -569,9 +594,7 @@ fn a_pinned_checkpoint_outlives_training() {
         "{said}"
     );
     assert!(
-        said.contains(&format!(
-            "): training will not remove it, until you delete "
-        )),
+        said.contains("): training will not remove it, until you delete "),
         "{said}"
     );
     assert!(said.trim_end().ends_with(&pin), "{said}");

@@ -2,9 +2,9 @@
 //!
 //! - `file`: a training checkpoint or plain weights, with the config they belong to; `checksum` seals it
 //! - `origin`: the program that weights came from, if it was another
-//! - `run_folder`: the files of a run; `newest`: its checkpoints; `resumable`: what it takes to go on; `lock`: one process
-//!   at a time; `owned`: what no output may overwrite; `pins`: what keeps a checkpoint from being removed; `runs`: runs by
-//!   name and age
+//! - `run_folder`: the files of a run; `newest`: its checkpoints; `resumable`: what it takes to go on; `lock`: one
+//!   process at a time; `owned`: what no output may overwrite; `pins`: what keeps a checkpoint from being removed;
+//!   `runs`: runs by name and age
 //! - `fingerprint`: the identity of a network; `calibration`: a measurement of one
 //!
 //! Every file is untrusted.

@@ -6,12 +6,13 @@ use super::file::{Contents, contents_of};
 use super::newest::step_of;
 
 /// Files and folders directly in a run's folder that belong to it. Grids in `samples/` begin with `step-`.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     "config.toml",
     "pictures.tsv",
     "skipped.tsv",
     "metrics.jsonl",
     "log.txt",
+    "log.old.txt",
     "lock",
     "checkpoints",
     "incidents",
@@ -38,7 +39,9 @@ fn is_own(below: &Path) -> bool {
     let second = parts.next().and_then(|part| part.to_str());
     match first {
         Some("samples") => second.is_some_and(|grid| grid.starts_with("step-")),
-        Some(name) => OWN.contains(&name) || name.starts_with("metrics.jsonl"),
+        Some(name) => {
+            OWN.contains(&name) || name.starts_with("metrics") && name.ends_with(".jsonl")
+        }
         None => false,
     }
 }

@@ -193,7 +193,8 @@ pub(super) fn remove(checkpoint: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Before a checkpoint of the same step is written: keeps the pinned one that is there, unless its networks are the same.
+/// Before a checkpoint of the same step is written: keeps the pinned one that is there, unless its networks are the
+/// same.
 ///
 /// # Errors
 /// No permission, or a full disk.

@@ -45,12 +45,12 @@ pub struct Resumable {
 impl RunFolder {
     /// The run that exists here, locked, or `None` without one.
     ///
-    /// If the newest checkpoint cannot be read, the one before it is used. If config.toml is missing, the settings are the
-    /// checkpoint's own.
+    /// If the newest checkpoint cannot be read, the one before it is used. If config.toml is missing, the settings are
+    /// the checkpoint's own.
     ///
     /// # Errors
-    /// A folder with other things in it, a run that another process is training, one whose checkpoints all fail to read,
-    /// or one whose settings or checkpoints are gone.
+    /// A folder with other things in it, a run that another process is training, one whose checkpoints all fail to
+    /// read, or one whose settings or checkpoints are gone.
     pub fn resumable(&self) -> Result<Option<Resumable>> {
         ensure!(
             self.dir().is_dir() || !self.dir().exists(),
@@ -87,8 +87,8 @@ impl RunFolder {
         }))
     }
 
-    /// Refuses to begin a run where one is, or parts of one; `lock` is held where its settings are there and no checkpoint
-    /// yet.
+    /// Refuses to begin a run where one is, or parts of one; `lock` is held where its settings are there and no
+    /// checkpoint yet.
     ///
     /// # Errors
     /// The folder holds a run.
@@ -164,8 +164,8 @@ impl RunFolder {
     }
 }
 
-/// Steps that a run does until its next checkpoint is on the disk: one is written while the steps of the next interval are
-/// done.
+/// Steps that a run does until its next checkpoint is on the disk: one is written while the steps of the next interval
+/// are done.
 pub fn unsaved_steps(config: &RunConfig) -> u64 {
     config.train.save_every_steps.saturating_mul(2)
 }

@@ -17,6 +17,7 @@
 //! RUN/lock                               held by the process that trains
 //! ```
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
@@ -142,6 +143,10 @@ impl RunFolder {
         }
         let path = folder.join(&name);
         pins::spare(&path, meta, tensors)?;
+        // A FIFO there would be written to, and wait for a reader.
+        if std::fs::symlink_metadata(&path).is_ok_and(|found| found.file_type().is_fifo()) {
+            fs::remove_file(&path)?;
+        }
         write_checkpoint(&path, meta, tensors)?;
         write_bytes(&folder.join("latest"), name.as_bytes())?;
         // Later ones are damaged, or from before a rollback: they do not count.

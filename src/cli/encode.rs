@@ -121,7 +121,9 @@ impl EncodeCommand {
         }
         ddcm::write(&self.out, &file)?;
         self.tell_needed(&network.path, &weights, &fingerprint, pin.as_ref());
-        pin.map(Pin::keep);
+        if let Some(pin) = pin {
+            pin.keep();
+        }
         let decoded: Vec<_> = decoded.iter().map(Array4::view).collect();
         let decoded = concatenate(Axis(0), &decoded)?;
         self.tell(&outputs, &file, &to_array(&images), &decoded);

@@ -88,8 +88,8 @@ fn refuse_not_finite(out: &Tensor, t: &Tensor) -> Result<()> {
     let finite = Vec::<bool>::try_from(finite.to_device(Device::Cpu))?;
     if let Some(first) = finite.iter().position(|finite| !finite) {
         bail!(
-            "the network's output is not finite (NaN or infinite) for image {first}, at time step {}; are all values of \
-             `x` finite? In bf16 values may also overflow: try --precision f32",
+            "the network's output is not finite (NaN or infinite) for image {first}, at time step {}; are all values \
+             of `x` finite? In bf16 values may also overflow: try --precision f32",
             t.int64_value(&[first as i64])
         );
     }

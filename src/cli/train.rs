@@ -36,8 +36,8 @@ use crate::train::{End, Start, resume_changes, settings_around, train};
 pub(super) struct TrainCommand {
     /// Folder of the run, new or to be resumed; latest for the newest in runs/ [default: runs/PRESET-DATE]
     ///
-    /// A new one needs --data, --preset, --config, --builtin-images or --init-from, so that a misspelt name begins nothing.
-    /// A folder that is named latest is ./latest.
+    /// A new one needs --data, --preset, --config, --builtin-images or --init-from, so that a misspelt name begins
+    /// nothing. A folder that is named latest is ./latest.
     #[arg(long, value_name = "DIR", value_parser = run_or_latest())]
     run: Option<PathBuf>,
     /// Resume only: an error if --run names no run

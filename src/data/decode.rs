@@ -294,9 +294,8 @@ impl<'a> Job<'a> {
         let decoded = (size.0 * size.1 * colours) as u64;
         let orientation = Metadata::of_jpeg(jpeg.metadata()).orientation();
         let work = Work::new(size, decoded, orientation, self.spec);
-        let factor = self
-            .spec
-            .and_then(|spec| shrink_factor(work.crop(spec), spec));
+        let spec = self.spec.filter(|_| jpeg.structure.can_shrink);
+        let factor = spec.and_then(|spec| shrink_factor(work.crop(spec), spec));
         let cost = work.cost_of_jpeg(&jpeg, factor);
         self.check_size(size, decoded, cost)?;
         Ok(Opened {

@@ -40,7 +40,7 @@ pub enum DataError {
         /// Number of entries below the folder that could not be read, and so were not searched.
         unreadable: usize,
         /// What is there instead.
-        passed_over: PassedOver,
+        passed_over: Box<PassedOver>,
     },
 
     /// Not one image could be read; the reasons usually name the cause.

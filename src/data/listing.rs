@@ -100,7 +100,7 @@ pub(crate) fn list(dir: &Path, rules: ImageRules) -> Result<Listing, DataError> 
             dir: dir.to_owned(),
             extensions: endings(rules),
             unreadable: listing.unreadable.len(),
-            passed_over: listing.passed_over,
+            passed_over: Box::new(listing.passed_over),
         });
     }
     listing
@@ -272,7 +272,7 @@ fn hidden_name(path: &Path) -> Option<String> {
         return Some("._*".to_owned());
     }
     let system = |wanted: &&str| name.eq_ignore_ascii_case(wanted);
-    (bytes.starts_with(b".") || SYSTEM_NAMES.iter().any(|s| system(&s))).then(|| escape(bytes))
+    (bytes.starts_with(b".") || SYSTEM_NAMES.iter().any(system)).then(|| escape(bytes))
 }
 
 /// True for the folder of a training run: its list of images, or its settings beside its metrics or checkpoints.

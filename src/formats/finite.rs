@@ -7,8 +7,8 @@ use crate::text::{printable, shown};
 /// A tensor of weights with values that are NaN or infinite.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "tensor {name} is not finite: {bad} of its {values} values {} NaN or infinite. The file was saved so, after training \
-     that diverged or an overflow in half precision; use an earlier checkpoint",
+    "tensor {name} is not finite: {bad} of its {values} values {} NaN or infinite. The file was saved so, after \
+     training that diverged or an overflow in half precision; use an earlier checkpoint",
     verb(.bad)
 )]
 pub struct NotFinite {
@@ -24,8 +24,8 @@ fn verb(bad: &u64) -> &'static str {
     if *bad == 1 { "is" } else { "are" }
 }
 
-/// The least and the largest value, two scalars on the tensor's device: finite only if all values are. One pass, no copy,
-/// and nothing waits for the device.
+/// The least and the largest value, two scalars on the tensor's device: finite only if all values are. One pass, no
+/// copy, and nothing waits for the device.
 ///
 /// # Errors
 /// A tensor without values, or of a type without an order.

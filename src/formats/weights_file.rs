@@ -195,8 +195,8 @@ impl WeightsFile {
 }
 
 impl WeightsFile {
-    /// The first `most` tensors with values that are NaN or infinite. Reads the whole file, one tensor at a time; tensors
-    /// that cannot be read are passed over.
+    /// The first `most` tensors with values that are NaN or infinite. Reads the whole file, one tensor at a time;
+    /// tensors that cannot be read are passed over.
     pub fn not_finite(&self, most: usize) -> Vec<NotFinite> {
         let mut found = Vec::new();
         let mut total_bytes = vec![0_usize; self.parts.len()];

@@ -1,10 +1,8 @@
-//! Averaged weights in a file: where their names say so, under names without dots, and beside the file.
+//! Averaged weights by name: in a file, and in another file beside it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::keys::Keys;
-use super::views::{View, joined};
 use crate::checkpoint::Family;
 use crate::formats::weights_file::Node;
 use crate::text::{plural, printable, shown};
@@ -13,6 +11,8 @@ use crate::text::{plural, printable, shown};
 const WORDS: [&str; 5] = ["ema", "shadow", "averaged", "swa", "polyak"];
 /// What the average of latent-diffusion keeps beside its tensors.
 const COUNTERS: [&str; 2] = ["decay", "num_updates"];
+/// Most of them that are listed, about.
+const MOST_FOUND: usize = 8;
 /// Deepest nesting that is searched.
 const MOST_DEPTH: usize = 4;
 
@@ -23,64 +23,19 @@ pub(super) fn named(path: &str) -> bool {
 }
 
 /// True if one of a name's words is one for an average: `model_ema`, `ema.module`, and not `schema`.
-fn is_word(name: &str) -> bool {
+pub(super) fn is_word(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.split(|c: char| !c.is_ascii_alphanumeric())
         .any(|word| WORDS.contains(&word))
 }
 
-/// The averages of the networks `views` of one dict, with the keys `all`, under the names that latent-diffusion's
-/// `LitEma` gives: those of the network without dots, as `model_ema.diffusion_modelinput_blocks00weight` for
-/// `model.diffusion_model.input_blocks.0.0.weight`. Each is whole and of one network only.
-pub(super) fn without_dots<'a>(all: &Keys, views: &[View<'a>], path: &[String]) -> Vec<View<'a>> {
-    let prefixes: BTreeSet<&str> = all
-        .iter()
-        .filter_map(|(key, _)| Some(&key[..=key.rfind('.')?]))
-        .filter(|prefix| is_word(prefix))
-        .collect();
-    let mut found = Vec::new();
-    for prefix in prefixes {
-        let below = all.below(prefix);
-        if below.iter().any(|(key, _)| key.contains('.')) {
-            continue;
-        }
-        let mut of_views = views.iter().filter_map(|view| {
-            let names = names_without_dots(view, &below, prefix)?;
-            Some(View {
-                family: view.family,
-                path: joined(path, prefix),
-                group: view.group,
-                prefix: prefix.to_owned(),
-                keys: view.keys.clone(),
-                names,
-            })
-        });
-        if let (Some(view), None) = (of_views.next(), of_views.next()) {
-            found.push(view);
-        }
+/// A path of keys and a prefix in the dict there, in one.
+pub(super) fn joined(path: &[String], prefix: &str) -> String {
+    let mut parts: Vec<&str> = path.iter().map(String::as_str).collect();
+    if !prefix.is_empty() {
+        parts.push(prefix.trim_end_matches('.'));
     }
-    found
-}
-
-/// For each key of a network its name in the average below `prefix`; `None` unless every one is there, with its shape.
-fn names_without_dots(view: &View, below: &Keys, prefix: &str) -> Option<HashMap<String, String>> {
-    // The average is of a module somewhere above the network: parts of the network's prefix belong to its names.
-    let starts = view.prefix.match_indices('.').map(|(dot, _)| dot + 1);
-    [0].into_iter().chain(starts).find_map(|start| {
-        let above = view.prefix[start..].replace('.', "");
-        let name = |key: &str| format!("{above}{}", key.replace('.', ""));
-        let fits = |(key, shape): (&str, &[i64])| {
-            let found = below.shape(&name(key), shape.len()).ok();
-            found.is_some_and(|found| found == shape)
-        };
-        let names: HashMap<String, String> = view
-            .keys
-            .iter()
-            .map(|(key, _)| (key.to_owned(), format!("{prefix}{}", name(key))))
-            .collect();
-        let distinct: BTreeSet<&String> = names.values().collect();
-        (distinct.len() == view.keys.len() && view.keys.iter().all(fits)).then_some(names)
-    })
+    parts.join(".")
 }
 
 /// What a file holds under an average's names: places, and what is there. For a file whose raw weights are read.
@@ -93,6 +48,9 @@ pub(super) fn all_in(root: &Node) -> Vec<String> {
 fn search(node: &Node, path: &mut Vec<String>, found: &mut Vec<String>) {
     let mut prefixes: BTreeMap<String, u64> = BTreeMap::new();
     for (name, child) in node.entries() {
+        if found.len() >= MOST_FOUND {
+            return;
+        }
         let place = || printable(&shown(&joined(path, name)));
         match child {
             Node::Object(class) if is_word(name) => {
@@ -115,7 +73,7 @@ fn search(node: &Node, path: &mut Vec<String>, found: &mut Vec<String>) {
             _ => {}
         }
     }
-    for (prefix, count) in prefixes {
+    for (prefix, count) in prefixes.into_iter().take(MOST_FOUND) {
         let place = printable(&shown(&joined(path, &prefix)));
         found.push(format!("{place} ({})", plural(count, "tensor")));
     }

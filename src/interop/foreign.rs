@@ -15,7 +15,8 @@ use super::registry::{self, Extras};
 use super::report::{MissingHints, Report};
 use super::settings::Settings;
 use super::uses::Uses;
-use super::views::{self, View, slot_at};
+use super::view::{View, objects_in, slot_at};
+use super::views;
 use crate::checkpoint::{Contents, Family, Meta, Weights};
 use crate::config::RunConfig;
 use crate::formats::finite::check_finite;
@@ -368,7 +369,7 @@ fn choose<'f>(
     report: &mut Report,
 ) -> Result<View<'f>> {
     if views.is_empty()
-        && let Some(objects) = views::objects_in(&file.root)
+        && let Some(objects) = objects_in(&file.root)
     {
         bail!("it holds no weights of a known network; {objects}");
     }

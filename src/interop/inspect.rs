@@ -37,7 +37,7 @@ pub struct Description {
     pub import: Option<Importing>,
     /// Keys at the top of the file, and their values' kinds.
     pub top_level: Vec<(String, String)>,
-    /// Objects of Python classes, which are not read, with the keys that lead to them, and their classes; the first ones.
+    /// Objects of Python classes, which are not read: the keys that lead to them, and their classes; the first ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<(String, String)>,
     /// Tensors with values that are NaN or infinite, and how many each has; the first ones.

@@ -1,6 +1,6 @@
 //! Other programs' checkpoints: recognised by content, read without guessing, written back.
 //!
-//! - `foreign`: a file, understood; `views`: the `state_dict`s in it; `averages`: those of averaged weights
+//! - `foreign`: a file, understood; `view`, `views`: the `state_dict`s in it; `averages`, `dotless`: those of averages
 //! - `keys`: the names and shapes in a file, all that recognising needs
 //! - `registry`: the code bases that are known; a file or folder for each: its signature, what can be inferred, its layout
 //! - `attention_unet`: what the code bases with Ho et al.'s U-Net share
@@ -13,6 +13,7 @@
 mod attention_unet;
 mod averages;
 mod diffusers;
+mod dotless;
 mod export;
 #[cfg(test)]
 mod fixtures;
@@ -31,6 +32,7 @@ mod registry;
 mod report;
 mod settings;
 mod uses;
+mod view;
 mod views;
 mod w86763777;
 

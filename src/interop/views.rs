@@ -1,17 +1,18 @@
 //! Finding the `state_dict`s in a file: at its top, under a key, below a prefix, inside wrappers.
 //!
-//! `{"model": …}`, `module.`, `_orig_mod.`, Lightning's `state_dict` and the like are all groups and prefixes, in any order,
-//! and every family is searched for below all of them.
+//! `{"model": …}`, `module.`, `_orig_mod.`, Lightning's `state_dict` and the like are all groups and prefixes, in any
+//! order, and every family is searched for below all of them.
 
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Result, bail, ensure};
 
-use super::averages;
+use super::averages::joined;
+use super::dotless;
 use super::keys::Keys;
+use super::view::{MOST_NETWORKS, View, keys_of};
 use crate::checkpoint::{Family, Weights};
-use crate::formats::weights_file::{Node, TensorSlot};
-use crate::text::{printable, shown};
+use crate::formats::weights_file::Node;
 
 /// Deepest nesting that is searched.
 const MOST_DEPTH: usize = 4;
@@ -29,122 +30,21 @@ const TOP_KEYS: [&str; 8] = [
     "patch_in.weight",
 ];
 
+/// Longest of them with wrappers inside.
+const MOST_TOP_BYTES: usize = 256;
+
 /// Parts of a key that name a wrapper around a module, and no module of a network.
 const WRAPPERS: [&str; 3] = [
     "_orig_mod",
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
 ];
-/// Most objects of other classes that an error lists.
-const MOST_OBJECTS: usize = 8;
-
-/// One `state_dict` in a file.
-#[derive(Debug)]
-pub(super) struct View<'a> {
-    /// The family whose network it fits.
-    pub(super) family: Family,
-    /// Path of keys to it, then its prefix, as in `ema.ema_model.model`.
-    pub(super) path: String,
-    /// The dict that holds it.
-    pub(super) group: &'a [(String, Node)],
-    /// Prefix of its keys there, for example `ema_model.model.`.
-    pub(super) prefix: String,
-    /// Its keys without the prefix.
-    pub(super) keys: Keys,
-    /// For keys that the dict spells otherwise than with the prefix before them, their names there.
-    pub(super) names: HashMap<String, String>,
-}
-
-impl<'a> View<'a> {
-    /// The whole of a file known to be of `family`.
-    ///
-    /// # Errors
-    /// A file that is not a dict of tensors.
-    pub(super) fn whole(family: Family, root: &'a Node) -> Result<View<'a>> {
-        let Node::Group(group) = root else {
-            bail!("it is {}, want a dict of tensors", root.kind());
-        };
-        Ok(View {
-            family,
-            path: String::new(),
-            group,
-            prefix: String::new(),
-            keys: keys_of(group),
-            names: HashMap::new(),
-        })
-    }
-}
-
-impl View<'_> {
-    /// True if its path names averaged weights.
-    pub(super) fn is_average(&self) -> bool {
-        averages::named(&self.path)
-    }
-
-    /// The name in the dict of a key without the prefix.
-    pub(super) fn name(&self, key: &str) -> String {
-        let name = self.names.get(key).cloned();
-        name.unwrap_or_else(|| format!("{}{key}", self.prefix))
-    }
-
-    /// The tensor at a key without the prefix.
-    pub(super) fn slot(&self, key: &str) -> Option<&TensorSlot> {
-        slot_at(self.group, &self.name(key))
-    }
-
-    /// The objects among its tensors, which are not read: a sentence for the error of what they leave out.
-    pub(super) fn objects(&self) -> Option<String> {
-        let below = |name: &String| name.starts_with(&self.prefix);
-        let objects = self.group.iter().filter_map(|(name, node)| match node {
-            Node::Object(class) if below(name) => Some((name.clone(), class.clone())),
-            _ => None,
-        });
-        objects_text(objects.collect())
-    }
-}
-
-/// The objects of other classes in a file, which are not read; `None` if there are none.
-pub(super) fn objects_in(root: &Node) -> Option<String> {
-    objects_text(root.objects(MOST_OBJECTS + 1))
-}
-
-fn objects_text(objects: Vec<(String, String)>) -> Option<String> {
-    let list = |(name, class): &(String, String)| format!("{} ({class})", printable(&shown(name)));
-    let mut listed: Vec<String> = objects.iter().take(MOST_OBJECTS).map(list).collect();
-    if objects.len() > MOST_OBJECTS {
-        listed.push("…".to_owned());
-    }
-    (!listed.is_empty()).then(|| {
-        format!(
-            "objects of Python classes are not read: {}; if the weights are in one, load the file in Python and save \
-             them alone: torch.save(model.state_dict(), FILE)",
-            listed.join(", ")
-        )
-    })
-}
-
-/// The tensor at `key` of a dict.
-pub(super) fn slot_at<'a>(group: &'a [(String, Node)], key: &str) -> Option<&'a TensorSlot> {
-    group.iter().find_map(|(name, node)| match node {
-        Node::Tensor(slot) if name == key => Some(slot),
-        _ => None,
-    })
-}
 
 /// All `state_dict`s of known families in `root`.
 pub(super) fn find(root: &Node) -> Vec<View<'_>> {
     let mut found = Vec::new();
     search(root, &mut Vec::new(), &mut found);
     found
-}
-
-/// The tensors of a dict, with their shapes.
-pub(super) fn keys_of(group: &[(String, Node)]) -> Keys {
-    let tensors = group.iter().filter_map(|(name, node)| match node {
-        Node::Tensor(slot) => Some((name.clone(), slot.shape.clone())),
-        _ => None,
-    });
-    tensors.collect()
 }
 
 fn search<'a>(node: &'a Node, path: &mut Vec<String>, found: &mut Vec<View<'a>>) {
@@ -156,7 +56,7 @@ fn search<'a>(node: &'a Node, path: &mut Vec<String>, found: &mut Vec<View<'a>>)
         prefixes.insert("");
     }
     let first = found.len();
-    for prefix in prefixes {
+    for prefix in prefixes.into_iter().take(MOST_NETWORKS) {
         let (keys, names) = below(&all, prefix);
         let Some(family) = Family::of(&keys) else {
             continue;
@@ -170,7 +70,7 @@ fn search<'a>(node: &'a Node, path: &mut Vec<String>, found: &mut Vec<View<'a>>)
             names,
         });
     }
-    let averages = averages::without_dots(&all, &found[first..], path);
+    let averages = dotless::find(&all, &found[first..], path);
     found.extend(averages);
     if path.len() < MOST_DEPTH {
         for (name, child) in group {
@@ -181,15 +81,6 @@ fn search<'a>(node: &'a Node, path: &mut Vec<String>, found: &mut Vec<View<'a>>)
     }
 }
 
-/// A path of keys and a prefix in the dict there, in one.
-pub(super) fn joined(path: &[String], prefix: &str) -> String {
-    let mut parts: Vec<&str> = path.iter().map(String::as_str).collect();
-    if !prefix.is_empty() {
-        parts.push(prefix.trim_end_matches('.'));
-    }
-    parts.join(".")
-}
-
 /// The prefixes with which a key may be that at the top of a `state_dict`: empty, or with a dot at the end.
 fn prefixes_of(key: &str) -> impl Iterator<Item = &str> {
     TOP_KEYS.iter().filter_map(move |top| {
@@ -197,6 +88,7 @@ fn prefixes_of(key: &str) -> impl Iterator<Item = &str> {
         // Wrappers may stand inside too: `conv_in._orig_mod.weight`.
         let starts = key.match_indices(first).map(|(start, _)| start);
         let start = starts
+            .filter(|&start| key.len() - start <= MOST_TOP_BYTES)
             .filter(|&start| start == 0 || key[..start].ends_with('.'))
             .find(|&start| unwrapped(&key[start..]) == *top)?;
         Some(&key[..start])

@@ -44,8 +44,8 @@ fn number<'de, D: Deserializer<'de>>(json: D) -> Result<f64, D::Error> {
 pub enum Later {
     /// They are dropped: a rollback has left these steps behind.
     LeftBehind,
-    /// These steps were not saved. They are dropped, as the run does them again; but if one is later than `explained_to`,
-    /// checkpoints may have been lost, and the lines are set aside in `metrics-after-step-….jsonl`.
+    /// These steps were not saved. They are dropped, as the run does them again; but if one is later than
+    /// `explained_to`, checkpoints may have been lost, and the lines are set aside in `metrics-after-step-….jsonl`.
     Unsaved {
         /// The last step that a run may have come to before it saved again.
         explained_to: u64,
@@ -74,10 +74,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the metrics of a run that goes on from `step`, without the lines after it, so that each step is there once.
-    /// Also returns what there is to say about lines that are not kept.
+    /// Opens the metrics of a run that goes on from `step`, without the lines after it, so that each step is there
+    /// once. Also returns what there is to say about lines that are not kept.
     ///
-    /// A line that cannot be read is set aside in `metrics-bad.jsonl`; one at the end that a crash cut short is dropped.
+    /// A line that cannot be read is set aside in `metrics-bad.jsonl`; one at the end that a crash cut short is
+    /// dropped.
     ///
     /// # Errors
     /// Not a regular file; no permission to read or write it, or no room for lines that are set aside.

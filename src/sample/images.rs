@@ -87,8 +87,8 @@ impl StartFrom {
 /// Returns `[numbers.len(), C, H, W]` f32 on CPU, clipped to [-1, 1].
 ///
 /// # Errors
-/// A part of an image, for another sampler than ddpm; values that are not finite ([`NotFiniteAt`](super::NotFiniteAt)), with
-/// the first time step.
+/// A part of an image, for another sampler than ddpm; values that are not finite ([`NotFiniteAt`](super::NotFiniteAt)),
+/// with the first time step.
 pub fn sample_batch(
     process: &Process,
     sampler: &Sampler,

@@ -11,8 +11,8 @@ use crate::formats::finite::extremes;
 pub enum NotFiniteAt {
     /// The network's output.
     #[error(
-        "the network's output is not finite (NaN or infinite) at time step {t}, evaluation {evaluation}, so no image can \
-         come of it. Its weights are finite, so values overflow on the way; if it computes in bf16, try \
+        "the network's output is not finite (NaN or infinite) at time step {t}, evaluation {evaluation}, so no image \
+         can come of it. Its weights are finite, so values overflow on the way; if it computes in bf16, try \
          `start.precision` = f32"
     )]
     Output {

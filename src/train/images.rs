@@ -10,9 +10,9 @@ use crate::data::{DataError, Loaded, Manifest};
 use crate::fs::write_bytes;
 use crate::text::{self, printable};
 
-/// Refuses other images than those that `checkpoint` was trained on: their order depends on all of them, so the result would
-/// be that of neither data set. Where they lie, and under which names, does not matter; a new place is returned as a line
-/// to show. Built-in images depend on the settings only.
+/// Refuses other images than those that `checkpoint` was trained on: their order depends on all of them, so the result
+/// would be that of neither data set. Where they lie, and under which names, does not matter; a new place is returned
+/// as a line to show. Built-in images depend on the settings only.
 ///
 /// Runs older than the list of images know their number only.
 ///

@@ -1,5 +1,5 @@
-//! Where a run's settings come from when it does not begin with them: the run that it goes on with, or the weights that it
-//! begins with.
+//! Where a run's settings come from when it does not begin with them: the run that it goes on with, or the weights that
+//! it begins with.
 
 use std::path::PathBuf;
 
@@ -32,9 +32,9 @@ fn may_change(key: &str) -> bool {
         .any(|k| key == *k || (k.ends_with('.') && key.starts_with(k)))
 }
 
-/// Checks that `run` may go on with the settings `wanted`, and returns what changes: since its newest checkpoint, whose own
-/// settings count, or else since its config.toml. Another place of its images is not among the changes: they are compared
-/// when they are loaded.
+/// Checks that `run` may go on with the settings `wanted`, and returns what changes: since its newest checkpoint, whose
+/// own settings count, or else since its config.toml. Another place of its images is not among the changes: they are
+/// compared when they are loaded.
 ///
 /// # Errors
 /// Another network, data set or seed, which would make it neither run; fewer steps than it has done.

@@ -82,7 +82,12 @@ fn words_of(line: &str) -> Vec<String> {
 }
 
 fn run(words: &[String]) -> Result<(), Error> {
-    let words = ["ddpm".to_owned()].into_iter().chain(words.iter().cloned());
+    let mut words = [&["ddpm".to_owned()], words].concat();
+    // Every command writes to the same file as the one before; in train the flag is about memory.
+    let force = "--force".to_owned();
+    if words[1] != "train" && flags_of(&words[1]).contains(&force) && !words.contains(&force) {
+        words.push(force);
+    }
     Cli::try_parse_from(words)?.run().map(drop)
 }
 

@@ -13,6 +13,9 @@ pub(in crate::data) struct Structure {
     pub(in crate::data) height: usize,
     /// Samples of a pixel in the file: 1, 3 or 4.
     pub(in crate::data) channels: usize,
+    /// True if each sample stands for at most two pixels across and down. Otherwise a fraction of the size loses more
+    /// colour than the fraction says: one sample of 4:1:1 at a quarter stands for 16 pixels.
+    pub(in crate::data) can_shrink: bool,
     /// Memory for the coefficients of all scans, bytes; 0 if there is one scan only, which is decoded as it is read.
     pub(in crate::data) coefficient_bytes: u64,
     /// Contents of the APP1 segments: Exif and XMP.
@@ -75,6 +78,7 @@ impl Structure {
             width: frame.width,
             height: frame.height,
             channels: frame.components.len(),
+            can_shrink: frame.is_fine(),
             coefficient_bytes: if scans > 1 {
                 frame.coefficient_bytes()
             } else {
@@ -192,11 +196,23 @@ impl Frame {
         }
     }
 
+    /// Largest sampling factors of a component, across and down.
+    fn most(&self) -> (usize, usize) {
+        let most = |of: fn(&Component) -> usize| self.components.iter().map(of).max().unwrap_or(1);
+        (most(|c| c.sampling.0), most(|c| c.sampling.1))
+    }
+
+    fn is_fine(&self) -> bool {
+        let (across, down) = self.most();
+        let pixels = |most: usize, factor: usize| most == factor || most == 2 * factor;
+        let mut components = self.components.iter();
+        components.all(|c| pixels(across, c.sampling.0) && pixels(down, c.sampling.1))
+    }
+
     /// Two bytes for each coefficient of each block, the units of the last row and column whole.
     fn coefficient_bytes(&self) -> u64 {
-        let most = |of: fn(&Component) -> usize| self.components.iter().map(of).max().unwrap_or(1);
-        let units = self.width.div_ceil(8 * most(|c| c.sampling.0))
-            * self.height.div_ceil(8 * most(|c| c.sampling.1));
+        let (across, down) = self.most();
+        let units = self.width.div_ceil(8 * across) * self.height.div_ceil(8 * down);
         let blocks: usize = self
             .components
             .iter()

@@ -175,6 +175,19 @@ fn what_is_not_read_is_named() {
     assert_eq!(decoded(&scans, 1).unwrap_err(), "more than 100 scans");
 }
 
+/// One sample of colour for four pixels across.
+#[test]
+fn coarse_colour_is_not_shrunk() {
+    let can_shrink = |file: &[u8]| Jpeg::read(file).unwrap().structure.can_shrink;
+    for name in ["444.jpg", "420.jpg", "422.jpg", "grey.jpg", "cmyk.jpg"] {
+        assert!(can_shrink(&golden(name)), "{name}");
+    }
+    let mut coarse = golden("422.jpg");
+    let frame = coarse.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
+    coarse[frame + 11] = 0x41;
+    assert!(!can_shrink(&coarse));
+}
+
 #[test]
 fn memory_is_reckoned_from_the_markers() {
     let coefficients = |name| {

@@ -10,8 +10,8 @@ impl Machine<'_> {
         self.push(Node::Object(Object { class, pairs }))
     }
 
-    /// The class of what calling `function` makes: itself, unless it is one of those that make objects of a class that is
-    /// their first argument.
+    /// The class of what calling `function` makes: itself, unless it is one of those that make objects of a class that
+    /// is their first argument.
     pub(super) fn class_made_by(&self, function: usize, args: &[usize]) -> Result<PyName> {
         let name = self.class_at(function)?;
         let makes_first = matches!(

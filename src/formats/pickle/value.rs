@@ -88,11 +88,13 @@ impl PyName {
 impl fmt::Display for PyName {
     /// Safe to print: the file chose the names.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&shown(&format!(
-            "{}.{}",
-            self.module(),
-            self.last()
-        ))))
+        let module = match self.module() {
+            // Protocol 2 spells it as Python 2 did.
+            "__builtin__" => "builtins",
+            module => module,
+        };
+        let name = format!("{module}.{}", self.last());
+        f.write_str(&printable(&shown(&name)))
     }
 }
 

@@ -114,8 +114,8 @@ impl Node {
             .collect()
     }
 
-    /// The first `most` objects of Python classes at or below this value: the keys that lead to each, joined by dots, and
-    /// its class.
+    /// The first `most` objects of Python classes at or below this value: the keys that lead to each, joined by dots,
+    /// and its class.
     pub fn objects(&self, most: usize) -> Vec<(String, String)> {
         let mut found = Vec::new();
         self.list_objects("", most, &mut found);

@@ -10,6 +10,7 @@ use crate::formats::pt::write::Item;
 use crate::formats::read_state_dict;
 use crate::formats::state_dict::{tensor_item, write_pt};
 use crate::formats::weights_file::WeightsFile;
+use crate::interop::averages;
 use crate::interop::{Foreign, Hints, Request};
 
 type State = Vec<(String, Tensor)>;
@@ -77,6 +78,14 @@ fn found(folder: &Path, root: &Item, family: Family, state: &State) -> (String, 
 fn every_family_is_found_in_every_wrapping() {
     let folder = tempfile::tempdir().unwrap();
     for (family, state) in states() {
+        // Names and numbers of dimensions are all that matters here.
+        let small = |(name, t): (String, Tensor)| {
+            (
+                name,
+                Tensor::from(0f32).view(vec![1i64; t.dim()].as_slice()),
+            )
+        };
+        let state: State = state.into_iter().map(small).collect();
         let check = |root: Item<'static>, place: &str| {
             let (path, whole) = found(folder.path(), &root, family, &state);
             assert_eq!((path.as_str(), whole), (place, true), "{family}");
@@ -269,4 +278,26 @@ fn words_name_an_average_and_parts_of_words_do_not() {
         [1; 4]
     );
     assert_eq!(["schema", "exp_avg", "online"].map(found), [0; 3]);
+}
+
+#[test]
+fn an_average_in_a_file_beside_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in [
+        "model000100.pt",
+        "ema_0.9999_000100.pt",
+        "ema_0.9999_000200.pt",
+        "model.ema.weights",
+    ] {
+        std::fs::write(folder.path().join(name), "").unwrap();
+    }
+    let beside = |family, name: &str| averages::beside(family, &folder.path().join(name));
+    let named = beside(Family::Openai, "model000100.pt");
+    assert_eq!(named.as_deref(), Some("ema_0.9999_000100.pt"));
+    assert_eq!(beside(Family::Openai, "model000300.pt"), None);
+    assert_eq!(beside(Family::Openai, "ema_0.9999_000100.pt"), None);
+    let named = beside(Family::KerasDdpm, "model.weights");
+    assert_eq!(named.as_deref(), Some("model.ema.weights"));
+    assert_eq!(beside(Family::KerasDdpm, "model.ema.weights"), None);
+    assert_eq!(beside(Family::Pesser, "model.weights"), None);
 }

@@ -87,8 +87,8 @@ impl Lines {
         }
     }
 
-    /// Takes the lines out of the file that are not kept, and sets aside those that nothing else holds. Returns what there
-    /// is to say.
+    /// Takes the lines out of the file that are not kept, and sets aside those that nothing else holds. Returns what
+    /// there is to say.
     pub(super) fn sort_out(&self, path: &Path, step: u64, later: Later) -> Result<Vec<String>> {
         let mut notes = Vec::new();
         if !self.bad.is_empty() {
@@ -180,8 +180,8 @@ fn name(path: &Path) -> PathBuf {
     path.file_name().unwrap_or_default().into()
 }
 
-/// Reads a line without its newline into `line`, and adds its length in the file to `position`. Returns true if it ended
-/// in a newline. Of a longer line than any of ours only the start is read.
+/// Reads a line without its newline into `line`, and adds its length in the file to `position`. Returns true if it
+/// ended in a newline. Of a longer line than any of ours only the start is read.
 fn next_line(
     reader: &mut impl BufRead,
     line: &mut Vec<u8>,

@@ -299,3 +299,44 @@ fn what_is_not_diffusers_is_left_to_others() {
     assert!(none(&[("a.txt", ""), ("config.json", UNET)], "a.txt"));
     assert!(none(&[("unet/model.pt", "")], ""));
 }
+
+#[test]
+fn the_only_weights_under_another_name_are_used_and_several_are_listed() {
+    let dir = folder(&[
+        ("config.json", UNET),
+        ("ck.pt", ""),
+        ("optimizer.bin", ""),
+        ("random_states_0.pkl", ""),
+    ]);
+    let whole = triple("config.json", "ck.pt", None);
+    assert_eq!(found(&dir, "", false), whole);
+    let note = find(dir.path(), false).unwrap().unwrap().note.unwrap();
+    assert!(note.contains("ck.pt is used"), "{note}");
+    fs::write(dir.path().join("model.safetensors"), "").unwrap();
+    assert!(refused(&dir, "").contains("several files of weights: ck.pt, model.safetensors"));
+    // The name that diffusers gives goes first.
+    fs::write(dir.path().join(ONE), "").unwrap();
+    assert_eq!(found(&dir, "", false).1, ONE);
+}
+
+#[test]
+fn an_average_beside_weights_that_are_named_themselves_is_said() {
+    let weights = format!("unet/{ONE}");
+    let average = format!("unet_ema/{ONE}");
+    let dir = folder(&[
+        ("unet/config.json", UNET),
+        (&weights, ""),
+        ("unet_ema/config.json", UNET),
+        (&average, ""),
+    ]);
+    let note = |at: &str, raw| find(&dir.path().join(at), raw).unwrap().unwrap().note;
+    for at in ["unet", weights.as_str()] {
+        assert!(
+            note(at, false)
+                .unwrap()
+                .contains("not their average in unet_ema/")
+        );
+        assert_eq!(note(at, true), None);
+    }
+    assert_eq!(note("unet_ema", false), None);
+}
