@@ -48,8 +48,8 @@ pub struct Pretrained {
     pub which: Weights,
     /// What was found in a file of another program, and what was assumed.
     pub report: Option<Report>,
-    /// What the request chose in place of what a file of ours says, a sentence each; a file of another program has them in
-    /// its report.
+    /// What the request chose in place of what a file of ours says, a sentence each; a file of another program has them
+    /// in its report.
     pub replaced: Vec<String>,
     /// Newer checkpoints of the run folder, which cannot be read and were passed over.
     pub damaged: Vec<Damaged>,
@@ -79,8 +79,8 @@ impl Pretrained {
     ///
     /// # Errors
     /// A file that cannot be read or is of no known kind; one that leaves something open
-    /// ([`MissingHints`](crate::interop::MissingHints), with what was found); settings that its tensors do not fit; hints
-    /// for a file that holds what they say; a tensor with values that are NaN or infinite
+    /// ([`MissingHints`](crate::interop::MissingHints), with what was found); settings that its tensors do not fit;
+    /// hints for a file that holds what they say; a tensor with values that are NaN or infinite
     /// ([`NotFinite`](crate::formats::NotFinite)).
     pub fn load_with(
         path: impl AsRef<Path>,
@@ -247,7 +247,8 @@ pub fn ours(argument: &Path) -> Result<Option<(PathBuf, Vec<Damaged>)>> {
     Ok(is_ours(&path)?.then_some((path, damaged)))
 }
 
-/// Refuses what is for other programs' files, and lets the sampler's settings of the request win over those of `config`.
+/// Refuses what is for other programs' files, and lets the sampler's settings of the request win over those of
+/// `config`.
 fn heed(request: &Request, config: &mut RunConfig) -> Result<Vec<String>> {
     request.hints.refuse_for_ours(config)?;
     for (name, given) in [

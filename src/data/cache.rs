@@ -1,9 +1,9 @@
 //! Cache file of the decoded data set, so that the next start is instant.
 //!
-//! A safetensors file. Its metadata hold the fingerprint of the folder and of the settings it was made
-//! from. It has four u8 tensors: `pixels` `[N, C, H, W]`; `manifest`, the text of the list of these
-//! images; `skipped`, a line for each file that could not be read: path below the folder, tab,
-//! reason, escaped as in the list; and `remarks`, a line for each that there is something to say of. The pixels are memory-mapped: training reads them as it goes, so that
+//! A safetensors file. Its metadata hold the fingerprint of the folder and of the settings it was made from. It has
+//! four u8 tensors: `pixels` `[N, C, H, W]`; `manifest`, the text of the list of these images; `skipped`, a line for
+//! each file that could not be read: path below the folder, tab, reason, escaped as in the list; and `remarks`, a line
+//! for each that there is something to say of. The pixels are memory-mapped: training reads them as it goes, so that
 //! they may exceed memory.
 //!
 //! Version 2 is that of the first rules of images, and has no remarks. Version 1 had only the pixels; such a file is

@@ -91,8 +91,9 @@ pub enum Oddity {
 /// centred one of the target's aspect ratio.
 ///
 /// With [`Resize::Fast`], a JPEG whose crop is at least eight times the target on both sides is decoded at 1/4 of its
-/// size, and one of at least four times at 1/2, so that at least a factor of two is left to the resize. The result differs from that of the full
-/// image by about one level on average, and most at sharp edges of colour (docs/images.md).
+/// size, and one of at least four times at 1/2, so that at least a factor of two is left to the resize. The result
+/// differs from that of the full image by about one level on average, and most at sharp edges of colour
+/// (docs/images.md).
 ///
 /// Grey is `(2126 R + 7152 G + 722 B) / 10000`, rounded down: the weights of the `image` crate
 /// (Rec. 709), not OpenCV's.

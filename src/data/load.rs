@@ -45,7 +45,8 @@ impl Loaded {
 /// built-in images.
 ///
 /// # Errors
-/// A missing folder, one without readable images, or a `cache` file that is not an image cache; too many built-in images.
+/// A missing folder, one without readable images, or a `cache` file that is not an image cache; too many built-in
+/// images.
 pub fn load(
     data: &DataConfig,
     model: &ModelConfig,

@@ -1,11 +1,12 @@
 //! Images: found, decoded and resized once into one u8 tensor that training reads.
 //!
-//! Order: `spec` (the wanted form) → `listing` (which files) → `folder` (all of them, by `decode`, `jpeg` and
-//! `resize`: one file to bytes) or `faces` (the built-in data set) → `manifest` (names and hashes) → `cache` (decoded tensor
-//! on disk) → `store` (the tensor on its device, batches; `prefetch` gathers them from a mapped file).
+//! Order: `spec` (the wanted form) → `listing` (which files) → `folder` (all of them, by `decode`, `jpeg` and `resize`:
+//! one file to bytes) or `faces` (the built-in data set) → `manifest` (names and hashes) → `cache` (decoded tensor on
+//! disk) → `store` (the tensor on its device, batches; `prefetch` gathers them from a mapped file).
 //!
-//! A file that cannot be read, for whatever reason and at whatever moment, is left out and listed;
-//! it never ends a run. What is `passed_over`, and `remarks` on what is not, are said at each start. Memory for decoding is bounded: see `decode`.
+//! A file that cannot be read, for whatever reason and at whatever moment, is left out and listed; it never ends a run.
+//! What is `passed_over`, and `remarks` on what is not, are said at each start. Memory for decoding is bounded: see
+//! `decode`.
 
 mod budget;
 mod cache;

@@ -93,8 +93,8 @@ impl Uses {
         }
     }
 
-    /// Puts the sampler's settings of `hints` that play a part in place of those of a file, as they describe the sampler
-    /// and not the network; returns a sentence for each that differs.
+    /// Puts the sampler's settings of `hints` that play a part in place of those of a file, as they describe the
+    /// sampler and not the network; returns a sentence for each that differs.
     ///
     /// # Errors
     /// A learned sigma for a network of `model` that learns none.

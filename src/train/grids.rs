@@ -29,8 +29,8 @@ pub(super) fn are_due(config: &RunConfig, step: u64) -> bool {
 /// Writes grids of raw and EMA weights, from the same noise at every step of the run.
 ///
 /// # Errors
-/// A grid that would take longer than the settings allow, is not finite, or cannot be written. A request to stop is not an error: the
-/// grid is left to the next start.
+/// A grid that would take longer than the settings allow, is not finite, or cannot be written. A request to stop is not
+/// an error: the grid is left to the next start.
 pub(super) fn write(
     folder: &RunFolder,
     config: &RunConfig,

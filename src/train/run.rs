@@ -3,22 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::incident::{BadStep, Incidents};
-use super::log::Log;
-use super::memory::{Fit, MemoryBudget};
-use super::plan;
+use super::memory::MemoryBudget;
 use super::readback::Readback;
 use super::saver::Saver;
-use super::{
-    Observer, Start, StepOutput, Stop, Trainer, device_of, grids, images, load_data, resume, state,
-};
+use super::{Observer, StepOutput, Stop, Trainer, grids};
 use crate::checkpoint::{RunFolder, RunLock};
 use crate::config::{OnBadStep, RunConfig};
 use crate::data::Loaded;
 use crate::device::Chosen;
-use crate::model::load_state_dict;
+
+mod begin;
 
 /// Shortest pause for a checkpoint that is printed.
 const STALL_WORTH_TELLING: Duration = Duration::from_millis(1);
@@ -48,111 +45,6 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// All that comes before the first step. `log` is opened as soon as the folder is there and locked.
-    pub(super) fn begin(start: Start, log: &Log) -> Result<Run> {
-        let Start {
-            folder,
-            mut config,
-            stop,
-            observer,
-            ..
-        } = start;
-        if start.lock.is_some() {
-            log.open();
-        }
-        for warning in config.validate()? {
-            observer.message(&format!("warning: {warning}"));
-        }
-        for damaged in &start.damaged {
-            observer.message(&format!(
-                "warning: {damaged}; continuing from an earlier one"
-            ));
-        }
-        match &start.resume {
-            Some(checkpoint) => resume::refuse_another_run(&config, checkpoint)?,
-            None => folder.refuse_existing(start.lock.as_ref())?,
-        }
-        ensure!(
-            folder.dir().to_str().is_some(),
-            "run folder {}: libtorch reads checkpoints only where the path is UTF-8 text; choose another `start.folder`",
-            folder.dir().display()
-        );
-        let chosen = device_of(start.chosen)?;
-        ensure!(
-            config.model.classes().is_none(),
-            "this network is class-conditional, and images of a folder have no class; it can only be sampled from"
-        );
-        let later = resume::later(&config, start.resume.as_ref(), &start.damaged);
-        let data = load_data(&config, start.cache.as_deref(), &chosen, &stop, &*observer);
-        let data = match start.lock {
-            Some(_) => data.map_err(|error| images::gone(error, &folder))?,
-            None => data?,
-        };
-        let mut trainer = Trainer::new(&config, data.store.len(), chosen.device)?;
-        trainer.net.set_precision(chosen.precision);
-        let given = start.init.is_some();
-        if let Some(weights) = start.init {
-            load_state_dict(&trainer.arena.as_params(&trainer.arena.params), &weights)
-                .context("the weights to begin with do not fit this run's network")?;
-        }
-        trainer.history.given_weights = Some(given);
-        if let Some(checkpoint) = &start.resume {
-            if let Some(moved) = images::refuse_others(&folder, &config, &data, checkpoint)? {
-                observer.message(&moved);
-            }
-            state::restore(&mut trainer, checkpoint)?;
-            let before = checkpoint.meta.environment.as_deref();
-            if let Some(note) = another_place(before, &chosen.environment) {
-                observer.message(&note);
-            }
-        }
-        let budget = plan::settle(
-            &mut config,
-            &mut trainer,
-            &data.store,
-            Fit {
-                auto: start.auto_accumulate,
-                force: start.force,
-            },
-            &*observer,
-        )?;
-        let lock = match start.lock {
-            Some(lock) => lock,
-            None => {
-                let lock = folder.create()?;
-                log.open();
-                lock
-            }
-        };
-        if let Some(warning) = &lock.warning {
-            observer.message(&format!("warning: {warning}"));
-        }
-        folder.prepare()?;
-        data.manifest.write(&folder.images_path())?;
-        images::write_skipped(&folder, &data)?;
-        let line = plan::line(&config, &trainer, &data.store, &chosen, &budget);
-        line.lines().for_each(|line| observer.message(line));
-        observer.training(trainer.step, config.train.steps);
-        let mut run = Run {
-            readback: Readback::open(&folder, &config, &trainer, later, Arc::clone(&observer))?,
-            saver: Saver::start(&folder, chosen.environment.clone())?,
-            budget,
-            incidents: Incidents::default(),
-            saved: None,
-            _lock: lock,
-            strict: start.strict,
-            folder,
-            config,
-            chosen,
-            data,
-            trainer,
-            stop,
-            observer,
-        };
-        run.write_missing_outputs(given)?;
-        Ok(run)
-    }
-
     /// One training step.
     pub(super) fn step(&mut self) -> Result<StepOutput> {
         let Run {
@@ -310,12 +202,4 @@ impl Run {
         }
         Ok(())
     }
-}
-
-/// A note that the same steps round differently here.
-fn another_place(before: Option<&str>, now: &str) -> Option<String> {
-    let before = before.filter(|before| *before != now)?;
-    Some(format!(
-        "note: the run was on {before}, and continues on {now}: equally good, but not the same bit for bit"
-    ))
 }

@@ -1,0 +1,163 @@
+//! All that comes before the first step of a start, in order.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Run;
+use crate::checkpoint::RunLock;
+use crate::data::Loaded;
+use crate::device::Chosen;
+use crate::model::load_state_dict;
+use crate::train::incident::Incidents;
+use crate::train::log::Log;
+use crate::train::memory::Fit;
+use crate::train::plan;
+use crate::train::readback::Readback;
+use crate::train::saver::Saver;
+use crate::train::{Start, Trainer, device_of, images, load_data, resume, state};
+
+impl Run {
+    /// Everything up to the first step. `log` is opened as soon as the folder is there and locked.
+    pub(in crate::train) fn begin(mut start: Start, log: &Log) -> Result<Run> {
+        if start.lock.is_some() {
+            log.open();
+        }
+        check(&start)?;
+        let chosen = device_of(start.chosen.take())?;
+        let later = resume::later(&start.config, start.resume.as_ref(), &start.damaged);
+        let data = load(&start, &chosen)?;
+        let given = start.init.is_some();
+        let mut trainer = trainer(&mut start, &data, &chosen)?;
+        let fit = Fit {
+            auto: start.auto_accumulate,
+            force: start.force,
+        };
+        let observer = Arc::clone(&start.observer);
+        let settings = &mut start.config;
+        let budget = plan::settle(settings, &mut trainer, &data.store, fit, &*observer)?;
+        let lock = take_folder(&mut start, log)?;
+        let Start { folder, config, .. } = start;
+        data.manifest.write(&folder.images_path())?;
+        images::write_skipped(&folder, &data)?;
+        let plan = plan::line(&config, &trainer, &data.store, &chosen, &budget);
+        plan.lines().for_each(|line| observer.message(line));
+        observer.training(trainer.step, config.train.steps);
+        let mut run = Run {
+            readback: Readback::open(&folder, &config, &trainer, later, Arc::clone(&observer))?,
+            saver: Saver::start(&folder, chosen.environment.clone())?,
+            budget,
+            incidents: Incidents::default(),
+            saved: None,
+            _lock: lock,
+            strict: start.strict,
+            folder,
+            config,
+            chosen,
+            data,
+            trainer,
+            stop: start.stop,
+            observer,
+        };
+        run.write_missing_outputs(given)?;
+        Ok(run)
+    }
+}
+
+/// Refuses what cannot work, before anything takes time.
+fn check(start: &Start) -> Result<()> {
+    let (folder, observer) = (&start.folder, &start.observer);
+    for warning in start.config.validate()? {
+        observer.message(&format!("warning: {warning}"));
+    }
+    for damaged in &start.damaged {
+        observer.message(&format!(
+            "warning: {damaged}; continuing from an earlier one"
+        ));
+    }
+    match &start.resume {
+        Some(checkpoint) => resume::refuse_another_run(&start.config, checkpoint)?,
+        None => folder.refuse_existing(start.lock.as_ref())?,
+    }
+    ensure!(
+        folder.dir().to_str().is_some(),
+        "run folder {}: libtorch reads checkpoints only where the path is UTF-8 text; choose another `start.folder`",
+        folder.dir().display()
+    );
+    ensure!(
+        start.config.model.classes().is_none(),
+        "this network is class-conditional, and images of a folder have no class; it can only be sampled from"
+    );
+    Ok(())
+}
+
+/// The images; if those of a run are not where they were, the error says how to name their new place.
+fn load(start: &Start, chosen: &Chosen) -> Result<Loaded> {
+    let Start {
+        folder,
+        config,
+        cache,
+        stop,
+        observer,
+        ..
+    } = start;
+    let data = load_data(config, cache.as_deref(), chosen, stop, &**observer);
+    match start.lock {
+        Some(_) => data.map_err(|error| images::gone(error, folder)),
+        None => data,
+    }
+}
+
+/// The state to go on from: of the checkpoint, of the weights that are given, or drawn.
+fn trainer(start: &mut Start, data: &Loaded, chosen: &Chosen) -> Result<Trainer> {
+    let Start {
+        folder,
+        config,
+        observer,
+        ..
+    } = &*start;
+    let mut trainer = Trainer::new(config, data.store.len(), chosen.device)?;
+    trainer.net.set_precision(chosen.precision);
+    trainer.history.given_weights = Some(start.init.is_some());
+    if let Some(checkpoint) = &start.resume {
+        if let Some(moved) = images::refuse_others(folder, config, data, checkpoint)? {
+            observer.message(&moved);
+        }
+        state::restore(&mut trainer, checkpoint)?;
+        let before = checkpoint.meta.environment.as_deref();
+        if let Some(note) = another_place(before, &chosen.environment) {
+            observer.message(&note);
+        }
+    }
+    // Dropped once they are copied.
+    if let Some(weights) = start.init.take() {
+        load_state_dict(&trainer.arena.as_params(&trainer.arena.params), &weights)
+            .context("the weights to begin with do not fit this run's network")?;
+    }
+    Ok(trainer)
+}
+
+/// Locks the folder of the run and makes its parts.
+fn take_folder(start: &mut Start, log: &Log) -> Result<RunLock> {
+    let lock = match start.lock.take() {
+        Some(lock) => lock,
+        None => {
+            let lock = start.folder.create()?;
+            log.open();
+            lock
+        }
+    };
+    if let Some(warning) = &lock.warning {
+        start.observer.message(&format!("warning: {warning}"));
+    }
+    start.folder.prepare()?;
+    Ok(lock)
+}
+
+/// A note that the same steps round differently here.
+fn another_place(before: Option<&str>, now: &str) -> Option<String> {
+    let before = before.filter(|before| *before != now)?;
+    Some(format!(
+        "note: the run was on {before}, and continues on {now}: equally good, but not the same bit for bit"
+    ))
+}
