@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use rustix::fs::OFlags;
@@ -245,8 +246,28 @@ pub fn remove_leftovers(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Files that mean something only if this process finishes its work.
+static TENTATIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Has [`remove_own_temporaries`] remove this file too, until [`keep`].
+pub fn remove_on_quit(path: &Path) {
+    tentative().push(path.to_owned());
+}
+
+/// Takes [`remove_on_quit`] back.
+pub fn keep(path: &Path) {
+    tentative().retain(|other| other != path);
+}
+
+fn tentative() -> MutexGuard<'static, Vec<PathBuf>> {
+    TENTATIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Removes the temporary files that this process is writing at the moment, for a process that ends in the middle of it.
 pub fn remove_own_temporaries() {
+    for path in tentative().drain(..) {
+        let _ = std::fs::remove_file(path);
+    }
     for path in own_temporaries() {
         let _ = std::fs::remove_file(path);
     }

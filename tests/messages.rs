@@ -325,6 +325,10 @@ fn a_mistake_in_a_settings_file_is_found() {
     }
     let wanted = format!("error: {shown}:3:9: train.steps = 0");
     refused(ddpm().args(["bench", "--config"]).arg(&file), &wanted);
+    refused(
+        ddpm().args(["train", "--config", "/dev/zero"]),
+        "error: /dev/zero is a folder or a device, and a file with settings is expected there",
+    );
     // A value that a flag replaces is not at fault, nor is the file for a flag's.
     let run = dir.path().join("run");
     let with = |steps: &str| {

@@ -54,7 +54,9 @@ pub(super) fn newest<T>(
     if let Some(latest) = latest(run)? {
         // From the newest: those that `latest` allows first.
         candidates.sort_by_key(|path| step_of(path) > step_of(&latest));
-        if candidates.first() != Some(&latest) {
+        // A name without any checkpoint left is not a damaged one.
+        let named = !candidates.is_empty() || latest.exists();
+        if named && candidates.first() != Some(&latest) {
             candidates.insert(0, latest);
         }
     }

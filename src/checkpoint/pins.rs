@@ -17,7 +17,7 @@ use tch::Tensor;
 use super::calibration::Calibration;
 use super::file::{Meta, Weights, read_checkpoint};
 use super::newest::step_of;
-use crate::fs::{folder_of, write_bytes};
+use crate::fs::{folder_of, remove_on_quit, write_bytes};
 
 /// Largest pin that is read: a path has at most 4 KiB.
 const MAX_BYTES: u64 = 1 << 16;
@@ -60,6 +60,9 @@ impl Pin {
             network: network.to_hex().to_string(),
         };
         let text = serde_json::to_string(&needed)? + "\n";
+        if tentative {
+            remove_on_quit(&path);
+        }
         write_bytes(&path, text.as_bytes())?;
         let pin = Pin {
             path,
@@ -91,6 +94,7 @@ impl Pin {
     /// The file is written: the pin stays.
     pub fn keep(mut self) {
         self.tentative = false;
+        crate::fs::keep(&self.path);
     }
 }
 
@@ -99,6 +103,7 @@ impl Drop for Pin {
         if self.tentative {
             // A pin too many keeps a file too many: no harm.
             let _ = std::fs::remove_file(&self.path);
+            crate::fs::keep(&self.path);
         }
     }
 }

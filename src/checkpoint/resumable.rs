@@ -112,9 +112,13 @@ impl RunFolder {
         }
         let folder = self.dir().join("checkpoints");
         let every = config.train.save_every_steps;
+        // `latest` was written after a checkpoint.
         let (is, lost) = match folder.exists() {
             false => ("missing", true),
-            true => ("empty", steps > unsaved_steps(config)),
+            true => (
+                "empty",
+                steps > unsaved_steps(config) || folder.join("latest").exists(),
+            ),
         };
         ensure!(
             !lost,

@@ -13,15 +13,21 @@ pub fn newest_run(folder: &Path) -> Option<PathBuf> {
     runs_in(folder).max_by_key(|run| (changed(run), run.clone()))
 }
 
-/// The run with the name nearest to that of `wanted`, beside it or in `runs`; `None` without one.
+/// The run with the name nearest to that of `wanted`, beside it or in `runs`: one that begins with it, or differs in
+/// at most a third of its characters; `None` without one.
 pub fn nearest_run(wanted: &Path) -> Option<PathBuf> {
     let name = |path: &Path| {
         let name = path.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     };
     let beside = runs_in(folder_of(wanted)).chain(runs_in(Path::new(RUNS)));
-    let distance = |run: &PathBuf| strsim::osa_distance(&name(run), &name(wanted));
-    beside.min_by_key(|run| (distance(run), run.clone()))
+    let wanted = name(wanted);
+    let distance = |run: &PathBuf| match name(run).starts_with(&wanted) {
+        true => 0,
+        false => strsim::osa_distance(&name(run), &wanted),
+    };
+    let near = beside.filter(|run| distance(run) <= wanted.chars().count().div_ceil(3));
+    near.min_by_key(|run| (distance(run), run.clone()))
 }
 
 fn runs_in(folder: &Path) -> impl Iterator<Item = PathBuf> {
@@ -74,5 +80,7 @@ mod tests {
         let nearest = |name| nearest_run(&dir.path().join(name)).unwrap();
         assert_eq!(nearest("flwoers"), flowers);
         assert_eq!(nearest("flower_old"), old);
+        assert_eq!(nearest("flower-"), old);
+        assert_eq!(nearest_run(&dir.path().join("birds")), None);
     }
 }

@@ -139,7 +139,8 @@ impl EncodeCommand {
 
     /// Pins a checkpoint before the long work, during which training might remove it.
     fn pin(&self, checkpoint: &Path, network: &blake3::Hash) -> Result<Option<Pin>> {
-        let kept = !Target::of(&self.out).is_ok_and(|target| target.is_null());
+        // Nobody can tell what becomes of a stream.
+        let kept = matches!(Target::of(&self.out), Ok(Target::File(_)));
         let wanted = self.pin.unwrap_or(kept && in_a_run(checkpoint).is_some());
         let pin = wanted.then(|| Pin::set(checkpoint, &self.out, network));
         match pin.transpose() {

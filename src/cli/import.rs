@@ -55,8 +55,8 @@ impl ImportCommand {
         }
         outputs.check()?;
         ensure!(
-            self.file.is_dir() || ours(&self.file)?.is_none(),
-            "{} is a file of this program and needs no import; use it as it is",
+            ours(&self.file)?.is_none(),
+            "{} is of this program and needs no import; use it as it is, or `ddpm export` for its weights alone",
             self.file.display()
         );
         let request = self.foreign.request(self.raw, self.sampler, Uses::ALL)?;

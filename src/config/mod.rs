@@ -369,7 +369,10 @@ mod tests {
         config.data.rules = ImageRules::V1;
         let old = config.to_toml().unwrap();
         assert!(!old.contains("rules"), "{old}");
-        assert_eq!(RunConfig::from_toml(&old, Preset::Demo).unwrap(), config);
+        assert_eq!(rules(&old).unwrap(), ImageRules::V1);
+        // A new run that begins from its settings.
+        let again = RunConfig::from_toml(&old, Preset::Demo).unwrap();
+        assert_eq!(again.data.rules, ImageRules::V2);
         // A file that changes some settings of a preset.
         let some = "[data]\nresize = \"area\"\n";
         let of_new = RunConfig::from_toml(some, Preset::Demo).unwrap();

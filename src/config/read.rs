@@ -59,8 +59,7 @@ impl TomlError {
 impl RunConfig {
     /// Reads TOML settings over a preset: the text's own `preset` key, else `fallback`.
     ///
-    /// `data.rules` is 1 for a file that has every other setting of `data`, as those of version 0.1 do, and the
-    /// preset's for one that only changes some settings.
+    /// Without `data.rules` the rules of images are the latest: the settings are for a new run.
     ///
     /// # Errors
     /// Bad syntax, unknown keys, and values of the wrong type or out of its range, each with its place.
@@ -68,7 +67,7 @@ impl RunConfig {
         Self::from_toml_with_rules(text, fallback, ImageRules::LATEST)
     }
 
-    /// As [`RunConfig::from_toml`], with `rules` in place of the preset's.
+    /// As [`RunConfig::from_toml`], with `rules` where the text has none: 1 for the settings of a run itself.
     ///
     /// # Errors
     /// As `from_toml`.
@@ -110,11 +109,7 @@ fn resolve(
         None => fallback,
     };
     let mut base = preset.config();
-    base.data.rules = if is_before_rules(&file) {
-        ImageRules::unnamed()
-    } else {
-        rules
-    };
+    base.data.rules = rules;
     // Another kind of network has other settings, so those of the preset's network are dropped.
     if let Some(kind) = file.get("model").and_then(|m| m.get("kind")) {
         let kind: ModelKind = kind.clone().try_into()?;
@@ -126,15 +121,6 @@ fn resolve(
         toml::Table::try_from(base).map_err(<toml::de::Error as serde::de::Error>::custom)?;
     merge(&mut merged, file);
     merged.try_into()
-}
-
-/// True for all settings of a run by version 0.1: those of `data` are there, but no rules.
-fn is_before_rules(file: &toml::Table) -> bool {
-    let data = file.get("data").and_then(toml::Value::as_table);
-    let all = ["builtin_images", "resize", "background", "flip"];
-    data.is_some_and(|data| {
-        !data.contains_key("rules") && all.iter().all(|key| data.contains_key(*key))
-    })
 }
 
 fn merge(base: &mut toml::Table, over: toml::Table) {

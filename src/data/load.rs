@@ -14,6 +14,7 @@ use crate::config::{DataConfig, ImageRules, ModelConfig};
 use crate::memory::available_bytes;
 use crate::native;
 use crate::report::bytes;
+use crate::text::plural;
 
 /// A data set ready for training, and information about it.
 #[derive(Debug)]
@@ -143,21 +144,29 @@ fn from_folder(
     let progress = |done| progress(done, total);
     let Some(path) = cache else {
         let read = in_memory(dir, listing, spec, &progress, stop)?;
-        let origin = format!("{} images from {}", read.manifest.len(), dir.display());
+        let origin = from(read.manifest.len(), dir);
         return loaded(read, origin, &|pixels| Store::new(pixels, device));
     };
     let mapped = |pixels| Store::mapped(pixels, device);
     if let Some(found) = cache::read(path, &key, dir, spec)? {
         let count = found.manifest.len();
-        let origin = format!("{count} images cached in {}", path.display());
+        let origin = format!(
+            "{} cached in {}",
+            plural(count as u64, "image"),
+            path.display()
+        );
         return loaded(found, origin, &mapped);
     }
     check_room(path, total, spec)?;
     let decode = |take: &mut Take| Ok(folder::load(dir, listing, spec, &progress, stop, take)?);
     cache::write(path, &key, dir, spec, decode).context("cannot keep the decoded images")?;
     let made = cache::read(path, &key, dir, spec)?.context("the cache was replaced meanwhile")?;
-    let origin = format!("{} images from {}", made.manifest.len(), dir.display());
+    let origin = from(made.manifest.len(), dir);
     loaded(made, origin, &mapped)
+}
+
+fn from(count: usize, dir: &Path) -> String {
+    format!("{} from {}", plural(count as u64, "image"), dir.display())
 }
 
 fn loaded(

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Error, Result, bail};
+use anyhow::{Error, Result, anyhow, bail};
 
 use crate::checkpoint::{Checkpoint, RunFolder};
 use crate::config::RunConfig;
@@ -64,10 +64,10 @@ pub(super) fn gone(error: Error, folder: &RunFolder) -> Error {
             DataError::NoSuchFolder { .. }
             | DataError::NotAFolder { .. }
             | DataError::NoImages { .. },
-        ) => error.context(format!(
-            "the images of this run are not where they were; put them back, or name the folder that they are in now: ddpm train --run {} --data DIR",
-            folder.dir().display()
-        )),
+        ) => anyhow!(
+            "{error}. The images of this run are not where they were: put them back, or name the folder that they are in now: ddpm train --run {} --data DIR",
+            text::shell(folder.dir())
+        ),
         _ => error,
     }
 }

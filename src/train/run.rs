@@ -129,6 +129,12 @@ impl Run {
             })
         });
         self.readback.outlook.grids(started.elapsed().as_secs_f64());
+        if self.stop.reason().is_some() && drawn.is_ok() && self.lacks_grids() {
+            let step = self.trainer.step;
+            self.observer.message(&format!(
+                "the grid of step {step} is not drawn, as the run is stopping"
+            ));
+        }
         self.warn_unless_strict(
             drawn.with_context(|| format!("the grid of step {} is left out", self.trainer.step)),
         )

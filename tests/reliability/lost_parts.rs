@@ -98,7 +98,10 @@ fn a_run_without_its_checkpoints_is_not_begun_anew() {
     fs::create_dir(&checkpoints).unwrap();
     let said = refused(go_on(&run, &["--steps", "8"]));
     assert_says(&said, "checkpoints is empty, but metrics.jsonl has 6 steps");
-    fs::remove_dir(&checkpoints).unwrap();
+    fs::write(checkpoints.join("latest"), "step-00000006.safetensors").unwrap();
+    let said = refused(go_on(&run, &["--steps", "8"]));
+    assert_says(&said, "checkpoints is empty, but metrics.jsonl has 6 steps");
+    fs::remove_dir_all(&checkpoints).unwrap();
 
     // Without its settings too, and with those of a new run.
     let config = fs::read(run.join("config.toml")).unwrap();

@@ -49,7 +49,7 @@ fn the_same_images_elsewhere_go_on() {
     let out = train(&run, 8, &[]).output().unwrap();
     let (code, said) = (out.status.code(), stderr(&out));
     let wanted = format!(
-        "error: the images of this run are not where they were; put them back, or name the folder that they are in now: ddpm train --run {} --data DIR: ",
+        ". The images of this run are not where they were: put them back, or name the folder that they are in now: ddpm train --run {} --data DIR\n",
         run.display()
     );
     assert!(code == Some(1) && said.contains(&wanted), "{said}");

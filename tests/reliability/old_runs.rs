@@ -76,6 +76,40 @@ fn a_run_on_jpeg_files_finds_its_images_unchanged() {
     );
 }
 
+#[test]
+fn an_old_run_says_its_rules_of_images_and_a_new_one_with_its_settings_has_todays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    let golden = repo("tests/runs/jpegs");
+    copy_folder(&golden.join("stopped"), &old);
+    move_images(&old, &golden.join("pictures"));
+    let rules = |run: &Path| {
+        let text = std::fs::read_to_string(run.join("config.toml")).unwrap();
+        let config: toml::Table = text.parse().unwrap();
+        config["data"]
+            .get("rules")
+            .and_then(toml::Value::as_integer)
+    };
+    let start = |flag: &str, from: &Path, run: &Path| {
+        let mut command = ddpm();
+        command.args("train --steps 6 --sample-every 0 --device cpu --threads 1".split(' '));
+        command.arg(flag).arg(from).arg("--run").arg(run);
+        let out = command.output().unwrap();
+        assert!(out.status.success(), "{}", stderr(&out));
+        stderr(&out)
+    };
+    let said = start("--config", &old.join("config.toml"), &new);
+    assert_eq!(rules(&new), Some(2));
+    assert!(!said.contains("rules of images"), "{said}");
+    let said = start("--data", &golden.join("pictures"), &old);
+    assert_eq!(rules(&old), None);
+    let note = "note: this run keeps the rules of images that it began with";
+    assert!(
+        said.contains(note) && said.contains("(--init-from)"),
+        "{said}"
+    );
+}
+
 /// Changes the folder of a run's images to the one on this machine, as an editor would.
 fn move_images(run: &Path, images: &Path) {
     let path = run.join("config.toml");

@@ -285,6 +285,36 @@ fn sampling_stops_at_once_and_leaves_no_file() {
 }
 
 #[test]
+fn encoding_that_is_stopped_leaves_no_pin() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    // A minute of encoding.
+    let flags = "train --device cpu --threads 1 --preset demo --size 8 --base-width 8 --norm-groups 2 --multipliers 1 \
+                 --timesteps 8000 --builtin-images 4 --batch 2 --steps 1 --sample-every 0 --run";
+    let mut command = ddpm();
+    let trained = command.args(flags.split_whitespace()).arg(&run).output();
+    assert!(trained.unwrap().status.success());
+    let image = dir.path().join("a.png");
+    image::RgbImage::new(8, 8).save(&image).unwrap();
+    let mut command = ddpm();
+    command.args("encode --codebook 8192 --device cpu --threads 1 -o".split(' '));
+    command.arg(dir.path().join("a.ddcm")).arg(&run).arg(&image);
+    let pins = || {
+        let entries = std::fs::read_dir(run.join("checkpoints")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().path());
+        names
+            .filter(|path| path.extension().is_some_and(|e| e == "pin"))
+            .count()
+    };
+    let mut child = Watched::spawn(command);
+    wait_until("the pin", || pins() == 1);
+    child.signal("INT");
+    child.wait_for("stopping now");
+    assert_eq!(child.code(), Some(130));
+    assert_eq!(pins(), 0);
+}
+
+#[test]
 fn a_grid_is_given_up_at_once_and_drawn_by_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
@@ -299,6 +329,7 @@ fn a_grid_is_given_up_at_once_and_drawn_by_the_next_start() {
     std::thread::sleep(Duration::from_millis(300));
     child.signal("TERM");
     let started = Instant::now();
+    child.wait_for("the grid of step 2 is not drawn, as the run is stopping");
     child.wait_for("saved at step 2; resume with");
     assert_eq!(child.code(), Some(143), "the grid is still to be drawn");
     assert!(started.elapsed() < Duration::from_secs(20));

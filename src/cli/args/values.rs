@@ -1,11 +1,16 @@
 //! Types of flag values, and reading of files that flags name.
 
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, ensure};
 
 use crate::config::{ConfigError, ImageRules, Preset, RunConfig, place_of};
+
+/// Longest settings file that is read: 100,000 betas take 3 MiB.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// `128` or `96x128` (height x width), in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +57,34 @@ pub(in crate::cli) fn read_config(
     preset: Preset,
     rules: ImageRules,
 ) -> Result<RunConfig> {
-    let text = fs_err::read_to_string(path)?;
+    let text = read_settings(path)?;
     RunConfig::from_toml_with_rules(&text, preset, rules).map_err(|wrong| wrong.in_file(path))
+}
+
+/// The text of a settings file, which may be a pipe: `--config <(…)`.
+fn read_settings(path: &Path) -> Result<String> {
+    let kind = fs_err::metadata(path)?.file_type();
+    ensure!(
+        kind.is_file() || kind.is_fifo(),
+        "{} is a folder or a device, and a file with settings is expected there",
+        path.display()
+    );
+    let mut text = String::new();
+    let mut file = fs_err::File::open(path)?.take(MAX_CONFIG_BYTES + 1);
+    file.read_to_string(&mut text)?;
+    ensure!(
+        text.len() as u64 <= MAX_CONFIG_BYTES,
+        "{} is longer than {MAX_CONFIG_BYTES} bytes: no file of settings",
+        path.display()
+    );
+    Ok(text)
 }
 
 /// An error in a setting, with its place in a settings file if the value is from there and no flag replaced it.
 pub(in crate::cli) fn located(wrong: ConfigError, file: Option<&Path>, preset: Preset) -> Error {
     let place = || {
         let file = file?;
-        let text = fs_err::read_to_string(file).ok()?;
+        let text = read_settings(file).ok()?;
         let theirs = RunConfig::from_toml(&text, preset).ok()?.validate();
         let place = place_of(&text, wrong.setting)?;
         (theirs.as_ref() == Err(&wrong)).then(|| place.in_file(file))

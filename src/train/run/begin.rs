@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Run;
 use crate::checkpoint::RunLock;
+use crate::config::ImageRules;
 use crate::data::Loaded;
 use crate::device::Chosen;
 use crate::model::load_state_dict;
@@ -74,6 +75,14 @@ fn check(start: &Start) -> Result<()> {
         observer.message(&format!(
             "warning: {damaged}; continuing from an earlier one"
         ));
+    }
+    if start.resume.is_some()
+        && start.config.data.folder.is_some()
+        && start.config.data.rules < ImageRules::LATEST
+    {
+        observer.message(
+            "note: this run keeps the rules of images that it began with, those of version 0.1 (docs/images.md); a new run from its weights (`start.init`) has the present ones",
+        );
     }
     match &start.resume {
         Some(checkpoint) => resume::refuse_another_run(&start.config, checkpoint)?,
