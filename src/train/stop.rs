@@ -94,15 +94,16 @@ impl Stop {
     /// # Errors
     /// The system refuses a handler or a thread.
     pub fn listen(&self, answer: impl Fn(Reason) + Send + 'static) -> Result<()> {
-        let limits = [SIGHUP, SIGXCPU, SIGXFSZ];
-        let heeded = limits.into_iter().filter(|signal| !is_ignored(*signal));
-        let mut signals = Signals::new(heeded.chain([SIGINT, SIGTERM, SIGUSR1]))
-            .context("cannot listen to signals")?;
-        // While the thread below is answering, and perhaps waits for a terminal, the handler itself ends the process.
+        // While the thread below is answering, and perhaps waits for a terminal, the handler itself ends the process. This is
+        // registered first: after the signal has reached the thread, it would take that answer for an earlier one's.
         let answering = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&answering))?;
         }
+        let limits = [SIGHUP, SIGXCPU, SIGXFSZ];
+        let heeded = limits.into_iter().filter(|signal| !is_ignored(*signal));
+        let mut signals = Signals::new(heeded.chain([SIGINT, SIGTERM, SIGUSR1]))
+            .context("cannot listen to signals")?;
         let asked = Arc::clone(&self.asked);
         let hear = move || {
             for signal in signals.forever() {

@@ -200,10 +200,14 @@ fn a_file_size_limit_leaves_the_checkpoints_as_they_were() {
     train_to(&run, 8, &[]);
 }
 
-/// Waits until the process takes care of SIGINT itself.
+/// Waits until the process answers signals, which it does in a thread.
 fn wait_until_listening(child: &Watched) {
-    let status = format!("/proc/{}/status", child.child.id());
-    wait_until("handlers", || mask_of(&status, "SigCgt:") >> 1 & 1 == 1);
+    let threads = format!("/proc/{}/task", child.child.id());
+    let name = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("comm"));
+    wait_until("the thread that listens", || {
+        let mut threads = std::fs::read_dir(&threads).into_iter().flatten().flatten();
+        threads.any(|thread| name(thread).is_ok_and(|name| name.trim() == "signals"))
+    });
 }
 
 /// A folder of images that take a while to decode.
