@@ -65,6 +65,16 @@ fn size_of_png(path: &Path) -> (u32, u32) {
 }
 
 #[test]
+fn a_run_needs_no_import() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = train_tiny(dir.path());
+    let import = ddpm().arg("import").arg(&run).assert();
+    import.failure().code(1).stderr(contains(
+        "is of this program and needs no import; use it as it is, or `ddpm export`",
+    ));
+}
+
+#[test]
 fn train_sample_predict_export_import_inspect() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
