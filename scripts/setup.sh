@@ -57,6 +57,7 @@ check_libtorch() {
 }
 
 have g++ || fail "g++ not found; the Rust build compiles some C++" "on Debian or Ubuntu: apt install g++"
+have make || fail "make not found; the build of the memory allocator (jemalloc) needs it" "on Debian or Ubuntu: apt install make"
 have cargo || fail "cargo not found" "install Rust from https://rustup.rs"
 python=$(find_python)
 

@@ -85,7 +85,6 @@ pub struct Chosen {
 /// # Errors
 /// If CUDA or TF32 is requested but not usable, with the reason; never a silent fallback.
 pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -> Result<Chosen> {
-    native::keep_freed_memory();
     if deterministic {
         native::set_deterministic(true)?;
     }

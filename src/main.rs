@@ -5,6 +5,11 @@
 use std::panic::{self, PanicHookInfo};
 use std::process::ExitCode;
 
+// Its malloc, free and posix_memalign take the place of the C library's for all libraries of this program, libtorch
+// among them. The library leaves that choice to the programs that use it.
+#[cfg(feature = "jemalloc")]
+use tikv_jemalloc_sys as _;
+
 use ddpm::cli::{Cli, describe_error, fail, libtorch_message};
 
 fn main() -> ExitCode {

@@ -222,3 +222,14 @@ fn batch_auto_excludes_accumulate() {
         .failure()
         .stderr(contains("leave one of them out"));
 }
+
+#[test]
+fn the_program_runs_on_jemalloc_with_its_settings() {
+    // What its memory is counted by: without either, peaks are larger than the estimates say.
+    cargo_bin_cmd!("ddpm")
+        .env("MALLOC_CONF", "stats_print:true")
+        .arg("--version")
+        .assert()
+        .success()
+        .stderr(contains("opt.dirty_decay_ms: -1").and(contains("opt.oversize_threshold: 0")));
+}

@@ -1,4 +1,4 @@
-//! Memory of the process: what the C allocator keeps, pages of mapped files, and a count of what tensors hold.
+//! Memory of the process: what the allocator keeps, pages of mapped files, and a count of what tensors hold.
 
 use std::ffi::{c_int, c_void};
 
@@ -8,7 +8,6 @@ use rustix::mm::Advice;
 use super::check;
 
 unsafe extern "C" {
-    fn ddpm_keep_freed_memory();
     fn ddpm_return_freed_memory();
     fn ddpm_tally_begin() -> c_int;
     fn ddpm_tally_read(now: *mut i64, peak: *mut i64);
@@ -18,16 +17,9 @@ unsafe extern "C" {
 /// Pages may be larger; advice that begins within one is then refused, and nothing is lost.
 const PAGE_BYTES: usize = 4096;
 
-/// Lets the C allocator reuse large blocks instead of returning them to the system at every step:
-/// fewer page faults on CPU. For the whole process; call it before the first tensor.
-pub fn keep_freed_memory() {
-    // SAFETY: two mallopt calls.
-    unsafe { ddpm_keep_freed_memory() }
-}
-
-/// Gives what the C allocator keeps back to the system, once.
+/// Gives freed memory that the allocator keeps back to the system, once.
 pub fn return_freed_memory() {
-    // SAFETY: one call of malloc_trim.
+    // SAFETY: one call of the allocator's own function for it.
     unsafe { ddpm_return_freed_memory() }
 }
 

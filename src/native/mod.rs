@@ -33,7 +33,7 @@ pub use host::pinned_like;
 pub(crate) use host::{host_bytes, host_bytes_mut};
 pub(crate) use jpeg::{Samples, decode_jpeg};
 pub(crate) use memory::will_need;
-pub use memory::{CpuTally, keep_freed_memory, return_freed_memory};
+pub use memory::{CpuTally, return_freed_memory};
 pub use optim::{AdamStep, add_scaled, foreach_mul, foreach_norm, fused_adam, set_grad};
 
 unsafe extern "C" {

@@ -17,7 +17,6 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/unbind.h>
 #include <c10/core/Allocator.h>
-#include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -37,6 +36,10 @@
 #include <vector>
 
 #include "guard.h"
+
+// jemalloc's control; null in a program that is not linked to it.
+extern "C" __attribute__((weak)) int mallctl(const char* name, void* old_value, size_t* old_length, void* new_value,
+                                             size_t new_length);
 
 namespace {
 
@@ -64,59 +67,6 @@ struct CpuTally : c10::MemoryReportingInfoBase {
 };
 
 thread_local std::shared_ptr<CpuTally> tally;
-
-// Allocator of CPU tensors: malloc, aligned by hand. libtorch's own calls posix_memalign, and glibc before 2.38
-// cannot put an aligned block into a hole of exactly its size: every temporary of a forward pass leaves such a
-// hole, and the heap grows to one and a half times the tensors in it.
-struct AlignedMalloc final : c10::Allocator {
-  static constexpr size_t alignment = 64;
-
-  // The address from malloc and the size are stored before the data.
-  struct Header {
-    void* block;
-    size_t size;
-  };
-
-  static Header* header(void* data) { return static_cast<Header*>(data) - 1; }
-
-  static void release(void* data) {
-    if (!data) return;
-    Header* head = header(data);
-    if (c10::memoryProfilingEnabled()) {
-      c10::reportMemoryUsageToProfiler(data, -static_cast<int64_t>(head->size), 0, 0, at::kCPU);
-    }
-    std::free(head->block);
-  }
-
-  c10::DataPtr allocate(size_t size) override {
-    if (size == 0) return {nullptr, nullptr, &release, at::kCPU};
-    constexpr size_t extra = sizeof(Header) + alignment;
-    // Both sizes must be possible: a negative one arrives as a number near 2^64.
-    void* block = size < PTRDIFF_MAX - extra ? std::malloc(size + extra) : nullptr;
-    TORCH_CHECK(block, "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", size, " bytes.");
-    auto first = reinterpret_cast<uintptr_t>(block) + sizeof(Header);
-    void* data = reinterpret_cast<void*>((first + alignment - 1) / alignment * alignment);
-    *header(data) = {block, size};
-    if (c10::memoryProfilingEnabled()) {
-      c10::reportMemoryUsageToProfiler(data, static_cast<int64_t>(size), 0, 0, at::kCPU);
-    }
-    return {data, data, &release, at::kCPU};
-  }
-
-  c10::DeleterFnPtr raw_deleter() const override { return &release; }
-
-  void copy_data(void* to, const void* from, size_t size) const override {
-    default_copy_data(to, from, size);
-  }
-};
-
-// Set at program start: oneDNN's tensors return memory to whichever allocator is set at that time, so one set while any
-// of them is alive would free memory it did not allocate.
-[[maybe_unused]] const bool aligned_malloc_is_set = [] {
-  static AlignedMalloc allocator;
-  c10::SetCPUAllocator(&allocator);
-  return true;
-}();
 
 }  // namespace
 
@@ -232,16 +182,14 @@ void ddpm_autocast_end(int cuda) {
   });
 }
 
-// Lets glibc keep freed blocks of any size for the next step. By default every tensor above some megabytes is
-// mapped and unmapped each time, and the kernel zeroes its pages again and again.
-void ddpm_keep_freed_memory() {
-  // glibc before 2.35 accepts at most 32 MiB.
-  if (!mallopt(M_MMAP_THRESHOLD, 1 << 30)) mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+// Gives freed memory back to the system, once: jemalloc's, which the program is linked to, or else glibc's.
+void ddpm_return_freed_memory() {
+  if (mallctl) {
+    mallctl("arena.4096.purge", nullptr, nullptr, nullptr, 0);  // 4096: all arenas
+  } else {
+    malloc_trim(0);
+  }
 }
-
-// Returns freed whole pages to the system, once.
-void ddpm_return_freed_memory() { malloc_trim(0); }
 
 // Free and total bytes of a CUDA device.
 int ddpm_cuda_memory(int device, uint64_t* free_bytes, uint64_t* total_bytes) {

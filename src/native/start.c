@@ -1,4 +1,4 @@
-/* Checks before the libraries of the program start.
+/* What the program fixes before its libraries start: how its memory allocator works, and two checks.
  *
  * libtorch's own start ends the process where the current folder is gone ("oneMKL FATAL ERROR: Cannot load …") or the
  * limit on address space is too low ("std::bad_alloc", "libgomp: Thread creation failed"), before main. An executable's
@@ -58,5 +58,10 @@ static void check(void) {
     check_folder();
     check_address_space();
 }
+
+/* Read by jemalloc, which the program is linked to (Cargo.toml). A training step takes and frees the same blocks as the
+ * one before it: freed memory is kept for the next (-1: without end), large blocks too (oversize_threshold), which by
+ * default go back to the system at once. One arena, so that a block that one thread frees serves the others. */
+const char *malloc_conf = "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0,narenas:1";
 
 __attribute__((section(".preinit_array"), used)) static void (*const start)(void) = check;
