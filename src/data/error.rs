@@ -131,7 +131,7 @@ pub enum DataError {
     },
 
     /// The operating system returned an error; the source names the path.
-    #[error("cannot read the data set")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 

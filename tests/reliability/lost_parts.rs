@@ -280,7 +280,7 @@ fn a_misspelt_run_is_not_begun_as_the_demo() {
     assert_says(&said, "resuming runs/flowers at step 2");
     let said = done(here(&format!("train --run latest --steps 6 {flags}")));
     assert_says(&said, "resuming runs/flowers at step 4");
-    done(here("inspect latest"));
+    assert_says(&done(here("inspect latest/")), "latest: runs/flowers");
 }
 
 #[test]

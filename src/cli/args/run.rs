@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
 use crate::checkpoint::{RUNS, newest_run};
+use crate::cli::out::say;
 
 /// A path, or the word `latest` for the newest run.
 pub(in crate::cli) fn run_or_latest() -> impl TypedValueParser<Value = PathBuf> {
@@ -13,7 +14,8 @@ pub(in crate::cli) fn run_or_latest() -> impl TypedValueParser<Value = PathBuf> 
 }
 
 fn resolve(path: PathBuf) -> Result<PathBuf> {
-    if path.as_os_str() != "latest" {
+    // Paths are equal whatever slashes they end with.
+    if path != Path::new("latest") {
         return Ok(path);
     }
     let newest = newest_run(Path::new(RUNS)).context("there is no run in runs/")?;
@@ -22,5 +24,6 @@ fn resolve(path: PathBuf) -> Result<PathBuf> {
         "it means the newest run, {}, and something here has that name too: say {0} or ./latest",
         newest.display()
     );
+    say(&format!("latest: {}", newest.display()));
     Ok(newest)
 }
