@@ -1,5 +1,5 @@
 //! Finds libtorch, checks its version, compiles the C++ shim in `src/native/` and links the
-//! binary so that it starts bare (rpath). libtorch's CUDA half is not linked but loaded where there is a driver
+//! binary so that it starts bare (rpath). libtorch's CUDA half is not linked but loaded when a CUDA device is chosen
 //! (`native::load_cuda`): it takes a fifth of a second and 350 MiB, used or not.
 //!
 //! An rpath does not reach programs of other crates that use this library: their build scripts get the folder as
@@ -87,6 +87,7 @@ fn compile_shim(libtorch: &Path) {
         // ATen/Parallel.h runs on the threads of the OpenMP that libtorch itself uses.
         .flag("-fopenmp")
         .file("src/native/shim.cpp")
+        .file("src/native/cuda.cpp")
         .file("src/native/fused/block.cpp")
         .file("src/native/fused/checkpointed.cpp")
         .file("src/native/fused/conv.cpp")

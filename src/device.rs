@@ -1,11 +1,17 @@
 //! Selects the device and precision, with the reason.
 
+mod driver;
+mod search;
+
 use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use tch::{Cuda, Device};
+
+pub use driver::{BuiltWith, Driver};
+pub use search::ConvolutionSearch;
 
 use crate::native;
 use crate::text::plural;
@@ -79,11 +85,23 @@ pub struct Chosen {
     pub environment: String,
 }
 
+/// libtorch's CUDA half came too late.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error(
+    "libtorch was asked about CUDA before its CUDA half was loaded, and keeps its answer, that there is none: choose the \
+     device (`device::choose`) before any other work with tensors"
+)]
+pub struct AskedTooEarly;
+
 /// Resolves a choice and sets libtorch up for it. `deterministic` requests the same bits every time, which a CPU
 /// returns anyway.
 ///
+/// libtorch's CUDA half is loaded here, and only if a CUDA device is to be used: for `Cpu` nothing of CUDA is. libtorch keeps
+/// what it answers when it is first asked about CUDA, so this comes before other work with tensors.
+///
 /// # Errors
-/// If CUDA or TF32 is requested but not usable, with the reason; never a silent fallback.
+/// If CUDA or TF32 is requested but not usable, with the reason; never a silent fallback. [`AskedTooEarly`], also for `Auto`,
+/// if there is a device that would have been used.
 pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -> Result<Chosen> {
     if deterministic {
         native::set_deterministic(true)?;
@@ -91,18 +109,20 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
     let mut no_cuda = None;
     let (device, description) = match choice {
         DeviceChoice::Cpu => (Device::Cpu, cpu()),
-        DeviceChoice::Cuda(index) => match cuda_unusable(index) {
-            Some(reason) => bail!(
+        DeviceChoice::Cuda(index) => match cuda(index) {
+            Ok(found) => (Device::Cuda(index), found.name),
+            Err(reason) if reason.is::<AskedTooEarly>() => return Err(reason),
+            Err(reason) => bail!(
                 "`start.device` = cuda:{index} cannot be used: {reason}; try `ddpm doctor`, or `start.device` = cpu"
             ),
-            None => (Device::Cuda(index), native::cuda_device(index)?.name),
         },
-        DeviceChoice::Auto => match cuda_unusable(0) {
-            Some(reason) => {
-                no_cuda = Some(reason);
+        DeviceChoice::Auto => match cuda(0) {
+            Ok(found) => (Device::Cuda(0), found.name),
+            Err(reason) if reason.is::<AskedTooEarly>() => return Err(reason),
+            Err(reason) => {
+                no_cuda = Some(reason.to_string());
                 (Device::Cpu, cpu())
             }
-            None => (Device::Cuda(0), native::cuda_device(0)?.name),
         },
     };
     let precision = match (precision, device) {
@@ -116,9 +136,6 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
     };
     // With bf16, this is for the products that stay in f32.
     native::set_tf32(precision != Precision::F32)?;
-    if let Device::Cuda(_) = device {
-        Cuda::cudnn_set_benchmark(!deterministic);
-    }
     let kind = match device {
         Device::Cuda(_) if deterministic => format!("{description}, deterministic"),
         Device::Cuda(_) => description.clone(),
@@ -142,7 +159,7 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
 /// True if the hardware multiplies in bf16. Elsewhere libtorch emulates it, slowly.
 fn has_bf16(device: Device) -> Result<bool> {
     Ok(match device {
-        Device::Cuda(index) => native::cuda_device(index)?.capability_major >= 8,
+        Device::Cuda(index) => native::cuda_device(index)?.capability.0 >= 8,
         #[cfg(target_arch = "x86_64")]
         _ => std::arch::is_x86_feature_detected!("avx512bf16"),
         #[cfg(not(target_arch = "x86_64"))]
@@ -164,25 +181,28 @@ fn cpu_model() -> String {
     })
 }
 
-/// Reason why CUDA device `index` cannot be used; `None` if it can.
-pub fn cuda_unusable(index: usize) -> Option<String> {
-    let ready = native::load_cuda().and_then(|()| {
-        ensure!(
-            tch::utils::has_cudart(),
-            "libtorch was used before its CUDA half was loaded, which is a bug"
-        );
-        native::cuda_device(index)
-    });
-    if let Err(reason) = ready {
-        return Some(reason.to_string());
-    }
+/// CUDA device `index`, ready for libtorch, whose CUDA half is loaded now if it was not.
+///
+/// # Errors
+/// The reason why it cannot be used. What can be found without libtorch is: on a machine without a device, or with an older
+/// driver, nothing of it is loaded, and it prints no warnings.
+fn cuda(index: usize) -> Result<native::CudaDevice> {
+    let device = driver::device(index)?;
+    native::load_cuda()?;
+    ensure!(tch::utils::has_cudart(), AskedTooEarly);
     let devices = Cuda::device_count();
-    if index as i64 >= devices {
-        return Some(format!(
-            "libtorch sees {devices} CUDA devices; the driver may be too old for it"
-        ));
-    }
-    None
+    ensure!(
+        (index as i64) < devices,
+        "the driver has {}, but libtorch sees {}",
+        device.name,
+        plural(devices as u64, "CUDA device")
+    );
+    Ok(device)
+}
+
+/// Reason why CUDA device `index` cannot be used; `None` if it can. As [`choose`], this loads what CUDA needs.
+pub fn cuda_unusable(index: usize) -> Option<String> {
+    cuda(index).err().map(|reason| reason.to_string())
 }
 
 /// Blocks until all work queued on `device` is done.
@@ -195,7 +215,7 @@ pub fn synchronize(device: Device) {
 /// Peak memory in bytes: of tensors on a CUDA device, of the whole process on CPU.
 pub fn peak_bytes(device: Device) -> Option<u64> {
     match device {
-        Device::Cuda(index) => native::cuda_peak_bytes(index).ok(),
+        Device::Cuda(index) => Some(native::cuda_tensors(index).ok()?.peak_bytes),
         _ => {
             let status = std::fs::read_to_string("/proc/self/status").ok()?;
             let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
@@ -224,20 +244,26 @@ mod tests {
 
     #[test]
     fn cuda_is_used_or_refused_with_a_reason() {
-        match cuda_unusable(0) {
-            None => assert!(choose(DeviceChoice::Cuda(0), Precision::F32, false).is_ok()),
-            Some(reason) => {
-                let error = choose(DeviceChoice::Cuda(0), Precision::F32, false)
-                    .unwrap_err()
-                    .to_string();
-                assert!(error.contains(&reason), "{error}");
-                assert_eq!(
-                    choose(DeviceChoice::Auto, Precision::Auto, false)
-                        .unwrap()
-                        .device,
-                    Device::Cpu
+        let chosen = |choice| choose(choice, Precision::F32, false);
+        let asked = chosen(DeviceChoice::Cuda(0));
+        match (cuda(0), asked) {
+            (Ok(found), Ok(chosen)) => assert_eq!(chosen.description, found.name),
+            // Other tests of this process draw numbers.
+            (Err(reason), Err(error)) if reason.is::<AskedTooEarly>() => {
+                assert!(error.is::<AskedTooEarly>());
+                assert!(
+                    chosen(DeviceChoice::Auto)
+                        .unwrap_err()
+                        .is::<AskedTooEarly>()
                 );
             }
+            (Err(reason), Err(error)) => {
+                let reason = reason.to_string();
+                assert!(error.to_string().contains(&reason), "{error}");
+                let auto = chosen(DeviceChoice::Auto).unwrap();
+                assert_eq!((auto.device, auto.no_cuda), (Device::Cpu, Some(reason)));
+            }
+            (found, asked) => panic!("{found:?} {asked:?}"),
         }
     }
 }

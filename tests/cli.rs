@@ -491,7 +491,7 @@ fn doctor_prints_versions_and_devices() {
 
 #[test]
 fn cuda_is_never_replaced_silently() {
-    if tch::Cuda::is_available() {
+    if ddpm::device::cuda_unusable(0).is_none() {
         return;
     }
     ddpm()
@@ -499,21 +499,6 @@ fn cuda_is_never_replaced_silently() {
         .assert()
         .failure()
         .stderr(contains("--device cuda:0 cannot be used"));
-}
-
-/// A library with the name of NVIDIA's driver is enough for libtorch's CUDA half to be loaded. That libtorch then sees
-/// CUDA shows that nothing used it before.
-#[test]
-fn the_cuda_half_is_loaded_where_there_is_a_driver() {
-    let driver = common::empty_driver();
-    let mut doctor = ddpm();
-    doctor.arg("doctor").env("LD_LIBRARY_PATH", driver.path());
-    let said = if common::libtorch().join("lib/libtorch_cuda.so").exists() {
-        "libcuda.so.1 is not an NVIDIA driver"
-    } else {
-        "this libtorch is built without CUDA"
-    };
-    doctor.assert().success().stdout(contains(said));
 }
 
 #[test]

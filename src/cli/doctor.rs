@@ -1,12 +1,12 @@
 //! `ddpm doctor`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use clap::Args;
 
 use super::out;
-use crate::device::cuda_unusable;
+use crate::device::{BuiltWith, Driver, cuda_unusable};
 use crate::native;
 use crate::report::bytes;
 use crate::text::plural;
@@ -21,13 +21,14 @@ impl DoctorCommand {
         out::result(&format!(
             "libtorch   {} at {}",
             env!("DDPM_LIBTORCH_VERSION"),
-            loaded_libtorch()
+            native::libtorch_folder().display()
         ));
         out::result(&format!(
             "CPU        {}, {}",
             plural(tch::get_num_threads() as u64, "thread"),
             system_memory()
         ));
+        out::result(&format!("driver     {}", driver()));
         match cuda_unusable(0) {
             Some(reason) => out::result(&format!("CUDA       cannot be used: {reason}")),
             None => {
@@ -56,16 +57,16 @@ fn cuda_device(index: usize) -> String {
     }
 }
 
-/// Folder of the libtorch that this process has loaded, which need not be the one it was built with.
-fn loaded_libtorch() -> String {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let path = maps.lines().find_map(|l| {
-        l.split_whitespace()
-            .nth(5)
-            .filter(|p| p.ends_with("/libtorch_cpu.so"))
-    });
-    path.and_then(|p| Path::new(p).parent())
-        .map_or("an unknown place".into(), |p| p.display().to_string())
+/// NVIDIA's driver: the one that is there, and the one that libtorch needs.
+fn driver() -> String {
+    let there = match Driver::find() {
+        Ok(driver) => driver.to_string(),
+        Err(_) => "none".to_owned(),
+    };
+    match BuiltWith::of_libtorch() {
+        Some(needed) => format!("{there}; this libtorch needs {needed}"),
+        None => there,
+    }
 }
 
 fn system_memory() -> String {

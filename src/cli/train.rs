@@ -77,6 +77,8 @@ impl TrainCommand {
         let started = Instant::now();
         self.check_cache()?;
         let auto_accumulate = self.settings.auto_accumulate()?;
+        // Before any other work with tensors.
+        let chosen = self.compute.choose()?;
         let existing = self.existing()?;
         let init = self.init(existing.as_ref())?;
         let config = self.resolve(existing.as_ref(), init.as_ref())?;
@@ -84,6 +86,7 @@ impl TrainCommand {
             return Err(self.located(wrong, existing.is_some()));
         }
         let start = Start {
+            chosen: Some(chosen),
             auto_accumulate,
             ..self.start(config, existing, init)?
         };
@@ -240,7 +243,6 @@ impl TrainCommand {
             damaged,
             init: init.map(|network| network.state_dict()),
             cache: self.cache.clone(),
-            chosen: Some(self.compute.choose()?),
             stop: signals::stop().with_time_limit(self.time_limit),
             strict: self.strict,
             force: self.force,

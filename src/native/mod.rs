@@ -1,5 +1,5 @@
-//! The safe face of `shim.cpp`, the few libtorch functions that `tch` leaves out, of `fused/`, operations that
-//! take less memory and time than their parts, of the loops in `area.cpp`, and of libjpeg's errors.
+//! The safe face of `shim.cpp` and `cuda.cpp`, the few libtorch functions that `tch` leaves out, of `fused/`, operations
+//! that take less memory and time than their parts, of the loops in `area.cpp`, and of libjpeg's errors.
 //!
 //! All `unsafe` of the crate is here. Tensors are passed as tch's own pointers and stay owned by
 //! the caller; a C++ exception comes back as an error with libtorch's message.
@@ -22,14 +22,15 @@ use tch::Tensor;
 pub use area::{Across, area_across, area_down, area_padded};
 pub use autocast::Bf16;
 pub use cuda::{
-    CudaDevice, CudaMemory, copy_aside, cuda_device, cuda_memory, cuda_peak_bytes, load_cuda,
+    CudaDevice, CudaMemory, CudaTensors, copy_aside, cuda_device, cuda_driver, cuda_memory,
+    cuda_tensors, empty_cuda_cache, forget_cuda_peak, libtorch_folder, load_cuda, set_cudnn_search,
     set_deterministic, set_tf32,
 };
 pub use fused::{
     BlockWeights, GroupNorm, KeptFilters, checkpointed_block, conv3x3, group_norm_silu,
     residual_block, rms_norm,
 };
-pub use host::pinned_like;
+pub use host::{pinned_like, queued_to};
 pub(crate) use host::{host_bytes, host_bytes_mut};
 pub(crate) use jpeg::{Samples, decode_jpeg};
 pub(crate) use memory::will_need;

@@ -3,36 +3,26 @@
 // Rules of this file: tensors come in as at::Tensor* (tch's own pointers) and stay owned by the caller; no exception
 // leaves a function (guard.h). Per-op headers only: <torch/torch.h> costs 15 s per build.
 
-#include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adam.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/add.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/unbind.h>
 #include <c10/core/Allocator.h>
-#include <c10/core/CachingDeviceAllocator.h>
-#include <c10/core/StreamGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
-#include <dlfcn.h>
 #include <malloc.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "guard.h"
@@ -44,8 +34,6 @@ extern "C" __attribute__((weak)) int mallctl(const char* name, void* old_value, 
 namespace {
 
 using ddpm::guarded;
-
-constexpr char no_driver[] = "no NVIDIA driver: libcuda.so.1 cannot be loaded";
 
 std::vector<at::Tensor> gather(at::Tensor** tensors, int64_t count) {
   std::vector<at::Tensor> list;
@@ -119,49 +107,6 @@ int ddpm_add_scaled(at::Tensor* target, at::Tensor* other, double alpha) {
   return guarded([&] { target->add_(*other, alpha); });
 }
 
-// Deterministic algorithms only; libtorch throws where it has none.
-int ddpm_set_deterministic(int on) {
-  return guarded([&] {
-    // cuBLAS reads this when it starts, and libtorch requires it.
-    if (on) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-    at::globalContext().setDeterministicAlgorithms(on != 0, /*warn_only=*/false);
-    // Uninitialised memory is never read here.
-    at::globalContext().setDeterministicFillUninitializedMemory(false);
-    at::globalContext().setDeterministicCuDNN(on != 0);
-    if (on) at::globalContext().setBenchmarkCuDNN(false);
-  });
-}
-
-// to[i] = from[i], done on return. From a CUDA device on a separate stream, concurrent with other work.
-int ddpm_copy_aside(at::Tensor** to, at::Tensor** from, int64_t count) {
-  return guarded([&] {
-    at::NoGradGuard no_grad;
-    std::optional<c10::StreamGuard> aside;
-    if (count > 0 && from[0]->is_cuda()) {
-      c10::impl::VirtualGuardImpl device(c10::DeviceType::CUDA);
-      aside.emplace(device.getStreamFromGlobalPool(from[0]->device(), /*isHighPriority=*/false));
-    }
-    for (int64_t i = 0; i < count; ++i) to[i]->copy_(*from[i]);
-    if (aside) aside->current_stream().synchronize();
-  });
-}
-
-// An uninitialised tensor of the shape and kind of `like` in pinned host memory. tch's pin_memory names a device, about
-// which libtorch 2.11 warns each time.
-int ddpm_pinned_like(at::Tensor* like, at::Tensor** out) {
-  return guarded([&] {
-    *out = new at::Tensor(at::empty(like->sizes(), like->options().device(at::kCPU).pinned_memory(true)));
-  });
-}
-
-// TF32 for matrix products and convolutions on CUDA; no effect elsewhere.
-int ddpm_set_tf32(int allow) {
-  return guarded([&] {
-    at::globalContext().setAllowTF32CuBLAS(allow != 0);
-    at::globalContext().setAllowTF32CuDNN(allow != 0);
-  });
-}
-
 // Begins bf16 autocast by libtorch's rules for this thread's convolutions and matrix products on CPU or CUDA;
 // `ddpm_autocast_end` with the same device ends it. Not nested.
 int ddpm_autocast_begin(int cuda) {
@@ -191,23 +136,6 @@ void ddpm_return_freed_memory() {
   }
 }
 
-// Free and total bytes of a CUDA device.
-int ddpm_cuda_memory(int device, uint64_t* free_bytes, uint64_t* total_bytes) {
-  return guarded([&] {
-    auto info = at::getDeviceAllocator(at::kCUDA)->getMemoryInfo(static_cast<c10::DeviceIndex>(device));
-    *free_bytes = info.first;
-    *total_bytes = info.second;
-  });
-}
-
-// Peak bytes of tensors on a CUDA device.
-int ddpm_cuda_peak_bytes(int device, uint64_t* bytes) {
-  return guarded([&] {
-    auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(device));
-    *bytes = stats.allocated_bytes[0].peak;
-  });
-}
-
 // Starts counting the bytes of CPU tensors that this thread allocates and frees, including backward passes.
 int ddpm_tally_begin() {
   return guarded([&] {
@@ -229,50 +157,6 @@ void ddpm_tally_end() {
     if (tally) c10::ThreadLocalDebugInfo::_pop(c10::DebugInfoKind::PROFILER_STATE);
   });
   tally.reset();
-}
-
-// Loads libtorch's CUDA library, which is beside the CPU library that this program is linked to.
-//
-// Must run before libtorch first checks for CUDA: it caches the answer.
-int ddpm_load_cuda() {
-  // Every start on a machine without a GPU gets here: no exception, as libtorch's take milliseconds.
-  if (!dlopen("libcuda.so.1", RTLD_NOW)) {
-    ddpm::last_error = no_driver;
-    return 1;
-  }
-  return guarded([] {
-    Dl_info here;
-    TORCH_CHECK(dladdr(reinterpret_cast<void*>(&at::globalContext), &here), "libtorch_cpu.so is nowhere");
-    std::string path(here.dli_fname);
-    path = path.substr(0, path.rfind('/') + 1) + "libtorch_cuda.so";
-    TORCH_CHECK(access(path.c_str(), F_OK) == 0, "this libtorch is built without CUDA");
-    // Global, as if linked: its libraries use each other's symbols.
-    TORCH_CHECK(dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL), "libtorch's CUDA half cannot be loaded: ", dlerror());
-  });
-}
-
-// Queries the NVIDIA driver itself, through dlopen, to learn why a driver is missing or fails. `name` receives the
-// device's name, NUL-terminated; `major` the first part of its compute capability.
-int ddpm_cuda_device(int device, char* name, int capacity, int* major) {
-  return guarded([&] {
-    void* driver = dlopen("libcuda.so.1", RTLD_NOW);
-    TORCH_CHECK(driver, no_driver);
-    auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
-    auto get_device = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
-    auto get_name = reinterpret_cast<int (*)(char*, int, int)>(dlsym(driver, "cuDeviceGetName"));
-    auto get_attribute = reinterpret_cast<int (*)(int*, int, int)>(dlsym(driver, "cuDeviceGetAttribute"));
-    TORCH_CHECK(init && get_device && get_name && get_attribute, "libcuda.so.1 is not an NVIDIA driver");
-    int status = init(0);
-    TORCH_CHECK(status == 0, "the NVIDIA driver does not start: cuInit returned ", status);
-    int handle = 0;
-    status = get_device(&handle, device);
-    TORCH_CHECK(status == 0, "no CUDA device ", device, ": cuDeviceGet returned ", status);
-    status = get_name(name, capacity, handle);
-    TORCH_CHECK(status == 0, "cuDeviceGetName returned ", status);
-    constexpr int compute_capability_major = 75;
-    status = get_attribute(major, compute_capability_major, handle);
-    TORCH_CHECK(status == 0, "cuDeviceGetAttribute returned ", status);
-  });
 }
 
 }  // extern "C"

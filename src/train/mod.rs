@@ -71,7 +71,8 @@ pub struct Start {
     pub init: Option<Vec<(String, Tensor)>>,
     /// File for the decoded images.
     pub cache: Option<PathBuf>,
-    /// Where to compute; `None` takes CUDA if it is usable, else the CPU.
+    /// Where to compute; `None` takes CUDA if it is usable, else the CPU, see [`device::choose`], which must then come before
+    /// other work with tensors.
     pub chosen: Option<Chosen>,
     /// Asks the run to stop or to save: by signals, by a time limit, or by a clone that the caller keeps.
     pub stop: Stop,

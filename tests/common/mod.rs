@@ -21,19 +21,25 @@ pub(crate) fn libtorch() -> PathBuf {
     std::env::var_os("LIBTORCH").map_or(repo(".venv/libtorch"), PathBuf::from)
 }
 
-/// A folder with an empty library by the name of NVIDIA's driver, for `LD_LIBRARY_PATH`.
-pub(crate) fn empty_driver() -> TempDir {
+/// A folder with a library of this C source by the name of NVIDIA's driver, for `LD_LIBRARY_PATH`.
+pub(crate) fn driver(source: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let source = dir.path().join("driver.cpp");
-    std::fs::write(&source, "").unwrap();
-    let built = Command::new("g++")
-        .args(["-shared", "-fPIC", "-o"])
-        .arg(dir.path().join("libcuda.so.1"))
-        .arg(&source)
-        .status()
-        .unwrap();
-    assert!(built.success());
+    library(&dir.path().join("libcuda.so.1"), source, &[]);
     dir
+}
+
+/// Compiles a C source to a shared library.
+pub(crate) fn library(path: &Path, source: &str, flags: &[&str]) {
+    let file = path.with_extension("c");
+    std::fs::write(&file, source).unwrap();
+    let compiler = Command::new("gcc")
+        .args(["-shared", "-fPIC", "-w", "-o"])
+        .args([path, &file])
+        .args(flags)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&compiler.stderr);
+    assert!(compiler.status.success(), "{said}");
 }
 
 /// A file of golden numbers; what it holds is in weights/README.md.
