@@ -1,8 +1,10 @@
 //! Available memory, and recognition of out-of-memory errors.
 
 use std::fs::read_to_string;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
+use anyhow::Result;
 use tch::Device;
 
 use crate::native;
@@ -11,9 +13,11 @@ use crate::native;
 ///
 /// On CPU it is the minimum of the system's available memory, of what the control groups of this process leave, and
 /// of what its limit on address space leaves. Page cache counts as free, and swap does not: training from there would
-/// take for ever.
+/// take for ever. On CUDA, what libtorch keeps for later tensors is returned to the device first: this process can allocate
+/// it, though the device counts it as used.
 pub fn available_bytes(device: Device) -> Option<u64> {
     if let Device::Cuda(index) = device {
+        return_cached(device);
         return native::cuda_memory(index).ok().map(|m| m.free_bytes);
     }
     let meminfo = read_to_string("/proc/meminfo").unwrap_or_default();
@@ -26,6 +30,15 @@ pub fn available_bytes(device: Device) -> Option<u64> {
     .into_iter()
     .flatten()
     .min()
+}
+
+/// Returns the memory that this process keeps for later tensors to the system, or to the device.
+pub fn return_cached(device: Device) {
+    match device {
+        // A failure of the device is that of the next operation, too.
+        Device::Cuda(_) => drop(native::empty_cuda_cache()),
+        _ => native::return_freed_memory(),
+    }
 }
 
 /// Resident memory of this process in bytes, libraries included.
@@ -101,16 +114,67 @@ fn left_of_address_space() -> Option<u64> {
     Some(limit.saturating_sub(mapped))
 }
 
+/// What libtorch's own allocators say when memory runs out.
+const RAN_OUT: [&str; 4] = [
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+];
+
+/// What cuBLAS and cuDNN say that get no memory for a handle or a workspace, and libtorch when it has tried all algorithms
+/// of cuDNN and the workspace of each was too large.
+const RAN_OUT_IN_DISGUISE: [&str; 6] = [
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "unable to find an engine",
+    "Unable to find a valid cuDNN algorithm",
+];
+
 /// True if the error `text` of libtorch reports that memory ran out, on CPU or CUDA.
 pub fn ran_out(text: &str) -> bool {
-    [
-        "can't allocate memory",
-        "not enough memory",
-        "out of memory",
-        "bad_alloc",
-    ]
-    .iter()
-    .any(|said| text.contains(said))
+    let mut words = RAN_OUT.iter().chain(&RAN_OUT_IN_DISGUISE);
+    words.any(|said| text.contains(said))
+}
+
+/// What libtorch said when memory ran out: the first line of its message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortage(pub String);
+
+/// Runs `work`, which may run out of memory: that is an error, and in most operations of tch a panic.
+///
+/// # Errors
+/// Those of `work` for other reasons.
+///
+/// # Panics
+/// As `work` does for other reasons.
+pub fn catch_shortage<T>(work: impl FnOnce() -> Result<T>) -> Result<Result<T, Shortage>> {
+    // Tensors of the work are dropped by unwinding, and the rest is not used again.
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(done)) => Ok(Ok(done)),
+        Ok(Err(error)) => {
+            let text = format!("{error:#}");
+            match ran_out(&text) {
+                true => Ok(Err(Shortage(
+                    text.lines().next().unwrap_or_default().to_owned(),
+                ))),
+                false => Err(error),
+            }
+        }
+        Err(panic) => match panic.downcast_ref::<String>() {
+            Some(text) if ran_out(text) => Ok(Err(Shortage(message_in(text).to_owned()))),
+            _ => resume_unwind(panic),
+        },
+    }
+}
+
+/// libtorch's message in the text of a panic of tch: a debug string, in which a backtrace follows an escaped line break.
+pub fn message_in(panic: &str) -> &str {
+    let said = panic.split_once("Torch(\"").map_or(panic, |(_, said)| said);
+    let said = said.split("\\n").next().unwrap_or(said);
+    said.trim_end_matches("\")")
 }
 
 /// Size of the failed allocation in an error of libtorch, human-readable: "1.50 GiB", "123 bytes".
@@ -125,6 +189,7 @@ pub fn asked_for(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::bail;
     use std::path::PathBuf;
 
     fn write(path: PathBuf, text: &str) {
@@ -169,8 +234,35 @@ mod tests {
         let cuda = "CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of 23.69 GiB of which 1.20 GiB is free.";
         assert!(ran_out(cpu) && ran_out(cuda) && ran_out("std::bad_alloc"));
         assert!(!ran_out("index out of range"));
+        for disguised in [
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "GET was unable to find an engine to execute this computation",
+            "Unable to find a valid cuDNN algorithm to run convolution",
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        ] {
+            assert!(ran_out(disguised), "{disguised}");
+            assert_eq!(asked_for(disguised), None);
+        }
+        for other in ["CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_BAD_PARAM"] {
+            assert!(!ran_out(other), "{other}");
+        }
         assert_eq!(asked_for(cpu), Some("8589934592 bytes"));
         assert_eq!(asked_for(cuda), Some("1.50 GiB"));
         assert_eq!(asked_for("std::bad_alloc"), None);
+    }
+
+    #[test]
+    fn only_a_shortage_is_caught() {
+        let panic = r#"called `Result::unwrap()` on an `Err` value: Torch("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`\nException raised from x\nframe #0")"#;
+        let said = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`";
+        let caught = catch_shortage(|| -> Result<()> { std::panic::panic_any(panic.to_owned()) });
+        assert_eq!(caught.unwrap(), Err(Shortage(said.to_owned())));
+        let caught = catch_shortage(|| -> Result<()> { bail!("{said}\nframe #0") });
+        assert_eq!(caught.unwrap(), Err(Shortage(said.to_owned())));
+        let other = catch_shortage(|| -> Result<()> { bail!("no such file") });
+        assert_eq!(other.unwrap_err().to_string(), "no such file");
+        let bug = || catch_shortage(|| -> Result<()> { panic!("a bug") });
+        assert!(catch_unwind(bug).is_err());
+        assert_eq!(catch_shortage(|| Ok(3)).unwrap(), Ok(3));
     }
 }

@@ -34,6 +34,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::memory::{message_in, ran_out};
 use crate::text;
 
 /// Train and sample denoising diffusion models, on libtorch.
@@ -152,10 +153,8 @@ impl Cli {
 
 /// libtorch's message from the text of a panic of tch, with what to do about it; `None` for other panics.
 pub fn libtorch_message(panic: &str) -> Option<String> {
-    let (_, said) = panic.split_once("Torch(\"")?;
-    // A debug string: the C++ backtrace follows the message after an escaped line break.
-    let said = said.split("\\n").next().unwrap_or(said);
-    Some(libtorch_said(said.trim_end_matches("\")")))
+    let of_tch = panic.contains("Torch(\"");
+    of_tch.then(|| libtorch_said(message_in(panic)))
 }
 
 /// An error of libtorch, without the backtrace that follows its first line, and with what to do about it.
@@ -165,7 +164,7 @@ fn libtorch_said(said: &str) -> String {
         .next()
         .unwrap_or_default()
         .trim_end_matches('.');
-    let advice = if crate::memory::ran_out(said) {
+    let advice = if ran_out(said) {
         "; lower --batch, or split it with --accumulate (training)"
     } else {
         ""

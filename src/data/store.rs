@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::prefetch::Prefetcher;
-use crate::native;
+use crate::memory::available_bytes;
 
 /// Decoded images: on the training device if they fit there, else in host memory or in a mapped file, from which
 /// the next batches are prefetched while a step is computed.
@@ -51,10 +51,8 @@ impl Store {
             pixels.size()
         );
         let fits = match device {
-            Device::Cuda(index) => {
-                let free = native::cuda_memory(index)?.free_bytes as f64;
-                (pixels.numel() as f64) < free * DEVICE_SHARE
-            }
+            Device::Cuda(_) => available_bytes(device)
+                .is_some_and(|free| (pixels.numel() as f64) < free as f64 * DEVICE_SHARE),
             _ => !in_file,
         };
         let prefetcher = match fits {

@@ -1,6 +1,5 @@
 //! Batch size: a number, or found by trying.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -8,9 +7,9 @@ use anyhow::{Result, bail};
 use tch::{Device, Kind, Tensor};
 
 use crate::cli::out::say;
-use crate::device::{peak_bytes, synchronize};
-use crate::memory::available_bytes;
-use crate::native::{CpuTally, cuda_memory, return_freed_memory};
+use crate::device::synchronize;
+use crate::memory::{Shortage, available_bytes, catch_shortage, return_cached};
+use crate::native::{CpuTally, cuda_tensors, forget_cuda_peak};
 use crate::pretrained::Pretrained;
 use crate::text::plural;
 
@@ -46,7 +45,7 @@ impl BatchSize {
     /// The batch size for `images` images; `auto` is found by trying.
     ///
     /// # Errors
-    /// `auto`, and a batch of one image does not fit.
+    /// `auto`, and a batch of one image does not fit, or an evaluation fails for another reason than memory.
     pub(in crate::cli) fn resolve(
         self,
         network: &Pretrained,
@@ -57,14 +56,9 @@ impl BatchSize {
             return Ok(self.at_most(images));
         };
         let evaluate = |batch| Tried::evaluation(network, device, batch);
-        let found = fastest(images, evaluate, |bytes| has_room(device, bytes));
-        if !device.is_cuda() {
-            // Memory of the last batch tried, twice as large.
-            return_freed_memory();
-        }
-        if found == 0 {
-            bail!("not even one image fits into memory");
-        }
+        let found = fastest(images, evaluate, |bytes| has_room(device, bytes))?;
+        // Memory of the last batch tried, twice as large.
+        return_cached(device);
         say(&format!(
             "--batch auto: {} per batch",
             plural(found, "image")
@@ -80,25 +74,37 @@ impl BatchSize {
     }
 }
 
-/// Doubles the batch from 1 up to `most` until that no longer pays or memory ends; 0 if not even 1 fits.
+/// Doubles the batch from 1 up to `most` until that no longer pays or memory ends.
 ///
-/// `evaluate(batch)` returns time and memory of one evaluation, or `None` if it does not fit; `has_room(bytes)` is
+/// `evaluate(batch)` returns time and memory of one evaluation, or what was said when memory ran out; `has_room(bytes)` is
 /// false if it need not be tried.
+///
+/// # Errors
+/// Those of `evaluate`; not even 1 fits.
 fn fastest(
     most: u64,
-    evaluate: impl Fn(u64) -> Option<Tried>,
+    evaluate: impl Fn(u64) -> Result<Result<Tried, Shortage>>,
     has_room: impl Fn(u64) -> bool,
-) -> u64 {
+) -> Result<u64> {
     let (mut best, mut best_rate, mut bytes_an_image) = (0, 0.0, 0);
     let mut batch = 1;
     while best < most {
-        let tried = has_room(batch * bytes_an_image).then(|| evaluate(batch));
-        let Some(tried) = tried.flatten() else {
-            say(&format!(
-                "--batch auto: a batch of {} would not fit into memory",
-                plural(batch, "image")
-            ));
-            break;
+        let tried = match has_room(batch * bytes_an_image) {
+            true => evaluate(batch)?,
+            false => Err(Shortage(String::new())),
+        };
+        let tried = match tried {
+            Ok(tried) => tried,
+            Err(Shortage(said)) if best == 0 => {
+                bail!("not even one image fits into memory; libtorch says: {said}")
+            }
+            Err(_) => {
+                say(&format!(
+                    "--batch auto: a batch of {} would not fit into memory",
+                    plural(batch, "image")
+                ));
+                break;
+            }
         };
         let rate = batch as f64 / tried.secs;
         if rate < best_rate * WORTHWHILE {
@@ -108,20 +114,26 @@ fn fastest(
         bytes_an_image = tried.most_bytes.div_ceil(batch);
         batch = (batch * 2).min(most);
     }
-    best
+    Ok(best)
 }
 
 /// Time and memory of one evaluation.
+#[derive(Debug)]
 struct Tried {
     /// The faster of two after a first that warms up.
     secs: f64,
-    /// Peak memory of tensors: on a CPU those of the evaluation, on CUDA all of them.
+    /// Most memory that the tensors of the evaluation take at once.
     most_bytes: u64,
 }
 
 impl Tried {
-    /// `None` if it does not fit.
-    fn evaluation(network: &Pretrained, device: Device, batch: u64) -> Option<Tried> {
+    /// # Errors
+    /// Anything but running out of memory.
+    fn evaluation(
+        network: &Pretrained,
+        device: Device,
+        batch: u64,
+    ) -> Result<Result<Tried, Shortage>> {
         let [c, h, w] = network.meta.config.model.chw();
         let n = batch as i64;
         let zeros = |kind| Tensor::zeros([n], (kind, device));
@@ -134,36 +146,38 @@ impl Tried {
             synchronize(device);
             start.elapsed().as_secs_f64()
         };
-        // Running out of memory is a panic of tch; other panics are reported in main.
-        catch_unwind(AssertUnwindSafe(|| {
+        catch_shortage(|| {
             // Allocates, too, what later evaluations reuse.
             evaluate();
-            let tally = CpuTally::begin().ok();
-            let secs = evaluate();
-            let most_bytes = match device {
-                Device::Cuda(_) => peak_bytes(device),
-                _ => tally.map(|tally| tally.now_and_peak_bytes().1 as u64),
-            };
-            Tried {
+            let (secs, most_bytes) = counted(device, evaluate)?;
+            Ok(Tried {
                 secs: secs.min(evaluate()),
-                most_bytes: most_bytes.unwrap_or(0),
-            }
-        }))
-        .ok()
+                most_bytes,
+            })
+        })
     }
 }
 
-/// True if `bytes` can be allocated: besides what is in use on a CPU, in total on CUDA; true if unknown.
-fn has_room(device: Device, bytes: u64) -> bool {
-    let room = match device {
-        Device::Cuda(index) => cuda_memory(index).ok().map(|memory| memory.total_bytes),
-        _ => {
-            // Memory of earlier batches.
-            return_freed_memory();
-            available_bytes(device)
-        }
+/// The result of `work`, and the most bytes that its tensors take at once on `device`; 0 if they are being counted already.
+fn counted<T>(device: Device, work: impl FnOnce() -> T) -> Result<(T, u64)> {
+    let Device::Cuda(index) = device else {
+        let tally = CpuTally::begin().ok();
+        let result = work();
+        let most = tally.map_or(0, |tally| tally.now_and_peak_bytes().1);
+        return Ok((result, most as u64));
     };
-    room.is_none_or(|room| fits(bytes, room))
+    forget_cuda_peak(index)?;
+    let before = cuda_tensors(index)?.now_bytes;
+    let result = work();
+    let most = cuda_tensors(index)?.peak_bytes.saturating_sub(before);
+    Ok((result, most))
+}
+
+/// True if `bytes` can be allocated besides what is in use; true if unknown.
+fn has_room(device: Device, bytes: u64) -> bool {
+    // Memory of earlier batches.
+    return_cached(device);
+    available_bytes(device).is_none_or(|room| fits(bytes, room))
 }
 
 fn fits(bytes: u64, room: u64) -> bool {
@@ -179,12 +193,12 @@ mod tests {
         // 8 units of work side by side: up to 8 images take as long as one.
         let found = |most| {
             let evaluate = |batch: u64| {
-                Some(Tried {
+                Ok(Ok(Tried {
                     secs: batch.div_ceil(8) as f64,
                     most_bytes: 0,
-                })
+                }))
             };
-            fastest(most, evaluate, |_| true)
+            fastest(most, evaluate, |_| true).unwrap()
         };
         assert_eq!((found(1000), found(5), found(1)), (8, 5, 1));
     }
@@ -193,17 +207,33 @@ mod tests {
     fn doubling_stops_where_memory_ends() {
         let found = |most, room: u64, fit: u64| {
             let evaluate = |batch| {
-                (batch <= fit).then_some(Tried {
+                let tried = Tried {
                     secs: 1.0,
                     most_bytes: 10 * batch,
-                })
+                };
+                let full = || Shortage("CUDA out of memory".to_owned());
+                Ok((batch <= fit).then_some(tried).ok_or_else(full))
             };
             fastest(most, evaluate, |bytes| bytes <= room)
         };
-        assert_eq!(found(1000, 100, 1000), 8);
-        assert_eq!(found(10, 100, 1000), 10);
-        assert_eq!(found(1000, 1000, 2), 2);
-        assert_eq!(found(1000, 1000, 0), 0);
+        assert_eq!(found(1000, 100, 1000).unwrap(), 8);
+        assert_eq!(found(10, 100, 1000).unwrap(), 10);
+        assert_eq!(found(1000, 1000, 2).unwrap(), 2);
+        let none = found(1000, 1000, 0).unwrap_err().to_string();
+        assert!(none.contains("not even one image") && none.ends_with("CUDA out of memory"));
+    }
+
+    #[test]
+    fn another_failure_while_trying_ends_it() {
+        let evaluate = |batch| match batch {
+            1 => Ok(Ok(Tried {
+                secs: 1.0,
+                most_bytes: 0,
+            })),
+            _ => bail!("CUDA error: an illegal memory access was encountered"),
+        };
+        let error = fastest(8, evaluate, |_| true).unwrap_err().to_string();
+        assert!(error.contains("illegal memory access"), "{error}");
     }
 
     #[test]
