@@ -17,7 +17,7 @@ use super::args::compute::ComputeArgs;
 use super::args::settings::{BaseArgs, DataArgs, NetworkArgs};
 use super::out;
 use crate::config::{Preset, RunConfig};
-use crate::device::{Chosen, peak_bytes, synchronize};
+use crate::device::{Chosen, ConvolutionSearch, peak_bytes, synchronize};
 use crate::model::Model;
 use crate::report::{bytes, count};
 
@@ -123,6 +123,8 @@ impl BenchCommand {
         bench: &mut dyn Bench,
         passes: u64,
     ) -> Result<Outcome> {
+        // As in training and long sampling; the search itself falls into the steps that warm up.
+        let _search = ConvolutionSearch::begin();
         let ms_all = self.time(chosen, bench)?;
         let peak_bytes = peak_bytes(chosen.device).unwrap_or(0);
         let net = Model::new(&config.model, config.diffusion.timesteps, 0);

@@ -5,6 +5,7 @@ use ndarray::Array1;
 use tch::Tensor;
 
 use super::{Estimate, Noise, OnStep, Process, Respaced, Step};
+use crate::device::ConvolutionSearch;
 
 /// The DDIM sampler: the noise that each step adds.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,6 +105,7 @@ pub fn ddim(
 pub fn ddim_invert(process: &Process, x_0: Tensor, on_step: &mut OnStep) -> Tensor {
     let _guard = tch::no_grad_guard();
     let steps = process.steps;
+    let _search = ConvolutionSearch::if_worth_it(steps.len());
     let mut x = x_0;
     for i in 0..steps.len() {
         // The first step starts from the clean image, which the network was not trained on: ask it at the next step.

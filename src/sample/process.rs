@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 use super::watch::{NotFiniteAt, Watch};
 use super::{Denoiser, Respaced};
 use crate::config::{DiffusionConfig, Prediction};
+use crate::device::ConvolutionSearch;
 
 /// A reverse process: the network and the time steps that a sampler visits.
 ///
@@ -106,6 +107,7 @@ impl<'a> Process<'a> {
         mut step: impl FnMut(&Estimate, usize, u64) -> Tensor,
     ) -> Tensor {
         let _guard = tch::no_grad_guard();
+        let _search = ConvolutionSearch::if_worth_it(self.steps.len());
         let mut x = x_start;
         for (done, i) in (1..).zip((0..self.steps.len()).rev()) {
             let estimate = self.estimate(&x, i);

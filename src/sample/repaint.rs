@@ -4,6 +4,7 @@ use ndarray::Array2;
 use tch::{Device, Tensor};
 
 use super::{Ddpm, Noise, OnStep, Process, Step};
+use crate::device::ConvolutionSearch;
 
 /// The known part of the images.
 #[derive(Debug)]
@@ -75,6 +76,7 @@ pub fn repaint(
 ) -> Tensor {
     let _guard = tch::no_grad_guard();
     let steps = process.steps;
+    let _search = ConvolutionSearch::if_worth_it(resampling.evaluations(steps.len()));
     let mut draws = 0;
     let mut draw = || {
         draws += 1;

@@ -13,7 +13,7 @@ use super::{Observer, StepOutput, Stop, Trainer, grids};
 use crate::checkpoint::{RunFolder, RunLock};
 use crate::config::{OnBadStep, RunConfig};
 use crate::data::Loaded;
-use crate::device::Chosen;
+use crate::device::{Chosen, ConvolutionSearch};
 
 mod begin;
 
@@ -40,6 +40,8 @@ pub(super) struct Run {
     saved: Option<u64>,
     pub(super) stop: Stop,
     observer: Arc<dyn Observer>,
+    /// All steps have the same shapes.
+    _search: ConvolutionSearch,
     /// The last to go: nobody else may write as long as the writer does.
     _lock: RunLock,
 }

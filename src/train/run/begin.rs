@@ -8,7 +8,7 @@ use super::Run;
 use crate::checkpoint::RunLock;
 use crate::config::ImageRules;
 use crate::data::Loaded;
-use crate::device::Chosen;
+use crate::device::{Chosen, ConvolutionSearch};
 use crate::model::load_state_dict;
 use crate::train::incident::Incidents;
 use crate::train::log::Log;
@@ -26,6 +26,7 @@ impl Run {
         }
         check(&start)?;
         let chosen = device_of(start.chosen.take())?;
+        let search = ConvolutionSearch::begin();
         let later = resume::later(&start.config, start.resume.as_ref(), &start.damaged);
         let data = load(&start, &chosen)?;
         let given = start.init.is_some();
@@ -50,6 +51,7 @@ impl Run {
             budget,
             incidents: Incidents::default(),
             saved: None,
+            _search: search,
             _lock: lock,
             strict: start.strict,
             folder,
