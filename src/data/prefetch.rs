@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -16,12 +16,20 @@ use crate::native;
 /// batches requested in its place are dropped: so prefetching never changes the data, only the waiting.
 #[derive(Debug)]
 pub(super) struct Prefetcher {
-    requests: Sender<Vec<i64>>,
-    gathered: Receiver<Result<Tensor>>,
+    /// `None` when it is dropped.
+    channels: Option<Channels>,
+    thread: Option<JoinHandle<()>>,
     /// Requested and not yet taken, in order.
     pending: VecDeque<Vec<i64>>,
     /// Total time that takers waited.
     pub(super) waited: Duration,
+}
+
+/// To and from the thread.
+#[derive(Debug)]
+struct Channels {
+    requests: Sender<Vec<i64>>,
+    gathered: Receiver<Result<Tensor>>,
 }
 
 impl Prefetcher {
@@ -30,9 +38,8 @@ impl Prefetcher {
         let pixels = pixels.shallow_clone();
         let (requests, asked) = channel::<Vec<i64>>();
         let (done, gathered) = channel();
-        // The thread ends when the sender of requests is dropped; batches gathered by then are not needed.
-        thread::Builder::new()
-            .name("pictures".to_owned())
+        let thread = thread::Builder::new()
+            .name("images".to_owned())
             .spawn(move || {
                 for indices in asked {
                     if done.send(gather(&pixels, &indices, device)).is_err() {
@@ -42,8 +49,8 @@ impl Prefetcher {
             })
             .context("cannot start the thread that reads images")?;
         Ok(Prefetcher {
-            requests,
-            gathered,
+            channels: Some(Channels { requests, gathered }),
+            thread: Some(thread),
             pending: VecDeque::new(),
             waited: Duration::ZERO,
         })
@@ -52,7 +59,8 @@ impl Prefetcher {
     /// Requests a batch unless it is already pending.
     pub(super) fn request(&mut self, indices: Vec<i64>) -> Result<()> {
         if !self.pending.contains(&indices) {
-            self.requests.send(indices.clone()).context(GONE)?;
+            let channels = self.channels()?;
+            channels.requests.send(indices.clone()).context(GONE)?;
             self.pending.push_back(indices);
         }
         Ok(())
@@ -63,13 +71,34 @@ impl Prefetcher {
         let started = Instant::now();
         while self.pending.front().is_some_and(|first| first != indices) {
             self.pending.pop_front();
-            drop(self.gathered.recv().context(GONE)?);
+            drop(self.receive()?);
         }
         self.request(indices.to_vec())?;
         self.pending.pop_front();
-        let batch = self.gathered.recv().context(GONE)?;
+        let batch = self.receive()?;
         self.waited += started.elapsed();
         batch
+    }
+
+    fn channels(&self) -> Result<&Channels> {
+        self.channels.as_ref().context(GONE)
+    }
+
+    /// The next batch, or its error, once it is gathered.
+    fn receive(&self) -> Result<Result<Tensor>> {
+        self.channels()?.gathered.recv().context(GONE)
+    }
+}
+
+impl Drop for Prefetcher {
+    /// Waits for the thread, which ends with the batch that it is gathering: at the end of the process, libtorch's CUDA half
+    /// must not be taken down around it.
+    fn drop(&mut self) {
+        // It asks for requests, and then offers what it gathered: either fails now.
+        self.channels = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -127,6 +156,18 @@ mod tests {
         assert_eq!(bytes(prefetcher.take(&[0, 0]).unwrap()), [10, 10]);
         assert_eq!(bytes(prefetcher.take(&[3, 4]).unwrap()), [13, 14]);
         assert!(prefetcher.pending.is_empty());
+    }
+
+    #[test]
+    fn dropping_it_ends_the_thread_whatever_is_pending() {
+        for requests in [0, 1, 1000] {
+            let mut prefetcher = Prefetcher::start(&six(), Device::Cpu).unwrap();
+            for images in 1..=requests {
+                prefetcher.request(vec![0; images]).unwrap();
+            }
+            // Would never return if the thread waited for more.
+            drop(prefetcher);
+        }
     }
 
     #[test]
