@@ -96,12 +96,12 @@ pub struct AskedTooEarly;
 /// Resolves a choice and sets libtorch up for it. `deterministic` requests the same bits every time, which a CPU
 /// returns anyway.
 ///
-/// libtorch's CUDA half is loaded here, and only if a CUDA device is to be used: for `Cpu` nothing of CUDA is. libtorch keeps
-/// what it answers when it is first asked about CUDA, so this comes before other work with tensors.
+/// libtorch's CUDA half is loaded here, and only if a CUDA device is to be used: for `Cpu` nothing of CUDA is. libtorch
+/// keeps what it answers when it is first asked about CUDA, so this comes before other work with tensors.
 ///
 /// # Errors
-/// If CUDA or TF32 is requested but not usable, with the reason; never a silent fallback. [`AskedTooEarly`], also for `Auto`,
-/// if there is a device that would have been used.
+/// If CUDA or TF32 is requested but not usable, with the reason; never a silent fallback. [`AskedTooEarly`], also for
+/// `Auto`, if there is a device that would have been used.
 pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -> Result<Chosen> {
     if deterministic {
         native::set_deterministic(true)?;
@@ -184,8 +184,8 @@ fn cpu_model() -> String {
 /// CUDA device `index`, ready for libtorch, whose CUDA half is loaded now if it was not.
 ///
 /// # Errors
-/// The reason why it cannot be used. What can be found without libtorch is: on a machine without a device, or with an older
-/// driver, nothing of it is loaded, and it prints no warnings.
+/// The reason why it cannot be used. What can be found without libtorch is: on a machine without a device, or with an
+/// older driver, nothing of it is loaded, and it prints no warnings.
 fn cuda(index: usize) -> Result<native::CudaDevice> {
     let device = driver::device(index)?;
     native::load_cuda()?;

@@ -11,9 +11,9 @@ use crate::native;
 
 /// Bytes that this process can still allocate on `device`; `None` if the system does not report it.
 ///
-/// On CPU it is the minimum of the system's available memory, of what the control groups of this process leave, and
-/// of what its limit on address space leaves. Page cache counts as free, and swap does not: training from there would
-/// take for ever. On CUDA, what libtorch keeps for later tensors is returned to the device first: this process can allocate
+/// On CPU it is the minimum of the system's available memory, of what the control groups of this process leave, and of
+/// what its limit on address space leaves. Page cache counts as free, and swap does not: training from there would take
+/// for ever. On CUDA, what libtorch keeps for later tensors is returned to the device first: this process can allocate
 /// it, though the device counts it as used.
 pub fn available_bytes(device: Device) -> Option<u64> {
     if let Device::Cuda(index) = device {
@@ -122,8 +122,8 @@ const RAN_OUT: [&str; 4] = [
     "bad_alloc",
 ];
 
-/// What cuBLAS and cuDNN say that get no memory for a handle or a workspace, and libtorch when it has tried all algorithms
-/// of cuDNN and the workspace of each was too large.
+/// What cuBLAS and cuDNN say that get no memory for a handle or a workspace, and libtorch when it has tried all
+/// algorithms of cuDNN and the workspace of each was too large.
 const RAN_OUT_IN_DISGUISE: [&str; 6] = [
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
@@ -170,7 +170,8 @@ pub fn catch_shortage<T>(work: impl FnOnce() -> Result<T>) -> Result<Result<T, S
     }
 }
 
-/// libtorch's message in the text of a panic of tch: a debug string, in which a backtrace follows an escaped line break.
+/// libtorch's message in the text of a panic of tch: a debug string, in which a backtrace follows an escaped line
+/// break.
 pub fn message_in(panic: &str) -> &str {
     let said = panic.split_once("Torch(\"").map_or(panic, |(_, said)| said);
     let said = said.split("\\n").next().unwrap_or(said);

@@ -1,5 +1,6 @@
-//! NVIDIA's driver as the program meets it: none, too old, a GPU that libtorch has no code for; what of CUDA is loaded when,
-//! and whether kernels can be compiled. The drivers are small libraries by the name of NVIDIA's; no GPU is needed.
+//! NVIDIA's driver as the program meets it: none, too old, a GPU that libtorch has no code for; what of CUDA is loaded
+//! when, and whether kernels can be compiled. The drivers are small libraries by the name of NVIDIA's; no GPU is
+//! needed.
 
 mod common;
 

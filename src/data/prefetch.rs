@@ -91,8 +91,8 @@ impl Prefetcher {
 }
 
 impl Drop for Prefetcher {
-    /// Waits for the thread, which ends with the batch that it is gathering: at the end of the process, libtorch's CUDA half
-    /// must not be taken down around it.
+    /// Waits for the thread, which ends with the batch that it is gathering: at the end of the process, libtorch's CUDA
+    /// half must not be taken down around it.
     fn drop(&mut self) {
         // It asks for requests, and then offers what it gathered: either fails now.
         self.channels = None;

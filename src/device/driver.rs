@@ -10,8 +10,8 @@ use crate::native;
 /// Where the kernel module of the driver says its release.
 const RELEASE: &str = "/proc/driver/nvidia/version";
 
-/// The GPUs that PyTorch 2.11.0 for CUDA 13.0 has code for: compute capabilities, major and minor. Code for one runs on GPUs of
-/// the same major and a higher minor number too.
+/// The GPUs that PyTorch 2.11.0 for CUDA 13.0 has code for: compute capabilities, major and minor. Code for one runs on
+/// GPUs of the same major and a higher minor number too.
 ///
 /// Source: `torch._C._cuda_getArchFlags()` of the wheel.
 const CUDA_13_CODE: [(i32, i32); 6] = [(7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0)];
@@ -19,7 +19,8 @@ const CUDA_13_CODE: [(i32, i32); 6] = [(7, 5), (8, 0), (8, 6), (9, 0), (10, 0), 
 /// The NVIDIA driver of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Driver {
-    /// The newest CUDA that it supports, as 13000 for 13.0. A compatibility package raises it above the kernel module's.
+    /// The newest CUDA that it supports, as 13000 for 13.0. A compatibility package raises it above the kernel
+    /// module's.
     pub cuda: i32,
     /// Release of the kernel module, as 580.65.06; `None` if the system does not say.
     pub release: Option<String>,
@@ -119,8 +120,8 @@ impl fmt::Display for BuiltWith {
     }
 }
 
-/// CUDA device `index`, if the driver and the device are such that this libtorch can compute on it. libtorch's CUDA half is
-/// not loaded.
+/// CUDA device `index`, if the driver and the device are such that this libtorch can compute on it. libtorch's CUDA
+/// half is not loaded.
 ///
 /// # Errors
 /// No driver or one that is too old, no such device, or one that libtorch has no code for.

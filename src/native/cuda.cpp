@@ -1,5 +1,6 @@
 // CUDA: loading libtorch's half for it, what the driver says, memory of a device, copies beside its work, and how exact
-// it computes. Nothing here is linked to CUDA: libtorch's calls go through its own hooks, and the driver's through dlsym.
+// it computes. Nothing here is linked to CUDA: libtorch's calls go through its own hooks, and the driver's through
+// dlsym.
 //
 // Rules as in shim.cpp.
 
@@ -116,9 +117,9 @@ int ddpm_load_cuda() {
     TORCH_CHECK(access(path.c_str(), F_OK) == 0, "this libtorch is built without CUDA");
     // Global, as if linked: its libraries use each other's symbols.
     TORCH_CHECK(dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL), "libtorch's CUDA half cannot be loaded: ", dlerror());
-    // NVRTC, which libtorch and cuDNN compile kernels with, looks for its builtins in the folders that the library which
-    // loaded it names. This one names NVIDIA's folder; cuDNN opens NVRTC by its bare name, and it would find none. So it
-    // must come before cuDNN compiles. What lacks it, works but for kernels that are compiled.
+    // NVRTC, which libtorch and cuDNN compile kernels with, looks for its builtins in the folders that the library
+    // which loaded it names. This one names NVIDIA's folder; cuDNN opens NVRTC by its bare name, and it would find
+    // none. So it must come before cuDNN compiles. What lacks it, works but for kernels that are compiled.
     dlopen((folder + "/libcaffe2_nvrtc.so").c_str(), RTLD_NOW | RTLD_GLOBAL);
   });
 }
@@ -197,8 +198,8 @@ int ddpm_set_deterministic(int on) {
   });
 }
 
-// Whether cuDNN times its algorithms at the first convolution of each shape; 1 if it did before. It never does where only
-// deterministic algorithms are allowed.
+// Whether cuDNN times its algorithms at the first convolution of each shape; 1 if it did before. It never does where
+// only deterministic algorithms are allowed.
 int ddpm_cudnn_search(int on) {
   auto& context = at::globalContext();
   const bool before = context.benchmarkCuDNN();

@@ -39,8 +39,8 @@ pub fn libtorch_folder() -> PathBuf {
     PathBuf::from(OsStr::from_bytes(folder.to_bytes()))
 }
 
-/// The newest CUDA that the NVIDIA driver of this machine supports, as 13000 for 13.0. The driver is loaded, and nothing of
-/// libtorch.
+/// The newest CUDA that the NVIDIA driver of this machine supports, as 13000 for 13.0. The driver is loaded, and
+/// nothing of libtorch.
 ///
 /// # Errors
 /// No driver, or a `libcuda.so.1` that is none.
@@ -53,8 +53,8 @@ pub fn cuda_driver() -> Result<i32> {
 
 /// Loads libtorch's CUDA half into this process, if it is not there yet: 0.2 s, 350 MiB.
 ///
-/// libtorch keeps what it answers when it is first asked about CUDA, and a draw of random numbers asks: what is loaded later
-/// stays unused.
+/// libtorch keeps what it answers when it is first asked about CUDA, and a draw of random numbers asks: what is loaded
+/// later stays unused.
 ///
 /// # Errors
 /// A libtorch without CUDA, or a library that is missing; the same at every call.
@@ -86,7 +86,8 @@ pub fn cuda_memory(index: usize) -> Result<CudaMemory> {
     })
 }
 
-/// Returns the memory that libtorch keeps for later tensors to the CUDA devices. Waits for work on them that may use it.
+/// Returns the memory that libtorch keeps for later tensors to the CUDA devices. Waits for work on them that may use
+/// it.
 pub fn empty_cuda_cache() -> Result<()> {
     // SAFETY: no memory that a tensor has is returned.
     check(unsafe { ddpm_cuda_empty_cache() })
@@ -153,9 +154,9 @@ pub fn cuda_device(index: usize) -> Result<CudaDevice> {
     })
 }
 
-/// Copies tensors of a CUDA device to the host on a stream of their own, so that work queued on the device
-/// goes on meanwhile; on CPU a plain copy. Returns when all is copied. Nothing may write to `from` meanwhile, or have a write to it
-/// queued.
+/// Copies tensors of a CUDA device to the host on a stream of their own, so that work queued on the device goes on
+/// meanwhile; on CPU a plain copy. Returns when all is copied. Nothing may write to `from` meanwhile, or have a write
+/// to it queued.
 ///
 /// # Errors
 /// Another number, shape or kind of tensors.
@@ -182,8 +183,8 @@ pub fn set_deterministic(on: bool) -> Result<()> {
     check(unsafe { ddpm_set_deterministic(c_int::from(on)) })
 }
 
-/// Has cuDNN time its algorithms at the first convolution of each shape and keep the fastest, or take the one it expects to
-/// be; returns which it was. With deterministic algorithms only, it never times them.
+/// Has cuDNN time its algorithms at the first convolution of each shape and keep the fastest, or take the one it
+/// expects to be; returns which it was. With deterministic algorithms only, it never times them.
 pub fn set_cudnn_search(on: bool) -> bool {
     // SAFETY: plain setters.
     unsafe { ddpm_cudnn_search(c_int::from(on)) != 0 }

@@ -52,17 +52,3 @@ pub fn pinned_like(like: &Tensor) -> Result<Tensor> {
     // SAFETY: the shim made a tensor for us to own.
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
-
-/// A CPU tensor on `device`. For CUDA it goes through pinned memory, and its copy from there is only queued: the host does
-/// not wait for the work before it, as it does in a plain copy. Where no memory can be pinned, it is a plain copy.
-pub fn queued_to(tensor: &Tensor, device: Device) -> Tensor {
-    let queue = || -> Result<Tensor> {
-        let mut pinned = pinned_like(tensor)?;
-        pinned.f_copy_(tensor)?;
-        Ok(pinned.f_to_device_(device, tensor.kind(), true, false)?)
-    };
-    match device {
-        Device::Cuda(_) => queue().unwrap_or_else(|_| tensor.to_device(device)),
-        _ => tensor.to_device(device),
-    }
-}

@@ -30,7 +30,7 @@ pub use fused::{
     BlockWeights, GroupNorm, KeptFilters, checkpointed_block, conv3x3, group_norm_silu,
     residual_block, rms_norm,
 };
-pub use host::{pinned_like, queued_to};
+pub use host::pinned_like;
 pub(crate) use host::{host_bytes, host_bytes_mut};
 pub(crate) use jpeg::{Samples, decode_jpeg};
 pub(crate) use memory::will_need;

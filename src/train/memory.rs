@@ -21,12 +21,12 @@ const CHECKPOINT_COPIES: u64 = 4;
 const SAMPLING_COPIES: u64 = 2;
 /// A scaled batch, its noise, and the noised images; a fourth tensor while they are computed.
 const BATCH_TENSORS: u64 = 4;
-/// Memory that libtorch takes on a CPU when it first computes: code of its kernels, threads, buffers of matrix products.
-/// Measured: 30 MiB with the demo, rounded up; with networks of half a GiB and more it does not show.
+/// Memory that libtorch takes on a CPU when it first computes: code of its kernels, threads, buffers of matrix
+/// products. Measured: 30 MiB with the demo, rounded up; with networks of half a GiB and more it does not show.
 const KERNELS_BYTES: u64 = 40 << 20;
-/// Allowance for workspaces on CUDA, not measured: 2 * 32 MiB of cuBLAS, one for each of the two threads that compute, at the
-/// largest of libtorch's defaults (Hopper; 8.1 MiB on other GPUs), and 192 MiB for the convolution of cuDNN that takes most.
-/// They come from the allocator of tensors.
+/// Allowance for workspaces on CUDA, not measured: 2 * 32 MiB of cuBLAS, one for each of the two threads that compute,
+/// at the largest of libtorch's defaults (Hopper; 8.1 MiB on other GPUs), and 192 MiB for the convolution of cuDNN that
+/// takes most. They come from the allocator of tensors.
 const WORKSPACES_BYTES: u64 = 256 << 20;
 /// Bytes of heap per byte of tensors, measured over the presets.
 const HEAP_PER_BYTE: f64 = 1.05;

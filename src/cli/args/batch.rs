@@ -76,8 +76,8 @@ impl BatchSize {
 
 /// Doubles the batch from 1 up to `most` until that no longer pays or memory ends.
 ///
-/// `evaluate(batch)` returns time and memory of one evaluation, or what was said when memory ran out; `has_room(bytes)` is
-/// false if it need not be tried.
+/// `evaluate(batch)` returns time and memory of one evaluation, or what was said when memory ran out; `has_room(bytes)`
+/// is false if it need not be tried.
 ///
 /// # Errors
 /// Those of `evaluate`; not even 1 fits.
@@ -158,7 +158,8 @@ impl Tried {
     }
 }
 
-/// The result of `work`, and the most bytes that its tensors take at once on `device`; 0 if they are being counted already.
+/// The result of `work`, and the most bytes that its tensors take at once on `device`; 0 if they are being counted
+/// already.
 fn counted<T>(device: Device, work: impl FnOnce() -> T) -> Result<(T, u64)> {
     let Device::Cuda(index) = device else {
         let tally = CpuTally::begin().ok();
