@@ -24,10 +24,12 @@ const BATCH_TENSORS: u64 = 4;
 /// Memory that libtorch takes on a CPU when it first computes: code of its kernels, threads, buffers of matrix
 /// products. Measured: 30 MiB with the demo, rounded up; with networks of half a GiB and more it does not show.
 const KERNELS_BYTES: u64 = 40 << 20;
-/// Allowance for workspaces on CUDA, not measured: 2 * 32 MiB of cuBLAS, one for each of the two threads that compute,
-/// at the largest of libtorch's defaults (Hopper; 8.1 MiB on other GPUs), and 192 MiB for the convolution of cuDNN that
-/// takes most. They come from the allocator of tensors.
+/// Allowance for workspaces on CUDA, not measured: 2 * 32 MiB of cuBLAS, one for each of the two threads that compute, at
+/// the largest of libtorch's defaults (Hopper; 8.1 MiB on other GPUs), and 192 MiB for the convolution of cuDNN that takes
+/// most.
 const WORKSPACES_BYTES: u64 = 256 << 20;
+/// Most of the free memory that is set aside for them: small devices run small networks.
+const WORKSPACES_SHARE: u64 = 16;
 /// Bytes of heap per byte of tensors, measured over the presets.
 const HEAP_PER_BYTE: f64 = 1.05;
 /// Share of the free memory that stays free.
@@ -44,11 +46,18 @@ pub(super) struct Needs {
     pub(super) per_image: u64,
     /// Needed between steps; a microbatch can use the same memory.
     pub(super) between_steps: u64,
+    /// Set aside on CUDA beside the tensors.
+    pub(super) workspaces: u64,
 }
 
 impl Needs {
-    /// The needs of a trainer that is ready for its first step.
-    pub(super) fn of(config: &RunConfig, trainer: &Trainer, data: &Store) -> Needs {
+    /// The needs of a trainer that is ready for its first step, on a device with `free` bytes if that is known.
+    pub(super) fn of(
+        config: &RunConfig,
+        trainer: &Trainer,
+        data: &Store,
+        free: Option<u64>,
+    ) -> Needs {
         let device = trainer.arena.device();
         let [channels, height, width] = config.model.chw();
         let cost = trainer.net.cost(height, width);
@@ -75,27 +84,37 @@ impl Needs {
             once: if on_cpu {
                 batch + CHECKPOINT_COPIES * flat + KERNELS_BYTES
             } else {
-                batch + WORKSPACES_BYTES
+                batch
             },
             per_image: if on_cpu { kept * HEAP_PER_BYTE } else { kept } as u64,
             between_steps: SAMPLING_COPIES * flat + kept_filters,
+            workspaces: match on_cpu {
+                true => 0,
+                false => free.map_or(WORKSPACES_BYTES, |free| {
+                    WORKSPACES_BYTES.min(free / WORKSPACES_SHARE)
+                }),
+            },
         }
     }
 
     /// Memory that training needs beyond what is in use.
     pub(super) fn more(&self, micro: u64) -> u64 {
+        self.workspaces + self.more_in_tensors(micro)
+    }
+
+    fn more_in_tensors(&self, micro: u64) -> u64 {
         self.once + (micro * self.per_image).max(self.between_steps)
     }
 
-    /// Peak memory in total.
+    /// Peak memory in total: on CUDA that of tensors.
     pub(super) fn in_all(&self, micro: u64) -> u64 {
-        self.held + self.more(micro)
+        self.held + self.more_in_tensors(micro)
     }
 
     /// Largest microbatch for which `free` bytes are enough, with some to spare.
     pub(super) fn images_that_fit(&self, free: u64) -> u64 {
         let usable = (free as f64 * (1.0 - SPARE)) as u64;
-        match usable.checked_sub(self.once) {
+        match usable.checked_sub(self.once + self.workspaces) {
             Some(rest) if rest >= self.between_steps => rest / self.per_image.max(1),
             _ => 0,
         }
@@ -151,9 +170,10 @@ impl MemoryBudget {
         let device = trainer.arena.device();
         // The initial weights and a loaded checkpoint are freed; training does not need their memory.
         native::return_freed_memory();
+        let free = available_bytes(device);
         let mut budget = MemoryBudget {
-            needs: Needs::of(config, trainer, data),
-            free: available_bytes(device),
+            needs: Needs::of(config, trainer, data, free),
+            free,
             batch: config.train.batch,
             accumulate: config.train.accumulate,
             device,
@@ -307,6 +327,7 @@ mod tests {
         once: 100,
         per_image: 10,
         between_steps: 25,
+        workspaces: 0,
     };
 
     fn budget(batch: i64, accumulate: i64, free: u64) -> MemoryBudget {
@@ -330,6 +351,12 @@ mod tests {
         assert_eq!(NEEDS.images_that_fit(139), 2);
         assert_eq!(NEEDS.images_that_fit(50), 0);
         assert_eq!((NEEDS.in_all(1), NEEDS.in_all(4)), (1_125, 1_140));
+        let on_cuda = Needs {
+            workspaces: 50,
+            ..NEEDS
+        };
+        assert_eq!((on_cuda.in_all(4), on_cuda.more(4)), (1_140, 190));
+        assert_eq!(on_cuda.images_that_fit(200), 3);
     }
 
     #[test]

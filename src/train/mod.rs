@@ -71,8 +71,8 @@ pub struct Start {
     pub init: Option<Vec<(String, Tensor)>>,
     /// File for the decoded images.
     pub cache: Option<PathBuf>,
-    /// Where to compute; `None` takes CUDA if it is usable, else the CPU, see [`device::choose`], which must then come before
-    /// other work with tensors.
+    /// Where to compute; `None` takes CUDA if it is usable, else the CPU. [`device::choose`] is then called at the start,
+    /// and must come before other work with tensors.
     pub chosen: Option<Chosen>,
     /// Asks the run to stop or to save: by signals, by a time limit, or by a clone that the caller keeps.
     pub stop: Stop,
@@ -179,7 +179,9 @@ fn train_and_log(start: Start, log: &Log) -> Result<End> {
         let output = run.step()?;
         run.readback.push(output);
 
-        let stopping = run.stop.reason();
+        let stopping = run
+            .stop
+            .reason_after(run.readback.queued(run.chosen.device));
         let asked = run.stop.save_asked();
         let step = run.trainer.step;
         let last = step == run.config.train.steps || stopping.is_some();

@@ -48,6 +48,11 @@ impl Outlook {
         self.steps < 2
     }
 
+    /// What a step takes on average; 0 before one is measured.
+    pub(super) fn secs_per_step(&self) -> f64 {
+        self.secs_per_step
+    }
+
     /// A step took `secs`.
     pub(super) fn step(&mut self, secs: f64) {
         let weight = 1.0 / self.steps.clamp(1, AVERAGED_STEPS) as f64;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tch::{Device, Tensor};
@@ -166,6 +166,17 @@ impl Readback {
         self.started = Instant::now();
         self.observer.training(step, self.config.train.steps);
         Ok(())
+    }
+
+    /// Time that a CUDA device still needs for the steps that were not read yet, by those before: it began with them at
+    /// the last read. A CPU has done them.
+    pub(super) fn queued(&self, device: Device) -> Duration {
+        if !device.is_cuda() {
+            return Duration::ZERO;
+        }
+        let steps = self.pending.len() as f64 * self.outlook.secs_per_step();
+        let steps = Duration::try_from_secs_f64(steps).unwrap_or_default();
+        steps.saturating_sub(self.last_read.elapsed())
     }
 
     /// Runs `work` without counting its time as training.

@@ -141,9 +141,16 @@ impl Stop {
 
     /// Why to stop, if there is a reason.
     pub fn reason(&self) -> Option<Reason> {
+        self.reason_after(Duration::ZERO)
+    }
+
+    /// As [`reason`](Stop::reason), once the device has done what is `queued` on it: a CUDA device is behind the host, and
+    /// the time limit is over when its steps are done, not when they are given to it.
+    pub fn reason_after(&self, queued: Duration) -> Option<Reason> {
         match self.asked.signal.load(Ordering::Relaxed) {
             0 => {
-                let late = self.deadline.is_some_and(|at| Instant::now() >= at);
+                let left = |at: Instant| at.saturating_duration_since(Instant::now());
+                let late = self.deadline.is_some_and(|at| left(at) <= queued);
                 if self.asked.stop.load(Ordering::Relaxed) {
                     Some(Reason::Asked)
                 } else {
@@ -193,6 +200,11 @@ mod tests {
         assert_eq!(stop.reason(), Some(Reason::Asked));
         let late = Stop::default().with_time_limit(Some(Duration::ZERO));
         assert_eq!(late.reason(), Some(Reason::TimeLimit));
+        let hour = Duration::from_secs(3600);
+        let later = Stop::default().with_time_limit(Some(hour));
+        assert_eq!(later.reason(), None);
+        assert_eq!(later.reason_after(hour), Some(Reason::TimeLimit));
+        assert_eq!(Stop::default().reason_after(hour), None);
         let codes = [SIGINT, SIGTERM, SIGHUP, SIGXCPU, SIGXFSZ].map(|signal| {
             let reason = Reason::Signal(signal);
             (reason.to_string(), reason.exit_code())
