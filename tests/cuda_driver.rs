@@ -4,11 +4,17 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::{driver, libtorch, repo};
-use ddpm::device::{AskedTooEarly, DeviceChoice, Precision, choose};
+use ddpm::config::Preset;
+use ddpm::device::{AskedTooEarly, ConvolutionSearch, DeviceChoice, Precision, choose};
+use ddpm::diffusion::Schedule;
+use ddpm::native::{set_cudnn_search, set_deterministic};
+use ddpm::sample::{Ddpm, Images, NoiseSource, Process, Respaced, Sampler, sample_images};
+use tch::{Device, Tensor};
 use tempfile::TempDir;
 
 /// A driver of this version of CUDA, with one GPU of this compute capability.
@@ -176,7 +182,13 @@ fn without_a_cuda_device_nothing_of_cuda_is_loaded() {
         &["export", run, "--to", &exported],
     ];
     // libtorch's CPU library is linked to the CUDA runtime itself.
-    let of_cuda = ["libcuda.so", "libtorch_cuda", "libc10_cuda", "libcublas", "libcudnn"];
+    let of_cuda = [
+        "libcuda.so",
+        "libtorch_cuda",
+        "libc10_cuda",
+        "libcublas",
+        "libcudnn",
+    ];
     let recent = recent();
     for command in commands {
         let maps = loaded(&recent, command);
@@ -342,4 +354,51 @@ fn kernels_can_be_compiled_at_run_time() {
     let driver = driver(&(asks.clone() + &stubs));
     let text = said(&ddpm(&driver).arg("doctor").output().unwrap());
     assert!(text.contains("a kernel is compiled: 0"), "{text}");
+}
+
+fn cudnn_searches() -> bool {
+    let on = set_cudnn_search(false);
+    set_cudnn_search(on);
+    on
+}
+
+/// Whether it does so in a chain of this many steps.
+fn searches_in_a_chain(steps: i64) -> bool {
+    let mut diffusion = Preset::Demo.config().diffusion;
+    diffusion.timesteps = steps;
+    let searched = Cell::new(false);
+    let denoiser = |x: &Tensor, _: &Tensor| {
+        searched.set(cudnn_searches());
+        x * 0.5
+    };
+    let steps = Respaced::all(&Schedule::new(&diffusion));
+    let process = Process::new(&denoiser, &steps, &diffusion, true);
+    let wanted = Images {
+        noise: NoiseSource::Seed(0),
+        numbers: 0..1,
+        batch: 1,
+        chw: [3, 2, 2],
+        device: Device::Cpu,
+    };
+    let sampler = Sampler::Ddpm(Ddpm::new(&Preset::Demo.config().sample));
+    sample_images(&process, &sampler, &wanted, &mut |_| ()).unwrap();
+    searched.get()
+}
+
+/// The only test of this process that computes: what is set is the process's.
+#[test]
+fn cudnn_searches_in_training_and_long_sampling_only() {
+    assert!(!cudnn_searches());
+    assert!(!searches_in_a_chain(50) && searches_in_a_chain(1000));
+    let training = ConvolutionSearch::begin();
+    assert!(cudnn_searches());
+    assert!(!searches_in_a_chain(50) && searches_in_a_chain(1000));
+    assert!(cudnn_searches(), "a grid drawn meanwhile changes nothing");
+    drop(training);
+    assert!(!cudnn_searches());
+    set_deterministic(true).unwrap();
+    let training = ConvolutionSearch::begin();
+    assert!(!cudnn_searches());
+    drop(training);
+    set_deterministic(false).unwrap();
 }
