@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ndarray::{Array1, Array4, Axis, concatenate};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::args::class::ClassArg;
 use super::args::ddcm::DecodeSettings;
@@ -223,7 +223,9 @@ fn encode(
         let starts = (0..codebook.size()).step_by(part as usize);
         Box::new(starts.map(move |start| {
             let end = (start + part).min(codebook.size());
-            codebook.entries_tensor(k, start..end).to_device(device)
+            // The host does not wait for the steps before.
+            let entries = codebook.entries_tensor(k, start..end);
+            entries.to_device_(device, Kind::Float, true, false)
         }))
     };
     ddcm_encode(process, options, x_0, x_start, &mut parts, on_step)
@@ -232,7 +234,6 @@ fn encode(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Kind;
 
     #[test]
     fn an_i64_tensor_of_two_dimensions_becomes_rows() {

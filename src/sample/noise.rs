@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::Codebook;
 use crate::rng::{Stream, image_noise, key};
@@ -38,15 +38,22 @@ impl NoiseSource {
             NoiseSource::Given(noise) => {
                 let count = (numbers.end - numbers.start) as i64;
                 let draw = noise.get(k as i64);
-                draw.narrow(0, numbers.start as i64, count)
-                    .to_device(device)
+                in_passing(&draw.narrow(0, numbers.start as i64, count), device)
             }
             NoiseSource::Codebook(codebook, choice) => {
                 let entry = |i| codebook.entry_tensor(k, choice.index(i, k, codebook.size()));
-                Tensor::stack(&numbers.map(entry).collect::<Vec<_>>(), 0).to_device(device)
+                in_passing(
+                    &Tensor::stack(&numbers.map(entry).collect::<Vec<_>>(), 0),
+                    device,
+                )
             }
         }
     }
+}
+
+/// Sends numbers to a device; the host does not wait for the steps before.
+fn in_passing(noise: &Tensor, device: Device) -> Tensor {
+    noise.to_device_(device, Kind::Float, true, false)
 }
 
 impl Choice {
