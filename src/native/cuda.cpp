@@ -9,6 +9,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/Event.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -176,6 +178,27 @@ int ddpm_pinned_like(at::Tensor* like, at::Tensor** out) {
     *out = new at::Tensor(at::empty(like->sizes(), like->options().device(at::kCPU).pinned_memory(true)));
   });
 }
+
+// Queues a copy of a CUDA tensor to pinned host memory; it is there when `ddpm_wait` returns. `ddpm_forget` frees what
+// is waited for.
+int ddpm_send(at::Tensor* from, at::Tensor** host, void** sent) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    at::Tensor to = at::empty(from->sizes(), from->options().device(at::kCPU).pinned_memory(true));
+    to.copy_(*from, /*non_blocking=*/true);
+    c10::impl::VirtualGuardImpl device(c10::DeviceType::CUDA);
+    auto event = std::make_unique<c10::Event>(c10::DeviceType::CUDA);
+    event->record(device.getStream(from->device()));
+    *host = new at::Tensor(std::move(to));
+    *sent = event.release();
+  });
+}
+
+int ddpm_wait(void* sent) {
+  return guarded([&] { static_cast<c10::Event*>(sent)->synchronize(); });
+}
+
+void ddpm_forget(void* sent) { delete static_cast<c10::Event*>(sent); }
 
 // TF32 for matrix products and convolutions on CUDA; no effect elsewhere.
 int ddpm_set_tf32(int allow) {

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "the one room that talks to C++")]
 
 mod area;
+mod arriving;
 mod autocast;
 mod cuda;
 mod fused;
@@ -20,6 +21,7 @@ use anyhow::{Error, Result};
 use tch::Tensor;
 
 pub use area::{Across, area_across, area_down, area_padded};
+pub(crate) use arriving::Arriving;
 pub use autocast::Bf16;
 pub use cuda::{
     CudaDevice, CudaMemory, CudaTensors, copy_aside, cuda_device, cuda_driver, cuda_memory,

@@ -177,7 +177,7 @@ fn train_and_log(start: Start, log: &Log) -> Result<End> {
     }
     while run.trainer.step < run.config.train.steps {
         let output = run.step()?;
-        run.readback.push(output);
+        run.readback.push(&output)?;
 
         let stopping = run
             .stop
@@ -188,9 +188,8 @@ fn train_and_log(start: Start, log: &Log) -> Result<End> {
         let save = last || asked || step.is_multiple_of(run.config.train.save_every_steps);
         let sample = stopping.is_none() && (asked || grids::are_due(&run.config, step));
 
-        if (save || sample || run.readback.is_due(run.chosen.device))
-            && let Some(bad) = run.readback.read()
-        {
+        let due = run.readback.due(run.chosen.device, save || sample);
+        if let Some(bad) = run.readback.read(due)? {
             run.handle_bad_step(bad)?;
             continue;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use tch::{Device, Tensor};
+use tch::Device;
 
 use super::incident::BadStep;
 use super::memory::checkpoint_bytes;
@@ -13,18 +13,28 @@ use super::outlook::Outlook;
 use super::{Observer, StepOutput, Trainer};
 use crate::checkpoint::RunFolder;
 use crate::config::RunConfig;
+use crate::native::Arriving;
 use crate::report::{Later, Metrics, StepMetrics};
 
-/// Steps that a CUDA device may run ahead of the host; it would idle while the host reads each loss.
+/// Steps that a CUDA device may run ahead of the host, which then reads all but the newest: while the host waits and
+/// writes, the device still has that one to compute.
 const CUDA_STEPS_AHEAD: usize = 10;
 
 /// What a step takes at least, so that no speed is infinite: JSON has no such number.
 const SHORTEST_STEP_SECS: f64 = 1e-6;
 
+/// A step whose numbers are not read yet.
+#[derive(Debug)]
+struct Pending {
+    step: u64,
+    lr: f64,
+    numbers: Arriving,
+}
+
 /// Steps whose numbers are not read yet, metrics.jsonl, and the observer.
 #[derive(Debug)]
 pub(super) struct Readback {
-    pending: Vec<StepOutput>,
+    pending: Vec<Pending>,
     metrics: Metrics,
     observer: Arc<dyn Observer>,
     config: RunConfig,
@@ -59,44 +69,59 @@ impl Readback {
         })
     }
 
-    pub(super) fn push(&mut self, output: StepOutput) {
-        self.pending.push(output);
+    /// Takes a step whose numbers are to be read.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub(super) fn push(&mut self, output: &StepOutput) -> Result<()> {
+        self.pending.push(Pending {
+            step: output.step,
+            lr: output.lr,
+            numbers: Arriving::send(&output.numbers)?,
+        });
+        Ok(())
     }
 
-    /// True if it is time to read: after each step on a CPU, where nothing runs ahead, and after the first two of a
-    /// start, by which the rest is estimated.
-    pub(super) fn is_due(&self, device: Device) -> bool {
-        !device.is_cuda() || self.outlook.is_new() || self.pending.len() >= CUDA_STEPS_AHEAD
+    /// Pending steps to read now: all after each step on a CPU, where nothing runs ahead, after the first two of a
+    /// start, by which the rest is estimated, and if the state is about to be used.
+    pub(super) fn due(&self, device: Device, state_is_used: bool) -> usize {
+        let pending = self.pending.len();
+        if state_is_used || !device.is_cuda() || self.outlook.is_new() {
+            pending
+        } else if pending > CUDA_STEPS_AHEAD {
+            pending - 1
+        } else {
+            0
+        }
     }
 
-    /// Waits for all pending steps and records them up to the first bad one, which it returns: the later ones changed
-    /// nothing.
-    pub(super) fn read(&mut self) -> Option<BadStep> {
-        let rows: Vec<&Tensor> = self.pending.iter().map(|o| &o.numbers).collect();
-        // One read for all of them.
-        let numbers: Vec<[f64; 3]> = match rows.is_empty() {
-            true => Vec::new(),
-            false => {
-                let all = Tensor::stack(&rows, 0).to_device(Device::Cpu);
-                let row = |i: i64| [0, 1, 2].map(|j| all.double_value(&[i, j]));
-                (0..rows.len() as i64).map(row).collect()
-            }
+    /// Waits for the `count` oldest pending steps and records them up to the first bad one, which it returns: the later
+    /// ones changed nothing, and are forgotten.
+    ///
+    /// # Errors
+    /// The device failed meanwhile.
+    pub(super) fn read(&mut self, count: usize) -> Result<Option<BadStep>> {
+        let Some(last) = self.pending[..count].last() else {
+            return Ok(None);
         };
+        // Those before it are there too.
+        last.numbers.wait()?;
         let elapsed = self.last_read.elapsed().as_secs_f64();
-        let secs_per_step = (elapsed / self.pending.len().max(1) as f64).max(SHORTEST_STEP_SECS);
+        let secs_per_step = (elapsed / count as f64).max(SHORTEST_STEP_SECS);
         let images_per_sec = self.config.train.batch as f64 / secs_per_step;
         let secs = self.metrics.earlier_secs + self.started.elapsed().as_secs_f64();
         let mut lines = Vec::new();
         let mut bad = None;
-        for (output, [loss, grad_norm, frozen]) in
-            std::mem::take(&mut self.pending).into_iter().zip(numbers)
-        {
+        for output in self.pending.drain(..count).collect::<Vec<_>>() {
+            let [loss, grad_norm, frozen] =
+                [0, 1, 2].map(|i| output.numbers.host().double_value(&[i]));
             if frozen != 0.0 {
                 bad = Some(BadStep {
                     step: output.step,
                     loss,
                     grad_norm,
                 });
+                self.pending.clear();
                 break;
             }
             let metrics = StepMetrics {
@@ -112,7 +137,7 @@ impl Readback {
         }
         self.write(&lines);
         self.last_read = Instant::now();
-        bad
+        Ok(bad)
     }
 
     /// Shows a step and the time left; when that can be measured at last, in a line of its own too.
