@@ -95,12 +95,31 @@ impl Model {
     pub fn bytes_kept_a_value(&self) -> f64 {
         match &self.network {
             _ if !self.bf16 => 4.0,
+            network if self.is_on_cuda() => self.bytes_kept_in_bf16_on_cuda(network),
             _ if self.checkpoints => BYTES_KEPT_IN_BF16_BY_CHECKPOINTS,
             Network::Lucidrains(_) => BYTES_KEPT_IN_BF16_BY_ATTENTION,
             Network::UnetAttention(net) if net.fuses() => BYTES_KEPT_IN_BF16_BY_FUSED_NORMS,
             Network::UnetConcat(net) if net.fuses() => BYTES_KEPT_IN_BF16_BY_FUSED_NORMS,
             _ => BYTES_KEPT_IN_BF16,
         }
+    }
+
+    /// On CUDA nothing is fused: norms take f32 and give f32, and autograd keeps what they take. Measured on the
+    /// simulated device (docs/cuda.md) with networks of several widths, within a tenth.
+    fn bytes_kept_in_bf16_on_cuda(&self, network: &Network) -> f64 {
+        match network {
+            Network::Unet(_) if self.checkpoints => 3.0,
+            Network::Unet(_) => 2.8,
+            Network::UnetAttention(_) => 3.3,
+            Network::Lucidrains(_) => 3.1,
+            Network::UnetConcat(_) => 3.6,
+            Network::Gau(_) => 2.1,
+        }
+    }
+
+    fn is_on_cuda(&self) -> bool {
+        let params = self.params();
+        params.first().is_some_and(|p| p.tensor.device().is_cuda())
     }
 }
 

@@ -66,11 +66,8 @@ impl Needs {
         let batch = BATCH_TENSORS * image * config.train.batch as u64;
         let kept = trainer.net.bytes_kept_a_value() * (cost.activations + cost.backward) as f64;
         let on_cpu = !device.is_cuda();
-        let kept_filters = if on_cpu && trainer.net.in_bf16() {
-            flat / 2
-        } else {
-            0
-        };
+        // The weights in bf16: on a CPU as filters for sampling, on CUDA the copies that autocast makes for each pass.
+        let in_bf16 = if trainer.net.in_bf16() { flat / 2 } else { 0 };
         let held = if on_cpu {
             resident_bytes()
         } else {
@@ -84,10 +81,10 @@ impl Needs {
             once: if on_cpu {
                 batch + CHECKPOINT_COPIES * flat + KERNELS_BYTES
             } else {
-                batch
+                batch + in_bf16
             },
             per_image: if on_cpu { kept * HEAP_PER_BYTE } else { kept } as u64,
-            between_steps: SAMPLING_COPIES * flat + kept_filters,
+            between_steps: SAMPLING_COPIES * flat + if on_cpu { in_bf16 } else { 0 },
             workspaces: match on_cpu {
                 true => 0,
                 false => free.map_or(WORKSPACES_BYTES, |free| {
