@@ -87,10 +87,16 @@ fn images_are_started_from_mixed_inverted_and_compressed() {
         "interpolate run --latent --rows 1 --count 3 {on} --steps 4 --out e.png"
     ));
     lab.ok(&format!("invert run {a} {on} --steps 5 --out f.png"));
-    lab.ok(&format!(
-        "encode run {a} {b} {on} --codebook 16 --out g.ddcm"
-    ));
-    lab.ok(&format!("decode g.ddcm --model run {on} --out h.png"));
+    let [short, long] = [3, 6].map(|steps| {
+        let encoded = lab.ok(&format!(
+            "encode run {a} {b} {on} --codebook 16 --steps {steps} --out {steps}.ddcm"
+        ));
+        let decoded = lab.ok(&format!(
+            "decode {steps}.ddcm --model run {on} --out {steps}.png"
+        ));
+        [encoded.waits(), decoded.waits()]
+    });
+    assert_eq!(short, long, "no step of encode or decode waits");
     let written = [
         "a.png",
         "a.gif",
@@ -100,7 +106,7 @@ fn images_are_started_from_mixed_inverted_and_compressed() {
         "d.png",
         "e.png",
         "f.png",
-        "h.png",
+        "6.png",
     ];
     for file in written {
         assert!(lab.path(file).exists(), "{file}");
