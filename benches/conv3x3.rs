@@ -13,7 +13,10 @@
 use std::time::Instant;
 
 use ddpm::native;
+// The program's allocator.
 use tch::{Device, Kind, Tensor, no_grad};
+#[cfg(feature = "jemalloc")]
+use tikv_jemalloc_sys as _;
 
 /// Images, channels in and out, side in pixels: around the thresholds, and those of the presets' networks.
 const SHAPES: [[i64; 3]; 20] = [
@@ -125,7 +128,6 @@ fn main() {
     let threads = std::env::args().find_map(|word| word.parse().ok());
     tch::set_num_threads(threads.unwrap_or_else(tch::get_num_threads));
     tch::manual_seed(1);
-    native::keep_freed_memory();
     println!("{} threads", tch::get_num_threads());
     println!(
         "| images | channels | side | result, ms | ratio | of x, ms | ratio | of weight, ms | ratio | error | libtorch's |"

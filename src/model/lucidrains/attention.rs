@@ -152,6 +152,13 @@ impl Attention {
     fn softmax(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         let [q, k, v] = [q, k, v].map(|x| x.transpose(-1, -2));
         let (k, v) = (self.with_memory(0, &k, -2), self.with_memory(1, &v, -2));
+        // CUDA's fused kernels take only a q whose channels lie side by side, and the plain form keeps a value for
+        // each pair of pixels. On a CPU old runs continue with the bits of the plain form.
+        let q = if q.device().is_cuda() {
+            q.contiguous()
+        } else {
+            q
+        };
         let (none, scale) = (None::<&Tensor>, None::<f64>);
         Tensor::scaled_dot_product_attention(&q, &k, &v, none, 0.0, false, scale, false)
             .transpose(-1, -2)
