@@ -28,7 +28,7 @@ PRESETS = re.compile(r"\[possible values: ([^\]]+)\]")
 ESTIMATE = re.compile(r"about ([\d.]+) (\w+) of memory for tensors")
 
 # Images a step: enough that the network's maps outweigh its weights, few enough for a CPU. Others: 8.
-BATCHES = {"keras-ddpm": 4, "keras-ddpm2": 4, "lucidrains": 4, "keras-gau": 4}
+BATCHES = {"ddpm256": 1, "keras-ddpm": 4, "keras-ddpm2": 4, "lucidrains": 4, "keras-gau": 4}
 
 
 def arguments() -> argparse.Namespace:
@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ddpm", type=Path, default=default, help="the program; default: $DDPM, else %(default)s")
     parser.add_argument("--presets", nargs="+", help="default: all")
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16"], help="default: f32 bf16")
-    parser.add_argument("--batch", type=int, help="images a step; default: 4 or 8")
+    parser.add_argument("--batch", type=int, help="images a step; default: 1 to 8, by preset")
     parser.add_argument("--flags", default="", help="more flags of `ddpm train`, as one text")
     return parser.parse_args()
 
