@@ -30,7 +30,7 @@ class Call {
   void settle();
 
   // The operator is on the stream.
-  void done() { Order::get().work(current_stream, touched_, name_); }
+  void done() const { Order::get().work(current_stream, touched_, name_); }
 
  private:
   struct Named {

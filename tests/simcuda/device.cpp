@@ -76,8 +76,9 @@ void report() {
   const char* path = std::getenv("SIMCUDA_REPORT");
   std::FILE* out = path && *path ? std::fopen(path, "w") : nullptr;
   if (!out) return;
-  std::fprintf(out, "{\"waits\": %lu, \"idle\": %lu, \"races\": %lu, \"peak_bytes\": %ld, ", waits(), Order::get().idle(),
-               Order::get().races(), Memory::get().peak_bytes());
+  const Order& order = Order::get();
+  std::fprintf(out, "{\"waits\": %lu, \"idle\": %lu, \"races\": %lu, \"peak_bytes\": %ld, ", waits(), order.idle(),
+               order.races(), Memory::get().peak_bytes());
   write_counts(out);
   std::fprintf(out, "}\n");
   std::fclose(out);

@@ -7,6 +7,7 @@
 #include <ATen/ops/set_native.h>
 
 #include <array>
+#include <limits>
 #include <optional>
 #include <set>
 #include <tuple>
@@ -55,6 +56,16 @@ std::pair<What, bool> kind_of_copy(const Tensor& to, const Tensor& from, bool no
   return non_blocking && pinned ? std::pair(d2h_async, false) : std::pair(d2h, true);
 }
 
+// Host memory holds NaN until the host has waited for the copy.
+void copy_later(const Call& call, Tensor to, Tensor values) {
+  if (to.is_floating_point()) to.fill_(std::numeric_limits<double>::quiet_NaN());
+  call.done();
+  Order::get().when_host_has_waited(current_stream, [to, values]() mutable {
+    Below below;
+    to.copy_(values);
+  });
+}
+
 Tensor& copy_(Tensor& self, const Tensor& src, bool non_blocking) {
   if (self.numel() == 0 || self.is_same(src)) return self;
   const auto [what, waits] = kind_of_copy(self, src, non_blocking);
@@ -63,8 +74,13 @@ Tensor& copy_(Tensor& self, const Tensor& src, bool non_blocking) {
   call.touch(src, false);
   call.touch(self, true);
   Below below;
+  const Tensor from = call.alias(src);
   Tensor to = call.alias(self);
-  to.copy_(call.alias(src));
+  if (what == d2h_async) {
+    copy_later(call, to, from.clone());
+    return self;
+  }
+  to.copy_(from);
   call.done();
   if (waits) Order::get().host_waits(Order::get().snapshot(current_stream));
   return self;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 
 namespace simcuda {
 
@@ -82,17 +83,31 @@ Order::Clock Order::snapshot(c10::StreamId stream) {
 }
 
 void Order::host_waits(const Clock& clock) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  merge(host_, clock);
-  bool all_done = true;
-  for (auto& [stream, n] : issued_) all_done = all_done && host_[stream] >= n;
-  if (all_done) ++idle_;
+  std::vector<Later> due;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    merge(host_, clock);
+    bool all_done = true;
+    for (auto& [stream, n] : issued_) all_done = all_done && host_[stream] >= n;
+    if (all_done) ++idle_;
+    auto is_due = [&](const Later& later) { return host_[later.stream] >= later.n; };
+    auto first = std::stable_partition(later_.begin(), later_.end(), [&](auto& later) { return !is_due(later); });
+    due.assign(std::make_move_iterator(first), std::make_move_iterator(later_.end()));
+    later_.erase(first, later_.end());
+  }
+  for (auto& later : due) later.body();
 }
 
 void Order::host_waits_for_all() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const Clock all = issued_;
+  lock.unlock();
+  host_waits(all);
+}
+
+void Order::when_host_has_waited(c10::StreamId stream, std::function<void()> body) {
   std::lock_guard<std::mutex> lock(mutex_);
-  merge(host_, issued_);
-  ++idle_;
+  later_.push_back({stream, issued_[stream], std::move(body)});
 }
 
 void Order::stream_waits(c10::StreamId stream, const Clock& clock) {

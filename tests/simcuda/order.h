@@ -6,6 +6,7 @@
 #include <c10/core/Stream.h>
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <unordered_map>
@@ -39,6 +40,8 @@ class Order {
   void host_waits(const Clock& clock);
   void host_waits_for_all();
   void stream_waits(c10::StreamId stream, const Clock& clock);
+  // Runs `body` once the host has waited for what is on the stream now.
+  void when_host_has_waited(c10::StreamId stream, std::function<void()> body);
 
   uint64_t races() const { return races_; }
   // Waits of the host after which the device has nothing to do.
@@ -52,6 +55,12 @@ class Order {
     Clock reads;           // since then
   };
 
+  struct Later {
+    c10::StreamId stream;
+    uint64_t n;
+    std::function<void()> body;
+  };
+
   static void merge(Clock& into, const Clock& from);
   bool before(c10::StreamId earlier, uint64_t n, c10::StreamId stream);
   void race(const char* what, const char* name, c10::StreamId one, c10::StreamId other);
@@ -60,6 +69,7 @@ class Order {
   Clock issued_, host_;
   std::map<c10::StreamId, Clock> known_;
   std::unordered_map<const void*, Uses> uses_;
+  std::vector<Later> later_;
   std::atomic<uint64_t> races_{0}, idle_{0};
 };
 

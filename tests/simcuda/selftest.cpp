@@ -82,8 +82,12 @@ void waits_are_counted() {
   check(waits() == 0, "one from pinned memory does not, if asked");
   at::empty({4}).copy_(there, /*non_blocking=*/true);
   check(waits() == 1, "one to pageable memory waits, whatever is asked");
-  at::empty({4}).pin_memory().copy_(there, /*non_blocking=*/true);
+  Tensor late = at::empty({4}).pin_memory();
+  late.copy_(there, /*non_blocking=*/true);
   check(waits() == 0, "one to pinned memory does not, if asked");
+  check(std::isnan(late[0].item<float>()), "it is not there before the host has waited");
+  c10::impl::VirtualGuardImpl(at::kCUDA).synchronizeDevice(0);
+  check(late[0].item<float>() == 1 && waits() == 1, "it is there then");
   a.nonzero();
   check(waits() == 1, "nonzero waits");
   a.index({b.to(at::kLong)});
@@ -100,7 +104,8 @@ void devices_are_compared() {
 void memory_is_a_device_s() {
   const Tensor a = at::ones({64, 3}, floats);
   check(crashes([&] { *static_cast<volatile float*>(a.data_ptr()) = 1; }), "host code cannot follow a device pointer");
-  check(throws([] { at::empty({1l << 34}, floats); }, "CUDA out of memory. Tried to allocate 64.00 GiB"), "memory ends");
+  const char* said = "CUDA out of memory. Tried to allocate 64.00 GiB";
+  check(throws([] { at::empty({1l << 34}, floats); }, said), "memory ends");
   check(std::isnan(at::empty({9}, floats)[8].item<float>()), "memory that nobody wrote is NaN");
   const auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(0).allocated_bytes[0];
   check(stats.current > 0 && stats.peak >= stats.current, "memory is counted");
