@@ -6,8 +6,26 @@
 //!
 //! So a resumed run needs only the step number, a batch can be replayed alone, and on CPU the PyTorch
 //! reference (`scripts/reference/rng.py`) draws the same bits. The key reseeds libtorch's generators
-//! before each draw; libtorch's CPU generator uses its low 32 bits.
+//! before each draw.
+//!
+//! # Draws of a training step
+//!
+//! The order of the images, their flips and their time steps are drawn for the whole batch, on the CPU: they are a few
+//! numbers, and whoever computes a share of the batch takes its part of them. Noise and dropout are drawn on the device.
+//! With `train.draws` = image, each image of the batch has noise of its own ([`batch_noise`]), and each microbatch its
+//! own dropout ([`part_key`]), so that a share of the batch can be drawn where it is computed, and alone. With
+//! `train.draws` = batch, that of version 0.1, the noise is one draw over the batch, and dropout one stream through all
+//! of its microbatches.
+//!
+//! # Limits
+//!
+//! - libtorch's CPU generator uses the low 32 bits of a key. So among N noise images, N^2 / 2^33 pairs are expected to be
+//!   the same: in 10^8 of them (800,000 batches of 128) 1.2 million pairs, of which one or two lie within a batch. The
+//!   noise of a pair is added to other images at other time steps. CUDA's generator uses all 63 bits.
+//! - On CUDA, a draw of more values than the device has threads depends on their number. An RTX 3090 has 82 x 1536,
+//!   which are RGB images of up to 204 x 204 pixels; several equal devices draw the same for any size.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
@@ -51,6 +69,12 @@ pub fn key(seed: u64, stream: Stream, index: u64) -> u64 {
     key_raw(seed, stream as u64, index)
 }
 
+/// The generator seed for part `part` of draw `index` of `stream`: an image of a batch, or a microbatch.
+pub fn part_key(seed: u64, stream: Stream, index: u64, part: u64) -> u64 {
+    // No stream has this number.
+    key_raw(key(seed, stream, index), 0, part)
+}
+
 fn key_raw(seed: u64, stream: u64, index: u64) -> u64 {
     mix(mix(mix(seed) ^ stream) ^ index) >> 1
 }
@@ -79,23 +103,51 @@ pub fn normal(seed: u64, stream: Stream, index: u64, shape: &[i64], device: Devi
 ///
 /// # Shapes
 /// Returns `[images.len(), C, H, W]` f32.
-pub fn image_noise(
+pub fn image_noise(seed: u64, images: Range<u64>, k: u64, chw: [i64; 3], device: Device) -> Tensor {
+    images_drawn(
+        images.map(|i| part_key(seed, Stream::Sample, i, k)),
+        chw,
+        device,
+    )
+}
+
+/// The noise eps of images `places.start..places.end` of the batch of step `step`, each of shape `[C, H, W]`.
+///
+/// That of an image depends only on (seed, step, its place in the batch), not on the images drawn with it.
+///
+/// # Shapes
+/// Returns `[places.len(), C, H, W]` f32.
+pub fn batch_noise(
     seed: u64,
-    images: std::ops::Range<u64>,
-    k: u64,
+    step: u64,
+    places: Range<u64>,
     chw: [i64; 3],
     device: Device,
 ) -> Tensor {
-    let draws: Vec<Tensor> = images
-        .map(|i| key_raw(key(seed, Stream::Sample, i), 0, k))
-        .map(|key| seeded(key, || Tensor::randn(chw, (Kind::Float, device))))
-        .collect();
-    Tensor::stack(&draws, 0)
+    images_drawn(
+        places.map(|i| part_key(seed, Stream::Noise, step, i)),
+        chw,
+        device,
+    )
+}
+
+/// Standard normal images, one for each key, drawn where they lie in the result.
+fn images_drawn(keys: impl Iterator<Item = u64>, [c, h, w]: [i64; 3], device: Device) -> Tensor {
+    let keys: Vec<u64> = keys.collect();
+    let images = Tensor::empty([keys.len() as i64, c, h, w], (Kind::Float, device));
+    for (i, key) in keys.into_iter().enumerate() {
+        let mut image = images.get(i as i64);
+        seeded(key, || drop(image.normal_(0.0, 1.0)));
+    }
+    images
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// libtorch draws fewer than 16 values in another way, and the last values of no multiple of 16 once more.
+    const SIZES: [[i64; 3]; 3] = [[1, 2, 3], [3, 3, 3], [3, 8, 8]];
 
     #[test]
     fn mix_is_splitmix64() {
@@ -121,8 +173,39 @@ mod tests {
 
     #[test]
     fn an_image_does_not_depend_on_its_company() {
-        let many = image_noise(3, 0..4, 7, [3, 4, 4], Device::Cpu);
-        let one = image_noise(3, 2..3, 7, [3, 4, 4], Device::Cpu);
-        assert_eq!(many.get(2), one.get(0));
+        for chw in SIZES {
+            for draw in [image_noise, |seed, images, k, chw, device| {
+                batch_noise(seed, k, images, chw, device)
+            }] {
+                let many = draw(3, 0..5, 7, chw, Device::Cpu);
+                let share = draw(3, 2..4, 7, chw, Device::Cpu);
+                assert_eq!(many.narrow(0, 2, 2), share);
+                let all: Vec<f32> = Vec::try_from(many.flatten(0, -1)).unwrap();
+                assert!(all.iter().all(|value| value.abs() < 6.0));
+                assert_ne!(share.get(0), share.get(1));
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_is_drawn_as_if_it_were_alone() {
+        for chw in SIZES {
+            let alone = seeded(part_key(3, Stream::Noise, 7, 2), || {
+                Tensor::randn(chw, (Kind::Float, Device::Cpu))
+            });
+            assert_eq!(batch_noise(3, 7, 0..4, chw, Device::Cpu).get(2), alone);
+        }
+    }
+
+    #[test]
+    fn parts_have_keys_of_their_own() {
+        let mut keys: Vec<u64> = (0..100).map(|n| key(1, Stream::Noise, n)).collect();
+        for index in 0..100 {
+            keys.extend((0..100).map(|part| part_key(1, Stream::Noise, index, part)));
+        }
+        let drawn = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), drawn);
     }
 }

@@ -7,13 +7,14 @@ use std::process::Command;
 
 use common::{Golden, max_abs, python, repo, tiny_config};
 use ddpm::config::{
-    LossKind, ModelConfig, ModelKind, Norm, OptimizerKind, RunConfig, ScheduleKind, TimeEmbedding,
+    Draws, LossKind, ModelConfig, ModelKind, Norm, OptimizerKind, RunConfig, ScheduleKind,
+    TimeEmbedding,
 };
 use ddpm::data;
 use ddpm::diffusion::microbatch_loss;
 use ddpm::formats::{read_state_dict, safetensors, write_state_dict};
 use ddpm::model::Model;
-use ddpm::rng::{Stream, normal};
+use ddpm::rng::{Stream, batch_noise, normal};
 use ddpm::sample::{Ddpm, Images, NoiseSource, Process, Respaced, Sampler, sample_images};
 use ddpm::train::Trainer;
 use tch::{Device, Kind, Tensor};
@@ -279,6 +280,12 @@ fn twenty_training_steps_from_the_same_seed() {
         (c.optim.weight_decay, c.optim.adapt_norms) = (0.01, true);
         (c.diffusion.schedule, c.diffusion.timesteps) = (ScheduleKind::Linear, 250);
     });
+    let dropped = |draws| {
+        edit(&|c| {
+            c.model.set_dropout(0.2);
+            (c.train.accumulate, c.train.draws) = (4, draws);
+        })
+    };
     let of_kind = |kind, adapt_norms| {
         edit(&|c| {
             c.model = tiny_of(kind).model;
@@ -290,6 +297,8 @@ fn twenty_training_steps_from_the_same_seed() {
         ("adamw", &adamw),
         ("adam, mse", &adam),
         ("lamb, decay", &decayed),
+        ("dropout, draws by image", &dropped(Draws::Image)),
+        ("dropout, draws by batch", &dropped(Draws::Batch)),
         ("concatenated skips", &of_kind(ModelKind::UnetConcat, false)),
         ("gated attention", &of_kind(ModelKind::Gau, false)),
         (
@@ -298,6 +307,32 @@ fn twenty_training_steps_from_the_same_seed() {
         ),
     ] {
         assert_same_training(name, &train_both(&python, config));
+    }
+}
+
+/// Images of fewer than 16 values, and of no multiple of 16, are drawn in other ways than most.
+#[test]
+fn noise_of_a_step_has_the_bits_of_the_reference() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let program = r#"
+import sys, torch
+from safetensors.torch import save_file
+folder, reference = sys.argv[1:]
+sys.path.insert(0, reference)
+from train import draw_noise
+shapes = [(5, 1, 2, 3), (5, 3, 3, 3), (5, 3, 8, 8)]
+noise = {f"{draws} {shape[2]}": draw_noise(torch.Size(shape), 7, 3, draws) for shape in shapes for draws in ["batch", "image"]}
+save_file(noise, folder + "/noise.safetensors")
+"#;
+    run_program(&python, program, dir.path());
+    let theirs = Golden::open_path(&dir.path().join("noise.safetensors"));
+    for chw in [[1, 2, 3], [3, 3, 3], [3, 8, 8]] {
+        let [c, h, w] = chw;
+        let by_batch = normal(3, Stream::Noise, 7, &[5, c, h, w], Device::Cpu);
+        assert_eq!(&by_batch, theirs.get(&format!("batch {h}")));
+        let by_image = batch_noise(3, 7, 0..5, chw, Device::Cpu);
+        assert_eq!(&by_image, theirs.get(&format!("image {h}")));
     }
 }
 

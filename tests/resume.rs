@@ -145,6 +145,7 @@ fn another_network_data_set_or_seed_is_refused_with_the_difference() {
     for (flags, named) in [
         (["--seed", "7"], "train.seed: 7 instead of 0"),
         (["--blocks", "2"], "model.blocks: 2 instead of 1"),
+        (["--draws", "batch"], "train.draws: "),
         (
             ["--builtin-images", "11"],
             "data.builtin_images: 11 instead of 10",

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rng import SAMPLE, key
+from rng import SAMPLE, part_key
 
 
 def make_betas(schedule: str, timesteps: int) -> np.ndarray:
@@ -126,7 +126,7 @@ def image_noise(seed: int, images: list[int], shape: tuple[int, int, int]) -> Ca
     """
 
     def one(i: int, k: int) -> Tensor:
-        torch.manual_seed(key(key(seed, SAMPLE, i), 0, k))
+        torch.manual_seed(part_key(seed, SAMPLE, i, k))
         return torch.randn(shape)
 
     return lambda k: torch.stack([one(i, k) for i in images])

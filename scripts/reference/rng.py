@@ -20,3 +20,8 @@ def mix(z: int) -> int:
 def key(seed: int, stream: int, index: int) -> int:
     """The seed for `torch.manual_seed`: 63 bits, so that it is a non-negative i64."""
     return mix(mix(mix(seed) ^ stream) ^ index) >> 1
+
+
+def part_key(seed: int, stream: int, index: int, part: int) -> int:
+    """The seed for one part of a draw: an image of a batch, or a micro-batch. No stream has the number 0."""
+    return key(key(seed, stream, index), 0, part)

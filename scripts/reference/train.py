@@ -7,6 +7,7 @@ Every draw depends only on (seed, step), so the Rust program must give the same 
 import argparse
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from diffusion import Diffusion
 from networks import build, not_adapted
 from optim import Ema, Lamb, lr_multiplier
-from rng import DROPOUT, FLIP, NOISE, ORDER, TIMESTEP, key
+from rng import DROPOUT, FLIP, NOISE, ORDER, TIMESTEP, key, part_key
 
 
 class Trainer:
@@ -45,15 +46,21 @@ class Trainer:
         else:
             raise ValueError(f"optimizer is {kind!r}, want 'lamb', 'adam' or 'adamw'")
 
-    def backward(self, x_0: Tensor, t: Tensor, eps: Tensor, accumulate: int = 1) -> Tensor:
-        """Sets the gradients of the whole batch's loss, computed in equal micro-batches; returns the loss."""
+    def backward(
+        self, x_0: Tensor, t: Tensor, eps: Tensor, accumulate: int = 1, seed_part: Callable[[int], None] = lambda _: None
+    ) -> Tensor:
+        """Sets the gradients of the whole batch's loss, computed in equal micro-batches; returns the loss.
+
+        `seed_part` is called with the number of each micro-batch before it.
+        """
         if len(x_0) % accumulate:
             raise ValueError(f"a batch of {len(x_0)} cannot be split into {accumulate} equal micro-batches")
         for p in self.params:
             p.grad = None
         total = torch.zeros((), device=x_0.device)
         micro_batches = zip(*(tensor.chunk(accumulate) for tensor in (x_0, t, eps)))
-        for micro_x_0, micro_t, micro_eps in micro_batches:
+        for number, (micro_x_0, micro_t, micro_eps) in enumerate(micro_batches):
+            seed_part(number)
             x_t = self.diffusion.q_sample(micro_x_0, micro_t, micro_eps)
             loss = self.diffusion.loss(self.model(x_t, micro_t), micro_eps) / accumulate
             loss.backward()
@@ -99,7 +106,7 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.float() / 255 * 2 - 1
 
 
-def draw_step(pixels: Tensor, step: int, batch: int, timesteps: int, seed: int, flip: bool):
+def draw_step(pixels: Tensor, step: int, batch: int, timesteps: int, seed: int, flip: bool, draws: str):
     """The batch of step `step`: x_0 [B, C, H, W], t [B], eps [B, C, H, W]. `pixels` is u8 [N, C, H, W].
 
     Epochs follow one another without a gap: a batch may end one and begin the next.
@@ -114,8 +121,29 @@ def draw_step(pixels: Tensor, step: int, batch: int, timesteps: int, seed: int, 
         x_0 = torch.where(mirrored[:, None, None, None], x_0.flip(3), x_0)
     torch.manual_seed(key(seed, TIMESTEP, step))
     t = torch.randint(0, timesteps, (batch,))
-    torch.manual_seed(key(seed, NOISE, step))
-    return x_0, t, torch.randn(x_0.shape)
+    return x_0, t, draw_noise(x_0.shape, step, seed, draws)
+
+
+def draw_noise(shape: torch.Size, step: int, seed: int, draws: str) -> Tensor:
+    """The noise of step `step`, f32 [B, C, H, W]: one draw over the batch, or one for each image."""
+    if draws == "batch":
+        torch.manual_seed(key(seed, NOISE, step))
+        return torch.randn(shape)
+    if draws == "image":
+        # The bits of the default generator, whose reseeding would queue one for CUDA too.
+        images, generator = torch.empty(shape), torch.Generator()
+        for place, image in enumerate(images):
+            image.normal_(generator=generator.manual_seed(part_key(seed, NOISE, step, place)))
+        return images
+    raise ValueError(f"draws is {draws!r}, want 'batch' or 'image'")
+
+
+def seed_dropout(seed: int, step: int, draws: str, number: int) -> None:
+    """Before micro-batch `number`: one stream of dropout through all of them, or one for each."""
+    if draws == "image":
+        torch.manual_seed(part_key(seed, DROPOUT, step, number))
+    elif number == 0:
+        torch.manual_seed(key(seed, DROPOUT, step))
 
 
 def train(config: dict, pixels: Tensor, steps: int, init: dict[str, Tensor] | None = None) -> tuple[Trainer, dict]:
@@ -125,15 +153,16 @@ def train(config: dict, pixels: Tensor, steps: int, init: dict[str, Tensor] | No
     """
     diffusion = Diffusion(config["diffusion"])
     batch, seed = config["train"]["batch"], config["train"]["seed"]
+    draws = config["train"].get("draws", "batch")  # files of version 0.1 do not name them
     model = build(config["model"], diffusion.timesteps).initialise(seed)
     if init is not None:
         model.load_state_dict(init, strict=True)
     trainer = Trainer(model, diffusion, config["optim"])
     losses, grad_norms = [], []
     for step in range(steps):
-        x_0, t, eps = draw_step(pixels, step, batch, diffusion.timesteps, seed, config["data"]["flip"])
-        torch.manual_seed(key(seed, DROPOUT, step))
-        losses.append(trainer.backward(x_0, t, eps, config["train"]["accumulate"]).item())
+        x_0, t, eps = draw_step(pixels, step, batch, diffusion.timesteps, seed, config["data"]["flip"], draws)
+        seed_part = functools.partial(seed_dropout, seed, step, draws)
+        losses.append(trainer.backward(x_0, t, eps, config["train"]["accumulate"], seed_part).item())
         norm = trainer.grad_norm()
         grad_norms.append(norm.item())
         trainer.update(step, norm)

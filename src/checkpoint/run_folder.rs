@@ -27,7 +27,7 @@ use super::file::{Checkpoint, Meta, read_checkpoint, write_checkpoint};
 use super::lock::RunLock;
 use super::newest::{checkpoints, step_of};
 use super::pins;
-use crate::config::{ImageRules, Preset, RunConfig};
+use crate::config::{Preset, RunConfig, Unnamed};
 use crate::fs::{read_text, remove_leftovers, write_bytes};
 
 /// Longest config.toml that is read: 100,000 betas take 3 MiB.
@@ -206,6 +206,6 @@ fn read_config(path: &Path) -> Result<RunConfig> {
         "cannot read {}: it is empty",
         path.display()
     );
-    RunConfig::from_toml_with_rules(&text, Preset::Demo, ImageRules::unnamed())
+    RunConfig::from_toml_with(&text, Preset::Demo, Unnamed::OLD)
         .map_err(|wrong| wrong.in_file(path))
 }

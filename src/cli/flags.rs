@@ -11,7 +11,7 @@ use crate::text::one_line;
 
 /// Settings whose flags have other names, and those of a run's config.toml. A value stands behind ` = ` in the library,
 /// and behind a space on the command line.
-const FLAGS: [(&str, &str); 46] = [
+const FLAGS: [(&str, &str); 47] = [
     ("start.auto_accumulate", "--batch auto"),
     ("start.folder", "--run"),
     ("start.init", "--init-from"),
@@ -48,6 +48,7 @@ const FLAGS: [(&str, &str); 46] = [
     ("train.accumulate", "--accumulate"),
     ("train.batch", "--batch"),
     ("train.checkpoint_blocks", "--checkpoint-blocks"),
+    ("train.draws", "--draws"),
     ("train.explosion_factor", "--explosion-factor"),
     ("train.keep", "--keep"),
     ("train.on_bad_step", "--on-bad-step"),

@@ -21,7 +21,7 @@ use super::outputs::{ForceArg, Outputs};
 use super::signals;
 use super::terminal::Terminal;
 use crate::checkpoint::{Resumable, RunFolder, nearest_run};
-use crate::config::{ConfigError, Preset, RunConfig};
+use crate::config::{ConfigError, Preset, RunConfig, Unnamed};
 use crate::interop::Request;
 use crate::pretrained::Pretrained;
 use crate::report::duration;
@@ -204,8 +204,8 @@ impl TrainCommand {
             }
             (Some(run), _) => {
                 if self.base.given() {
-                    let rules = run.config.data.rules;
-                    let again = self.base.resolve_with_rules(fallback, rules)?;
+                    let unnamed = Unnamed::of(&run.config);
+                    let again = self.base.resolve_with(fallback, unnamed)?;
                     resume_changes(run, &with_flags(again)?)?;
                 }
                 let config = with_flags(run.config.clone())?;

@@ -17,6 +17,7 @@ mod read;
 mod validate;
 mod validate_keras;
 mod validate_model;
+mod versioned;
 
 pub use images::{Background, ImageRules, ParseBackgroundError, Resize, UnknownRulesError};
 pub use model::{
@@ -28,6 +29,7 @@ pub use presets::Preset;
 pub use read::{Place, TomlError, place_of};
 pub use validate::ConfigError;
 pub(crate) use validate_model::{MAX_SIDE, sides_wanted};
+pub use versioned::{Draws, Unnamed};
 
 /// Noise schedules; formulas in [`crate::diffusion::Schedule`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -211,6 +213,9 @@ pub struct TrainConfig {
     pub checkpoint_blocks: bool,
     /// Seed of all random numbers.
     pub seed: u64,
+    /// What draws the noise and the dropout of a step are made of.
+    #[serde(default = "Draws::unnamed", skip_serializing_if = "Draws::are_unnamed")]
+    pub draws: Draws,
     /// Steps between checkpoints.
     pub save_every_steps: u64,
     /// Checkpoints kept.
@@ -352,47 +357,6 @@ mod tests {
         let config = RunConfig::from_toml(text, Preset::Celebahq128).unwrap();
         assert_eq!(config.model.kind(), ModelKind::UnetAttention);
         assert_eq!(config.model.chw(), [3, 32, 32]);
-    }
-
-    #[test]
-    fn settings_without_rules_have_those_of_their_time() {
-        let rules = |text: &str| {
-            RunConfig::from_toml_with_rules(text, Preset::Demo, ImageRules::V1)
-                .map(|config| config.data.rules)
-        };
-        let mut config = Preset::Demo.config();
-        assert_eq!(config.data.rules, ImageRules::V2);
-        let new = config.to_toml().unwrap();
-        assert!(new.contains("\nrules = 2\n"), "{new}");
-        assert_eq!(rules(&new).unwrap(), ImageRules::V2);
-        // A run of 0.1 keeps the text of its settings.
-        config.data.rules = ImageRules::V1;
-        let old = config.to_toml().unwrap();
-        assert!(!old.contains("rules"), "{old}");
-        assert_eq!(rules(&old).unwrap(), ImageRules::V1);
-        // A new run that begins from its settings.
-        let again = RunConfig::from_toml(&old, Preset::Demo).unwrap();
-        assert_eq!(again.data.rules, ImageRules::V2);
-        // A file that changes some settings of a preset.
-        let some = "[data]\nresize = \"area\"\n";
-        let of_new = RunConfig::from_toml(some, Preset::Demo).unwrap();
-        assert_eq!(of_new.data.rules, ImageRules::V2);
-        assert_eq!(rules(some).unwrap(), ImageRules::V1);
-        // A checkpoint's.
-        let json = serde_json::to_string(&config.data).unwrap();
-        let data: DataConfig = serde_json::from_str(&json).unwrap();
-        assert_eq!(
-            (json.contains("rules"), data.rules),
-            (false, ImageRules::V1)
-        );
-        for (text, wanted) in [
-            ("rules = 3", "a newer ddpm wrote it"),
-            ("rules = 0", "knows 1 and 2"),
-            ("rules = \"2\"", "expected a whole number"),
-        ] {
-            let error = rules(&format!("[data]\n{text}\n")).unwrap_err().to_string();
-            assert!(error.contains(wanted), "{text}: {error}");
-        }
     }
 
     #[test]

@@ -4,10 +4,10 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AttentionUNetConfig, ConcatUNetConfig, DataConfig, DiffusionConfig, GauConfig, ImageRules,
-    LossKind, LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm, OnBadStep,
-    OptimConfig, OptimizerKind, Prediction, Resample, RunConfig, SampleConfig, ScheduleKind, Sigma,
-    TimeEmbedding, TrainConfig, UNetConfig,
+    AttentionUNetConfig, ConcatUNetConfig, DataConfig, DiffusionConfig, Draws, GauConfig,
+    ImageRules, LossKind, LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm,
+    OnBadStep, OptimConfig, OptimizerKind, Prediction, Resample, RunConfig, SampleConfig,
+    ScheduleKind, Sigma, TimeEmbedding, TrainConfig, UNetConfig,
 };
 use super::{Background, Resize};
 
@@ -115,6 +115,7 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
             batch: 64,
             accumulate: 1,
             seed: 0,
+            draws: Draws::LATEST,
             save_every_steps: 2_000,
             keep: 3,
             on_bad_step: OnBadStep::Stop,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{ImageRules, ModelKind, Preset, RunConfig};
+use super::{ModelKind, Preset, RunConfig, Unnamed};
 use crate::text::{printable, quoting};
 
 /// A mistake in TOML settings, and its place.
@@ -59,24 +59,25 @@ impl TomlError {
 impl RunConfig {
     /// Reads TOML settings over a preset: the text's own `preset` key, else `fallback`.
     ///
-    /// Without `data.rules` the rules of images are the latest: the settings are for a new run.
+    /// Without `data.rules` and `train.draws` they are the latest: the settings are for a new run.
     ///
     /// # Errors
     /// Bad syntax, unknown keys, and values of the wrong type or out of its range, each with its place.
     pub fn from_toml(text: &str, fallback: Preset) -> Result<RunConfig, TomlError> {
-        Self::from_toml_with_rules(text, fallback, ImageRules::LATEST)
+        Self::from_toml_with(text, fallback, Unnamed::NEW)
     }
 
-    /// As [`RunConfig::from_toml`], with `rules` where the text has none: 1 for the settings of a run itself.
+    /// As [`RunConfig::from_toml`], with `unnamed` where the text names none: [`Unnamed::OLD`] for the settings of a run
+    /// itself.
     ///
     /// # Errors
     /// As `from_toml`.
-    pub fn from_toml_with_rules(
+    pub fn from_toml_with(
         text: &str,
         fallback: Preset,
-        rules: ImageRules,
+        unnamed: Unnamed,
     ) -> Result<RunConfig, TomlError> {
-        let resolve = |file| resolve(file, fallback, rules);
+        let resolve = |file| resolve(file, fallback, unnamed);
         let at = |byte, message| TomlError {
             place: Place::of(text, byte),
             message,
@@ -102,14 +103,14 @@ pub fn place_of(text: &str, setting: &str) -> Option<Place> {
 fn resolve(
     file: toml::Table,
     fallback: Preset,
-    rules: ImageRules,
+    unnamed: Unnamed,
 ) -> Result<RunConfig, toml::de::Error> {
     let preset = match file.get("preset") {
         Some(name) => name.clone().try_into()?,
         None => fallback,
     };
     let mut base = preset.config();
-    base.data.rules = rules;
+    unnamed.apply(&mut base);
     // Another kind of network has other settings, so those of the preset's network are dropped.
     if let Some(kind) = file.get("model").and_then(|m| m.get("kind")) {
         let kind: ModelKind = kind.clone().try_into()?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use crate::checkpoint::{Checkpoint, Damaged, Resumable, unsaved_steps};
-use crate::config::{Difference, ImageRules, Preset, RunConfig};
+use crate::config::{Difference, Preset, RunConfig, Unnamed};
 use crate::report::Later;
 
 /// Settings that a resumed run may change without becoming another run; one that ends in a dot stands for its section.
@@ -127,11 +127,11 @@ fn refuse_fewer_steps(wanted: &RunConfig, checkpoint: &Checkpoint) -> Result<()>
 }
 
 /// Settings of a run that begins with weights of `theirs`: all of that file's, or its network, schedule and sampler in
-/// `base`. Its data folder is not taken over, nor are its rules of images: another run decodes its own.
+/// `base`. Its data folder is not taken over, nor are its rules of images and its draws: another run has those of today.
 pub fn settings_around(theirs: &RunConfig, base: Option<RunConfig>) -> RunConfig {
     let mut config = base.unwrap_or_else(|| {
         let mut config = theirs.clone();
-        config.data.rules = ImageRules::LATEST;
+        Unnamed::NEW.apply(&mut config);
         config
     });
     config.model = theirs.model.clone();
@@ -167,6 +167,7 @@ pub fn default_folder(preset: Preset) -> PathBuf {
 mod tests {
     use super::*;
     use crate::checkpoint::{Contents, Meta};
+    use crate::config::{Draws, ImageRules};
 
     #[test]
     fn a_checkpoint_goes_on_as_its_own_run_only() {
@@ -191,6 +192,8 @@ mod tests {
         assert!(seed.contains("train.seed: 9 instead of 0"), "{seed}");
         let rules = changed(|c| c.data.rules = ImageRules::V1).unwrap_err();
         assert!(rules.contains("data.rules: "), "{rules}");
+        let draws = changed(|c| c.train.draws = Draws::Batch).unwrap_err();
+        assert!(draws.contains("train.draws: "), "{draws}");
         let fewer = changed(|c| c.train.steps = 9).unwrap_err();
         assert!(fewer.contains("has done 10 steps"), "{fewer}");
     }

@@ -1,17 +1,17 @@
 //! A network in training: weights, optimizer, average, and one step.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::{Clock, Guard, Phase};
 use crate::checkpoint::History;
-use crate::config::RunConfig;
+use crate::config::{Draws, RunConfig};
 use crate::data::{Order, Store};
 use crate::diffusion::{NoisedBatch, Objective, Schedule};
 use crate::model::Model;
 use crate::native::{self, KeptFilters};
 use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
-use crate::rng::{Stream, key, normal, seeded};
+use crate::rng::{Stream, batch_noise, key, normal, part_key, seeded};
 
 /// Batches that are gathered before their step, where gathering takes time: one could be late now and then.
 const STEPS_PREFETCHED: u64 = 2;
@@ -51,6 +51,15 @@ pub struct StepDraws {
     pub mirrored: Option<Tensor>,
     /// Time steps, `[B]` i64 on CPU.
     pub t: Tensor,
+}
+
+/// A part of a step's batch.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    /// Place of its first image in the batch.
+    first: i64,
+    /// Images in the batch.
+    of: i64,
 }
 
 /// Numbers of a step whose gradients are in the arena and not used yet.
@@ -230,32 +239,97 @@ impl Trainer {
     /// # Errors
     /// As [`train_step`](Trainer::train_step).
     pub fn backward(&self, x_0: &Tensor, t: &Tensor, step: u64) -> Result<Tensor> {
+        let whole = Share {
+            first: 0,
+            of: x_0.size()[0],
+        };
+        self.backward_of(x_0, t, step, whole)
+    }
+
+    /// As [`backward`](Trainer::backward) for images `first..first + B` of the batch alone: losses and gradients of all
+    /// shares of a batch add up to those of the batch.
+    ///
+    /// # Shapes
+    /// - `x_0`: `[B, C, H, W]` f32 on the device; `t`: `[B]` i64
+    ///
+    /// # Errors
+    /// `train.draws` is not image; the share is not made of whole microbatches of the batch; as
+    /// [`train_step`](Trainer::train_step).
+    pub fn backward_share(
+        &self,
+        x_0: &Tensor,
+        t: &Tensor,
+        step: u64,
+        first: i64,
+    ) -> Result<Tensor> {
+        let (images, batch) = (x_0.size()[0], self.config.train.batch);
+        let micro = batch / self.config.train.accumulate;
+        ensure!(
+            self.config.train.draws == Draws::Image,
+            "the draws of this run are those of whole batches; a share of a batch needs `train.draws` = image"
+        );
+        ensure!(
+            first >= 0 && first + images <= batch && first % micro == 0 && images % micro == 0,
+            "images {first} to {} are not whole microbatches of {micro} in a batch of {batch}; another `train.accumulate` splits it otherwise",
+            first + images
+        );
+        self.backward_of(x_0, t, step, Share { first, of: batch })
+    }
+
+    fn backward_of(&self, x_0: &Tensor, t: &Tensor, step: u64, share: Share) -> Result<Tensor> {
         let device = self.arena.device();
-        let seed = self.config.train.seed;
         let t = t.f_to_device_(device, Kind::Int64, true, false)?;
-        let eps = normal(seed, Stream::Noise, step, &x_0.size(), device);
-        let noised = self.objective.noise(x_0, t, eps);
+        let noised = self.objective.noise(x_0, t, self.eps(x_0, step, share)?);
         self.arena.zero_grad();
         self.clock.end_of(Phase::Noise);
-        seeded(key(seed, Stream::Dropout, step), || {
-            self.accumulate(&noised)
+        self.accumulate(&noised, step, share)
+    }
+
+    /// The noise of a share, in the shape of its images.
+    fn eps(&self, x_0: &Tensor, step: u64, share: Share) -> Result<Tensor> {
+        let (seed, device) = (self.config.train.seed, self.arena.device());
+        Ok(match self.config.train.draws {
+            Draws::Batch => normal(seed, Stream::Noise, step, &x_0.size(), device),
+            Draws::Image => {
+                let (images, c, h, w) = x_0.size4()?;
+                let places = share.first as u64..(share.first + images) as u64;
+                batch_noise(seed, step, places, [c, h, w], device)
+            }
         })
     }
 
-    fn accumulate(&self, noised: &NoisedBatch) -> Result<Tensor> {
-        let batch = noised.x_t.size()[0];
-        let micro = (self.config.train.batch / self.config.train.accumulate).min(batch);
+    fn accumulate(&self, noised: &NoisedBatch, step: u64, share: Share) -> Result<Tensor> {
+        let images = noised.x_t.size()[0];
+        let micro = (self.config.train.batch / self.config.train.accumulate).min(images);
         let mut total = Tensor::zeros([], (Kind::Float, noised.x_t.device()));
-        for start in (0..batch).step_by(micro as usize) {
-            let part = noised.part(start, micro.min(batch - start));
-            let out = self.net.forward(&part.x_t, &part.t, None, true);
-            let loss = self.objective.loss(&out, &part, batch);
-            self.clock.end_of(Phase::Forward);
-            loss.f_backward()?;
-            self.clock.end_of(Phase::Backward);
-            total += loss.detach();
+        let mut add = |start: i64| -> Result<()> {
+            let part = noised.part(start, micro.min(images - start));
+            total += self.microbatch(&part, share.of)?;
+            Ok(())
+        };
+        let mut starts = (0..images).step_by(micro as usize);
+        let seed = self.config.train.seed;
+        match self.config.train.draws {
+            Draws::Batch => seeded(key(seed, Stream::Dropout, step), || {
+                starts.try_for_each(add)
+            })?,
+            Draws::Image => starts.try_for_each(|start| {
+                let number = (share.first + start) / micro;
+                let key = part_key(seed, Stream::Dropout, step, number as u64);
+                seeded(key, || add(start))
+            })?,
         }
         Ok(total)
+    }
+
+    /// Adds the gradients of one microbatch to the arena; returns its part of the loss of a batch of `batch` images.
+    fn microbatch(&self, part: &NoisedBatch, batch: i64) -> Result<Tensor> {
+        let out = self.net.forward(&part.x_t, &part.t, None, true);
+        let loss = self.objective.loss(&out, part, batch);
+        self.clock.end_of(Phase::Forward);
+        loss.f_backward()?;
+        self.clock.end_of(Phase::Backward);
+        Ok(loss.detach())
     }
 
     fn clip(&self, grad_norm: &Tensor) {
@@ -272,149 +346,4 @@ impl Trainer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Preset;
-    use crate::data::Store;
-    use crate::device::Precision;
-
-    fn tiny() -> (RunConfig, Store) {
-        let mut config = Preset::Demo.config();
-        let m = config.model.unet_mut();
-        (m.height, m.width, m.base_width, m.norm_groups) = (8, 8, 8, 2);
-        m.multipliers = vec![1, 2];
-        config.train.batch = 4;
-        config.data.flip = true;
-        config.optim.lr_schedule = vec![(0, 1.0)];
-        let pixels = Tensor::arange(6 * 3 * 64, (Kind::Int64, Device::Cpu))
-            .fmod(251)
-            .to_kind(Kind::Uint8);
-        (
-            config,
-            Store::new(pixels.view([6, 3, 8, 8]), Device::Cpu).unwrap(),
-        )
-    }
-
-    fn weights_after(config: &RunConfig, data: &Store, steps: u64) -> Tensor {
-        let mut trainer = Trainer::new(config, data.len(), Device::Cpu).unwrap();
-        for _ in 0..steps {
-            trainer.train_step(data).unwrap();
-        }
-        trainer.arena.params.copy()
-    }
-
-    #[test]
-    fn microbatches_give_the_gradients_of_the_whole_batch() {
-        let (mut config, data) = tiny();
-        config.model.set_dropout(0.0);
-        let grads = |config: &RunConfig| {
-            let mut trainer = Trainer::new(config, data.len(), Device::Cpu).unwrap();
-            let draw = trainer.draw(0);
-            let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref()).unwrap();
-            let loss = trainer.backward(&x_0, &draw.t, 0).unwrap();
-            (trainer.arena.grads.copy(), f64::try_from(loss).unwrap())
-        };
-        let (whole, loss) = grads(&config);
-        config.train.accumulate = 4;
-        let (split, split_loss) = grads(&config);
-        let error = f64::try_from((&whole - split).norm() / whole.norm()).unwrap();
-        // f32 sums in another order.
-        assert!(
-            error < 1e-5 && (loss - split_loss).abs() < 1e-5 * loss,
-            "{error} {loss} {split_loss}"
-        );
-    }
-
-    #[test]
-    fn a_step_is_a_function_of_seed_and_step() {
-        let (mut config, data) = tiny();
-        config.model.set_dropout(0.1);
-        let once = weights_after(&config, &data, 3);
-        seeded(5, || ());
-        assert_eq!(once, weights_after(&config, &data, 3));
-        config.train.seed = 1;
-        assert_ne!(once, weights_after(&config, &data, 3));
-    }
-
-    #[test]
-    fn checkpointed_blocks_train_the_same_weights() {
-        let (mut config, data) = tiny();
-        config.model.set_dropout(0.0);
-        config.train.accumulate = 2;
-        let kept = weights_after(&config, &data, 5);
-        config.train.checkpoint_blocks = true;
-        assert_eq!(kept, weights_after(&config, &data, 5));
-    }
-
-    #[test]
-    fn checkpointed_blocks_that_are_not_fused_give_the_same_gradients() {
-        let (mut config, data) = tiny();
-        for (dropout, precision) in [(0.1, Precision::F32), (0.1, Precision::Bf16)] {
-            config.model.set_dropout(dropout);
-            let [kept, again] = [false, true].map(|checkpointed| {
-                config.train.checkpoint_blocks = checkpointed;
-                let mut trainer = Trainer::new(&config, data.len(), Device::Cpu).unwrap();
-                trainer.net.set_precision(precision);
-                trainer.gradients(&data).unwrap();
-                trainer.arena.grads.copy()
-            });
-            let error = f64::try_from((&kept - again).norm() / kept.norm()).unwrap();
-            // The terms of a gradient are added in another order.
-            let most = if precision == Precision::Bf16 {
-                1e-2
-            } else {
-                1e-5
-            };
-            assert!(error < most, "{dropout} {precision}: {error}");
-        }
-    }
-
-    #[test]
-    fn images_of_a_mapped_file_train_the_same_weights() {
-        let (mut config, data) = tiny();
-        // Seven steps of four go through six images more than four times.
-        config.train.batch = 4;
-        let mapped = Store::mapped(data.pixels().shallow_clone(), Device::Cpu).unwrap();
-        assert!(mapped.reads_ahead() && !data.reads_ahead());
-        let steps = |data: &Store| weights_after(&config, data, 7);
-        assert_eq!(steps(&data), steps(&mapped));
-        assert!(data.waited().is_zero());
-    }
-
-    #[test]
-    fn clipping_bounds_the_gradient() {
-        let (mut config, data) = tiny();
-        config.optim.clip_norm = Some(0.5);
-        let mut trainer = Trainer::new(&config, data.len(), Device::Cpu).unwrap();
-        let output = trainer.train_step(&data).unwrap();
-        let before = output.numbers.double_value(&[1]);
-        let after = f64::try_from(trainer.arena.grads.norm()).unwrap();
-        assert!(
-            before > 0.5 && (after - 0.5).abs() < 1e-4,
-            "{before} {after}"
-        );
-    }
-
-    #[test]
-    fn every_optimizer_lowers_the_loss() {
-        use crate::config::OptimizerKind::{Adam, Adamw, Lamb};
-        let (mut config, data) = tiny();
-        config.data.flip = false;
-        for (optimizer, lr) in [(Lamb, 1e-2), (Adam, 1e-2), (Adamw, 1e-2)] {
-            config.optim.optimizer = optimizer;
-            config.optim.lr = lr;
-            let mut trainer = Trainer::new(&config, data.len(), Device::Cpu).unwrap();
-            let losses: Vec<f64> = (0..40)
-                .map(|_| {
-                    trainer
-                        .train_step(&data)
-                        .unwrap()
-                        .numbers
-                        .double_value(&[0])
-                })
-                .collect();
-            let (first, last) = (losses[0], losses[30..].iter().sum::<f64>() / 10.0);
-            assert!(last < 0.9 * first, "{optimizer:?}: {first} to {last}");
-        }
-    }
-}
+mod tests;

@@ -77,18 +77,21 @@ fn a_run_on_jpeg_files_finds_its_images_unchanged() {
 }
 
 #[test]
-fn an_old_run_says_its_rules_of_images_and_a_new_one_with_its_settings_has_todays() {
+fn an_old_run_keeps_its_rules_and_draws_and_a_new_one_with_its_settings_has_todays() {
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (dir.path().join("old"), dir.path().join("new"));
     let golden = repo("tests/runs/jpegs");
     copy_folder(&golden.join("stopped"), &old);
     move_images(&old, &golden.join("pictures"));
-    let rules = |run: &Path| {
+    let settings = |run: &Path| {
         let text = std::fs::read_to_string(run.join("config.toml")).unwrap();
         let config: toml::Table = text.parse().unwrap();
-        config["data"]
-            .get("rules")
-            .and_then(toml::Value::as_integer)
+        let rules = config["data"].get("rules");
+        let draws = config["train"].get("draws");
+        (
+            rules.and_then(toml::Value::as_integer),
+            draws.and_then(toml::Value::as_str).map(str::to_owned),
+        )
     };
     let start = |flag: &str, from: &Path, run: &Path| {
         let mut command = ddpm();
@@ -99,10 +102,10 @@ fn an_old_run_says_its_rules_of_images_and_a_new_one_with_its_settings_has_today
         stderr(&out)
     };
     let said = start("--config", &old.join("config.toml"), &new);
-    assert_eq!(rules(&new), Some(2));
+    assert_eq!(settings(&new), (Some(2), Some("image".to_owned())));
     assert!(!said.contains("rules of images"), "{said}");
     let said = start("--data", &golden.join("pictures"), &old);
-    assert_eq!(rules(&old), None);
+    assert_eq!(settings(&old), (None, None));
     let note = "note: this run keeps the rules of images that it began with";
     assert!(
         said.contains(note) && said.contains("(--init-from)"),

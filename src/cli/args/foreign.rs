@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::values::{Size, read_config};
 use crate::checkpoint::AttentionOrder;
-use crate::config::{ImageRules, Prediction, Preset, ScheduleKind, Sigma};
+use crate::config::{Prediction, Preset, ScheduleKind, Sigma, Unnamed};
 use crate::interop::{Hints, Known, Request, Uses};
 
 /// Settings that a file of another program does not contain. The error for a missing one names its flag.
@@ -122,7 +122,7 @@ impl ForeignArgs {
             blocks: self.blocks,
             dropout: self.dropout,
         };
-        let read = |path: &PathBuf| read_config(path, Preset::Celebahq128, ImageRules::LATEST);
+        let read = |path: &PathBuf| read_config(path, Preset::Celebahq128, Unnamed::NEW);
         Ok(Request {
             hints,
             raw,

@@ -9,7 +9,7 @@ use clap::Args;
 use super::batch::BatchSize;
 use super::model::ModelArgs;
 use super::values::{LrPoint, located, read_config, set};
-use crate::config::{Background, ImageRules, Resize};
+use crate::config::{Background, Draws, Resize, Unnamed};
 use crate::config::{
     ConfigError, LossKind, OnBadStep, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind,
     Sigma,
@@ -41,24 +41,24 @@ impl BaseArgs {
 
     /// The settings before flags; `fallback` is the preset if none is given.
     pub(in crate::cli) fn resolve(&self, fallback: Preset) -> Result<RunConfig> {
-        self.resolve_with_rules(fallback, ImageRules::LATEST)
+        self.resolve_with(fallback, Unnamed::NEW)
     }
 
-    /// As [`BaseArgs::resolve`], with the rules of images that a preset has: those of the run that goes on, which may
-    /// be older than today's.
-    pub(in crate::cli) fn resolve_with_rules(
+    /// As [`BaseArgs::resolve`], with the values of what is not named: those of the run that goes on, which may be
+    /// older than today's.
+    pub(in crate::cli) fn resolve_with(
         &self,
         fallback: Preset,
-        rules: ImageRules,
+        unnamed: Unnamed,
     ) -> Result<RunConfig> {
         let preset = self.preset.unwrap_or(fallback);
         match &self.config {
             None => {
                 let mut config = preset.config();
-                config.data.rules = rules;
+                unnamed.apply(&mut config);
                 Ok(config)
             }
-            Some(path) => read_config(path, preset, rules),
+            Some(path) => read_config(path, preset, unnamed),
         }
     }
 }
@@ -82,13 +82,17 @@ pub(in crate::cli) struct SettingArgs {
     network: NetworkArgs,
 }
 
-/// Settings of the network, its optimizer and the diffusion process.
+/// Settings of the network, its optimizer, the diffusion process and what else a step takes.
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct NetworkArgs {
     /// Gradient checkpointing: recompute residual blocks in the backward pass, for less memory and more time
     /// (unet only)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Training", hide_possible_values = true, hide_short_help = true)]
     checkpoint_blocks: Option<bool>,
+    /// Draws of noise and dropout: one for each image and microbatch, or for the whole batch as in version 0.1
+    /// [default: image]
+    #[arg(long, value_enum, help_heading = "Training", hide_short_help = true)]
+    draws: Option<Draws>,
     #[command(flatten)]
     optim: OptimArgs,
     #[command(flatten)]
@@ -104,6 +108,7 @@ impl NetworkArgs {
     /// A flag that belongs to another kind of network.
     pub(in crate::cli) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         set(&mut config.train.checkpoint_blocks, &self.checkpoint_blocks);
+        set(&mut config.train.draws, &self.draws);
         self.optim.apply(config);
         self.model.apply(config)?;
         let d = &mut config.diffusion;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use anyhow::{Error, Result, ensure};
 
-use crate::config::{ConfigError, ImageRules, Preset, RunConfig, place_of};
+use crate::config::{ConfigError, Preset, RunConfig, Unnamed, place_of};
 
 /// Longest settings file that is read: 100,000 betas take 3 MiB.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -51,14 +51,14 @@ impl FromStr for LrPoint {
     }
 }
 
-/// Reads a settings file over `preset` with these rules of images.
+/// Reads a settings file over `preset`, with `unnamed` where it names none.
 pub(in crate::cli) fn read_config(
     path: &Path,
     preset: Preset,
-    rules: ImageRules,
+    unnamed: Unnamed,
 ) -> Result<RunConfig> {
     let text = read_settings(path)?;
-    RunConfig::from_toml_with_rules(&text, preset, rules).map_err(|wrong| wrong.in_file(path))
+    RunConfig::from_toml_with(&text, preset, unnamed).map_err(|wrong| wrong.in_file(path))
 }
 
 /// The text of a settings file, which may be a pipe: `--config <(…)`.

@@ -1,0 +1,129 @@
+//! Settings that keep a run as it began: what they are where a text does not name them depends on whose text it is.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::{ImageRules, RunConfig};
+
+/// Draws that the noise and the dropout of a training step are made of. In settings that do not name any: by batch.
+///
+/// A run keeps those that it began with, so that it goes on with the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Draws {
+    /// As in version 0.1: eps is one draw over the batch, dropout one stream through all microbatches.
+    Batch,
+    /// A draw for the eps of each image, and one stream of dropout for each microbatch: any share of a batch can be
+    /// drawn alone.
+    Image,
+}
+
+impl Draws {
+    /// The draws of a new run.
+    pub const LATEST: Self = Self::Image;
+
+    /// The draws of a run whose settings do not name any.
+    pub(super) fn unnamed() -> Self {
+        Unnamed::OLD.draws
+    }
+
+    /// True for [`Draws::unnamed`]: settings of before stay the same text.
+    pub(super) fn are_unnamed(&self) -> bool {
+        *self == Self::unnamed()
+    }
+}
+
+/// Values of the settings that files of earlier versions lack, for a text that does not name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unnamed {
+    /// `data.rules`.
+    pub rules: ImageRules,
+    /// `train.draws`.
+    pub draws: Draws,
+}
+
+impl Unnamed {
+    /// For the settings of a new run.
+    pub const NEW: Self = Self {
+        rules: ImageRules::LATEST,
+        draws: Draws::LATEST,
+    };
+
+    /// For a run's own settings, and those in a checkpoint.
+    pub const OLD: Self = Self {
+        rules: ImageRules::V1,
+        draws: Draws::Batch,
+    };
+
+    /// The values in `config`.
+    pub fn of(config: &RunConfig) -> Self {
+        Self {
+            rules: config.data.rules,
+            draws: config.train.draws,
+        }
+    }
+
+    /// Gives `config` these values.
+    pub fn apply(self, config: &mut RunConfig) {
+        config.data.rules = self.rules;
+        config.train.draws = self.draws;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{DataConfig, Preset, TrainConfig};
+
+    fn own(text: &str) -> Result<Unnamed, String> {
+        RunConfig::from_toml_with(text, Preset::Demo, Unnamed::OLD)
+            .map(|config| Unnamed::of(&config))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn settings_that_are_not_named_are_those_of_their_time() {
+        let mut config = Preset::Demo.config();
+        assert_eq!(Unnamed::of(&config), Unnamed::NEW);
+        let new = config.to_toml().unwrap();
+        assert!(new.contains("\nrules = 2\n"), "{new}");
+        assert!(new.contains("\ndraws = \"image\"\n"), "{new}");
+        assert_eq!(own(&new), Ok(Unnamed::NEW));
+        // A run of 0.1 keeps the text of its settings.
+        Unnamed::OLD.apply(&mut config);
+        let old = config.to_toml().unwrap();
+        assert!(!old.contains("rules") && !old.contains("draws"), "{old}");
+        assert_eq!(own(&old), Ok(Unnamed::OLD));
+        // A new run that begins from its settings.
+        let again = RunConfig::from_toml(&old, Preset::Demo).unwrap();
+        assert_eq!(Unnamed::of(&again), Unnamed::NEW);
+        // A file that changes some settings of a preset.
+        let some = "[data]\nresize = \"area\"\n[train]\nseed = 3\n";
+        let of_new = RunConfig::from_toml(some, Preset::Demo).unwrap();
+        assert_eq!(Unnamed::of(&of_new), Unnamed::NEW);
+        assert_eq!(own(some), Ok(Unnamed::OLD));
+    }
+
+    #[test]
+    fn checkpoints_that_do_not_name_them_are_old() {
+        let mut config = Preset::Demo.config();
+        Unnamed::OLD.apply(&mut config);
+        let json = serde_json::to_string(&(&config.data, &config.train)).unwrap();
+        assert!(!json.contains("rules") && !json.contains("draws"), "{json}");
+        let (data, train): (DataConfig, TrainConfig) = serde_json::from_str(&json).unwrap();
+        assert_eq!((data, train), (config.data, config.train));
+    }
+
+    #[test]
+    fn values_of_newer_versions_are_refused() {
+        for (text, wanted) in [
+            ("[data]\nrules = 3", "a newer ddpm wrote it"),
+            ("[data]\nrules = 0", "knows 1 and 2"),
+            ("[data]\nrules = \"2\"", "expected a whole number"),
+            ("[train]\ndraws = \"row\"", "expected `batch` or `image`"),
+        ] {
+            let error = own(text).unwrap_err();
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
+    }
+}
