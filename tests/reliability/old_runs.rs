@@ -46,10 +46,10 @@ fn assert_resumes(golden: &Path, run: &Path) {
     assert_eq!(steps, [1, 2, 3, 4, 5, 6], "{name}");
 }
 
-/// The version that wrote a format stopped the run at step 4, and resumed it until step 6.
+/// The version that wrote a run stopped it at step 4, and resumed it until step 6.
 #[test]
 fn runs_of_every_format_resume_as_in_their_own_version() {
-    for format in ["format-1", "format-2"] {
+    for format in ["format-1", "format-2", "draws-image"] {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
         let golden = repo("tests/runs").join(format);
