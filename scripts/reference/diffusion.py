@@ -119,14 +119,16 @@ class Diffusion:
         return x
 
 
-def image_noise(seed: int, images: list[int], shape: tuple[int, int, int]) -> Callable[[int], Tensor]:
-    """The `draw` of `Diffusion.sample` for these image indices; shape is (C, H, W).
+def image_noise(
+    seed: int, images: list[int], shape: tuple[int, int, int], device: torch.device | None = None
+) -> Callable[[int], Tensor]:
+    """The `draw` of `Diffusion.sample` for these image indices, on `device` (default: the CPU); shape is (C, H, W).
 
     Image i has its own key, so it does not depend on which others are sampled with it.
     """
 
     def one(i: int, k: int) -> Tensor:
         torch.manual_seed(part_key(seed, SAMPLE, i, k))
-        return torch.randn(shape)
+        return torch.randn(shape, device=device)
 
     return lambda k: torch.stack([one(i, k) for i in images])

@@ -19,6 +19,8 @@ from networks import build, not_adapted
 from optim import Ema, Lamb, lr_multiplier
 from rng import DROPOUT, FLIP, NOISE, ORDER, TIMESTEP, key, part_key
 
+CPU = torch.device("cpu")
+
 
 class Trainer:
     """Model, optimizer and EMA. One step is `backward`, `grad_norm` (if wanted or clipping), `update`.
@@ -106,8 +108,10 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.float() / 255 * 2 - 1
 
 
-def draw_step(pixels: Tensor, step: int, batch: int, timesteps: int, seed: int, flip: bool, draws: str):
-    """The batch of step `step`: x_0 [B, C, H, W], t [B], eps [B, C, H, W]. `pixels` is u8 [N, C, H, W].
+def draw_step(
+    pixels: Tensor, step: int, batch: int, timesteps: int, seed: int, flip: bool, draws: str, device: torch.device = CPU
+):
+    """The batch of step `step` on `device`: x_0 [B, C, H, W], t [B], eps [B, C, H, W]. `pixels` is u8 [N, C, H, W], on CPU.
 
     Epochs follow one another without a gap: a batch may end one and begin the next.
     """
@@ -121,17 +125,17 @@ def draw_step(pixels: Tensor, step: int, batch: int, timesteps: int, seed: int, 
         x_0 = torch.where(mirrored[:, None, None, None], x_0.flip(3), x_0)
     torch.manual_seed(key(seed, TIMESTEP, step))
     t = torch.randint(0, timesteps, (batch,))
-    return x_0, t, draw_noise(x_0.shape, step, seed, draws)
+    return x_0.to(device), t.to(device), draw_noise(x_0.shape, step, seed, draws, device)
 
 
-def draw_noise(shape: torch.Size, step: int, seed: int, draws: str) -> Tensor:
+def draw_noise(shape: torch.Size, step: int, seed: int, draws: str, device: torch.device = CPU) -> Tensor:
     """The noise of step `step`, f32 [B, C, H, W]: one draw over the batch, or one for each image."""
     if draws == "batch":
         torch.manual_seed(key(seed, NOISE, step))
-        return torch.randn(shape)
+        return torch.randn(shape, device=device)
     if draws == "image":
         # The bits of the default generator, whose reseeding would queue one for CUDA too.
-        images, generator = torch.empty(shape), torch.Generator()
+        images, generator = torch.empty(shape, device=device), torch.Generator(device)
         for place, image in enumerate(images):
             image.normal_(generator=generator.manual_seed(part_key(seed, NOISE, step, place)))
         return images
@@ -146,21 +150,23 @@ def seed_dropout(seed: int, step: int, draws: str, number: int) -> None:
         torch.manual_seed(key(seed, DROPOUT, step))
 
 
-def train(config: dict, pixels: Tensor, steps: int, init: dict[str, Tensor] | None = None) -> tuple[Trainer, dict]:
+def train(
+    config: dict, pixels: Tensor, steps: int, init: dict[str, Tensor] | None = None, device: torch.device = CPU
+) -> tuple[Trainer, dict]:
     """Runs `steps` steps; returns the trainer and {"losses": [...], "grad_norms": [...]}.
 
     `init` is a plain state_dict to start from instead of the seeded initialisation.
     """
-    diffusion = Diffusion(config["diffusion"])
+    diffusion = Diffusion(config["diffusion"]).to(device)
     batch, seed = config["train"]["batch"], config["train"]["seed"]
     draws = config["train"].get("draws", "batch")  # files of version 0.1 do not name them
     model = build(config["model"], diffusion.timesteps).initialise(seed)
     if init is not None:
         model.load_state_dict(init, strict=True)
-    trainer = Trainer(model, diffusion, config["optim"])
+    trainer = Trainer(model.to(device), diffusion, config["optim"])
     losses, grad_norms = [], []
     for step in range(steps):
-        x_0, t, eps = draw_step(pixels, step, batch, diffusion.timesteps, seed, config["data"]["flip"], draws)
+        x_0, t, eps = draw_step(pixels, step, batch, diffusion.timesteps, seed, config["data"]["flip"], draws, device)
         seed_part = functools.partial(seed_dropout, seed, step, draws)
         losses.append(trainer.backward(x_0, t, eps, config["train"]["accumulate"], seed_part).item())
         norm = trainer.grad_norm()
