@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ndarray::{Array1, Array4, Axis, concatenate};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::args::class::ClassArg;
 use super::args::ddcm::DecodeSettings;
@@ -19,6 +19,7 @@ use crate::cli::progress::SampleProgress;
 use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
 use crate::fs::Target;
 use crate::images::to_array;
+use crate::native::send;
 use crate::report::psnr_db;
 use crate::sample::ChosenSampler;
 use crate::sample::SamplerKind;
@@ -225,7 +226,7 @@ fn encode(
             let end = (start + part).min(codebook.size());
             // The host does not wait for the steps before.
             let entries = codebook.entries_tensor(k, start..end);
-            entries.to_device_(device, Kind::Float, true, false)
+            send(&entries, device).expect("there is host memory for a part of the codebook")
         }))
     };
     ddcm_encode(process, options, x_0, x_start, &mut parts, on_step)
@@ -233,6 +234,8 @@ fn encode(
 
 #[cfg(test)]
 mod tests {
+    use tch::Kind;
+
     use super::*;
 
     #[test]

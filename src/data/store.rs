@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::prefetch::Prefetcher;
 use crate::memory::available_bytes;
+use crate::native;
 
 /// Decoded images: on the training device if they fit there, else in host memory or in a mapped file, from which
 /// the next batches are prefetched while a step is computed.
@@ -124,14 +125,12 @@ impl Store {
                 gathered.f_to_device_(self.device, Kind::Uint8, true, false)?
             }
             None => {
-                let indices = Tensor::from_slice(indices);
-                let indices = indices.f_to_device_(self.device, Kind::Int64, true, false)?;
+                let indices = native::send(&Tensor::from_slice(indices), self.device)?;
                 self.pixels.f_index_select(0, &indices)?
             }
         };
         if let Some(mask) = mirrored {
-            let mask = mask.f_to_device_(self.device, Kind::Bool, true, false)?;
-            let mask = mask.view([-1, 1, 1, 1]);
+            let mask = native::send(mask, self.device)?.view([-1, 1, 1, 1]);
             pixels = pixels.flip([3]).where_self(&mask, &pixels);
         }
         Ok(pixels.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0)

@@ -121,7 +121,7 @@ int ddpm_load_cuda() {
     TORCH_CHECK(dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL), "libtorch's CUDA half cannot be loaded: ", dlerror());
     // NVRTC, which libtorch and cuDNN compile kernels with, looks for its builtins in the folders that the library
     // which loaded it names. This one names NVIDIA's folder; cuDNN opens NVRTC by its bare name, and it would find
-    // none. So it must come before cuDNN compiles. What lacks it, works but for kernels that are compiled.
+    // none. So it must come before cuDNN compiles. A libtorch without it works, but for such kernels.
     dlopen((folder + "/libcaffe2_nvrtc.so").c_str(), RTLD_NOW | RTLD_GLOBAL);
   });
 }

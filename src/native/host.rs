@@ -52,3 +52,18 @@ pub fn pinned_like(like: &Tensor) -> Result<Tensor> {
     // SAFETY: the shim made a tensor for us to own.
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
+
+/// A tensor of host memory on `device`. A CUDA device copies it from pinned memory once it gets there: the host does not
+/// wait for the work that was queued before. On a CPU it is the tensor itself.
+///
+/// # Errors
+/// Out of memory.
+pub(crate) fn send(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    if !device.is_cuda() {
+        return Ok(tensor.shallow_clone());
+    }
+    let mut pinned = pinned_like(tensor)?;
+    pinned.f_copy_(tensor)?;
+    // Its memory is not used again before the device has read it: the allocator of pinned memory sees to that.
+    Ok(pinned.f_to_device_(device, tensor.kind(), true, false)?)
+}

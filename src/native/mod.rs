@@ -33,7 +33,7 @@ pub use fused::{
     residual_block, rms_norm,
 };
 pub use host::pinned_like;
-pub(crate) use host::{host_bytes, host_bytes_mut};
+pub(crate) use host::{host_bytes, host_bytes_mut, send};
 pub(crate) use jpeg::{Samples, decode_jpeg};
 pub(crate) use memory::will_need;
 pub use memory::{CpuTally, return_freed_memory};

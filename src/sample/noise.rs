@@ -5,6 +5,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use super::Codebook;
+use crate::native;
 use crate::rng::{Stream, image_noise, key};
 
 /// Standard normal noise by image and draw: draw 0 is x_T.
@@ -53,7 +54,7 @@ impl NoiseSource {
 
 /// Sends numbers to a device; the host does not wait for the steps before.
 fn in_passing(noise: &Tensor, device: Device) -> Tensor {
-    noise.to_device_(device, Kind::Float, true, false)
+    native::send(&noise.to_kind(Kind::Float), device).expect("there is host memory for the noise")
 }
 
 impl Choice {

@@ -278,7 +278,7 @@ impl Trainer {
 
     fn backward_of(&self, x_0: &Tensor, t: &Tensor, step: u64, share: Share) -> Result<Tensor> {
         let device = self.arena.device();
-        let t = t.f_to_device_(device, Kind::Int64, true, false)?;
+        let t = native::send(t, device)?;
         let noised = self.objective.noise(x_0, t, self.eps(x_0, step, share)?);
         self.arena.zero_grad();
         self.clock.end_of(Phase::Noise);

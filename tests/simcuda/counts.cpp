@@ -14,8 +14,8 @@ namespace simcuda {
 namespace {
 
 const char* const names[kinds] = {
-    "item",    "d2h",       "h2d",                "data_dependent", "host_index", "stream", "event", "device",
-    "kernels", "h2d_async", "h2d_async_pageable", "d2h_async",      "reseeds"};
+    "item",    "d2h",       "h2d",       "data_dependent", "host_index", "stream", "event", "device",
+    "kernels", "h2d_async", "d2h_async", "reseeds"};
 
 std::atomic<uint64_t> counts[kinds];
 

@@ -10,8 +10,8 @@ namespace simcuda {
 enum What {
   // The host waits for the device:
   item,            // a number is read
-  d2h,             // a copy to the host that blocks, or one to pageable memory, which blocks in any case
-  h2d,             // a copy from the host that blocks
+  d2h,             // a copy to the host that blocks, or one to memory that is not pinned
+  h2d,             // a copy from the host that blocks, or one from memory that is not pinned
   data_dependent,  // an operator whose result has a size that only the device knows, such as nonzero
   host_index,      // indices that are on the CPU
   stream,          // a stream, an event or the device is waited for by name
@@ -21,7 +21,6 @@ enum What {
   // It does not:
   kernels = kinds_of_waits,
   h2d_async,
-  h2d_async_pageable,  // goes through a buffer of the driver's
   d2h_async,
   reseeds,
   kinds,

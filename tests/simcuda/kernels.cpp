@@ -46,14 +46,14 @@ Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, std::optional
   return at::detail::empty_strided_generic(size, stride, &Memory::get(), cuda, kind_or_default(kind));
 }
 
-// What a copy is to the host, and whether the host waits for it. CUDA lets the host go on only if the memory is pinned
-// or, on the way to the device, through a buffer of its driver.
+// What a copy is to the host, and whether the host waits for it. CUDA lets the host go on for sure only if the memory is
+// pinned: from other memory its driver may wait for the stream before it takes the data into a buffer of its own.
 std::pair<What, bool> kind_of_copy(const Tensor& to, const Tensor& from, bool non_blocking) {
   if (to.is_cuda() && from.is_cuda()) return {kernels, false};
   const bool to_device = to.is_cuda();
-  const bool pinned = Pinned::get().owns((to_device ? from : to).storage().data());
-  if (to_device) return non_blocking ? std::pair(pinned ? h2d_async : h2d_async_pageable, false) : std::pair(h2d, true);
-  return non_blocking && pinned ? std::pair(d2h_async, false) : std::pair(d2h, true);
+  const bool waits = !non_blocking || !Pinned::get().owns((to_device ? from : to).storage().data());
+  if (to_device) return {waits ? h2d : h2d_async, waits};
+  return {waits ? d2h : d2h_async, waits};
 }
 
 // Host memory holds NaN until the host has waited for the copy.

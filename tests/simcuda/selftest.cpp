@@ -78,6 +78,8 @@ void waits_are_counted() {
   const Tensor host = at::ones({4});
   const Tensor there = host.to(at::kCUDA);
   check(waits() == 1, "a copy from pageable memory waits");
+  host.to(at::kCUDA, at::kFloat, /*non_blocking=*/true);
+  check(waits() == 1, "it may wait whatever is asked");
   host.pin_memory().to(at::kCUDA, at::kFloat, /*non_blocking=*/true);
   check(waits() == 0, "one from pinned memory does not, if asked");
   at::empty({4}).copy_(there, /*non_blocking=*/true);
