@@ -15,9 +15,9 @@ use crate::train::replay;
 
 /// Recompute one training step of a run, and print its loss, gradients and images.
 ///
-/// Training is repeated from the newest checkpoint before the step, or else from the start; the run is not changed. On
-/// the same machine, with the same number of threads, the result is the same bit for bit (on CUDA with --deterministic
-/// in both).
+/// Training is repeated from the newest checkpoint before the step, or else from the start, with the settings of the
+/// run's last start; the run is not changed. On the same machine, with the same settings and number of threads, the
+/// result is the same bit for bit (on CUDA with --deterministic in both).
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   ddpm replay runs/NAME --step 1234          a bad step (see runs/NAME/incidents)
@@ -71,11 +71,22 @@ impl ReplayCommand {
                 say("the same as in the original run, bit for bit");
             } else {
                 say(&format!(
-                    "different from the original run: {} (settings changed since then, another machine or number of threads, or CUDA without --deterministic)",
+                    "different from the original run: {} ({MAY_DIFFER})",
                     differing.join(", ")
                 ));
             }
+        } else if let Some(logged) = found
+            .logged
+            .filter(|logged| found.record.is_another(logged))
+        {
+            say(&format!(
+                "this is not the step of the original run, which had loss {} and gradient norm {} ({MAY_DIFFER})",
+                logged.loss, logged.grad_norm
+            ));
         }
         Ok(())
     }
 }
+
+/// Why a step can come out in another way.
+const MAY_DIFFER: &str = "settings changed since then, another machine or number of threads, or CUDA without --deterministic";

@@ -60,6 +60,14 @@ pub fn last_step(path: &Path) -> Result<u64> {
     Ok(Lines::find(path, u64::MAX)?.last_step)
 }
 
+/// The line of step `step` in metrics.jsonl; `None` without one, or without the file.
+///
+/// # Errors
+/// Not a regular file, or one that cannot be read.
+pub fn of_step(path: &Path, step: u64) -> Result<Option<StepMetrics>> {
+    lines::find_step(path, step)
+}
+
 /// The open file.
 #[derive(Debug)]
 pub struct Metrics {

@@ -191,7 +191,10 @@ fn train_and_log(start: Start, log: &Log) -> Result<End> {
         let due = run.readback.due(run.chosen.device, save || sample);
         if let Some(bad) = run.readback.read(due)? {
             run.handle_bad_step(bad)?;
-            continue;
+            // A newest step that is skipped is done all the same, and what is due after it is due.
+            if run.trainer.step != step {
+                continue;
+            }
         }
         run.poll_saver()?;
         if asked {

@@ -11,6 +11,7 @@ use super::Trainer;
 use crate::data::Loaded;
 use crate::fs::{read_text, write_bytes};
 use crate::native::foreach_norm;
+use crate::report::StepMetrics;
 use crate::text::quoting;
 
 /// Bins of the histogram over t.
@@ -101,7 +102,21 @@ pub struct StepRecord {
     pub gradients: Vec<ParameterGradient>,
 }
 
+/// Relative difference of loss or gradient norm beyond which two steps are not the same: other machines and numbers of
+/// threads differ by rounding, and by less than that within the steps between two checkpoints.
+const SAME_STEP: f64 = 1e-3;
+
 impl StepRecord {
+    /// True if a line of metrics.jsonl is of another step: its loss or gradient norm is not this one's.
+    pub fn is_another(&self, logged: &StepMetrics) -> bool {
+        let near = |Number(ours): Number, theirs: f64| {
+            ours == theirs
+                || (ours.is_nan() && theirs.is_nan())
+                || (ours - theirs).abs() <= SAME_STEP * theirs.abs()
+        };
+        !(near(self.loss, logged.loss) && near(self.grad_norm, logged.grad_norm))
+    }
+
     /// Computes the next step's gradients, and changes nothing else.
     ///
     /// # Errors

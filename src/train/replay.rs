@@ -11,7 +11,7 @@ use super::{Observer, Stop, Trainer, images, load_data, state};
 use crate::checkpoint::RunFolder;
 use crate::config::OnBadStep;
 use crate::device::Chosen;
-use crate::report::StepMetrics;
+use crate::report::{StepMetrics, of_step};
 
 /// A recomputed step.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Replay {
     pub record: StepRecord,
     /// The record of the original run, if there is one.
     pub then: Option<StepRecord>,
+    /// The step's line in metrics.jsonl, if there is one.
+    pub logged: Option<StepMetrics>,
     /// Step of the checkpoint that training was repeated from; none if it was repeated from the weights of the seed.
     pub from_step: Option<u64>,
 }
@@ -95,6 +97,7 @@ pub fn replay(
     Ok(Replay {
         record,
         then,
+        logged: of_step(&folder.metrics_path(), step)?,
         from_step,
     })
 }

@@ -89,6 +89,36 @@ fn skipping_changes_nothing_but_the_step_and_resumes_exactly() {
     train_to(&twice, 300, &[]);
     assert_eq!(records(&twice), skipped);
     assert_same_end(&once, &twice, 300);
+
+    // A checkpoint that is due after a skipped step is written.
+    let due = dir.path().join("due");
+    let every = skipped[0].to_string();
+    let more = [&SKIPPING[..], &["--save-every", &every]].concat();
+    train_to(&due, skipped[0] + 1, &more);
+    assert_eq!(records(&due), skipped[..1]);
+    assert!(checkpoint(&due, skipped[0]).exists());
+}
+
+#[test]
+fn a_replay_with_other_settings_is_not_taken_for_the_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    train_to(&run, 4, &[]);
+    train_to(&run, 6, &["--lr", "0.0001"]);
+    let said_of = |step: &str| {
+        let mut command = ddpm();
+        command.args("replay --device cpu --threads 1 --step".split(' '));
+        stderr(&command.arg(step).arg(&run).output().unwrap())
+    };
+    let (_, loss, _) = metrics(&run)[3];
+    let said = said_of("4");
+    let wanted = format!("this is not the step of the original run, which had loss {loss}");
+    assert!(said.contains(&wanted), "{said}");
+    let said = said_of("6");
+    assert!(
+        said.contains("replayed") && !said.contains("original"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -180,6 +180,26 @@ fn name(path: &Path) -> PathBuf {
     path.file_name().unwrap_or_default().into()
 }
 
+/// The line of `step`; the last, if there are several.
+pub(super) fn find_step(path: &Path, step: u64) -> Result<Option<StepMetrics>> {
+    let cannot = || format!("cannot read {}", path.display());
+    let file = match open_regular(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.with_context(cannot)?,
+    };
+    let (mut reader, mut line, mut position) = (BufReader::new(file), Vec::new(), 0);
+    let mut found = None;
+    loop {
+        let start = position;
+        next_line(&mut reader, &mut line, &mut position).with_context(cannot)?;
+        if position == start {
+            return Ok(found);
+        }
+        let metrics = serde_json::from_slice::<StepMetrics>(&line).ok();
+        found = metrics.filter(|metrics| metrics.step == step).or(found);
+    }
+}
+
 /// Reads a line without its newline into `line`, and adds its length in the file to `position`. Returns true if it
 /// ended in a newline. Of a longer line than any of ours only the start is read.
 fn next_line(
