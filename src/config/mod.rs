@@ -271,8 +271,9 @@ impl RunConfig {
     /// The settings that differ from `other`.
     pub fn differences(&self, other: &RunConfig) -> anyhow::Result<Vec<Difference>> {
         let mut found = Vec::new();
-        let ours = toml::Value::Table(toml::Table::try_from(self)?);
-        let theirs = toml::Value::Table(toml::Table::try_from(other)?);
+        let ours = toml::Value::Table(Unnamed::of(self).with_names(toml::Table::try_from(self)?)?);
+        let theirs = Unnamed::of(other).with_names(toml::Table::try_from(other)?)?;
+        let theirs = toml::Value::Table(theirs);
         collect_differences("", &ours, &theirs, &mut found);
         Ok(found)
     }

@@ -11,7 +11,7 @@ use super::{ImageRules, RunConfig};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Draws {
-    /// As in version 0.1: eps is one draw over the batch, dropout one stream through all microbatches.
+    /// As in older runs: eps is one draw over the batch, dropout one stream through all microbatches.
     Batch,
     /// A draw for the eps of each image, and one stream of dropout for each microbatch: any share of a batch can be
     /// drawn alone.
@@ -63,6 +63,23 @@ impl Unnamed {
         }
     }
 
+    /// The table of a config with these settings in it, also where its text would not name them.
+    pub(super) fn with_names(
+        self,
+        mut table: toml::Table,
+    ) -> Result<toml::Table, toml::ser::Error> {
+        let values = [
+            ("data", "rules", toml::Value::try_from(self.rules)?),
+            ("train", "draws", toml::Value::try_from(self.draws)?),
+        ];
+        for (section, key, value) in values {
+            if let Some(toml::Value::Table(section)) = table.get_mut(section) {
+                section.insert(key.to_owned(), value);
+            }
+        }
+        Ok(table)
+    }
+
     /// Gives `config` these values.
     pub fn apply(self, config: &mut RunConfig) {
         config.data.rules = self.rules;
@@ -102,6 +119,20 @@ mod tests {
         let of_new = RunConfig::from_toml(some, Preset::Demo).unwrap();
         assert_eq!(Unnamed::of(&of_new), Unnamed::NEW);
         assert_eq!(own(some), Ok(Unnamed::OLD));
+    }
+
+    #[test]
+    fn a_difference_names_both_values() {
+        let new = Preset::Demo.config();
+        let mut old = new.clone();
+        Unnamed::OLD.apply(&mut old);
+        let found: Vec<_> = old.differences(&new).unwrap();
+        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+        let wanted = [
+            "data.rules: 1 instead of 2",
+            "train.draws: \"batch\" instead of \"image\"",
+        ];
+        assert_eq!(found, wanted);
     }
 
     #[test]
