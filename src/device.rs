@@ -39,7 +39,9 @@ impl FromStr for DeviceChoice {
             "cuda" => Ok(DeviceChoice::Cuda(0)),
             _ => {
                 let index = text.strip_prefix("cuda:").ok_or_else(wanted)?;
-                Ok(DeviceChoice::Cuda(index.parse().map_err(|_| wanted())?))
+                // libtorch counts devices in 8 bits.
+                let index: i8 = index.parse().map_err(|_| wanted())?;
+                Ok(DeviceChoice::Cuda(index.try_into().map_err(|_| wanted())?))
             }
         }
     }
@@ -181,7 +183,7 @@ fn cpu_model() -> String {
     })
 }
 
-/// CUDA device `index`, ready for libtorch, whose CUDA half is loaded now if it was not.
+/// CUDA device `index`, ready for libtorch, whose CUDA half is loaded now unless it is already.
 ///
 /// # Errors
 /// The reason why it cannot be used. What can be found without libtorch is: on a machine without a device, or with an
@@ -233,7 +235,7 @@ mod tests {
     fn devices_are_parsed() {
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
         assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
-        for bad in ["gpu", "cuda:", "cuda:-1", "CPU"] {
+        for bad in ["gpu", "cuda:", "cuda:-1", "cuda:4294967296", "CPU"] {
             assert!(
                 bad.parse::<DeviceChoice>()
                     .unwrap_err()

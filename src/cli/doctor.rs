@@ -61,7 +61,7 @@ fn cuda_device(index: usize) -> String {
 fn driver() -> String {
     let there = match Driver::find() {
         Ok(driver) => driver.to_string(),
-        Err(_) => "none".to_owned(),
+        Err(reason) => reason.to_string(),
     };
     match BuiltWith::of_libtorch() {
         Some(needed) => format!("{there}; this libtorch needs {needed}"),

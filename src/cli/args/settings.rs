@@ -89,7 +89,7 @@ pub(in crate::cli) struct NetworkArgs {
     /// (unet only)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Training", hide_possible_values = true, hide_short_help = true)]
     checkpoint_blocks: Option<bool>,
-    /// Draws of noise and dropout: one for each image and microbatch, or for the whole batch as in version 0.1
+    /// Draws of noise and dropout: one for each image and microbatch, or for the whole batch as in older runs
     /// [default: image]
     #[arg(long, value_enum, help_heading = "Training", hide_short_help = true)]
     draws: Option<Draws>,
