@@ -14,7 +14,7 @@
 //! numbers, and whoever computes a share of the batch takes its part of them. Noise and dropout are drawn on the device.
 //! With `train.draws` = image, each image of the batch has noise of its own ([`batch_noise`]), and each microbatch its
 //! own dropout ([`part_key`]), so that a share of the batch can be drawn where it is computed, and alone. With
-//! `train.draws` = batch, that of version 0.1, the noise is one draw over the batch, and dropout one stream through all
+//! `train.draws` = batch, that of older runs, the noise is one draw over the batch, and dropout one stream through all
 //! of its microbatches.
 //!
 //! # Limits

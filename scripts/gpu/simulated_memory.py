@@ -48,8 +48,14 @@ def presets(ddpm: Path) -> list[str]:
     return PRESETS.search(error)[1].split(", ")
 
 
-def measure(command: list[str | Path]) -> tuple[float, float]:
-    """Estimate and bytes taken of a run, in MiB."""
+def build_simulator(ddpm: Path) -> None:
+    if not ddpm.is_file():
+        sys.exit(f"no program at {ddpm}; build it with cargo build --release, or give --ddpm")
+    subprocess.run(["bash", ROOT / "tests" / "simcuda" / "build.sh", SIMULATOR], check=True)
+
+
+def take_step(ddpm: Path, preset: str, precision: str, batch: int, flags: list[str]) -> tuple[float, float]:
+    """Trains one step of a batch in one piece; estimate and bytes taken, in MiB."""
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
         report = Path(folder) / "report.json"
         environment = {
@@ -58,7 +64,9 @@ def measure(command: list[str | Path]) -> tuple[float, float]:
             "SIMCUDA_POISON": "0",
             "SIMCUDA_REPORT": str(report),
         }
-        command = [*command, "--run", f"{folder}/run"]
+        command = [ddpm, "train", "--preset", preset, "--device", "cuda", "--precision", precision, "--steps", "1"]
+        command += ["--batch", str(batch), "--accumulate", "1", "--builtin-images", "32"]
+        command += ["--run", f"{folder}/run", *flags]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
         if done.returncode != 0:
             sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
@@ -68,19 +76,16 @@ def measure(command: list[str | Path]) -> tuple[float, float]:
 
 def main() -> None:
     args = arguments()
-    if not args.ddpm.is_file():
-        sys.exit(f"simulated_memory: no program at {args.ddpm}; build it with cargo build --release, or give --ddpm")
-    subprocess.run(["bash", ROOT / "tests" / "simcuda" / "build.sh", SIMULATOR], check=True)
+    build_simulator(args.ddpm)
+    # A grid swaps the weights.
+    flags = [*args.flags.split(), *"--sample-every 1 --sample-images 1 --sample-steps 2".split()]
     print("| preset | precision | microbatch | estimate, MiB | taken, MiB | ratio |")
     print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
     failures = []
     for preset in args.presets or presets(args.ddpm):
         batch = args.batch or BATCHES.get(preset, 8)
         for precision in args.precisions:
-            flags = f"--batch {batch} --accumulate 1 --builtin-images 32 {args.flags}"
-            flags += " --steps 1 --sample-every 1 --sample-images 1 --sample-steps 2"  # a grid swaps the weights
-            command = [args.ddpm, "train", "--preset", preset, *flags.split()]
-            estimate, taken = measure([*command, "--device", "cuda", "--precision", precision])
+            estimate, taken = take_step(args.ddpm, preset, precision, batch, flags)
             ratio = estimate / taken
             print(f"| {preset} | {precision} | {batch} | {estimate:.0f} | {taken:.0f} | {ratio:.2f} |", flush=True)
             if abs(ratio - 1) > 0.1:

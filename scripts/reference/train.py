@@ -159,7 +159,7 @@ def train(
     """
     diffusion = Diffusion(config["diffusion"]).to(device)
     batch, seed = config["train"]["batch"], config["train"]["seed"]
-    draws = config["train"].get("draws", "batch")  # files of version 0.1 do not name them
+    draws = config["train"].get("draws", "batch")  # older files do not name them
     model = build(config["model"], diffusion.timesteps).initialise(seed)
     if init is not None:
         model.load_state_dict(init, strict=True)
