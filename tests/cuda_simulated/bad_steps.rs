@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::lab::Lab;
-use crate::tiny::{assert_same_end, checkpoint, metrics};
+use crate::tiny::{assert_same_end, checkpoint, metrics, records};
 
 const TINY: &str = "--preset demo --size 8 --base-width 8 --norm-groups 2 --multipliers 1 \
                     --timesteps 4 --builtin-images 10 --batch 4 --sample-every 0 --lr-schedule 0:1 \
@@ -14,15 +14,6 @@ fn train(settings: &str, run: &str, steps: u64) -> String {
     format!(
         "train {settings} --device cuda --precision f32 --deterministic --run {run} --steps {steps}"
     )
-}
-
-/// Steps that there are records of.
-fn records(run: &Path) -> Vec<u64> {
-    let entries = std::fs::read_dir(run.join("incidents")).unwrap();
-    let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
-    let mut steps: Vec<u64> = names.map(|n| n[5..13].parse().unwrap()).collect();
-    steps.sort_unstable();
-    steps
 }
 
 fn steps(run: &Path) -> Vec<u64> {

@@ -1,19 +1,9 @@
 //! Steps with bad numbers.
 
-use std::path::Path;
-
 use ddpm::checkpoint::read_checkpoint;
 use ddpm::train::StepRecord;
 
-use super::tiny::{assert_same_end, checkpoint, ddpm, metrics, stderr, train, train_to};
-
-fn records(run: &Path) -> Vec<u64> {
-    let entries = std::fs::read_dir(run.join("incidents")).unwrap();
-    let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
-    let mut steps: Vec<u64> = names.map(|n| n[5..13].parse().unwrap()).collect();
-    steps.sort_unstable();
-    steps
-}
+use super::tiny::{assert_same_end, checkpoint, ddpm, metrics, records, stderr, train, train_to};
 
 #[test]
 fn stopping_is_the_default_and_the_step_can_be_replayed() {

@@ -66,6 +66,15 @@ pub(crate) fn checkpoint(run: &Path, step: u64) -> PathBuf {
     run.join(format!("checkpoints/step-{step:08}.safetensors"))
 }
 
+/// Steps that there are records of.
+pub(crate) fn records(run: &Path) -> Vec<u64> {
+    let entries = std::fs::read_dir(run.join("incidents")).unwrap();
+    let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut steps: Vec<u64> = names.map(|n| n[5..13].parse().unwrap()).collect();
+    steps.sort_unstable();
+    steps
+}
+
 /// Step, loss and gradient norm of each line of metrics.jsonl; all lines must be whole.
 pub(crate) fn metrics(run: &Path) -> Vec<(u64, f64, f64)> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
