@@ -13,8 +13,8 @@ Each line names the most that is allowed. Both add the same values in another or
 tiles), and every step begins with the weights of the one before, so differences grow with the steps. LAMB divides by
 the root of the second moment: where a gradient is nearly zero, rounding decides its sign, and the weight moves by up to
 the learning rate either way. So weights are compared by how far both have moved. Our gradient norm is one f32 sum of
-squares over all parameters, which libtorch's CPU kernel adds up 0.1 % too small for 25 million. The exit code is 0 if all
-are within.
+squares over all parameters, which libtorch's CPU kernel adds up 0.1 % too small for 25 million. The exit code is 0 if
+all are within.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from peers.checking import Table
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "reference"))
 from diffusion import Diffusion, image_noise  # noqa: E402
 from networks import build  # noqa: E402
-from train import train  # noqa: E402
+from train import Trainer, train  # noqa: E402
 
+Add = Callable[[str, float, float], None]  # what is compared, its largest difference, the most allowed
 IMAGES = 32
 TIMES = range(999, 0, -111)  # 999, 888, … 111: ten visited steps of T = 1000, with 0
 
@@ -65,19 +69,6 @@ def write_images(folder: Path) -> torch.Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
-class Table:
-    """Rows of (what, difference, most allowed)."""
-
-    def __init__(self):
-        self.failed = False
-        print("| compared | largest difference | at most | |\n| --- | ---: | ---: | --- |", flush=True)
-
-    def row(self, what: str, difference: float, most: float) -> None:
-        ok = difference <= most  # false for nan too
-        self.failed |= not ok
-        print(f"| {what} | {difference:.1e} | {most:.0e} | {'ok' if ok else 'FAILED'} |", flush=True)
-
-
 def relative(ours: list[float], theirs: list[float]) -> float:
     if len(ours) != len(theirs):
         sys.exit(f"check_main_job: {len(ours)} steps of ddpm, {len(theirs)} of the reference")
@@ -102,62 +93,83 @@ def ddim(model: torch.nn.Module, diffusion: Diffusion, x: torch.Tensor, times: l
         x = diffusion.sqrt_alphas_cumprod[after] * x_0 + diffusion.sqrt_one_minus_alphas_cumprod[after] * eps
 
 
+class Program:
+    """ddpm, and the run that it trains in `folder`."""
+
+    def __init__(self, path: Path, folder: Path, device: str):
+        self.path, self.run, self.on = path, folder / "run", ("--device", device, "--precision", "f32")
+
+    def __call__(self, *words: object) -> str:
+        done = subprocess.run([self.path, *map(str, words)], capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"check_main_job: ddpm {words[0]} failed: {done.stderr.strip()}")
+        return done.stdout
+
+
+def train_both(ddpm: Program, folder: Path, args: argparse.Namespace) -> tuple[dict, Trainer, dict]:
+    """The run's settings, the reference's trainer, and its curves."""
+    (folder / "images").mkdir()
+    pixels = write_images(folder / "images")
+    began = time.monotonic()
+    ddpm("train", "--preset", "celebahq128", "--data", folder / "images", "--run", ddpm.run, *ddpm.on,
+         "--batch", args.batch, "--steps", args.steps, "--sample-every", 0)  # fmt: skip
+    ours_secs = time.monotonic() - began
+    config = json.loads(ddpm("inspect", "--json", ddpm.run))["config"]
+    began = time.monotonic()
+    trainer, curves = train(config, pixels, args.steps, device=torch.device(args.device))
+    theirs_secs = time.monotonic() - began
+    print(f"{args.steps} steps of batch {args.batch}: {ours_secs:.0f} s, PyTorch {theirs_secs:.0f} s\n")
+    return config, trainer, curves
+
+
+def compare_training(add: Add, ddpm: Program, config: dict, trainer: Trainer, curves: dict) -> torch.nn.Module:
+    """Compares every step and the weights; returns PyTorch's network with the average that ddpm exported."""
+    lines = [json.loads(line) for line in (ddpm.run / "metrics.jsonl").read_text().splitlines()]
+    add("loss of a step, relative", relative([l["loss"] for l in lines], curves["losses"]), 1e-5)
+    norms = relative([l["grad_norm"] for l in lines], curves["grad_norms"])
+    add("gradient norm of a step, relative", norms, 1e-3)
+    timesteps = config["diffusion"]["timesteps"]
+    start = dict(build(config["model"], timesteps).initialise(config["train"]["seed"]).named_parameters())
+    theirs = {name: tensor.cpu() for name, tensor in trainer.state().items()}
+    for section, flags in [("model", ["--raw"]), ("ema", [])]:
+        file = ddpm.run.parent / f"{section}.pt"
+        ddpm("export", ddpm.run, *flags, "--to", file)
+        network = build(config["model"], timesteps)
+        network.load_state_dict(torch.load(file, weights_only=True), strict=True)
+        of_section = {n: theirs[f"{section}.{n}"] for n in start}
+        moved = distance(dict(network.named_parameters()), of_section, start)
+        add(f"`{section}` at the end, of the way from the start", moved, 1e-3)
+    return network
+
+
+def compare_images(add: Add, ddpm: Program, config: dict, network: torch.nn.Module, device: torch.device) -> None:
+    """Two images from the same x_T by DDIM."""
+    times, file = [*TIMES, 0], ddpm.run.parent / "images.safetensors"
+    ddpm("sample", ddpm.run, "-n", 2, *ddpm.on, "--sampler", "ddim", "--times", ",".join(map(str, times)),
+         "--clip-x0=false", "--out", file.with_suffix(".png"), "--out-tensor", file)  # fmt: skip
+    images = load_file(file)["pictures"]
+    x_t = image_noise(0, [0, 1], tuple(images.shape[1:]), device)(0)
+    made = ddim(network.to(device).eval(), Diffusion(config["diffusion"]), x_t, times).cpu()
+    add("a pixel of two images from the .pt, of 2", (images - made).abs().max().item(), 1e-3)
+
+
 def main() -> None:
     args = arguments()
     if not args.ddpm.is_file():
         sys.exit(f"check_main_job: no program at {args.ddpm}; build it with cargo build --release, or give --ddpm")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-
-    def ddpm(*words) -> str:
-        done = subprocess.run([args.ddpm, *map(str, words)], capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"check_main_job: ddpm {words[0]} failed: {done.stderr.strip()}")
-        return done.stdout
-
     with tempfile.TemporaryDirectory(prefix="main-job-") as name:
         folder = Path(name)
-        (folder / "images").mkdir()
-        pixels = write_images(folder / "images")
-        run, on = folder / "run", ("--device", args.device, "--precision", "f32")
-        began = time.monotonic()
-        ddpm("train", "--preset", "celebahq128", "--data", folder / "images", "--run", run, *on,
-             "--batch", args.batch, "--steps", args.steps, "--sample-every", 0)  # fmt: skip
-        ours_secs = time.monotonic() - began
-        config = json.loads(ddpm("inspect", "--json", run))["config"]
-        began = time.monotonic()
-        trainer, curves = train(config, pixels, args.steps, device=torch.device(args.device))
-        theirs_secs = time.monotonic() - began
-        print(f"{args.steps} steps of batch {args.batch}: {ours_secs:.0f} s, PyTorch {theirs_secs:.0f} s\n")
-
+        ddpm = Program(args.ddpm.resolve(), folder, args.device)
+        config, trainer, curves = train_both(ddpm, folder, args)
         table = Table()
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        table.row("loss of a step, relative", relative([l["loss"] for l in lines], curves["losses"]), 1e-4)
-        norms = relative([l["grad_norm"] for l in lines], curves["grad_norms"])
-        table.row("gradient norm of a step, relative", norms, 1e-3)
 
-        timesteps = config["diffusion"]["timesteps"]
-        start = dict(build(config["model"], timesteps).initialise(config["train"]["seed"]).named_parameters())
-        theirs = {name: tensor.cpu() for name, tensor in trainer.state().items()}
-        models = {}
-        for section, flags in [("model", ["--raw"]), ("ema", [])]:
-            file = folder / f"{section}.pt"
-            ddpm("export", run, *flags, "--to", file)
-            models[section] = build(config["model"], timesteps)
-            models[section].load_state_dict(torch.load(file, weights_only=True), strict=True)
-            of_section = {n: theirs[f"{section}.{n}"] for n in start}
-            moved = distance(dict(models[section].named_parameters()), of_section, start)
-            table.row(f"`{section}` weights at the end, relative to the way from the start", moved, 1e-2)
+        def add(what: str, difference: float, most: float) -> None:
+            table.add("celebahq128", what, difference <= most, f"{difference:.1e}", f"{most:.0e}")  # nan fails
 
-        times = [*TIMES, 0]
-        ddpm("sample", run, "-n", 2, *on, "--sampler", "ddim", "--times", ",".join(map(str, times)),
-             "--clip-x0=false", "--out", folder / "x.png", "--out-tensor", folder / "x.safetensors")  # fmt: skip
-        images = load_file(folder / "x.safetensors")["pictures"]
-        shape = tuple(images.shape[1:])
-        device = torch.device(args.device)
-        x_t = image_noise(0, [0, 1], shape, device)(0)
-        made = ddim(models["ema"].to(device).eval(), Diffusion(config["diffusion"]), x_t, times).cpu()
-        table.row("a pixel of two images from the .pt, of a range of 2", (images - made).abs().max().item(), 1e-3)
-    sys.exit(1 if table.failed else 0)
+        network = compare_training(add, ddpm, config, trainer, curves)
+        compare_images(add, ddpm, config, network, torch.device(args.device))
+    sys.exit(1 if table.failures else 0)
 
 
 if __name__ == "__main__":
