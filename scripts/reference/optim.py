@@ -6,6 +6,23 @@ import torch
 from torch import Tensor
 
 
+def l2_norms(tensors: list[Tensor]) -> Tensor:
+    """L2 norm of each tensor, [n] f32.
+
+    On a CPU in rows of 1024: torch's kernel adds the squares of a whole tensor in a few f32 sums, which come out 0.004 %
+    too small for 2.4 million values.
+    """
+    if not all(t.is_cpu for t in tensors):
+        return torch.stack(torch._foreach_norm(tensors))
+    return torch.stack([l2_norm_in_rows(t.reshape(-1)) for t in tensors])
+
+
+def l2_norm_in_rows(flat: Tensor, width: int = 1024) -> Tensor:
+    whole = len(flat) // width * width
+    rows = torch.linalg.vector_norm(flat[:whole].view(-1, width), dim=1)
+    return torch.linalg.vector_norm(torch.cat([rows, flat[whole:]]))
+
+
 class Lamb:
     """LAMB: Adam with each tensor's step scaled to the norm of the tensor.
 
@@ -53,8 +70,8 @@ class Lamb:
 
         if self.adapted:
             adapted = [update[i] for i in self.adapted]
-            weight_norm = torch.stack(torch._foreach_norm([self.params[i] for i in self.adapted]))
-            update_norm = torch.stack(torch._foreach_norm(adapted))
+            weight_norm = l2_norms([self.params[i] for i in self.adapted])
+            update_norm = l2_norms(adapted)
             ratio = torch.where((weight_norm > 0) & (update_norm > 0), weight_norm / update_norm, 1.0)
             torch._foreach_mul_(adapted, list(ratio.unbind()))
         torch._foreach_add_(self.params, update, alpha=-self.lr * multiplier)

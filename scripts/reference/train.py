@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion import Diffusion
 from networks import build, not_adapted
-from optim import Ema, Lamb, lr_multiplier
+from optim import Ema, Lamb, l2_norms, lr_multiplier
 from rng import DROPOUT, FLIP, NOISE, ORDER, TIMESTEP, key, part_key
 
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ class Trainer:
 
     def grad_norm(self) -> Tensor:
         """L2 norm of all gradients together."""
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm([p.grad for p in self.params])))
+        return torch.linalg.vector_norm(l2_norms([p.grad for p in self.params]))
 
     def update(self, step: int, norm: Tensor | None = None) -> None:
         """Clips (`norm` is then `grad_norm()`), moves the weights and the EMA. `step` counts from 0."""

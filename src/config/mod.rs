@@ -29,7 +29,7 @@ pub use presets::Preset;
 pub use read::{Place, TomlError, place_of};
 pub use validate::ConfigError;
 pub(crate) use validate_model::{MAX_SIDE, sides_wanted};
-pub use versioned::{Draws, Unnamed};
+pub use versioned::{Draws, Norms, Unnamed};
 
 /// Noise schedules; formulas in [`crate::diffusion::Schedule`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -126,6 +126,9 @@ pub struct OptimConfig {
     pub adapt_norms: bool,
     /// Momentum of the weight average.
     pub ema: f64,
+    /// How the norms of gradients, and LAMB's of weights and updates, are added up on a CPU.
+    #[serde(default = "Norms::unnamed", skip_serializing_if = "Norms::are_unnamed")]
+    pub norms: Norms,
 }
 
 /// Where images come from and how they are prepared.

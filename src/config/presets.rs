@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AttentionUNetConfig, ConcatUNetConfig, DataConfig, DiffusionConfig, Draws, GauConfig,
-    ImageRules, LossKind, LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm,
+    ImageRules, LossKind, LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm, Norms,
     OnBadStep, OptimConfig, OptimizerKind, Prediction, Resample, RunConfig, SampleConfig,
     ScheduleKind, Sigma, TimeEmbedding, TrainConfig, UNetConfig,
 };
@@ -94,6 +94,7 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
             clip_norm: None,
             adapt_norms: false,
             ema: 0.9999,
+            norms: Norms::LATEST,
         },
         data: DataConfig {
             folder: None,

@@ -33,6 +33,33 @@ impl Draws {
     }
 }
 
+/// How L2 norms of many values are added up on a CPU. In settings that do not name it: plainly.
+///
+/// A run keeps what it began with, so that it goes on with the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Norms {
+    /// As in older runs: one call of libtorch, 0.1 % too small for 25 million values.
+    Plain,
+    /// In blocks, right to the rounding of f32.
+    Blocked,
+}
+
+impl Norms {
+    /// The norms of a new run.
+    pub const LATEST: Self = Self::Blocked;
+
+    /// The norms of a run whose settings do not name any.
+    pub(super) fn unnamed() -> Self {
+        Unnamed::OLD.norms
+    }
+
+    /// True for [`Norms::unnamed`]: settings of before stay the same text.
+    pub(super) fn are_unnamed(&self) -> bool {
+        *self == Self::unnamed()
+    }
+}
+
 /// Values of the settings that files of earlier versions lack, for a text that does not name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unnamed {
@@ -40,6 +67,8 @@ pub struct Unnamed {
     pub rules: ImageRules,
     /// `train.draws`.
     pub draws: Draws,
+    /// `optim.norms`.
+    pub norms: Norms,
 }
 
 impl Unnamed {
@@ -47,12 +76,14 @@ impl Unnamed {
     pub const NEW: Self = Self {
         rules: ImageRules::LATEST,
         draws: Draws::LATEST,
+        norms: Norms::LATEST,
     };
 
     /// For a run's own settings, and those in a checkpoint.
     pub const OLD: Self = Self {
         rules: ImageRules::V1,
         draws: Draws::Batch,
+        norms: Norms::Plain,
     };
 
     /// The values in `config`.
@@ -60,6 +91,7 @@ impl Unnamed {
         Self {
             rules: config.data.rules,
             draws: config.train.draws,
+            norms: config.optim.norms,
         }
     }
 
@@ -71,6 +103,7 @@ impl Unnamed {
         let values = [
             ("data", "rules", toml::Value::try_from(self.rules)?),
             ("train", "draws", toml::Value::try_from(self.draws)?),
+            ("optim", "norms", toml::Value::try_from(self.norms)?),
         ];
         for (section, key, value) in values {
             if let Some(toml::Value::Table(section)) = table.get_mut(section) {
@@ -84,13 +117,14 @@ impl Unnamed {
     pub fn apply(self, config: &mut RunConfig) {
         config.data.rules = self.rules;
         config.train.draws = self.draws;
+        config.optim.norms = self.norms;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DataConfig, Preset, TrainConfig};
+    use crate::config::{DataConfig, OptimConfig, Preset, TrainConfig};
 
     fn own(text: &str) -> Result<Unnamed, String> {
         RunConfig::from_toml_with(text, Preset::Demo, Unnamed::OLD)
@@ -105,11 +139,14 @@ mod tests {
         let new = config.to_toml().unwrap();
         assert!(new.contains("\nrules = 2\n"), "{new}");
         assert!(new.contains("\ndraws = \"image\"\n"), "{new}");
+        assert!(new.contains("\nnorms = \"blocked\"\n"), "{new}");
         assert_eq!(own(&new), Ok(Unnamed::NEW));
         // A run of 0.1 keeps the text of its settings.
         Unnamed::OLD.apply(&mut config);
         let old = config.to_toml().unwrap();
-        assert!(!old.contains("rules") && !old.contains("draws"), "{old}");
+        for name in ["rules", "draws", "\nnorms"] {
+            assert!(!old.contains(name), "{old}");
+        }
         assert_eq!(own(&old), Ok(Unnamed::OLD));
         // A new run that begins from its settings.
         let again = RunConfig::from_toml(&old, Preset::Demo).unwrap();
@@ -130,6 +167,7 @@ mod tests {
         let found: Vec<_> = found.iter().map(ToString::to_string).collect();
         let wanted = [
             "data.rules: 1 instead of 2",
+            "optim.norms: \"plain\" instead of \"blocked\"",
             "train.draws: \"batch\" instead of \"image\"",
         ];
         assert_eq!(found, wanted);
@@ -139,10 +177,16 @@ mod tests {
     fn checkpoints_that_do_not_name_them_are_old() {
         let mut config = Preset::Demo.config();
         Unnamed::OLD.apply(&mut config);
-        let json = serde_json::to_string(&(&config.data, &config.train)).unwrap();
-        assert!(!json.contains("rules") && !json.contains("draws"), "{json}");
-        let (data, train): (DataConfig, TrainConfig) = serde_json::from_str(&json).unwrap();
-        assert_eq!((data, train), (config.data, config.train));
+        let json = serde_json::to_string(&(&config.data, &config.train, &config.optim)).unwrap();
+        for name in ["rules", "draws", "\"norms\""] {
+            assert!(!json.contains(name), "{json}");
+        }
+        let (data, train, optim): (DataConfig, TrainConfig, OptimConfig) =
+            serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            (data, train, optim),
+            (config.data, config.train, config.optim)
+        );
     }
 
     #[test]
@@ -152,6 +196,7 @@ mod tests {
             ("[data]\nrules = 0", "knows 1 and 2"),
             ("[data]\nrules = \"2\"", "expected a whole number"),
             ("[train]\ndraws = \"row\"", "expected `batch` or `image`"),
+            ("[optim]\nnorms = \"f64\"", "expected `plain` or `blocked`"),
         ] {
             let error = own(text).unwrap_err();
             assert!(error.contains(wanted), "{text}: {error}");

@@ -6,9 +6,11 @@
 mod arena;
 mod ema;
 mod lr;
+mod norms;
 mod optimizer;
 
 pub use arena::{Arena, Layout};
 pub use ema::{Ema, bias_correction};
 pub use lr::lr_multiplier;
+pub use norms::{norm, norms_of};
 pub use optimizer::{Optimizer, StepInputs};

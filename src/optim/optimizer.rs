@@ -4,6 +4,7 @@ use anyhow::Result;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Arena;
+use super::norms::norms_of;
 use crate::config::{OptimConfig, OptimizerKind};
 use crate::native::{self, AdamStep};
 
@@ -126,8 +127,8 @@ impl Optimizer {
             native::add_scaled(&lamb.delta, &arena.params, -c.weight_decay)?;
             let _ = lamb.delta.shallow_clone().g_mul_(&(1.0 - &arena.frozen));
         }
-        let param_norms = native::foreach_norm(&lamb.param_views)?;
-        let delta_norms = native::foreach_norm(&lamb.delta_views)?;
+        let param_norms = norms_of(&lamb.param_views, c.norms)?;
+        let delta_norms = norms_of(&lamb.delta_views, c.norms)?;
         let both = param_norms.gt(0.0).logical_and(&delta_norms.gt(0.0));
         let ratios = (&param_norms / &delta_norms).where_self(&both, &param_norms.ones_like());
         native::foreach_mul(&lamb.delta_views, &ratios)?;

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::Trainer;
+use crate::config::Norms;
 use crate::data::Loaded;
 use crate::fs::{read_text, write_bytes};
-use crate::native::foreach_norm;
+use crate::optim::norms_of;
 use crate::report::StepMetrics;
 use crate::text::quoting;
 
@@ -201,7 +202,7 @@ fn gradients_of(trainer: &Trainer) -> Result<Vec<ParameterGradient>> {
         .state_dict(&trainer.arena.grads)
         .into_iter()
         .unzip();
-    let norms = Vec::<f32>::try_from(foreach_norm(&views)?)?;
+    let norms = Vec::<f32>::try_from(norms_of(&views, Norms::LATEST)?)?;
     let pairs = names.into_iter().zip(norms);
     Ok(pairs
         .map(|(name, norm)| ParameterGradient {

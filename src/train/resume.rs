@@ -127,7 +127,7 @@ fn refuse_fewer_steps(wanted: &RunConfig, checkpoint: &Checkpoint) -> Result<()>
 }
 
 /// Settings of a run that begins with weights of `theirs`: all of that file's, or its network, schedule and sampler in
-/// `base`. Its data folder is not taken over, nor are its rules of images and its draws: another run has those of today.
+/// `base`. Its data folder is not taken over, nor is what a run keeps from its time ([`Unnamed`]): another run has that of today.
 pub fn settings_around(theirs: &RunConfig, base: Option<RunConfig>) -> RunConfig {
     let mut config = base.unwrap_or_else(|| {
         let mut config = theirs.clone();

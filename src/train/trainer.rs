@@ -10,7 +10,7 @@ use crate::data::{Order, Store};
 use crate::diffusion::{NoisedBatch, Objective, Schedule};
 use crate::model::Model;
 use crate::native::{self, KeptFilters};
-use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier};
+use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier, norm};
 use crate::rng::{Stream, batch_noise, key, normal, part_key, seeded};
 
 /// Batches that are gathered before their step, where gathering takes time: one could be late now and then.
@@ -167,7 +167,7 @@ impl Trainer {
         self.prefetch(data)?;
         self.clock.end_of(Phase::Images);
         let loss = self.backward(&x_0, &draw.t, self.step)?;
-        let grad_norm = self.arena.grads.norm();
+        let grad_norm = self.grad_norm();
         Ok(Gradients {
             loss_and_grad_norm: Tensor::stack(&[loss, grad_norm], 0),
         })
@@ -330,6 +330,11 @@ impl Trainer {
         loss.f_backward()?;
         self.clock.end_of(Phase::Backward);
         Ok(loss.detach())
+    }
+
+    /// L2 norm of the gradients in the arena, a scalar f32 on the device.
+    pub fn grad_norm(&self) -> Tensor {
+        norm(&self.arena.grads, self.config.optim.norms)
     }
 
     fn clip(&self, grad_norm: &Tensor) {

@@ -77,7 +77,7 @@ fn a_run_on_jpeg_files_finds_its_images_unchanged() {
 }
 
 #[test]
-fn an_old_run_keeps_its_rules_and_draws_and_a_new_one_with_its_settings_has_todays() {
+fn an_old_run_keeps_what_it_began_with_and_a_new_one_with_its_settings_has_todays() {
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (dir.path().join("old"), dir.path().join("new"));
     let golden = repo("tests/runs/jpegs");
@@ -87,10 +87,14 @@ fn an_old_run_keeps_its_rules_and_draws_and_a_new_one_with_its_settings_has_toda
         let text = std::fs::read_to_string(run.join("config.toml")).unwrap();
         let config: toml::Table = text.parse().unwrap();
         let rules = config["data"].get("rules");
-        let draws = config["train"].get("draws");
+        let name = |section: &str, key| {
+            let value = config[section].get(key).and_then(toml::Value::as_str);
+            value.unwrap_or("unnamed").to_owned()
+        };
         (
             rules.and_then(toml::Value::as_integer),
-            draws.and_then(toml::Value::as_str).map(str::to_owned),
+            name("train", "draws"),
+            name("optim", "norms"),
         )
     };
     let start = |flag: &str, from: &Path, run: &Path| {
@@ -102,10 +106,16 @@ fn an_old_run_keeps_its_rules_and_draws_and_a_new_one_with_its_settings_has_toda
         stderr(&out)
     };
     let said = start("--config", &old.join("config.toml"), &new);
-    assert_eq!(settings(&new), (Some(2), Some("image".to_owned())));
+    assert_eq!(
+        settings(&new),
+        (Some(2), "image".to_owned(), "blocked".to_owned())
+    );
     assert!(!said.contains("rules of images"), "{said}");
     let said = start("--data", &golden.join("pictures"), &old);
-    assert_eq!(settings(&old), (None, None));
+    assert_eq!(
+        settings(&old),
+        (None, "unnamed".to_owned(), "unnamed".to_owned())
+    );
     let note = "note: this run keeps the rules of images that it began with";
     assert!(
         said.contains(note) && said.contains("(--init-from)"),

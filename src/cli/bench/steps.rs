@@ -99,7 +99,7 @@ impl Update {
 
 impl Bench for Update {
     fn step(&mut self) -> Result<()> {
-        let grad_norm = self.trainer.arena.grads.norm();
+        let grad_norm = self.trainer.grad_norm();
         let gradients = Gradients {
             loss_and_grad_norm: Tensor::stack(&[grad_norm.ones_like(), grad_norm], 0),
         };
