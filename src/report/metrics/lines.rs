@@ -33,6 +33,10 @@ pub(super) struct Lines {
     bad_numbers: Vec<u64>,
     /// The largest step of all.
     pub(super) last_step: u64,
+    /// The step of the last line that is kept.
+    kept_to: u64,
+    /// True if the last line is cut short.
+    torn: bool,
     /// Seconds of the run at the last line that is kept.
     pub(super) secs: f64,
     /// True if the last line is kept and has no newline.
@@ -69,13 +73,17 @@ impl Lines {
                 self.last_step = self.last_step.max(metrics.step);
                 if metrics.step <= step {
                     self.secs = metrics.secs;
+                    self.kept_to = metrics.step;
                     self.ends_open = !whole;
                     &mut self.kept
                 } else {
                     &mut self.later
                 }
             }
-            Err(_) if !whole && place.end - place.start <= MAX_TORN_BYTES => return,
+            Err(_) if !whole && place.end - place.start <= MAX_TORN_BYTES => {
+                self.torn = true;
+                return;
+            }
             Err(_) => {
                 self.bad_numbers.push(number);
                 &mut self.bad
@@ -95,6 +103,9 @@ impl Lines {
             let aside = path.with_file_name("metrics-bad.jsonl");
             set_aside(path, &self.bad, &aside)?;
             notes.push(self.say_bad(path, &aside));
+        }
+        if self.torn && self.kept_to < step {
+            notes.push(say_torn(path, self.kept_to, step));
         }
         let last = self.last_step;
         if let (Later::Unsaved { explained_to }, false) = (later, self.later.is_empty()) {
@@ -151,6 +162,17 @@ impl Lines {
             name(aside).display()
         )
     }
+}
+
+fn say_torn(path: &Path, kept_to: u64, step: u64) -> String {
+    let steps = match step - kept_to {
+        1 => format!("step {step}"),
+        _ => format!("steps {} to {step}", kept_to + 1),
+    };
+    format!(
+        "warning: the last line of {} is cut short; the file has no numbers of {steps}",
+        path.display()
+    )
 }
 
 fn say_again(step: u64, last: u64) -> String {

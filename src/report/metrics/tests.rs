@@ -105,6 +105,22 @@ fn lines_that_no_save_interval_explains_are_set_aside() {
 }
 
 #[test]
+fn a_line_cut_short_whose_step_is_saved_is_missed() {
+    for (kept, missed) in [(4, "step 5"), (3, "steps 4 to 5")] {
+        let (_dir, path) = file(text(1..=kept) + "torn");
+        let (_, notes) = Metrics::open(&path, 5, EXPLAINED).unwrap();
+        let said = format!(
+            "warning: the last line of {} is cut short; the file has no numbers of {missed}",
+            path.display()
+        );
+        assert_eq!(notes, [said]);
+    }
+    let (_dir, path) = file(text(1..=5) + "torn");
+    let (_, notes) = Metrics::open(&path, 5, EXPLAINED).unwrap();
+    assert_eq!(notes, [""; 0], "its step is done again");
+}
+
+#[test]
 fn numbers_outside_json_and_a_missing_newline_lose_nothing() {
     // As written where a step took no time.
     let odd =
