@@ -79,7 +79,7 @@ impl Incidents {
             Err(error) => observer.message(&format!("{bad}; no record of it: {error:#}")),
         }
         match config.train.on_bad_step {
-            OnBadStep::Stop => bail!("{bad}. {}", advice(folder, bad.step)),
+            OnBadStep::Stop => bail!("{bad}. {}", advice(folder, bad.step, OnBadStep::Stop)),
             OnBadStep::Skip => skip(bad, folder, trainer, observer),
             OnBadStep::Rollback => self.roll_back(bad, folder, trainer, observer),
         }
@@ -96,7 +96,7 @@ impl Incidents {
         if rollbacks > MOST_ROLLBACKS {
             bail!(
                 "{bad}, after {MOST_ROLLBACKS} rollbacks. {}",
-                advice(folder, bad.step)
+                advice(folder, bad.step, OnBadStep::Rollback)
             );
         }
         let checkpoint = self
@@ -129,10 +129,16 @@ impl Incidents {
     }
 }
 
-fn advice(folder: &RunFolder, step: u64) -> String {
+/// What to do after a bad step at which a run ended; `tried` is what it does about bad steps.
+fn advice(folder: &RunFolder, step: u64, tried: OnBadStep) -> String {
     let run = shell(folder.dir());
+    let others = match tried {
+        OnBadStep::Stop => "skip or rollback",
+        OnBadStep::Skip => "rollback",
+        OnBadStep::Rollback => "skip",
+    };
     format!(
-        "All checkpoints are from before it. Inspect the step with `ddpm replay {run} --step {step}`; then lower `optim.lr`, set `optim.clip_norm` = 1, or continue with `train.on_bad_step` = skip or rollback"
+        "All checkpoints are from before it. Inspect the step with `ddpm replay {run} --step {step}`; then lower `optim.lr`, set `optim.clip_norm` = 1, or continue with `train.on_bad_step` = {others}"
     )
 }
 
@@ -149,7 +155,7 @@ fn skip(
     if recent.count() >= MOST_SKIPS {
         bail!(
             "{bad}, after {MOST_SKIPS} skipped steps within the last {SKIP_WINDOW_STEPS}. {}",
-            advice(folder, bad.step)
+            advice(folder, bad.step, OnBadStep::Skip)
         );
     }
     trainer.skip();

@@ -120,10 +120,12 @@ fn skipping_is_bounded() {
         .output()
         .unwrap();
     assert_eq!(out.status.code(), Some(1));
+    let said = stderr(&out);
+    assert!(said.contains("after 10 skipped steps"), "{said}");
+    // Not what it does already.
     assert!(
-        stderr(&out).contains("after 10 skipped steps"),
-        "{}",
-        stderr(&out)
+        said.contains("continue with --on-bad-step rollback"),
+        "{said}"
     );
     assert_eq!(records(&run).len(), 11);
 }
