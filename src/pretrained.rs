@@ -6,7 +6,7 @@ mod sampling;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ndarray::{Array1, Array4};
 use tch::{Device, Tensor};
 
@@ -21,8 +21,10 @@ use crate::device::{self, DeviceChoice, Precision};
 use crate::diffusion::Schedule;
 use crate::formats::finite::check_finite;
 use crate::interop::{Foreign, Report, Request};
+use crate::memory::{Shortage, catch_shortage};
 use crate::model::{Model, load_state_dict};
 use crate::native::KeptFilters;
+use crate::report::bytes;
 use crate::sample::SamplerKind;
 use crate::text::shell;
 
@@ -96,7 +98,15 @@ impl Pretrained {
             None => Pretrained::from_foreign(path, request)?,
         };
         pretrained.given = path.to_owned();
-        pretrained.net.move_to(device)?;
+        let net = &mut pretrained.net;
+        if let Err(Shortage(said)) = catch_shortage(|| net.move_to(device))? {
+            let weights: usize = net.params().iter().map(|p| p.tensor.numel()).sum();
+            bail!(
+                "out of memory: no room for the weights of {}, {} in f32 ({said}); end what else uses the device, or choose another",
+                path.display(),
+                bytes(4 * weights as u64)
+            );
+        }
         pretrained.device = device;
         Ok(pretrained)
     }

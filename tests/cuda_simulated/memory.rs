@@ -38,6 +38,16 @@ fn a_batch_that_does_not_fit_is_refused_split_or_said_to_have_failed() {
     auto.assert_says(&["--batch auto: batch 64 in ", " microbatches of "]);
 }
 
+#[test]
+fn weights_that_do_not_fit_are_said_to_be_too_large() {
+    let lab = Lab::with_memory(SMALL_DEVICE_BYTES);
+    lab.ok("train --preset demo --size 32 --base-width 192 --norm-groups 4 --builtin-images 4 --batch 1 \
+            --sample-every 0 --device cpu --precision f32 --steps 1 --run large");
+    let refused = lab.run("sample large -n 1 --steps 2 --device cuda --out a.png");
+    assert_eq!(refused.code, Some(1), "{}", refused.said);
+    refused.assert_says(&["error: out of memory: no room for the weights of large, "]);
+}
+
 /// MiB of a text such as `1.5 GiB`.
 fn mib(text: &str) -> f64 {
     let (number, unit) = text.split_once(' ').unwrap();
