@@ -5,6 +5,8 @@
 
 #[path = "cuda_simulated/bad_steps.rs"]
 mod bad_steps;
+#[path = "cuda_simulated/check_script.rs"]
+mod check_script;
 mod common;
 #[path = "cuda_simulated/data.rs"]
 mod data;

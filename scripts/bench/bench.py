@@ -209,11 +209,13 @@ def measure(row: dict, args: argparse.Namespace, ddpm: Path, python: str, folder
     row["flags"], row["precision"] = shlex.join(map(str, flags)), precision
     theirs = ["--bf16", "--channels-last"] if precision == "bf16" else ["--precision", precision]
     theirs += ["--compile"] if args.against == "compile" else []
+    theirs += ["--device", args.torch_device] if args.torch_device else []
     row["ours"], row["pytorch"] = [], []
     for index in range(args.rounds):
         print(f"{name_of(row)}: round {index + 1} of {args.rounds}", file=sys.stderr, flush=True)
-        row["ours"].append(json.loads(call([ddpm, "bench", "--json", "--config", toml, "--precision", precision, *flags])))
-        row["pytorch"].append(json.loads(call([python, REFERENCE, "--config", run_json, *theirs, *flags])))
+        own = ["--precision", precision, *(["--layout", args.layout] if args.layout else [])]
+        row["ours"].append(json.loads(call([ddpm, "bench", "--json", "--config", toml, *own, *flags])))
+        row["pytorch"].append(json.loads(call([python, REFERENCE, "--config", run_json, *flags, *theirs])))
 
 
 def summary(row: dict) -> dict:
@@ -299,6 +301,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--against", choices=["eager", "compile"], default="eager", help="PyTorch eager, or torch.compile with max-autotune"
     )
+    parser.add_argument("--layout", choices=["nchw", "nhwc"], help="of our side on CUDA; default: the program's")
+    parser.add_argument("--torch-device", help="of PyTorch, if it is another: cpu, for ddpm on a simulated CUDA device")
     parser.add_argument("--no-start", action="store_true", help='leave out "start to first step"')
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all numbers")
     args = parser.parse_args()

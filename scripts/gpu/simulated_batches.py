@@ -20,7 +20,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from simulated_memory import ROOT, build_simulator, presets, take_step
+from lab import ROOT, build_simulator
+from simulated_memory import presets, take_step
 
 CARDS_GB = [8, 12, 16, 24]
 USABLE, ALLOWANCE_MIB = 0.98, 1024

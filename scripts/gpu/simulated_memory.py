@@ -21,11 +21,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-SIMULATOR = ROOT / "target" / "simcuda"
-UNITS = {"B": 1 / 2**20, "KiB": 1 / 2**10, "MiB": 1, "GiB": 2**10}
+from lab import ROOT, SIMULATOR, build_simulator, told_mib
+
 PRESETS = re.compile(r"\[possible values: ([^\]]+)\]")
-ESTIMATE = re.compile(r"about ([\d.]+) (\w+) of memory for tensors")
 
 # Images a step: enough that the network's maps outweigh its weights, few enough for a CPU. Others: 8.
 BATCHES = {"ddpm256": 1, "keras-ddpm": 4, "keras-ddpm2": 4, "lucidrains": 4, "keras-gau": 4}
@@ -48,12 +46,6 @@ def presets(ddpm: Path) -> list[str]:
     return PRESETS.search(error)[1].split(", ")
 
 
-def build_simulator(ddpm: Path) -> None:
-    if not ddpm.is_file():
-        sys.exit(f"no program at {ddpm}; build it with cargo build --release, or give --ddpm")
-    subprocess.run(["bash", ROOT / "tests" / "simcuda" / "build.sh", SIMULATOR], check=True)
-
-
 def take_step(ddpm: Path, preset: str, precision: str, batch: int, flags: list[str]) -> tuple[float, float]:
     """Trains one step of a batch in one piece; estimate and bytes taken, in MiB."""
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
@@ -70,8 +62,7 @@ def take_step(ddpm: Path, preset: str, precision: str, batch: int, flags: list[s
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
         if done.returncode != 0:
             sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
-        found = ESTIMATE.search(done.stderr)
-        return float(found[1]) * UNITS[found[2]], json.loads(report.read_text())["peak_bytes"] / 2**20
+        return told_mib(done.stderr), json.loads(report.read_text())["peak_bytes"] / 2**20
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Trains the main job for a few steps with ddpm and with the PyTorch reference, and compares all that comes out.
 
-    .venv/bin/python scripts/parity/check_main_job.py [--ddpm target/release/ddpm] [--device cpu] [--steps 20]
-                                                      [--batch 2]
+    .venv/bin/python scripts/parity/check_main_job.py [--ddpm target/release/ddpm] [--device cpu] [--torch-device cpu]
+                                                      [--steps 20] [--batch 2]
 
 The main job is `ddpm train --preset celebahq128 --data DIR` as it is: 25 M parameters, 128 px, LAMB at 1e-3, loss
 summed over pixels; in f32. Both programs start from the same seed and draw the same images, t and eps. Compared are the
@@ -27,10 +27,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from peers.checking import Table
+from png import write_png
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "reference"))
@@ -47,22 +47,26 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("DDPM", ROOT / "target" / "release" / "ddpm"))
     parser.add_argument("--ddpm", type=Path, default=default, help="the program; default: $DDPM, else %(default)s")
-    parser.add_argument("--device", default="cpu", help="of both programs; default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--torch-device", help="of PyTorch, if it is another: cpu, for ddpm on a simulated CUDA device")
     parser.add_argument("--steps", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=2, help="default: %(default)s")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.torch_device = torch.device(args.torch_device or args.device)
+    return args
 
 
-def write_images(folder: Path) -> torch.Tensor:
+def write_images(folder: Path, size: int) -> torch.Tensor:
     """Smooth colours with noise, as PNG of the training size, so that both read the same bytes; [N, C, H, W] u8."""
-    draw, size = np.random.default_rng(0), 128
+    folder.mkdir()
+    draw = np.random.default_rng(0)
     y, x = np.mgrid[0:size, 0:size] / size
     images = []
     for number in range(IMAGES):
         waves = [np.sin(2 * np.pi * (a * x + b * y) + c) for a, b, c in draw.uniform(-3, 3, (3, 3))]
         image = 127.5 + 90 * np.stack(waves, axis=2) + draw.normal(0, 8, (size, size, 3))
         pixels = image.clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+        write_png(folder / f"{number:02}.png", pixels)
         images.append(pixels)
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
@@ -80,12 +84,17 @@ def distance(ours: dict, theirs: dict, start: dict) -> float:
 
 
 @torch.inference_mode()
-def ddim(model: torch.nn.Module, diffusion: Diffusion, x: torch.Tensor, times: list[int]) -> torch.Tensor:
+def ddim(
+    model: torch.nn.Module, diffusion: Diffusion, x: torch.Tensor, times: list[int], clip_x0: bool = False
+) -> torch.Tensor:
     """Song et al. 2020, eq. 12 with sigma = 0, in the order of `times`; the last step goes to x_0."""
     for t, after in zip(times, [*times[1:], None]):
         signal, noise = diffusion.sqrt_alphas_cumprod[t], diffusion.sqrt_one_minus_alphas_cumprod[t]
         eps = model(x, torch.full((len(x),), t, device=x.device))
         x_0 = (x - noise * eps) / signal
+        if clip_x0:
+            x_0 = x_0.clamp(-1, 1)
+            eps = (x - signal * x_0) / noise
         if after is None:
             return x_0.clamp(-1, 1)
         x = diffusion.sqrt_alphas_cumprod[after] * x_0 + diffusion.sqrt_one_minus_alphas_cumprod[after] * eps
@@ -106,15 +115,14 @@ class Program:
 
 def train_both(ddpm: Program, folder: Path, args: argparse.Namespace) -> tuple[dict, Trainer, dict]:
     """The run's settings, the reference's trainer, and its curves."""
-    (folder / "images").mkdir()
-    pixels = write_images(folder / "images")
+    pixels = write_images(folder / "images", 128)
     began = time.monotonic()
     ddpm("train", "--preset", "celebahq128", "--data", folder / "images", "--run", ddpm.run, *ddpm.on,
          "--batch", args.batch, "--steps", args.steps, "--sample-every", 0)  # fmt: skip
     ours_secs = time.monotonic() - began
     config = json.loads(ddpm("inspect", "--json", ddpm.run))["config"]
     began = time.monotonic()
-    trainer, curves = train(config, pixels, args.steps, device=torch.device(args.device))
+    trainer, curves = train(config, pixels, args.steps, device=args.torch_device)
     theirs_secs = time.monotonic() - began
     print(f"{args.steps} steps of batch {args.batch}: {ours_secs:.0f} s, PyTorch {theirs_secs:.0f} s\n")
     return config, trainer, curves
@@ -166,7 +174,7 @@ def main() -> None:
             table.add("celebahq128", what, difference <= most, f"{difference:.1e}", f"{most:.0e}")  # nan fails
 
         network = compare_training(add, ddpm, config, trainer, curves)
-        compare_images(add, ddpm, config, network, torch.device(args.device))
+        compare_images(add, ddpm, config, network, args.torch_device)
     sys.exit(1 if table.failures else 0)
 
 

@@ -114,7 +114,7 @@ class Diffusion:
         """
         x = draw(0)
         for k, t in enumerate(reversed(range(self.timesteps)), start=1):
-            eps_hat = model(x, torch.full((len(x),), t))
+            eps_hat = model(x, torch.full((len(x),), t, device=x.device))
             x = self.p_step(x, t, eps_hat, draw(k), sigma, clip_x0)
         return x
 
