@@ -88,6 +88,7 @@ fn compile_shim(libtorch: &Path) {
         .flag("-fopenmp")
         .file("src/native/shim.cpp")
         .file("src/native/cuda.cpp")
+        .file("src/native/weights.cpp")
         .file("src/native/fused/block.cpp")
         .file("src/native/fused/checkpointed.cpp")
         .file("src/native/fused/conv.cpp")

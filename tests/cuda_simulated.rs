@@ -25,3 +25,5 @@ mod sampling;
 mod tiny;
 #[path = "cuda_simulated/training.rs"]
 mod training;
+#[path = "cuda_simulated/weights.rs"]
+mod weights;

@@ -3,7 +3,7 @@
 use tch::nn::Path;
 use tch::{Device, Kind, Tensor};
 
-use super::layers::{Norm, conv_weight, conv3x3, linear_weight};
+use super::layers::{Norm, conv_weight, conv2d, conv3x3, linear, linear_weight};
 use crate::config::UNetConfig;
 use crate::native::{self, BlockWeights};
 
@@ -85,7 +85,7 @@ impl ResidualBlock {
         skip: Option<&Tensor>,
         train: bool,
     ) -> Tensor {
-        let t = t_emb.linear(&self.time_proj, None::<&Tensor>);
+        let t = linear(t_emb, &self.time_proj, None);
         if self.fuses(train) {
             return self.fused(x, &t, skip);
         }
@@ -110,7 +110,7 @@ impl ResidualBlock {
         h = conv3x3(&h, &self.conv2, None).silu().to_kind(x.kind());
         // In place: the backward passes of swish and the norms use their inputs, not their outputs.
         match &self.shortcut {
-            Some(weight) => h += x.conv2d(weight, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1),
+            Some(weight) => h += conv2d(x, weight, None, 1, 0),
             None => h += x,
         }
         self.norm.forward(&h)

@@ -12,7 +12,7 @@ use tch::{Device, Tensor};
 
 use self::positions::Positions;
 use self::unit::GatedAttentionUnit;
-use super::layers::{RmsNorm, TimeTable, linear_weight};
+use super::layers::{RmsNorm, TimeTable, linear, linear_weight};
 use super::params::{Param, move_params, params_of};
 use crate::config::GauConfig;
 use crate::rng::{Stream, key, seeded};
@@ -70,7 +70,6 @@ impl Gau {
     ///
     /// Source: Keras-DDPM, `ddpm-gau.py`
     pub fn forward(&self, x_t: &Tensor, t: &Tensor, train: bool) -> Tensor {
-        let none = None::<&Tensor>;
         // [N, values of a patch, rows, columns]
         let patches = x_t.pixel_unshuffle(self.patch);
         let size = patches.size();
@@ -79,11 +78,11 @@ impl Gau {
 
         let tokens = patches.flatten(2, 3).transpose(1, 2);
         let t_emb = self.time_embedding.forward(t).unsqueeze(1);
-        let mut x = tokens.linear(&self.patch_in, none) + t_emb;
+        let mut x = linear(&tokens, &self.patch_in, None) + t_emb;
         for layer in &self.layers {
             x = layer.forward(&x, &positions, train);
         }
-        let out = self.norm_out.forward(&x).linear(&self.patch_out, none);
+        let out = linear(&self.norm_out.forward(&x), &self.patch_out, None);
         out.transpose(1, 2).reshape(size).pixel_shuffle(self.patch)
     }
 

@@ -58,6 +58,23 @@ pub(super) fn conv3x3(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Ten
     native::conv3x3(x, weight, bias).expect("the weight is one of 3×3 taps for these channels")
 }
 
+/// A convolution with the same stride and zero padding on all sides.
+pub(super) fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: i64,
+    padding: i64,
+) -> Tensor {
+    let (weight, bias) = (native::cast_weight(weight), bias.map(native::cast_weight));
+    x.conv2d(&weight, bias, [stride; 2], [padding; 2], [1, 1], 1)
+}
+
+/// A linear map, `[…, Cin]` to `[…, Cout]`.
+pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    x.linear(&native::cast_weight(weight), bias.map(native::cast_weight))
+}
+
 /// A convolution with bias, zero padding on all sides.
 #[derive(Debug)]
 pub(super) struct Conv {
@@ -92,14 +109,8 @@ impl Conv {
         if (self.weight.size()[2], self.stride, self.padding) == (3, 1, 1) {
             return conv3x3(x, &self.weight, Some(&self.bias));
         }
-        x.conv2d(
-            &self.weight,
-            Some(&self.bias),
-            [self.stride, self.stride],
-            [self.padding, self.padding],
-            [1, 1],
-            1,
-        )
+        let (stride, padding) = (self.stride, self.padding);
+        conv2d(x, &self.weight, Some(&self.bias), stride, padding)
     }
 }
 
@@ -121,7 +132,7 @@ impl Linear {
 
     /// `[…, Cin]` to `[…, Cout]`.
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, Some(&self.bias))
+        linear(x, &self.weight, Some(&self.bias))
     }
 }
 

@@ -101,7 +101,7 @@ impl Model {
         classes: Option<&Tensor>,
         train: bool,
     ) -> Tensor {
-        // Weights are cast to bf16 once per forward pass; the backward pass follows its kinds.
+        // Weights are cast to bf16 at most once per forward pass; the backward pass follows its kinds.
         let casting = self.bf16.then(|| Bf16::begin(x_t.device()));
         let casting = casting.transpose().expect("autocast can be switched on");
         let out = match &self.network {
@@ -116,7 +116,7 @@ impl Model {
     }
 
     /// The same without dropout and gradients. Weights must not change while `kept` is in use: it caches the forms that
-    /// a CPU derives from them in bf16.
+    /// are derived from them in bf16.
     ///
     /// # Panics
     /// As [`forward`](Model::forward).

@@ -12,7 +12,7 @@ use tch::{Device, Tensor};
 
 use self::block::ResidualBlock;
 use super::layers::{
-    Modulation, Norm, TimeTable, conv_weight, conv3x3, linear_weight, preferred_layout,
+    Modulation, Norm, TimeTable, conv_weight, conv3x3, linear, linear_weight, preferred_layout,
 };
 use super::params::{Param, move_params, params_of};
 use crate::config::{BlockWidths, ConcatUNetConfig};
@@ -45,9 +45,8 @@ impl TimeEmbedding {
 
     /// `[N]` i64 to `[N, time_width]`.
     fn forward(&self, t: &Tensor) -> Tensor {
-        let none = None::<&Tensor>;
-        let h = self.table.forward(t).linear(&self.linear_1, none).silu();
-        h.linear(&self.linear_2, none).silu()
+        let h = linear(&self.table.forward(t), &self.linear_1, None).silu();
+        linear(&h, &self.linear_2, None).silu()
     }
 }
 

@@ -299,8 +299,9 @@ pub fn rms_norm(
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
-/// Cache of the bf16 filters that a CPU makes from the weights of 3×3 convolutions and residual blocks, for sampling:
-/// kept across evaluations of a network, in half the memory of the weights. Has no effect elsewhere.
+/// Cache of what is made of weights in bf16, for sampling: on a CPU the filters of 3×3 convolutions and residual
+/// blocks, on CUDA a copy of every weight of a convolution or linear map. Kept across evaluations of a network, in half
+/// the memory of the weights. Has no effect in f32.
 ///
 /// Weights used with it must not change while it is in use.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ mod host;
 mod jpeg;
 mod memory;
 mod optim;
+mod weights;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -38,6 +39,7 @@ pub(crate) use jpeg::{Samples, decode_jpeg};
 pub(crate) use memory::will_need;
 pub use memory::{CpuTally, return_freed_memory};
 pub use optim::{AdamStep, add_scaled, foreach_mul, foreach_norm, fused_adam, set_grad};
+pub use weights::{Bf16Weights, cast_weight};
 
 unsafe extern "C" {
     fn ddpm_last_error() -> *const c_char;

@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "guard.h"
+#include "weights.h"
 
 // jemalloc's control; null in a program that is not linked to it.
 extern "C" __attribute__((weak)) int mallctl(const char* name, void* old_value, size_t* old_length, void* new_value,
@@ -124,6 +125,7 @@ void ddpm_autocast_end(int cuda) {
     at::autocast::set_autocast_enabled(cuda ? at::kCUDA : at::kCPU, false);
     // Drop cached bf16 copies: the weights may change.
     if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    ddpm::forget_given_weights();
   });
 }
 

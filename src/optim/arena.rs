@@ -108,9 +108,34 @@ impl Arena {
         self.layout
             .spans
             .iter()
-            .filter(|s| !s.is_bias && (norms || !s.is_norm))
+            .filter(|s| s.is_adapted(norms))
             .map(|s| flat.narrow(0, s.start, s.len))
             .collect()
+    }
+
+    /// The flat tensor as rows of 16 values: for each row the number of its tensor among
+    /// [`adapted_views`](Arena::adapted_views), or the number of those views if it is none of them. `[P / 16]` i32 on
+    /// the arena's device.
+    pub fn adapted_rows(&self, norms: bool) -> Tensor {
+        let adapted = |s: &&Span| s.is_adapted(norms);
+        let none = self.layout.spans.iter().filter(adapted).count() as i32;
+        let mut next = 0..;
+        let mut rows = Vec::new();
+        for span in self.layout.spans.iter() {
+            let number = if span.is_adapted(norms) {
+                next.next()
+            } else {
+                None
+            };
+            let end = round_up(span.start + span.len) / ALIGNMENT;
+            rows.resize(end as usize, number.unwrap_or(none));
+        }
+        Tensor::from_slice(&rows).to_device(self.device())
+    }
+
+    /// `flat`, which is laid out like the parameters, as the rows of [`adapted_rows`](Arena::adapted_rows).
+    pub fn as_rows(flat: &Tensor) -> Tensor {
+        flat.view([-1, ALIGNMENT])
     }
 
     /// The parts of `flat` under their `state_dict` keys, as views.
@@ -182,6 +207,10 @@ impl Layout {
 }
 
 impl Span {
+    fn is_adapted(&self, norms: bool) -> bool {
+        !self.is_bias && (norms || !self.is_norm)
+    }
+
     fn view(&self, flat: &Tensor) -> Tensor {
         let part = flat.narrow(0, self.start, self.len);
         part.as_strided(&self.shape, &self.strides, None)

@@ -38,23 +38,46 @@ pub struct Optimizer {
 struct Lamb {
     /// Adam's update, `[P]`.
     delta: Tensor,
-    /// Views of `delta` and of the parameters, one for each adapted tensor.
+    /// Views of `delta` and of the parameters, one for each adapted tensor. On CUDA then one of a zero, for all the
+    /// others: its factor is 1.
     delta_views: Vec<Tensor>,
     param_views: Vec<Tensor>,
+    /// On CUDA `delta` by rows, and the number of each row's view.
+    rows: Option<(Tensor, Tensor)>,
+}
+
+impl Lamb {
+    fn new(arena: &Arena, norms: bool) -> Lamb {
+        let delta = arena.zeros_like();
+        let [mut delta_views, mut param_views] =
+            [&delta, &arena.params].map(|flat| arena.adapted_views(flat, norms));
+        let rows = arena.device().is_cuda().then(|| {
+            for views in [&mut delta_views, &mut param_views] {
+                views.push(delta.new_zeros([1], (Kind::Float, arena.device())));
+            }
+            (Arena::as_rows(&delta), arena.adapted_rows(norms))
+        });
+        Lamb {
+            delta,
+            delta_views,
+            param_views,
+            rows,
+        }
+    }
+}
+
+/// Multiplies each row of `rows`, `[R, 16]`, by its factor, `factors[places]`, in one launch. Multiplying tensor by
+/// tensor gives the same bits; on CUDA it is a launch for each of them, and on one thread of a CPU it is faster.
+fn scale_rows(rows: &Tensor, places: &Tensor, factors: &Tensor) {
+    let factors = factors.index_select(0, places).unsqueeze(1);
+    let _ = rows.shallow_clone().g_mul_(&factors);
 }
 
 impl Optimizer {
     /// Zero moments for `arena`.
     pub fn new(config: &OptimConfig, arena: &Arena) -> Optimizer {
-        let lamb = (config.optimizer == OptimizerKind::Lamb).then(|| {
-            let views = |flat: &Tensor| arena.adapted_views(flat, config.adapt_norms);
-            let delta = arena.zeros_like();
-            Lamb {
-                delta_views: views(&delta),
-                param_views: views(&arena.params),
-                delta,
-            }
-        });
+        let lamb =
+            (config.optimizer == OptimizerKind::Lamb).then(|| Lamb::new(arena, config.adapt_norms));
         Optimizer {
             exp_avg: arena.zeros_like(),
             exp_avg_sq: arena.zeros_like(),
@@ -131,7 +154,10 @@ impl Optimizer {
         let delta_norms = norms_of(&lamb.delta_views, c.norms)?;
         let both = param_norms.gt(0.0).logical_and(&delta_norms.gt(0.0));
         let ratios = (&param_norms / &delta_norms).where_self(&both, &param_norms.ones_like());
-        native::foreach_mul(&lamb.delta_views, &ratios)?;
+        match &lamb.rows {
+            Some((rows, places)) => scale_rows(rows, places, &ratios),
+            None => native::foreach_mul(&lamb.delta_views, &ratios)?,
+        }
         native::add_scaled(&arena.params, &lamb.delta, c.lr * inputs.lr_multiplier)
     }
 }
@@ -144,6 +170,35 @@ mod tests {
     use crate::rng::{Stream, normal};
     use tch::nn::VarStore;
     use tch::{Device, Kind};
+
+    #[test]
+    fn tensors_scaled_by_rows_have_the_bits_of_those_scaled_one_by_one() {
+        let store = VarStore::new(Device::Cpu);
+        let root = &store.root();
+        for (name, len) in [("conv", 40), ("norm", 16), ("linear", 1), ("conv_out", 33)] {
+            let path = &(root / name);
+            let _ = path.ones("weight", &[len]);
+            let _ = path.zeros("bias", &[len]);
+        }
+        let arena = Arena::new(&crate::model::params_of(&store)).unwrap();
+        for norms in [false, true] {
+            let drawn = normal(0, Stream::Noise, 0, &arena.params.size(), Device::Cpu);
+            let (one_by_one, by_rows) = (arena.zeros_like(), arena.zeros_like());
+            for flat in [&one_by_one, &by_rows] {
+                for (mut to, from) in arena.views(flat).into_iter().zip(arena.views(&drawn)) {
+                    to.copy_(&from);
+                }
+            }
+            let views = arena.adapted_views(&one_by_one, norms);
+            let factors = normal(1, Stream::Noise, 0, &[views.len() as i64], Device::Cpu);
+            native::foreach_mul(&views, &factors).unwrap();
+            let places = arena.adapted_rows(norms);
+            let with_one = Tensor::cat(&[&factors, &factors.narrow(0, 0, 1).ones_like()], 0);
+            scale_rows(&Arena::as_rows(&by_rows), &places, &with_one);
+            assert_eq!(by_rows, one_by_one, "{norms}");
+            assert_ne!(by_rows, drawn);
+        }
+    }
 
     #[test]
     fn a_halted_arena_changes_in_nothing_and_goes_on_as_if_nothing_was() {

@@ -66,7 +66,7 @@ impl Needs {
         let batch = BATCH_TENSORS * image * config.train.batch as u64;
         let kept = trainer.net.bytes_kept_a_value() * (cost.activations + cost.backward) as f64;
         let on_cpu = !device.is_cuda();
-        // The weights in bf16: on a CPU as filters for sampling, on CUDA the copies that autocast makes for each pass.
+        // The weights in bf16: on a CPU as filters for sampling, on CUDA the copy of each step.
         let in_bf16 = if trainer.net.in_bf16() { flat / 2 } else { 0 };
         let held = if on_cpu {
             resident_bytes()

@@ -9,7 +9,7 @@ use crate::config::{Draws, RunConfig};
 use crate::data::{Order, Store};
 use crate::diffusion::{NoisedBatch, Objective, Schedule};
 use crate::model::Model;
-use crate::native::{self, KeptFilters};
+use crate::native::{self, Bf16Weights, KeptFilters};
 use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier, norm};
 use crate::rng::{Stream, batch_noise, key, normal, part_key, seeded};
 
@@ -301,7 +301,12 @@ impl Trainer {
     fn accumulate(&self, noised: &NoisedBatch, step: u64, share: Share) -> Result<Tensor> {
         let images = noised.x_t.size()[0];
         let micro = (self.config.train.batch / self.config.train.accumulate).min(images);
-        let mut total = Tensor::zeros([], (Kind::Float, noised.x_t.device()));
+        let device = noised.x_t.device();
+        // Made of what the weights are now, and dropped before they change.
+        let _in_bf16 = (self.net.in_bf16() && device.is_cuda())
+            .then(|| Bf16Weights::of(&self.arena.params))
+            .transpose()?;
+        let mut total = Tensor::zeros([], (Kind::Float, device));
         let mut add = |start: i64| -> Result<()> {
             let part = noised.part(start, micro.min(images - start));
             total += self.microbatch(&part, share.of)?;

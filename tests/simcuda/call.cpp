@@ -39,7 +39,9 @@ c10::DataPtr on_device(const c10::Storage& from) {
 }  // namespace
 
 void Call::touch(const Tensor& t, bool writes) {
-  if (t.defined() && t.is_cuda()) touched_.emplace_back(t.storage().data(), writes);
+  if (!t.defined() || !t.is_cuda()) return;
+  touched_.emplace_back(t.storage().data(), writes);
+  bytes_ += t.nbytes();
 }
 
 Storage Call::alias(const Storage& storage) {
@@ -80,6 +82,7 @@ Tensor Call::back(const Tensor& result) {
   Storage ours = storage_of(dense.storage().nbytes(), on_device(dense.storage()), &Memory::get());
   storages_.emplace_back(ours, dense.storage());
   touched_.emplace_back(ours.data(), true);
+  bytes_ += dense.nbytes();
   return like(dense, ours, c10::DispatchKey::CUDA);
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "counts.h"
 #include "order.h"
 
 namespace simcuda {
@@ -30,7 +31,10 @@ class Call {
   void settle();
 
   // The operator is on the stream.
-  void done() const { Order::get().work(current_stream, touched_, name_); }
+  void done() const {
+    count_bytes(bytes_);
+    Order::get().work(current_stream, touched_, name_);
+  }
 
  private:
   struct Named {
@@ -44,6 +48,7 @@ class Call {
   std::vector<Named> tensors_;
   std::vector<std::pair<c10::Storage, c10::Storage>> storages_;  // on the device, on the CPU
   Order::Touched touched_;
+  uint64_t bytes_ = 0;
 };
 
 // While it lives, calls go past autograd, views and autocast to the kernels.

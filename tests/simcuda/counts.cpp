@@ -15,7 +15,7 @@ namespace {
 
 const char* const names[kinds] = {
     "item",    "d2h",       "h2d",       "data_dependent", "host_index", "stream", "event", "device",
-    "kernels", "h2d_async", "d2h_async", "reseeds"};
+    "kernels", "h2d_async", "d2h_async", "reseeds", "casts", "bytes"};
 
 std::atomic<uint64_t> counts[kinds];
 
@@ -63,6 +63,8 @@ void count(What what, const char* which) {
     ++all.counts[std::string(names[what]) + " " + which];
   }
 }
+
+void count_bytes(uint64_t moved) { counts[bytes].fetch_add(moved, std::memory_order_relaxed); }
 
 uint64_t counted(What what) { return counts[what]; }
 

@@ -23,11 +23,16 @@ enum What {
   h2d_async,
   d2h_async,
   reseeds,
+  casts,  // copies within the device that change the kind of numbers
+  bytes,  // read and written by operators: each argument and result once
   kinds,
 };
 
 // `which` names the operator or call.
 void count(What what, const char* which);
+
+// Adds to `bytes`.
+void count_bytes(uint64_t moved);
 
 uint64_t counted(What what);
 

@@ -70,6 +70,7 @@ Tensor& copy_(Tensor& self, const Tensor& src, bool non_blocking) {
   if (self.numel() == 0 || self.is_same(src)) return self;
   const auto [what, waits] = kind_of_copy(self, src, non_blocking);
   count(what, "aten::copy_");
+  if (what == kernels && self.scalar_type() != src.scalar_type()) count(casts, "aten::copy_");
   Call call("aten::copy_");
   call.touch(src, false);
   call.touch(self, true);

@@ -3,7 +3,7 @@
 use tch::nn::Path;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::model::layers::{conv3x3, scale_shift};
+use crate::model::layers::{conv2d, conv3x3, linear, scale_shift};
 use crate::native;
 
 /// A trainable tensor with values uniform in ±1 / sqrt(`fan_in`).
@@ -51,8 +51,7 @@ impl Conv {
         if self.padding == 1 {
             return conv3x3(x, &self.weight, self.bias.as_ref());
         }
-        let padding = [self.padding, self.padding];
-        x.conv2d(&self.weight, self.bias.as_ref(), [1, 1], padding, [1, 1], 1)
+        conv2d(x, &self.weight, self.bias.as_ref(), 1, self.padding)
     }
 }
 
@@ -73,7 +72,7 @@ impl Linear {
 
     /// `[N, Cin]` to `[N, Cout]`.
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, Some(&self.bias))
+        linear(x, &self.weight, Some(&self.bias))
     }
 }
 

@@ -3,7 +3,9 @@
 use tch::nn::Path;
 use tch::{Kind, Tensor};
 
-use super::super::layers::{ALMOST_ZERO, Modulation, Norm, conv_weight, conv3x3, linear_weight};
+use super::super::layers::{
+    ALMOST_ZERO, Modulation, Norm, conv_weight, conv2d, conv3x3, linear, linear_weight,
+};
 use crate::config::ConcatUNetConfig;
 
 /// Pre-norm residual block with biases only in the norms:
@@ -79,7 +81,7 @@ impl ResidualBlock {
     /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, time_width]`, swish already applied
     /// - returns `[N, Cout, H, W]`
     pub(super) fn forward(&self, x: &Tensor, t_emb: &Tensor, train: bool) -> Tensor {
-        let t = t_emb.linear(&self.time_proj, None::<&Tensor>);
+        let t = linear(t_emb, &self.time_proj, None);
         let h = conv3x3(&self.norm1.silu(x, Modulation::Nothing), &self.conv1, None);
         let mut h = self.norm2.silu(&h, Modulation::Add(&t));
         if self.dropout > 0.0 && train {
@@ -89,7 +91,7 @@ impl ResidualBlock {
         h = conv3x3(&h, &self.conv2, None);
         // In place: the backward pass of a convolution does not use its output.
         match &self.shortcut {
-            Some(weight) => h += x.conv2d(weight, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1),
+            Some(weight) => h += conv2d(x, weight, None, 1, 0),
             None => h += x,
         }
         h

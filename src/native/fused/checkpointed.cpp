@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "../guard.h"
+#include "../weights.h"
 #include "conv.h"
 
 namespace ddpm {
@@ -27,8 +28,8 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Within its scope, operations on `device` are cast to `kind`, or not at all. Weights are cast anew each time: a copy
-// that autocast cached in a pass without gradients would block gradients in the pass that needs them.
+// Within its scope, operations on `device` are cast to `kind`, or not at all. Weights that come in f32 are cast anew each
+// time: autocast's cache would hand the pass that recomputes what belongs to another graph.
 class Casting {
  public:
   Casting(at::DeviceType device, bool on, at::ScalarType kind)
@@ -154,8 +155,8 @@ int ddpm_checkpointed_block(at::Tensor* x, at::Tensor* t, at::Tensor* w1, at::Te
                             at::Tensor* gamma, at::Tensor* beta, int64_t groups, double eps, double dropout,
                             at::Tensor** out) {
   return ddpm::guarded([&] {
-    ddpm::variable_list in{*x, *t, *w1, *w2, *gamma, *beta};
-    if (shortcut) in.push_back(*shortcut);
+    ddpm::variable_list in{*x, *t, ddpm::cast_weight(*w1), ddpm::cast_weight(*w2), *gamma, *beta};
+    if (shortcut) in.push_back(ddpm::cast_weight(*shortcut));
     *out = new at::Tensor(ddpm::CheckpointedBlock::apply(at::TensorList(in), groups, eps, dropout));
   });
 }

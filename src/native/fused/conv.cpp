@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "../guard.h"
+#include "../weights.h"
 #include "kept_filters.h"
 #include "maps.h"
 #include "winograd_conv.h"
@@ -131,8 +132,8 @@ extern "C" {
 // `bias` may be null; see src/native/fused.rs.
 int ddpm_conv3x3(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::Tensor** out) {
   return ddpm::guarded([&] {
-    const auto shift = bias ? std::optional<at::Tensor>(bias->contiguous()) : std::nullopt;
-    *out = new at::Tensor(ddpm::conv3x3(*x, *weight, shift));
+    const auto shift = bias ? std::optional<at::Tensor>(ddpm::cast_weight(bias->contiguous())) : std::nullopt;
+    *out = new at::Tensor(ddpm::conv3x3(*x, ddpm::cast_weight(*weight), shift));
   });
 }
 

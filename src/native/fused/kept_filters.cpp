@@ -1,6 +1,7 @@
 #include "kept_filters.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
 
 #include <utility>
 
@@ -27,6 +28,16 @@ Tensor KeptFilters::of(const Tensor& weight, const Tensor& x) {
   Entry& entry = entries_[weight.unsafeGetTensorImpl()];
   if (!entry.filters.defined() || x.sizes() != entry.maps) {
     entry = {weight, x.sizes().vec(), ordered(weight.to(at::kBFloat16), x)};
+  }
+  return entry.filters;
+}
+
+Tensor KeptFilters::cast(const Tensor& weight) {
+  Entry& entry = casts_[weight.unsafeGetTensorImpl()];
+  if (!entry.filters.defined()) {
+    // As autocast's cache does: a product with a weight that requires no gradient is laid out in another way.
+    const at::AutoGradMode with_gradients(true);
+    entry = {weight, {}, weight.to(at::kBFloat16)};
   }
   return entry.filters;
 }

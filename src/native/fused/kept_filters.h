@@ -1,6 +1,6 @@
-// Cache of filters in bf16, in oneDNN's own layout, across evaluations of a network. The weights do not change in
-// the thousand evaluations of sampling, and for small maps casting and reordering filters takes longer than the
-// convolution.
+// Cache of weights in bf16 across evaluations of a network: on a CPU filters in oneDNN's own layout. The weights do not
+// change in the thousand evaluations of sampling, and for small maps casting and reordering filters takes longer than
+// the convolution.
 
 #pragma once
 
@@ -17,6 +17,9 @@ class KeptFilters {
   // weight must not change after its first use.
   at::Tensor of(const at::Tensor& weight, const at::Tensor& x);
 
+  // `weight`, f32, in bf16 in the same layout. It must not change after its first use.
+  at::Tensor cast(const at::Tensor& weight);
+
   // The cache that convolutions on this thread use, or null.
   static thread_local KeptFilters* in_use;
 
@@ -28,7 +31,7 @@ class KeptFilters {
     std::vector<int64_t> maps;
     at::Tensor filters;
   };
-  std::unordered_map<const c10::TensorImpl*, Entry> entries_;
+  std::unordered_map<const c10::TensorImpl*, Entry> entries_, casts_;
 };
 
 }  // namespace ddpm
