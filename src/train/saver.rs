@@ -221,7 +221,8 @@ fn copy(host: &mut Vec<Tensor>, job: &Job) -> Result<()> {
     if host.is_empty() {
         for live in &job.live {
             host.push(if live.device().is_cuda() {
-                pinned_like(live)?
+                // Between the parts nothing is copied, and what lies there must be finite.
+                pinned_like(live)?.zero_()
             } else {
                 Tensor::f_zeros(live.size(), (Kind::Float, Device::Cpu))?
             });
