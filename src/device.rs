@@ -81,6 +81,8 @@ pub struct Chosen {
     pub precision: Precision,
     /// Human-readable name.
     pub description: String,
+    /// Whether the same bits are asked for every time.
+    pub deterministic: bool,
     /// Why CUDA is not used, if the choice was left open.
     pub no_cuda: Option<String>,
     /// Everything that the last bits of a result depend on.
@@ -153,6 +155,7 @@ pub fn choose(choice: DeviceChoice, precision: Precision, deterministic: bool) -
         device,
         precision,
         description,
+        deterministic,
         no_cuda,
         environment,
     })

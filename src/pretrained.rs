@@ -16,7 +16,7 @@ pub use sampling::{Sampling, class_labels};
 use crate::checkpoint::{
     Calibration, Checkpoint, Damaged, Meta, Weights, find, fingerprint, is_ours, read_checkpoint,
 };
-use crate::config::RunConfig;
+use crate::config::{MapLayout, RunConfig};
 use crate::device::{self, DeviceChoice, Precision};
 use crate::diffusion::Schedule;
 use crate::formats::finite::check_finite;
@@ -98,6 +98,8 @@ impl Pretrained {
             None => Pretrained::from_foreign(path, request)?,
         };
         pretrained.given = path.to_owned();
+        let layout = pretrained.config().train.layout;
+        pretrained.net.set_layout(layout.unwrap_or(MapLayout::Nchw));
         let net = &mut pretrained.net;
         if let Err(Shortage(said)) = catch_shortage(|| net.move_to(device))? {
             let weights: usize = net.params().iter().map(|p| p.tensor.numel()).sum();

@@ -60,6 +60,24 @@ fn train_tiny(dir: &Path) -> PathBuf {
     run
 }
 
+#[test]
+fn a_cpu_says_that_it_does_not_compute_in_nchw() {
+    let dir = tempfile::tempdir().unwrap();
+    for (layout, noted) in [("nchw", true), ("nhwc", false), ("auto", false)] {
+        let mut train = ddpm();
+        train
+            .args(["train", "--steps", "1", "--builtin-images", "4"])
+            .args(["--sample-every", "0", "--layout", layout, "--run"])
+            .arg(dir.path().join(layout))
+            .args(TINY.split_whitespace());
+        let out = train.output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{said}");
+        let note = said.contains("note: --layout nchw is for CUDA");
+        assert_eq!(note, noted, "{said}");
+    }
+}
+
 fn size_of_png(path: &Path) -> (u32, u32) {
     image::image_dimensions(path).unwrap()
 }

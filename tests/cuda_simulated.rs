@@ -14,6 +14,8 @@ mod data;
 mod device;
 #[path = "cuda_simulated/lab.rs"]
 mod lab;
+#[path = "cuda_simulated/layout.rs"]
+mod layout;
 #[path = "cuda_simulated/memory.rs"]
 mod memory;
 #[path = "cuda_simulated/networks.rs"]

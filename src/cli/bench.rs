@@ -16,7 +16,7 @@ use self::steps::Bench;
 use super::args::compute::ComputeArgs;
 use super::args::settings::{BaseArgs, DataArgs, NetworkArgs};
 use super::out;
-use crate::config::{Preset, RunConfig};
+use crate::config::{MapLayout, Preset, RunConfig};
 use crate::device::{Chosen, ConvolutionSearch, peak_bytes, synchronize};
 use crate::model::Model;
 use crate::report::{bytes, count};
@@ -71,6 +71,9 @@ pub(super) struct BenchCommand {
     network: NetworkArgs,
     #[command(flatten)]
     compute: ComputeArgs,
+    /// CUDA: layout of maps in memory [default: nchw]
+    #[arg(long, value_enum, help_heading = "Device")]
+    layout: Option<MapLayout>,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,6 +97,7 @@ impl BenchCommand {
         self.data.apply(&mut config)?;
         self.network.apply(&mut config)?;
         config.train.batch = self.batch.unwrap_or(config.train.batch);
+        config.train.layout = self.layout.or(config.train.layout);
         if let Err(wrong) = config.validate() {
             return Err(self.base.located(wrong));
         }

@@ -11,7 +11,7 @@ use crate::text::one_line;
 
 /// Settings whose flags have other names, and those of a run's config.toml. A value stands behind ` = ` in the library,
 /// and behind a space on the command line.
-const FLAGS: [(&str, &str); 47] = [
+const FLAGS: [(&str, &str); 48] = [
     ("start.auto_accumulate", "--batch auto"),
     ("start.folder", "--run"),
     ("start.init", "--init-from"),
@@ -51,6 +51,7 @@ const FLAGS: [(&str, &str); 47] = [
     ("train.draws", "--draws"),
     ("train.explosion_factor", "--explosion-factor"),
     ("train.keep", "--keep"),
+    ("train.layout", "--layout"),
     ("train.on_bad_step", "--on-bad-step"),
     ("train.sample_limit_secs", "--sample-limit"),
     ("train.sample_steps", "--sample-steps"),

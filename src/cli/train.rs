@@ -26,7 +26,7 @@ use crate::interop::Request;
 use crate::pretrained::Pretrained;
 use crate::report::duration;
 use crate::text::{self, plural, shell};
-use crate::train::{End, Start, resume_changes, settings_around, train};
+use crate::train::{End, Start, renewed, resume_changes, settings_around, train};
 
 /// Train a model, or resume an existing run (--run).
 ///
@@ -84,6 +84,9 @@ impl TrainCommand {
         let config = self.resolve(existing.as_ref(), init.as_ref())?;
         if let Err(wrong) = config.validate() {
             return Err(self.located(wrong, existing.is_some()));
+        }
+        if chosen.device == Device::Cpu && self.settings.wants_nchw() {
+            say("note: --layout nchw is for CUDA; a CPU computes in nhwc");
         }
         let start = Start {
             chosen: Some(chosen),
@@ -190,17 +193,28 @@ impl TrainCommand {
         } else {
             Preset::Demo
         };
-        let with_flags = |mut config| {
+        let with_flags = |mut config| -> Result<RunConfig> {
             self.settings.apply(&mut config)?;
             Ok(config)
         };
         match (existing, init) {
-            (None, None) => with_flags(self.base.resolve(fallback)?),
+            (None, None) => {
+                let config = with_flags(self.base.resolve(fallback)?)?;
+                if let Some(theirs) = self.base.of_a_run() {
+                    tell_renewed(&theirs, &config)?;
+                }
+                Ok(config)
+            }
             (None, Some(network)) => {
                 let theirs = network.config();
                 let named = self.base.given();
                 let base = named.then(|| self.base.resolve(theirs.preset));
-                with_flags(settings_around(theirs, base.transpose()?))
+                let config = with_flags(settings_around(theirs, base.transpose()?))?;
+                // A file that was imported has not been trained here.
+                if network.meta.step > 0 {
+                    tell_renewed(theirs, &config)?;
+                }
+                Ok(config)
             }
             (Some(run), _) => {
                 if self.base.given() {
@@ -208,7 +222,9 @@ impl TrainCommand {
                     let again = self.base.resolve_with(fallback, unnamed)?;
                     resume_changes(run, &with_flags(again)?)?;
                 }
-                let config = with_flags(run.config.clone())?;
+                let mut config = with_flags(run.config.clone())?;
+                // With --layout auto too: it is measured for new runs.
+                config.train.layout = config.train.layout.or(run.config.train.layout);
                 for change in resume_changes(run, &config)? {
                     say(&format!("changed from here on: {change}"));
                 }
@@ -250,6 +266,20 @@ impl TrainCommand {
             ..new
         })
     }
+}
+
+/// Says what the run `config` has otherwise than `theirs`, whose settings it begins with and which do not name it.
+fn tell_renewed(theirs: &RunConfig, config: &RunConfig) -> Result<()> {
+    let changes = renewed(theirs, config)?;
+    if !changes.is_empty() {
+        let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        say(&format!(
+            "note: unlike the older run that its settings are from, this one has {}; to keep the older, name it (--draws, \
+             or in a --config)",
+            changes.join(", ")
+        ));
+    }
+    Ok(())
 }
 
 /// Prints the kind of this start: the demo or not, the folder of the run, new or resumed.

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 mod images;
+mod layout;
 mod model;
 mod model_keras;
 pub mod presets;
@@ -20,6 +21,7 @@ mod validate_model;
 mod versioned;
 
 pub use images::{Background, ImageRules, ParseBackgroundError, Resize, UnknownRulesError};
+pub use layout::MapLayout;
 pub use model::{
     AttentionUNetConfig, Level, LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm,
     Resample, TimeEmbedding, UNetConfig,
@@ -219,6 +221,9 @@ pub struct TrainConfig {
     /// What draws the noise and the dropout of a step are made of.
     #[serde(default = "Draws::unnamed", skip_serializing_if = "Draws::are_unnamed")]
     pub draws: Draws,
+    /// Layout of maps on CUDA: as it was chosen or measured there; nchw if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<MapLayout>,
     /// Steps between checkpoints.
     pub save_every_steps: u64,
     /// Checkpoints kept.

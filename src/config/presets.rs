@@ -117,6 +117,7 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
             accumulate: 1,
             seed: 0,
             draws: Draws::LATEST,
+            layout: None,
             save_every_steps: 2_000,
             keep: 3,
             on_bad_step: OnBadStep::Stop,

@@ -67,6 +67,12 @@ impl RunConfig {
         Self::from_toml_with(text, fallback, Unnamed::NEW)
     }
 
+    /// The settings of a run from its own config.toml, which names all that a run had when it was written; `None` for
+    /// any other text.
+    pub fn of_a_run(text: &str) -> Option<RunConfig> {
+        toml::from_str(text).ok()
+    }
+
     /// As [`RunConfig::from_toml`], with `unnamed` where the text names none: [`Unnamed::OLD`] for the settings of a run
     /// itself.
     ///

@@ -137,7 +137,7 @@ impl Linear {
 }
 
 /// Converts to channels-last memory on CPU, where libtorch's convolutions and norms are faster with it and
-/// preserve it (docs/performance.md); leaves CUDA tensors alone.
+/// preserve it (docs/performance.md); leaves CUDA tensors alone, which come in the layout of the run.
 pub(super) fn preferred_layout(x: &Tensor) -> Tensor {
     match x.device() {
         Device::Cpu => channels_last(x),

@@ -26,7 +26,7 @@ pub use unet::UNet;
 pub use unet_attention::AttentionUNet;
 pub use unet_concat::ConcatUNet;
 
-use crate::config::ModelConfig;
+use crate::config::{MapLayout, ModelConfig};
 use crate::device::Precision;
 use crate::native::{Bf16, KeptFilters};
 
@@ -36,6 +36,7 @@ pub struct Model {
     network: Network,
     bf16: bool,
     checkpoints: bool,
+    layout: MapLayout,
 }
 
 #[derive(Debug)]
@@ -61,7 +62,18 @@ impl Model {
             network,
             bf16: false,
             checkpoints: false,
+            layout: MapLayout::Nchw,
         }
+    }
+
+    /// Sets the layout of maps on CUDA, before the network is moved there: its convolutions' weights then lie likewise.
+    pub fn set_layout(&mut self, layout: MapLayout) {
+        self.layout = layout;
+    }
+
+    /// True if maps are channels last on `device` only because of the layout that was set.
+    fn puts_channels_last(&self, device: Device) -> bool {
+        device.is_cuda() && self.layout == MapLayout::Nhwc
     }
 
     /// Sets the precision of computations; `Auto` is f32. The precision of f32 products on CUDA is a setting of the
@@ -104,6 +116,10 @@ impl Model {
         // Weights are cast to bf16 at most once per forward pass; the backward pass follows its kinds.
         let casting = self.bf16.then(|| Bf16::begin(x_t.device()));
         let casting = casting.transpose().expect("autocast can be switched on");
+        let x_t = &match self.puts_channels_last(x_t.device()) {
+            true => params::channels_last(x_t),
+            false => x_t.shallow_clone(),
+        };
         let out = match &self.network {
             Network::Unet(net) => net.forward(x_t, t, train),
             Network::UnetAttention(net) => net.forward(x_t, t, classes, train),
@@ -153,7 +169,11 @@ impl Model {
             Network::Lucidrains(net) => net.move_to(device),
             Network::UnetConcat(net) => net.move_to(device),
             Network::Gau(net) => net.move_to(device),
+        }?;
+        if self.puts_channels_last(device) {
+            params::put_channels_last(&self.params());
         }
+        Ok(())
     }
 
     /// Cost of one `height` × `width` image.

@@ -54,6 +54,14 @@ pub(super) fn move_params(params: &[Param], device: Device) -> Result<()> {
     Ok(())
 }
 
+/// Lays the weights of convolutions out channels last.
+pub(super) fn put_channels_last(params: &[Param]) {
+    for param in params.iter().filter(|param| param.tensor.dim() == 4) {
+        let last = channels_last(&param.tensor.detach());
+        param.tensor.shallow_clone().set_data(&last);
+    }
+}
+
 /// `[A, B, C, D]` in channels-last memory: B innermost.
 pub(super) fn channels_last(tensor: &Tensor) -> Tensor {
     tensor

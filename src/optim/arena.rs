@@ -1,12 +1,14 @@
 //! All parameters as views of one flat tensor, all gradients as views of another.
 //!
-//! On CPU the weights of convolutions lie there channels last, as oneDNN reads and writes them (docs/performance.md).
+//! On CPU the weights of convolutions lie there channels last, as oneDNN reads and writes them (docs/performance.md); on
+//! CUDA as the run says (`train.layout`).
 
 use std::sync::Arc;
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::config::MapLayout;
 use crate::model::Param;
 use crate::native;
 
@@ -46,13 +48,22 @@ pub struct Layout {
 }
 
 impl Arena {
-    /// Moves `params`, all on one device, into a new arena there; the network that owns them follows.
+    /// Moves `params`, all on one device, into a new arena there; the network that owns them follows. On CUDA the weights
+    /// of convolutions lie in the order of their indices.
     ///
     /// # Errors
     /// Out of memory on the device.
     pub fn new(params: &[Param]) -> Result<Arena> {
+        Arena::laid_out(params, MapLayout::Nchw)
+    }
+
+    /// As [`new`](Arena::new), with the weights of convolutions in `layout` on CUDA.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn laid_out(params: &[Param], layout: MapLayout) -> Result<Arena> {
         let device = params.first().map_or(Device::Cpu, |p| p.tensor.device());
-        let spans = lay_out(params, device == Device::Cpu);
+        let spans = lay_out(params, device == Device::Cpu || layout == MapLayout::Nhwc);
         let len = spans.last().map_or(0, |s| round_up(s.start + s.len));
         let arena = Arena {
             params: Tensor::f_zeros([len], (Kind::Float, device))?,
@@ -294,6 +305,16 @@ mod tests {
         let (_, mut view) = files.state_dict(&flat).remove(0);
         view.copy_(&weight.detach());
         assert_eq!(flat.narrow(0, 0, 24).view([2, 3, 2, 2]), values);
+    }
+
+    #[test]
+    fn weights_of_convolutions_are_channels_last_elsewhere_only_where_asked() {
+        let store = VarStore::new(Device::Cpu);
+        let _ = (&store.root() / "conv").zeros("weight", &[2, 3, 2, 2]);
+        let params = crate::model::params_of(&store);
+        let strides = |last| lay_out(&params, last)[0].strides.clone();
+        assert_eq!(strides(false), [12, 4, 2, 1]);
+        assert_eq!(strides(true), [12, 1, 6, 3]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod grids;
 mod guard;
 mod images;
 mod incident;
+mod layout;
 mod log;
 mod memory;
 mod observer;
@@ -32,7 +33,7 @@ pub use guard::Guard;
 pub use observer::Observer;
 pub use record::{ImageOfBatch, Number, ParameterGradient, StepRecord};
 pub use replay::{Replay, replay};
-pub use resume::{default_folder, resume_changes, settings_around};
+pub use resume::{default_folder, renewed, resume_changes, settings_around};
 pub use stop::{Reason, Stop, quit};
 pub use trainer::{Gradients, StepDraws, StepOutput, Trainer};
 

@@ -10,12 +10,13 @@ use crate::config::{Difference, Preset, RunConfig, Unnamed};
 use crate::report::Later;
 
 /// Settings that a resumed run may change without becoming another run; one that ends in a dot stands for its section.
-const MAY_CHANGE: [&str; 13] = [
+const MAY_CHANGE: [&str; 14] = [
     "train.steps",
     "train.save_every_steps",
     "train.keep",
     "train.accumulate",
     "train.checkpoint_blocks",
+    "train.layout",
     "train.on_bad_step",
     "train.explosion_factor",
     "train.sample_steps",
@@ -143,6 +144,20 @@ pub fn settings_around(theirs: &RunConfig, base: Option<RunConfig>) -> RunConfig
     config
 }
 
+/// What a new run has otherwise than the run `theirs` that its settings are from, because those do not name it: its draws,
+/// and where its images are files their rules.
+pub fn renewed(theirs: &RunConfig, new: &RunConfig) -> Result<Vec<Difference>> {
+    let mut changes = new.differences(theirs)?;
+    let files = new.data.folder.is_some();
+    changes.retain(|change| match change.key.as_str() {
+        "train.draws" => theirs.train.draws == Unnamed::OLD.draws,
+        "optim.norms" => theirs.optim.norms == Unnamed::OLD.norms,
+        "data.rules" => files && theirs.data.rules == Unnamed::OLD.rules,
+        _ => false,
+    });
+    Ok(changes)
+}
+
 /// `runs/PRESET-YYYYMMDD-HHMMSS` in UTC, with a number if that is taken.
 pub fn default_folder(preset: Preset) -> PathBuf {
     let now = time::OffsetDateTime::now_utc();
@@ -168,6 +183,32 @@ mod tests {
     use super::*;
     use crate::checkpoint::{Contents, Meta};
     use crate::config::{Draws, ImageRules};
+
+    #[test]
+    fn what_a_new_run_has_otherwise_than_an_older_one_is_told() {
+        let mut theirs = Preset::Demo.config();
+        let told = |theirs: &RunConfig, new: &RunConfig| -> Vec<String> {
+            let changes = renewed(theirs, new).unwrap();
+            changes.iter().map(ToString::to_string).collect()
+        };
+        let mut new = theirs.clone();
+        new.train.seed = 1;
+        assert!(told(&theirs, &new).is_empty());
+        Unnamed::OLD.apply(&mut theirs);
+        let draws = "train.draws: \"image\" instead of \"batch\"";
+        let norms = "optim.norms: \"blocked\" instead of \"plain\"";
+        let rules = "data.rules: 2 instead of 1";
+        assert_eq!(told(&theirs, &new), [norms, draws]);
+        new.data.folder = Some("there".into());
+        assert_eq!(told(&theirs, &new), [rules, norms, draws]);
+        // It was named.
+        new.train.draws = Draws::Batch;
+        assert_eq!(told(&theirs, &new), [rules, norms]);
+        // Its own text is told from one that changes a preset.
+        let text = theirs.to_toml().unwrap();
+        assert_eq!(RunConfig::of_a_run(&text), Some(theirs));
+        assert_eq!(RunConfig::of_a_run("[train]\nseed = 1\n"), None);
+    }
 
     #[test]
     fn a_checkpoint_goes_on_as_its_own_run_only() {

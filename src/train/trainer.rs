@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Clock, Guard, Phase};
 use crate::checkpoint::History;
-use crate::config::{Draws, RunConfig};
+use crate::config::{Draws, MapLayout, RunConfig};
 use crate::data::{Order, Store};
 use crate::diffusion::{NoisedBatch, Objective, Schedule};
 use crate::model::Model;
@@ -93,7 +93,9 @@ impl Trainer {
         if device != Device::Cpu {
             net.move_to(device)?;
         }
-        let arena = Arena::new(&net.params())?;
+        let layout = config.train.layout.unwrap_or(MapLayout::Nchw);
+        net.set_layout(layout);
+        let arena = Arena::laid_out(&net.params(), layout)?;
         // The initial weights left holes too small for moments and average, which are one tensor each.
         native::return_freed_memory();
         let schedule = Schedule::new(&config.diffusion);

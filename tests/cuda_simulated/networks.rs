@@ -6,14 +6,14 @@ use crate::tiny::metrics;
 
 /// Largest relative differences of loss and gradient norm between the device and the CPU, over five steps.
 #[derive(Debug, Clone, Copy)]
-struct Bounds {
+pub(crate) struct Bounds {
     loss: f64,
     grad_norm: f64,
 }
 
 /// The CPU fuses norms and blocks and adds in another order, which is some units of 6e-8; five steps of the optimizer
 /// make little of it.
-const F32: Bounds = Bounds {
+pub(crate) const F32: Bounds = Bounds {
     loss: 1e-5,
     grad_norm: 1e-4,
 };
@@ -31,8 +31,8 @@ const BF16: Bounds = Bounds {
     grad_norm: 2e-2,
 };
 
-const UNET: &str = "--preset demo --size 16 --base-width 8 --norm-groups 2 --batch 4";
-const ATTENTION: &str = "--preset ddpm-cifar10 --size 16 --base-width 16 --norm-groups 4 \
+pub(crate) const UNET: &str = "--preset demo --size 16 --base-width 8 --norm-groups 2 --batch 4";
+pub(crate) const ATTENTION: &str = "--preset ddpm-cifar10 --size 16 --base-width 16 --norm-groups 4 \
                          --multipliers 1,2 --blocks 1 --attention 8 --batch 4 --dropout 0";
 const VARIANCES: &str = "--preset improved-cifar10 --size 16 --base-width 16 --norm-groups 4 \
                          --multipliers 1,2 --blocks 1 --attention 8 --batch 4 --dropout 0";
@@ -102,10 +102,10 @@ fn hold(network: &str, f32: Bounds, bf16: Bounds, casts: u64) {
         lab.on_cpu(&(train(&cpu, 5) + " --device cpu"));
         compare(&lab, precision, &cpu, bounds);
     }
-    sample(&lab);
+    sample(&lab, "f32");
 }
 
-fn compare(lab: &Lab, run: &str, other: &str, bounds: Bounds) {
+pub(crate) fn compare(lab: &Lab, run: &str, other: &str, bounds: Bounds) {
     let [ours, theirs] = [run, other].map(|run| metrics(&lab.path(run)));
     assert_eq!((ours.len(), theirs.len()), (5, 5));
     for ((step, loss, norm), (_, their_loss, their_norm)) in ours.into_iter().zip(theirs) {
@@ -117,12 +117,12 @@ fn compare(lab: &Lab, run: &str, other: &str, bounds: Bounds) {
     }
 }
 
-/// The run in f32 gives the same images on both devices, but for rounding that the sampler carries on.
-fn sample(lab: &Lab) {
+/// A run in f32 gives the same images on both devices, but for rounding that the sampler carries on.
+pub(crate) fn sample(lab: &Lab, run: &str) {
     let images = |device: &str| {
-        let file = format!("images-{device}.safetensors");
+        let file = format!("{run}-{device}.safetensors");
         let arguments = format!(
-            "sample f32 -n 2 --sampler ddim --steps 3 --precision f32 --device {device} --out-tensor {file}"
+            "sample {run} -n 2 --sampler ddim --steps 3 --precision f32 --device {device} --out-tensor {file}"
         );
         match device {
             "cpu" => lab.on_cpu(&arguments),

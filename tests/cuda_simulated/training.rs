@@ -106,7 +106,9 @@ fn bench_times_each_kind_of_work() {
         "--preset demo --size 16 --base-width 8 --norm-groups 2 --batch 4 --builtin-images 16";
     for what in [
         "train --precision f32",
+        "train --precision bf16 --layout nhwc",
         "sample --precision bf16",
+        "sample --precision f32 --layout nhwc",
         "optimizer",
     ] {
         let said = lab.ok(&format!(

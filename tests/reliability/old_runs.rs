@@ -111,6 +111,12 @@ fn an_old_run_keeps_what_it_began_with_and_a_new_one_with_its_settings_has_today
         (Some(2), "image".to_owned(), "blocked".to_owned())
     );
     assert!(!said.contains("rules of images"), "{said}");
+    let renewed = [
+        "this one has data.rules: 2 instead of 1, ",
+        "optim.norms: \"blocked\" instead of \"plain\", ",
+        "train.draws: \"image\" instead of \"batch\"; ",
+    ];
+    assert!(said.contains(&renewed.concat()), "{said}");
     let said = start("--data", &golden.join("pictures"), &old);
     assert_eq!(
         settings(&old),

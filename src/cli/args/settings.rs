@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::batch::BatchSize;
 use super::model::ModelArgs;
-use super::values::{LrPoint, located, read_config, set};
-use crate::config::{Background, Draws, Resize, Unnamed};
+use super::values::{LrPoint, located, read_config, read_settings, set};
+use crate::config::{Background, Draws, MapLayout, Resize, Unnamed};
 use crate::config::{
     ConfigError, LossKind, OnBadStep, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind,
     Sigma,
@@ -64,6 +64,14 @@ impl BaseArgs {
 }
 
 impl BaseArgs {
+    /// The settings of the run whose own config.toml is given, as that run has them; `None` for a file that names a part of
+    /// the settings.
+    pub(in crate::cli) fn of_a_run(&self) -> Option<RunConfig> {
+        // A pipe has been read.
+        let path = self.config.as_ref().filter(|path| path.is_file())?;
+        RunConfig::of_a_run(&read_settings(path).ok()?)
+    }
+
     /// An error in a setting, with its place in --config if it is from there.
     pub(in crate::cli) fn located(&self, wrong: ConfigError) -> Error {
         let preset = self.preset.unwrap_or(Preset::Demo);
@@ -147,6 +155,18 @@ pub(in crate::cli) struct DataArgs {
     builtin_images: Option<u64>,
 }
 
+/// `--layout`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LayoutChoice {
+    /// The faster one in a few steps of each, for a new run of 200 steps or more; else nchw, and for an existing run
+    /// what it has.
+    Auto,
+    /// Channels before rows.
+    Nchw,
+    /// Channels last.
+    Nhwc,
+}
+
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Training")]
 struct TrainArgs {
@@ -161,6 +181,9 @@ struct TrainArgs {
     /// Gradient accumulation over N microbatches: same maths, less memory (dropout masks differ)
     #[arg(long, value_name = "N", hide_short_help = true)]
     accumulate: Option<i64>,
+    /// CUDA: layout of maps and convolutions in memory, kept in the run [default: auto]
+    #[arg(long, value_enum, hide_short_help = true)]
+    layout: Option<LayoutChoice>,
     /// Seed of initial weights, data order, noise and built-in images
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -277,6 +300,11 @@ impl SettingArgs {
         Ok(auto)
     }
 
+    /// True if `--layout nchw` is given, which a CPU does not have.
+    pub(in crate::cli) fn wants_nchw(&self) -> bool {
+        self.train.layout == Some(LayoutChoice::Nchw)
+    }
+
     /// Replaces what flags name, and makes the data folder's path absolute, so that a run can be
     /// resumed from anywhere.
     ///
@@ -286,6 +314,16 @@ impl SettingArgs {
         self.data.apply(config)?;
         self.train.apply(config);
         self.network.apply(config)
+    }
+}
+
+impl LayoutChoice {
+    fn named(self) -> Option<MapLayout> {
+        match self {
+            LayoutChoice::Auto => None,
+            LayoutChoice::Nchw => Some(MapLayout::Nchw),
+            LayoutChoice::Nhwc => Some(MapLayout::Nhwc),
+        }
     }
 }
 
@@ -316,6 +354,9 @@ impl TrainArgs {
             t.batch = images as i64;
         }
         set(&mut t.accumulate, &self.accumulate);
+        if let Some(layout) = self.layout {
+            t.layout = layout.named();
+        }
         set(&mut t.seed, &self.seed);
         set(&mut t.save_every_steps, &self.save_every);
         set(&mut t.keep, &self.keep);

@@ -62,7 +62,7 @@ pub(in crate::cli) fn read_config(
 }
 
 /// The text of a settings file, which may be a pipe: `--config <(…)`.
-fn read_settings(path: &Path) -> Result<String> {
+pub(in crate::cli) fn read_settings(path: &Path) -> Result<String> {
     let kind = fs_err::metadata(path)?.file_type();
     ensure!(
         kind.is_file() || kind.is_fifo(),

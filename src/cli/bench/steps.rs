@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{OptimConfig, OptimizerKind, RunConfig};
+use crate::config::{MapLayout, OptimConfig, OptimizerKind, RunConfig};
 use crate::data::Store;
 use crate::device::{Chosen, synchronize};
 use crate::diffusion::Schedule;
@@ -143,6 +143,7 @@ pub(super) struct Sample {
 impl Sample {
     pub(super) fn new(config: &RunConfig, chosen: &Chosen) -> Result<Sample> {
         let mut net = Model::new(&config.model, config.diffusion.timesteps, 0);
+        net.set_layout(config.train.layout.unwrap_or(MapLayout::Nchw));
         net.move_to(chosen.device)?;
         net.set_precision(chosen.precision);
         let [c, h, w] = config.model.chw();

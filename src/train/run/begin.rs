@@ -16,7 +16,7 @@ use crate::train::memory::Fit;
 use crate::train::plan;
 use crate::train::readback::Readback;
 use crate::train::saver::Saver;
-use crate::train::{Start, Trainer, device_of, images, load_data, resume, state};
+use crate::train::{Start, Trainer, device_of, images, layout, load_data, resume, state};
 
 impl Run {
     /// Everything up to the first step. `log` is opened as soon as the folder is there and locked.
@@ -29,6 +29,7 @@ impl Run {
         let search = ConvolutionSearch::begin();
         let later = resume::later(&start.config, start.resume.as_ref(), &start.damaged);
         let data = load(&start, &chosen)?;
+        layout::settle(&mut start, &data.store, &chosen)?;
         let given = start.init.is_some();
         let mut trainer = trainer(&mut start, &data, &chosen)?;
         let fit = Fit {

@@ -1,0 +1,161 @@
+//! The layout of a run's maps on CUDA (`train.layout`): measured on the device at hand, where nothing else decides.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor};
+
+use super::memory::{Fit, OutOfMemory};
+use super::{Start, Stop, Trainer, plan};
+use crate::config::{MapLayout, RunConfig};
+use crate::data::Store;
+use crate::device::{Chosen, synchronize};
+use crate::memory::{catch_shortage, return_cached};
+
+/// Steps before those that are timed: cuDNN looks for its fastest kernels in the first.
+const WARM_UP: usize = 3;
+/// Steps that are timed, unless patience runs out.
+const TIMED: usize = 5;
+/// Time for the steps of one layout, after which the one that is timed is the last.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A run of fewer steps would spend a good part of its time here.
+const FEWEST_STEPS: u64 = 200;
+
+/// Chooses the layout of a new run on CUDA that names none: the faster of the two. A run that has a checkpoint keeps
+/// what it has, a short one takes nchw, and so does one that is to give the same bits every time.
+///
+/// What is timed are networks of their own, made by the same settings and gone afterwards, one at a time.
+///
+/// # Errors
+/// What would end the run too, except that memory runs out: a layout that does not fit is not chosen.
+pub(super) fn settle(start: &mut Start, data: &Store, chosen: &Chosen) -> Result<()> {
+    let train = &start.config.train;
+    let open = chosen.device.is_cuda()
+        && !chosen.deterministic
+        && start.resume.is_none()
+        && train.layout.is_none()
+        && train.steps >= FEWEST_STEPS;
+    if !open {
+        return Ok(());
+    }
+    let nchw = milliseconds(start, MapLayout::Nchw, data, chosen)?;
+    let nhwc = milliseconds(start, MapLayout::Nhwc, data, chosen)?;
+    if start.stop.reason().is_some() {
+        return Ok(());
+    }
+    if let Some((layout, said)) = faster(nchw, nhwc) {
+        start.config.train.layout = Some(layout);
+        start.observer.message(&said);
+    }
+    Ok(())
+}
+
+/// The faster layout, and the line that says so. `None` stands for a layout that does not fit into memory; if neither
+/// does, the start itself will say what to do.
+fn faster(nchw: Option<f64>, nhwc: Option<f64>) -> Option<(MapLayout, String)> {
+    let (chosen, other) = match (nchw, nhwc) {
+        (None, None) => return None,
+        (Some(nchw), Some(nhwc)) if nchw <= nhwc => (MapLayout::Nchw, MapLayout::Nhwc),
+        (Some(_), None) => (MapLayout::Nchw, MapLayout::Nhwc),
+        _ => (MapLayout::Nhwc, MapLayout::Nchw),
+    };
+    let said = match (nchw, nhwc) {
+        (Some(a), Some(b)) => format!(
+            "{:.1} ms a step, forward and backward, against {:.1} with {other}",
+            a.min(b),
+            a.max(b)
+        ),
+        _ => format!("with {other} memory ran out"),
+    };
+    Some((chosen, format!("layout {chosen}: {said}")))
+}
+
+/// Time of a step's forward and backward pass, all its microbatches; `None` if it does not fit into memory.
+fn milliseconds(
+    start: &Start,
+    layout: MapLayout,
+    data: &Store,
+    chosen: &Chosen,
+) -> Result<Option<f64>> {
+    let mut config = start.config.clone();
+    config.train.layout = Some(layout);
+    let fit = Fit {
+        auto: start.auto_accumulate,
+        force: start.force,
+    };
+    let timed = catch_shortage(|| {
+        let mut trainer = Trainer::new(&config, data.len(), chosen.device)?;
+        trainer.net.set_precision(chosen.precision);
+        // The run's own start repeats what this has to say.
+        plan::settle(&mut config, &mut trainer, data, fit, &())?;
+        median_of_steps(&config, &trainer, data, &start.stop)
+    });
+    return_cached(chosen.device);
+    match timed {
+        Ok(Ok(timed)) => Ok(Some(timed)),
+        Ok(Err(_)) => Ok(None),
+        Err(error) if error.is::<OutOfMemory>() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn median_of_steps(
+    config: &RunConfig,
+    trainer: &Trainer,
+    data: &Store,
+    stop: &Stop,
+) -> Result<f64> {
+    let indices: Vec<i64> = (0..config.train.batch)
+        .map(|i| i % data.len() as i64)
+        .collect();
+    let x_0 = data.batch(&indices, None)?;
+    let t = Tensor::zeros([config.train.batch], (Kind::Int64, Device::Cpu));
+    let began = Instant::now();
+    let mut all = Vec::new();
+    for step in 0..WARM_UP + TIMED {
+        let started = Instant::now();
+        let _loss = trainer.backward(&x_0, &t, 0)?;
+        synchronize(trainer.arena.device());
+        if step >= WARM_UP {
+            all.push(started.elapsed().as_secs_f64() * 1e3);
+        }
+        let late = began.elapsed() > PATIENCE && !all.is_empty();
+        if late || stop.reason().is_some() {
+            break;
+        }
+    }
+    all.sort_by(f64::total_cmp);
+    Ok(all.get(all.len() / 2).copied().unwrap_or(f64::INFINITY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_faster_layout_is_taken_and_both_times_are_said() {
+        let said = |nchw, nhwc| faster(nchw, nhwc).map(|(_, said)| said);
+        for (nchw, nhwc, wanted) in [
+            (
+                Some(47.9),
+                Some(41.2),
+                "layout nhwc: 41.2 ms a step, forward and backward, against 47.9 with nchw",
+            ),
+            (
+                Some(41.2),
+                Some(47.9),
+                "layout nchw: 41.2 ms a step, forward and backward, against 47.9 with nhwc",
+            ),
+            (
+                Some(5.0),
+                Some(5.0),
+                "layout nchw: 5.0 ms a step, forward and backward, against 5.0 with nhwc",
+            ),
+            (Some(5.0), None, "layout nchw: with nhwc memory ran out"),
+            (None, Some(5.0), "layout nhwc: with nchw memory ran out"),
+        ] {
+            assert_eq!(said(nchw, nhwc).as_deref(), Some(wanted));
+        }
+        assert_eq!(said(None, None), None);
+    }
+}
