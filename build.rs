@@ -91,9 +91,11 @@ fn compile_shim(libtorch: &Path) {
         .file("src/native/weights.cpp")
         .file("src/native/fused/block.cpp")
         .file("src/native/fused/checkpointed.cpp")
+        .file("src/native/fused/composed.cpp")
         .file("src/native/fused/conv.cpp")
         .file("src/native/fused/kept_filters.cpp")
         .file("src/native/fused/norm.cpp")
+        .file("src/native/fused/pool.cpp")
         .file("src/native/fused/winograd_conv.cpp")
         .compile("ddpm_native");
     cc::Build::new()

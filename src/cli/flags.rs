@@ -11,7 +11,7 @@ use crate::text::one_line;
 
 /// Settings whose flags have other names, and those of a run's config.toml. A value stands behind ` = ` in the library,
 /// and behind a space on the command line.
-const FLAGS: [(&str, &str); 48] = [
+const FLAGS: [(&str, &str); 49] = [
     ("start.auto_accumulate", "--batch auto"),
     ("start.folder", "--run"),
     ("start.init", "--init-from"),
@@ -53,6 +53,7 @@ const FLAGS: [(&str, &str); 48] = [
     ("train.keep", "--keep"),
     ("train.layout", "--layout"),
     ("train.on_bad_step", "--on-bad-step"),
+    ("train.plain_blocks", "--plain-blocks"),
     ("train.sample_limit_secs", "--sample-limit"),
     ("train.sample_steps", "--sample-steps"),
     ("train.save_every_steps", "--save-every"),

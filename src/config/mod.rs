@@ -216,6 +216,10 @@ pub struct TrainConfig {
     /// time. Simplified U-Net only.
     #[serde(default)]
     pub checkpoint_blocks: bool,
+    /// Residual blocks of the simplified U-Net on CUDA are separate operations also where one operation would keep less
+    /// for the backward pass.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain_blocks: bool,
     /// Seed of all random numbers.
     pub seed: u64,
     /// What draws the noise and the dropout of a step are made of.

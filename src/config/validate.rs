@@ -105,6 +105,12 @@ impl RunConfig {
             "only unet has blocks that can be recomputed; to save memory, split the batch with `train.accumulate`",
         )?;
         require(
+            !t.plain_blocks || self.model.kind() == ModelKind::Unet,
+            "train.plain_blocks",
+            t.plain_blocks,
+            "only unet has blocks that are one operation otherwise; leave it out",
+        )?;
+        require(
             t.explosion_factor == 0.0
                 || (t.explosion_factor > 1.0 && t.explosion_factor.is_finite()),
             "train.explosion_factor",
@@ -251,16 +257,22 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_checkpointed_in_the_simplified_u_net_alone() {
-        for preset in Preset::value_variants() {
-            let mut config = preset.config();
-            config.train.checkpoint_blocks = true;
-            match config.validate() {
-                Ok(_) => assert_eq!(config.model.kind(), ModelKind::Unet),
-                Err(error) => {
-                    assert_ne!(config.model.kind(), ModelKind::Unet);
-                    assert_eq!(error.setting, "train.checkpoint_blocks");
-                    assert!(error.wanted.contains("only unet"), "{error}");
+    fn blocks_have_other_forms_in_the_simplified_u_net_alone() {
+        for (name, checkpointed) in [
+            ("train.checkpoint_blocks", true),
+            ("train.plain_blocks", false),
+        ] {
+            for preset in Preset::value_variants() {
+                let mut config = preset.config();
+                config.train.checkpoint_blocks = checkpointed;
+                config.train.plain_blocks = !checkpointed;
+                match config.validate() {
+                    Ok(_) => assert_eq!(config.model.kind(), ModelKind::Unet),
+                    Err(error) => {
+                        assert_ne!(config.model.kind(), ModelKind::Unet);
+                        assert_eq!(error.setting, name);
+                        assert!(error.wanted.contains("only unet"), "{error}");
+                    }
                 }
             }
         }

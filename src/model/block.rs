@@ -25,7 +25,18 @@ pub(super) struct ResidualBlock {
     conv2: Tensor,
     norm: Norm,
     dropout: f64,
-    checkpointed: bool,
+    form: Form,
+}
+
+/// How the residual blocks of a network are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Form {
+    /// Training keeps only the input of each block, and computes the rest again in the backward pass.
+    pub(super) checkpointed: bool,
+    /// On CUDA each block is separate operations.
+    pub(super) plain: bool,
+    /// Convolutions are in bf16.
+    pub(super) in_bf16: bool,
 }
 
 impl ResidualBlock {
@@ -39,7 +50,7 @@ impl ResidualBlock {
             conv2: conv_weight(&(path / "conv2"), c_out, c_out, 3, scale),
             norm: Norm::new(&(path / "norm"), c_out, config),
             dropout: config.dropout,
-            checkpointed: false,
+            form: Form::default(),
         }
     }
 
@@ -59,19 +70,30 @@ impl ResidualBlock {
         self.dropout > 0.0
     }
 
-    /// Switches checkpointing: training keeps only the block's input and recomputes the rest in the backward pass.
-    pub(super) fn set_checkpointed(&mut self, on: bool) {
-        self.checkpointed = on;
+    pub(super) fn set_form(&mut self, form: Form) {
+        self.form = form;
     }
 
     /// True if training keeps only the block's input.
     pub(super) fn checkpointed(&self) -> bool {
-        self.checkpointed
+        self.form.checkpointed
     }
 
-    /// True if the block is computed as one operation: so far on CPU only.
+    /// True if the block is computed as one operation with its own loops: so far on CPU only.
     pub(super) fn fuses(&self, train: bool) -> bool {
         self.conv1.device() == Device::Cpu && !(self.drops() && train)
+    }
+
+    /// True if the block is computed as one operation composed of libtorch's: on CUDA, where that takes no more
+    /// operators than the parts. In f32 it does, unless the parts would be computed twice.
+    pub(super) fn composes(&self) -> bool {
+        let pays = self.form.in_bf16 || self.form.checkpointed;
+        pays && !self.form.plain && self.conv1.device().is_cuda()
+    }
+
+    /// True if convolutions are in bf16.
+    pub(super) fn in_bf16(&self) -> bool {
+        self.form.in_bf16
     }
 
     /// The block's output plus `skip`.
@@ -89,7 +111,10 @@ impl ResidualBlock {
         if self.fuses(train) {
             return self.fused(x, &t, skip);
         }
-        let out = if self.checkpointed && train {
+        if self.composes() {
+            return self.composed(x, &t, skip, train);
+        }
+        let out = if self.checkpointed() && train {
             self.computed_twice(x, &t)
         } else {
             self.plain(x, &t, train)
@@ -122,12 +147,19 @@ impl ResidualBlock {
             .expect("shapes are those of the block")
     }
 
+    /// The same, keeping little for the backward pass.
+    fn composed(&self, x: &Tensor, t: &Tensor, skip: Option<&Tensor>, train: bool) -> Tensor {
+        let dropout = if train { self.dropout } else { 0.0 };
+        native::composed_block(x, t, self.weights(), skip, dropout, self.checkpointed())
+            .expect("shapes are those of the block")
+    }
+
     /// The same with fewer passes over memory.
     fn fused(&self, x: &Tensor, t: &Tensor, skip: Option<&Tensor>) -> Tensor {
         // With bf16 products t comes in bf16, and so do x and the skip in the first block.
         let [x, t] = [x, t].map(|map| map.to_kind(Kind::Float));
         let skip = skip.map(|skip| skip.to_kind(Kind::Float));
-        native::residual_block(&x, &t, self.weights(), skip.as_ref(), self.checkpointed)
+        native::residual_block(&x, &t, self.weights(), skip.as_ref(), self.checkpointed())
             .expect("shapes are those of the block")
     }
 
@@ -200,6 +232,7 @@ mod tests {
         Plain,
         PlainTwice,
         Fused,
+        Composed,
     }
 
     impl Case {
@@ -231,6 +264,7 @@ mod tests {
                 Way::Plain => self.block.plain(x, t, true) + skip,
                 Way::PlainTwice => self.block.computed_twice(x, t) + skip,
                 Way::Fused => self.block.fused(x, t, Some(skip)),
+                Way::Composed => self.block.composed(x, t, Some(skip), true),
             }
         }
     }
@@ -297,7 +331,7 @@ mod tests {
                 [Case::outcome, Case::outcome_in_bf16].map(|outcome| outcome(case, Way::Fused))
             };
             let (fused, plain) = (outcomes(&case), case.outcome(Way::Plain));
-            case.block.set_checkpointed(true);
+            case.block.form.checkpointed = true;
             assert_eq!(outcomes(&case), fused, "{shape:?}");
             assert_eq!(case.outcome(Way::PlainTwice), plain, "{shape:?}");
         }
@@ -330,6 +364,125 @@ mod tests {
                 assert_eq!(twice, plain, "{shape:?} {kind:?}");
                 let other = seeded(12, || case.forward_in_bf16(Way::PlainTwice));
                 assert_ne!(&other, plain.last().unwrap(), "another mask");
+            }
+        }
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        f64::try_from((a - b).norm() / b.norm()).unwrap()
+    }
+
+    /// The outcome after the generator is seeded, and its next draw.
+    fn drawn(case: &Case, way: Way, in_bf16: bool) -> (Vec<Tensor>, Tensor) {
+        seeded(11, || {
+            let outcome = match in_bf16 {
+                true => case.outcome_in_bf16(way),
+                false => case.outcome(way),
+            };
+            (outcome, Tensor::rand([4], (Kind::Float, Device::Cpu)))
+        })
+    }
+
+    #[test]
+    fn composed_gives_the_values_and_gradients_of_the_parts() {
+        for shape in SHAPES {
+            let case = case(shape);
+            let [plain, composed] = [Way::Plain, Way::Composed].map(|way| case.outcome(way));
+            assert_eq!(composed.len(), plain.len());
+            for (i, (a, b)) in composed.iter().zip(&plain).enumerate() {
+                let error = distance(a, b);
+                // f32 sums in another order, and large convolutions of the parts by tiles.
+                assert!(error < 5e-6, "{shape:?}, tensor {i}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn composed_in_bf16_gives_the_values_of_the_parts_and_gradients_as_near_to_f32() {
+        for shape in SHAPES {
+            for dropout in [0.0, 0.3] {
+                let mut case = case(shape);
+                case.block.dropout = dropout;
+                let [exact, plain, composed] = [
+                    (Way::Plain, false),
+                    (Way::Plain, true),
+                    (Way::Composed, true),
+                ]
+                .map(|(way, in_bf16)| drawn(&case, way, in_bf16));
+                assert_eq!(composed.1, plain.1, "the generator's next draw");
+                // The parts' maps are channels last here, and the norm's sums in another order.
+                let out = distance(composed.0.last().unwrap(), plain.0.last().unwrap());
+                assert!(out < 1e-6, "{shape:?} {dropout}: {out}");
+                for (i, exact) in exact.0.iter().enumerate() {
+                    let [ours, theirs] =
+                        [&composed, &plain].map(|(outcome, _)| distance(&outcome[i], exact));
+                    // x is read from x + t in bf16, one more rounding: at most 2^-8 of a value.
+                    let what = format!("{shape:?} {dropout}, tensor {i}: {ours}, {theirs}");
+                    assert!(ours < theirs * 1.5 + 0.004, "{what}");
+                    assert_eq!(composed.0[i].kind(), Kind::Float);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_composed_block_that_is_checkpointed_gives_the_same_values_and_gradients() {
+        for shape in SHAPES {
+            for dropout in [0.0, 0.3] {
+                let mut case = case(shape);
+                case.block.dropout = dropout;
+                let [kept, again] = [false, true].map(|checkpointed| {
+                    case.block.form.checkpointed = checkpointed;
+                    [false, true].map(|in_bf16| drawn(&case, Way::Composed, in_bf16).0)
+                });
+                for (in_bf16, (kept, again)) in kept.iter().zip(&again).enumerate() {
+                    assert_eq!(again.last(), kept.last(), "{shape:?} {dropout} {in_bf16}");
+                    // x is read from x + t, which rounds once more.
+                    let most = [2e-6, 0.01][in_bf16];
+                    for (i, (a, b)) in again.iter().zip(kept).enumerate() {
+                        let error = distance(a, b);
+                        assert!(error < most, "{shape:?} {dropout}, tensor {i}: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// In a network's first block x and the skip come from a convolution in bf16; without gradients nothing is kept.
+    #[test]
+    fn composed_takes_maps_and_weights_in_bf16_and_samples_the_same() {
+        for shape in SHAPES {
+            let mut case = case(shape);
+            for i in [0, 1, 2] {
+                let rounded = case.inputs[i].detach().to_kind(Kind::BFloat16);
+                case.inputs[i] = rounded.set_requires_grad(true);
+            }
+            let [plain, composed] =
+                [Way::Plain, Way::Composed].map(|way| case.outcome_in_bf16(way));
+            for (i, (a, b)) in composed.iter().zip(&plain).enumerate() {
+                assert_eq!(a.kind(), b.kind(), "{shape:?}, tensor {i}");
+                assert!(distance(a, b) < 0.02, "{shape:?}, tensor {i}");
+            }
+            let sampled = tch::no_grad(|| case.forward_in_bf16(Way::Composed));
+            assert_eq!(&sampled, composed.last().unwrap(), "{shape:?}");
+
+            let [w1, w2] = [&case.block.conv1, &case.block.conv2].map(|w| {
+                let rounded = w.detach().to_kind(Kind::BFloat16);
+                rounded.set_requires_grad(true)
+            });
+            let weights = BlockWeights {
+                conv1: &w1,
+                conv2: &w2,
+                ..case.block.weights()
+            };
+            let casting = Bf16::begin(Device::Cpu).unwrap();
+            let [x, t, skip] = [0, 1, 2].map(|i| &case.inputs[i]);
+            let out = native::composed_block(x, t, weights, Some(skip), 0.0, false).unwrap();
+            drop(casting);
+            assert_eq!(&out.detach(), composed.last().unwrap(), "{shape:?}");
+            let loss = (out * &case.d).sum(Kind::Float);
+            for grad in Tensor::run_backward(&[loss], &[w1, w2], false, false) {
+                assert_eq!(grad.kind(), Kind::BFloat16);
             }
         }
     }

@@ -25,6 +25,12 @@ const MAPS_OF_FUSED_BACKWARD: i64 = 5;
 /// Maps of a checkpointed block that is not fused: recomputed ones and those its backward pass allocates.
 const MAPS_OF_PLAIN_BLOCK: i64 = 7;
 
+/// Maps that the backward pass of a composed block holds at once: gradients of the output and of the sum, which are f32
+/// and so count twice in bf16, those of both convolutions, and the second one's input. A checkpointed block adds the
+/// outputs of its convolutions.
+const MAPS_OF_COMPOSED_BACKWARD: i64 = 5;
+const MAPS_OF_COMPOSED_BACKWARD_IN_BF16: i64 = 7;
+
 /// Bytes per kept value with bf16: maps between blocks and inputs of unfused norms stay in f32, and weights are kept in
 /// bf16 besides. Measured on a CPU over the kinds of networks, within a quarter, like those below.
 const BYTES_KEPT_IN_BF16: f64 = 3.1;
@@ -65,6 +71,10 @@ impl Cost {
         for weight in block.convs() {
             self.add_conv(weight, pixels);
         }
+        if block.composes() {
+            self.add_composed_block(block, pixels);
+            return;
+        }
         if block.checkpointed() {
             self.keep(pixels * c_in);
             let maps = match (block.fuses(true), block.drops()) {
@@ -88,6 +98,33 @@ impl Cost {
         // Input of each swish, input of the second convolution, input of the norm; the mask.
         self.keep_maps(if block.drops() { 5 } else { 4 }, pixels * c_out);
     }
+
+    fn add_composed_block(&mut self, block: &ResidualBlock, pixels: i64) {
+        let (c_in, c_out) = block.widths();
+        let mut maps = match block.in_bf16() {
+            true => MAPS_OF_COMPOSED_BACKWARD_IN_BF16,
+            false => MAPS_OF_COMPOSED_BACKWARD,
+        };
+        // x + t, and the outputs of both convolutions.
+        self.keep(pixels * c_in);
+        match block.checkpointed() {
+            true => maps += 2,
+            false => {
+                self.keep_maps(2, pixels * c_out);
+                if c_in != c_out {
+                    // x for the shortcut, and the sum in f32.
+                    self.keep(pixels * c_in);
+                    self.keep_maps(2, pixels * c_out);
+                }
+            }
+        }
+        if block.drops() {
+            // A mask has a byte a value.
+            self.keep(pixels * c_out / 2);
+        }
+        let backward = maps * pixels * c_out.max(c_in);
+        self.backward = self.backward.max(backward as u64);
+    }
 }
 
 impl Model {
@@ -108,6 +145,7 @@ impl Model {
     /// simulated device (docs/cuda.md) with networks of several widths, within a tenth.
     fn bytes_kept_in_bf16_on_cuda(&self, network: &Network) -> f64 {
         match network {
+            Network::Unet(_) if !self.plain_blocks => 2.0,
             Network::Unet(_) if self.checkpoints => 3.0,
             Network::Unet(_) => 2.8,
             Network::UnetAttention(_) => 3.3,
@@ -131,14 +169,20 @@ impl UNet {
         cost.add_conv(&self.conv_in, pixels);
         cost.keep(pixels * self.conv_in.size()[1]);
         let mut width = self.conv_in.size()[0];
+        if self.mid.composes() && !self.mid.checkpointed() {
+            // The sum in the first block, in bf16.
+            cost.keep(pixels * width);
+        }
         for stage in &self.down {
             for block in &stage.blocks {
                 cost.add_block(block, pixels);
                 width = block.widths().1;
             }
             if stage.resamples {
-                // Pooling keeps its input.
-                cost.keep(pixels * width);
+                if !self.mid.composes() {
+                    // Pooling keeps its input.
+                    cost.keep(pixels * width);
+                }
                 pixels /= 4;
             }
         }
@@ -152,8 +196,10 @@ impl UNet {
             }
         }
         cost.add_conv(&self.conv_out, pixels);
-        // Inputs of the last norm and of the convolution.
-        cost.keep_maps(2, pixels * self.conv_out.size()[1]);
+        // Inputs of the last norm and of the convolution, which are freed before a composed block takes most.
+        if !self.mid.composes() {
+            cost.keep_maps(2, pixels * self.conv_out.size()[1]);
+        }
         cost
     }
 }

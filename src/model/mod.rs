@@ -17,6 +17,7 @@ mod unet_concat;
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
+use block::Form;
 pub use cost::Cost;
 pub use gau::Gau;
 pub use layers::group_norm;
@@ -37,6 +38,7 @@ pub struct Model {
     bf16: bool,
     checkpoints: bool,
     layout: MapLayout,
+    plain_blocks: bool,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,7 @@ impl Model {
             bf16: false,
             checkpoints: false,
             layout: MapLayout::Nchw,
+            plain_blocks: false,
         }
     }
 
@@ -80,6 +83,7 @@ impl Model {
     /// process ([`choose`](crate::device::choose)).
     pub fn set_precision(&mut self, precision: Precision) {
         self.bf16 = precision == Precision::Bf16;
+        self.set_form();
     }
 
     /// True if the network computes in bf16.
@@ -90,9 +94,25 @@ impl Model {
     /// Switches activation checkpointing: training keeps only the input of each residual block and recomputes the rest
     /// in the backward pass. Only the simplified U-Net has it; no effect on other networks.
     pub fn set_checkpoint_blocks(&mut self, on: bool) {
+        self.checkpoints = on && matches!(self.network, Network::Unet(_));
+        self.set_form();
+    }
+
+    /// Switches the residual blocks of the simplified U-Net on CUDA back to separate operations. Without it, each is
+    /// one operation in bf16 and with checkpointing, which keeps less for the backward pass; in f32 that would take
+    /// more operators. No effect elsewhere.
+    pub fn set_plain_blocks(&mut self, on: bool) {
+        self.plain_blocks = on;
+        self.set_form();
+    }
+
+    fn set_form(&mut self) {
         if let Network::Unet(net) = &mut self.network {
-            net.set_checkpoint_blocks(on);
-            self.checkpoints = on;
+            net.set_form(Form {
+                checkpointed: self.checkpoints,
+                plain: self.plain_blocks,
+                in_bf16: self.bf16,
+            });
         }
     }
 

@@ -4,10 +4,11 @@ use anyhow::Result;
 use tch::nn::{Path, VarStore};
 use tch::{Device, Tensor};
 
-use super::block::ResidualBlock;
+use super::block::{Form, ResidualBlock};
 use super::layers::{Norm, TimeTable, conv_weight, conv3x3, preferred_layout};
 use super::params::{Param, move_params, params_of};
 use crate::config::{TimeEmbedding, UNetConfig};
+use crate::native;
 use crate::rng::{Stream, key, seeded};
 
 /// One resolution, down or up: its blocks, with the image halved after them (down) or doubled before
@@ -127,7 +128,7 @@ impl UNet {
                 skips.push(x.shallow_clone());
             }
             if stage.resamples {
-                x = x.avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None::<i64>);
+                x = self.halved(&x);
                 skips.push(x.shallow_clone());
             }
         }
@@ -153,13 +154,20 @@ impl UNet {
         conv3x3(&self.norm_out.forward(&x), &self.conv_out, None)
     }
 
-    /// Switches activation checkpointing (initially off): training keeps only the input of each residual block and
-    /// recomputes the rest in the backward pass.
-    pub fn set_checkpoint_blocks(&mut self, on: bool) {
+    /// Averages of 2×2 pixels.
+    fn halved(&self, x: &Tensor) -> Tensor {
+        if self.mid.composes() {
+            return native::halved(x).expect("the sides are even");
+        }
+        x.avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None::<i64>)
+    }
+
+    /// Sets how training computes the residual blocks.
+    pub(super) fn set_form(&mut self, form: Form) {
         let ways = self.down.iter_mut().chain(&mut self.up);
         let blocks = ways.flat_map(|stage| &mut stage.blocks);
         for block in blocks.chain([&mut self.mid]) {
-            block.set_checkpointed(on);
+            block.set_form(form);
         }
     }
 

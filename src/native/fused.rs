@@ -42,6 +42,22 @@ unsafe extern "C" {
         dropout: f64,
         out: *mut *mut c_void,
     ) -> c_int;
+    fn ddpm_composed_block(
+        x: *const c_void,
+        t: *const c_void,
+        w1: *const c_void,
+        w2: *const c_void,
+        shortcut: *const c_void,
+        gamma: *const c_void,
+        beta: *const c_void,
+        skip: *const c_void,
+        groups: i64,
+        eps: f64,
+        dropout: f64,
+        checkpointed: c_int,
+        out: *mut *mut c_void,
+    ) -> c_int;
+    fn ddpm_halved(x: *const c_void, out: *mut *mut c_void) -> c_int;
     fn ddpm_conv3x3(
         x: *const c_void,
         weight: *const c_void,
@@ -113,29 +129,13 @@ pub fn residual_block(
     skip: Option<&Tensor>,
     checkpointed: bool,
 ) -> Result<Tensor> {
-    let (n, c_in, height, width) = x.size4()?;
-    let c_out = weights.conv1.size()[0];
     let norm = weights.norm;
     // libtorch checks the convolutions.
     let given = [x, t, weights.conv1, weights.conv2, norm.weight, norm.bias];
     for tensor in given.into_iter().chain(weights.shortcut).chain(skip) {
         check_f32_on_cpu(tensor)?;
     }
-    let out_shape = [n, c_out, height, width];
-    ensure(
-        t.size() == [n, c_in]
-            && weights.conv1.size() == [c_out, c_in, 3, 3]
-            && weights.conv2.size() == [c_out, c_out, 3, 3]
-            && weights
-                .shortcut
-                .map_or(c_in == c_out, |w| w.size() == [c_out, c_in, 1, 1])
-            && norm.weight.size() == [c_out]
-            && norm.bias.size() == [c_out]
-            && skip.is_none_or(|s| s.size() == out_shape)
-            && norm.groups > 0
-            && c_out % norm.groups == 0,
-        || format!("a fused block of {c_in} to {c_out} channels with other shapes"),
-    )?;
+    check_block(x, t, weights, skip)?;
     let mut out = std::ptr::null_mut();
     // SAFETY: all pointers are live tensors of the shapes that the shim expects, or null where it allows that.
     check(unsafe {
@@ -190,6 +190,66 @@ pub fn checkpointed_block(
             &mut out,
         )
     })?;
+    // SAFETY: the shim made a tensor that we own.
+    Ok(unsafe { Tensor::from_ptr(out.cast()) })
+}
+
+/// The block as one autograd operation composed of libtorch's own operators, on any device and in any precision, with
+/// dropout between the convolutions.
+///
+/// Kept for the backward pass are x + t and the outputs of the convolutions, under [`Bf16`](super::Bf16) in bf16; for a
+/// `checkpointed` block only x + t. With dropout its mask is kept besides.
+///
+/// # Shapes
+/// As [`residual_block`], in any layout; maps and t may be bf16 under [`Bf16`](super::Bf16), and so may weights, whose
+/// gradients are of their kind. Returns f32.
+///
+/// # Errors
+/// Other shapes, and errors of libtorch.
+pub fn composed_block(
+    x: &Tensor,
+    t: &Tensor,
+    weights: BlockWeights<'_>,
+    skip: Option<&Tensor>,
+    dropout: f64,
+    checkpointed: bool,
+) -> Result<Tensor> {
+    check_block(x, t, weights, skip)?;
+    let norm = weights.norm;
+    let mut out = std::ptr::null_mut();
+    // SAFETY: all pointers are live tensors of the shapes that the shim expects, or null where it allows that.
+    check(unsafe {
+        ddpm_composed_block(
+            ptr(x),
+            ptr(t),
+            ptr(weights.conv1),
+            ptr(weights.conv2),
+            or_none(weights.shortcut),
+            ptr(norm.weight),
+            ptr(norm.bias),
+            or_none(skip),
+            norm.groups,
+            norm.eps,
+            dropout,
+            c_int::from(checkpointed),
+            &mut out,
+        )
+    })?;
+    // SAFETY: the shim made a tensor that we own.
+    Ok(unsafe { Tensor::from_ptr(out.cast()) })
+}
+
+/// Averages of 2×2 pixels, as an autograd operation that keeps nothing for the backward pass.
+///
+/// # Shapes
+/// `[N, C, H, W]` to `[N, C, H/2, W/2]`, of any kind on any device.
+///
+/// # Errors
+/// Errors of libtorch.
+pub fn halved(x: &Tensor) -> Result<Tensor> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: the pointer is a live tensor, whose shape libtorch checks.
+    check(unsafe { ddpm_halved(ptr(x), &mut out) })?;
     // SAFETY: the shim made a tensor that we own.
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
@@ -354,6 +414,32 @@ fn an_image(numbers: [&Tensor; 2], n: i64, c: i64) -> Result<[Tensor; 2]> {
     Ok(numbers.map(|tensor| tensor.expand([n, c], false)))
 }
 
+/// Checks the shapes of a block's tensors.
+fn check_block(
+    x: &Tensor,
+    t: &Tensor,
+    weights: BlockWeights<'_>,
+    skip: Option<&Tensor>,
+) -> Result<()> {
+    let (n, c_in, height, width) = x.size4()?;
+    let c_out = weights.conv1.size()[0];
+    let norm = weights.norm;
+    ensure(
+        t.size() == [n, c_in]
+            && weights.conv1.size() == [c_out, c_in, 3, 3]
+            && weights.conv2.size() == [c_out, c_out, 3, 3]
+            && weights
+                .shortcut
+                .map_or(c_in == c_out, |w| w.size() == [c_out, c_in, 1, 1])
+            && norm.weight.size() == [c_out]
+            && norm.bias.size() == [c_out]
+            && skip.is_none_or(|s| s.size() == [n, c_out, height, width])
+            && norm.groups > 0
+            && c_out % norm.groups == 0,
+        || format!("a fused block of {c_in} to {c_out} channels with other shapes"),
+    )
+}
+
 /// The loops trust that.
 fn check_f32_on_cpu(tensor: &Tensor) -> Result<()> {
     match (tensor.kind(), tensor.device()) {
@@ -477,6 +563,26 @@ mod tests {
             assert!(bytes_more() >= 2 * 48 * 32 * 9);
         }
         assert_eq!(bytes_more(), 0);
+    }
+
+    #[test]
+    fn halved_gives_the_bits_of_average_pooling_and_keeps_nothing() {
+        let x = seeded(3, || {
+            Tensor::randn([2, 3, 6, 8], (Kind::Float, Device::Cpu))
+        });
+        let pooled = |halve: fn(&Tensor) -> Tensor| {
+            let x = x.copy().set_requires_grad(true);
+            let y = halve(&x);
+            let loss = y.square().sum(Kind::Float);
+            let grads = Tensor::run_backward(&[loss], &[x], false, false);
+            (y.detach(), grads)
+        };
+        let theirs = |x: &Tensor| x.avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None::<i64>);
+        assert_eq!(pooled(|x| halved(x).unwrap()), pooled(theirs));
+        let x = x.set_requires_grad(true);
+        let tally = CpuTally::begin().unwrap();
+        let y = halved(&(&x + &x)).unwrap();
+        assert_eq!(tally.now_and_peak_bytes().0, 4 * y.numel() as i64);
     }
 
     #[test]

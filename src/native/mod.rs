@@ -30,8 +30,8 @@ pub use cuda::{
     set_deterministic, set_tf32,
 };
 pub use fused::{
-    BlockWeights, GroupNorm, KeptFilters, checkpointed_block, conv3x3, group_norm_silu,
-    residual_block, rms_norm,
+    BlockWeights, GroupNorm, KeptFilters, checkpointed_block, composed_block, conv3x3,
+    group_norm_silu, halved, residual_block, rms_norm,
 };
 pub use host::pinned_like;
 pub(crate) use host::{host_bytes, host_bytes_mut, send};

@@ -10,13 +10,14 @@ use crate::config::{Difference, Preset, RunConfig, Unnamed};
 use crate::report::Later;
 
 /// Settings that a resumed run may change without becoming another run; one that ends in a dot stands for its section.
-const MAY_CHANGE: [&str; 14] = [
+const MAY_CHANGE: [&str; 15] = [
     "train.steps",
     "train.save_every_steps",
     "train.keep",
     "train.accumulate",
     "train.checkpoint_blocks",
     "train.layout",
+    "train.plain_blocks",
     "train.on_bad_step",
     "train.explosion_factor",
     "train.sample_steps",

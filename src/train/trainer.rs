@@ -89,6 +89,7 @@ impl Trainer {
     pub fn new(config: &RunConfig, images: u64, device: Device) -> Result<Trainer> {
         let mut net = Model::new(&config.model, config.diffusion.timesteps, config.train.seed);
         net.set_checkpoint_blocks(config.train.checkpoint_blocks);
+        net.set_plain_blocks(config.train.plain_blocks);
         // On a CPU it is there already, and the arena lays it out as convolutions like it.
         if device != Device::Cpu {
             net.move_to(device)?;

@@ -1,6 +1,7 @@
 //! Memory of the device: what is foretold, what is taken, and what is said when it runs out.
 
 use crate::lab::Lab;
+use crate::tiny::metrics;
 
 const NETWORK: &str = "--preset demo --size 32 --base-width 16 --norm-groups 4 --builtin-images 16 \
                        --sample-every 0 --device cuda --precision f32 --steps 1";
@@ -41,8 +42,10 @@ fn a_batch_that_does_not_fit_is_refused_split_or_said_to_have_failed() {
 #[test]
 fn weights_that_do_not_fit_are_said_to_be_too_large() {
     let lab = Lab::with_memory(SMALL_DEVICE_BYTES);
-    lab.ok("train --preset demo --size 32 --base-width 192 --norm-groups 4 --builtin-images 4 --batch 1 \
-            --sample-every 0 --device cpu --precision f32 --steps 1 --run large");
+    lab.on_cpu(
+        "train --preset demo --size 32 --base-width 192 --norm-groups 4 --builtin-images 4 --batch 1 \
+         --sample-every 0 --precision f32 --steps 1 --run large",
+    );
     let refused = lab.run("sample large -n 1 --steps 2 --device cuda --out a.png");
     assert_eq!(refused.code, Some(1), "{}", refused.said);
     refused.assert_says(&["error: out of memory: no room for the weights of large, "]);
@@ -86,6 +89,43 @@ fn memory_is_foretold_within_a_tenth() {
                 (0.9..=1.1).contains(&ratio),
                 "{preset} {precision}: {ratio}"
             );
+        }
+    }
+}
+
+/// In bf16 a residual block is one operation, which keeps half of what its parts keep; weights and moments, which are
+/// most of the rest here, stay the same.
+#[test]
+fn a_block_keeps_less_than_its_parts_and_takes_no_more_operators() {
+    let lab = Lab::new();
+    let train = |run: &str, flags: &str| {
+        let done = lab.ok(&format!(
+            "train --preset celebahq128 --size 64 --base-width 16 --norm-groups 4 --builtin-images 8 --batch 8 \
+             --accumulate 1 --steps 1 --sample-every 0 --precision bf16 --device cuda --run {run} {flags}"
+        ));
+        let (_, loss, norm) = metrics(&lab.path(run))[0];
+        let [peak, operators, waits] = ["peak_bytes", "kernels", "waits"].map(|of| done.count(of));
+        println!("{run}: {peak} bytes, {operators} operators, loss {loss}, gradient norm {norm}");
+        (peak, operators, waits, loss, norm)
+    };
+    for dropout in ["", "--dropout 0.1"] {
+        let name = |of: &str| format!("{of}{}", dropout.len());
+        let plain = train(&name("plain"), &format!("--plain-blocks {dropout}"));
+        let one = train(&name("one"), dropout);
+        let again = train(&name("again"), &format!("--checkpoint-blocks {dropout}"));
+        assert!(one.0 * 5 < plain.0 * 4, "{} of {}", one.0, plain.0);
+        assert!(again.0 * 10 < one.0 * 9, "{} of {}", again.0, one.0);
+        assert!(
+            !dropout.is_empty() || one.1 <= plain.1,
+            "{} of {}",
+            one.1,
+            plain.1
+        );
+        assert_eq!(one.2, plain.2);
+        // The forward pass has the same bits.
+        assert_eq!((one.3, again.3), (plain.3, plain.3));
+        for norm in [one.4, again.4] {
+            assert!((norm / plain.4 - 1.0).abs() < 1e-2, "{norm} of {}", plain.4);
         }
     }
 }

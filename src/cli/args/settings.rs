@@ -97,6 +97,9 @@ pub(in crate::cli) struct NetworkArgs {
     /// (unet only)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Training", hide_possible_values = true, hide_short_help = true)]
     checkpoint_blocks: Option<bool>,
+    /// Residual blocks on CUDA as separate operations, which keep more for the backward pass (unet only)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Training", hide_possible_values = true, hide_short_help = true)]
+    plain_blocks: Option<bool>,
     /// Draws of noise and dropout: one for each image and microbatch, or for the whole batch as in older runs
     /// [default: image]
     #[arg(long, value_enum, help_heading = "Training", hide_short_help = true)]
@@ -116,6 +119,7 @@ impl NetworkArgs {
     /// A flag that belongs to another kind of network.
     pub(in crate::cli) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         set(&mut config.train.checkpoint_blocks, &self.checkpoint_blocks);
+        set(&mut config.train.plain_blocks, &self.plain_blocks);
         set(&mut config.train.draws, &self.draws);
         self.optim.apply(config);
         self.model.apply(config)?;
