@@ -114,7 +114,7 @@ def choices(lab: Lab) -> bool:
     """What a flag costs a training step in bf16, against the same step without it; and what a checkpoint costs."""
     print("| network | flags | ms a training step | times the plain one | peak of tensors, MiB |")
     print("| --- | --- | ---: | ---: | ---: |", flush=True)
-    flags = [[], ["--deterministic"], ["--checkpoint-blocks"], ["--draws", "batch"]]
+    flags = [[], ["--plain-blocks"], ["--checkpoint-blocks"], ["--deterministic"], ["--draws", "batch"]]
     cases = [("main job", lab.layout_flags("bf16"), flags)]
     if not lab.simulated:
         cases += [("ddpm-cifar10", ["--preset", "ddpm-cifar10"], [[], ["--draws", "batch"]])]
