@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::Trainer;
-use crate::config::Norms;
 use crate::data::Loaded;
 use crate::fs::{read_text, write_bytes};
 use crate::optim::norms_of;
@@ -202,7 +201,7 @@ fn gradients_of(trainer: &Trainer) -> Result<Vec<ParameterGradient>> {
         .state_dict(&trainer.arena.grads)
         .into_iter()
         .unzip();
-    let norms = Vec::<f32>::try_from(norms_of(&views, Norms::LATEST)?)?;
+    let norms = Vec::<f32>::try_from(norms_of(&views, trainer.norms())?)?;
     let pairs = names.into_iter().zip(norms);
     Ok(pairs
         .map(|(name, norm)| ParameterGradient {
@@ -254,6 +253,27 @@ impl fmt::Display for StepRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Norms, Preset};
+    use crate::rng::{Stream, normal};
+    use tch::Device;
+
+    #[test]
+    fn gradients_have_the_norms_of_their_run() {
+        let mut config = Preset::Demo.config();
+        let found = [Norms::Plain, Norms::Blocked].map(|norms| {
+            config.optim.norms = norms;
+            let trainer = Trainer::new(&config, 4, Device::Cpu).unwrap();
+            let mut grads = trainer.arena.grads.shallow_clone();
+            grads.copy_(&normal(0, Stream::Noise, 0, &grads.size(), Device::Cpu));
+            let views = trainer.arena.views(&grads);
+            let wanted = Vec::<f32>::try_from(norms_of(&views, norms).unwrap()).unwrap();
+            let found = gradients_of(&trainer).unwrap();
+            let found: Vec<f32> = found.iter().map(|g| g.norm.0 as f32).collect();
+            assert_eq!(found, wanted);
+            found
+        });
+        assert_ne!(found[0], found[1]);
+    }
 
     #[test]
     fn numbers_outside_json_are_read_back() {
