@@ -71,7 +71,7 @@ pub(super) struct BenchCommand {
     network: NetworkArgs,
     #[command(flatten)]
     compute: ComputeArgs,
-    /// CUDA: layout of maps in memory [default: nchw]
+    /// CUDA: layout of maps in memory [default: that of the settings, or nchw]
     #[arg(long, value_enum, help_heading = "Device")]
     layout: Option<MapLayout>,
 }

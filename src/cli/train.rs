@@ -21,7 +21,7 @@ use super::outputs::{ForceArg, Outputs};
 use super::signals;
 use super::terminal::Terminal;
 use crate::checkpoint::{Resumable, RunFolder, nearest_run};
-use crate::config::{ConfigError, Preset, RunConfig, Unnamed};
+use crate::config::{ConfigError, MapLayout, Preset, RunConfig, Unnamed};
 use crate::interop::Request;
 use crate::pretrained::Pretrained;
 use crate::report::duration;
@@ -223,8 +223,13 @@ impl TrainCommand {
                     resume_changes(run, &with_flags(again)?)?;
                 }
                 let mut config = with_flags(run.config.clone())?;
-                // With --layout auto too: it is measured for new runs.
-                config.train.layout = config.train.layout.or(run.config.train.layout);
+                if self.settings.wants_layout_measured() {
+                    config.train.layout = run.config.train.layout;
+                    let kept = config.train.layout.unwrap_or(MapLayout::Nchw);
+                    say(&format!(
+                        "note: --layout auto is for new runs; this one keeps {kept}, or takes what --layout names"
+                    ));
+                }
                 for change in resume_changes(run, &config)? {
                     say(&format!("changed from here on: {change}"));
                 }

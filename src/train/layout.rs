@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::memory::{Fit, OutOfMemory};
 use super::{Start, Stop, Trainer, plan};
-use crate::config::{MapLayout, RunConfig};
+use crate::config::{MapLayout, ModelKind, RunConfig};
 use crate::data::Store;
 use crate::device::{Chosen, synchronize};
 use crate::memory::{catch_shortage, return_cached};
@@ -20,9 +20,12 @@ const TIMED: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A run of fewer steps would spend a good part of its time here.
 const FEWEST_STEPS: u64 = 200;
+/// Share of nchw's time that nhwc must save to be chosen: less is within what two timings differ by.
+const WORTH_IT: f64 = 0.03;
 
-/// Chooses the layout of a new run on CUDA that names none: the faster of the two. A run that has a checkpoint keeps
-/// what it has, a short one takes nchw, and so does one that is to give the same bits every time.
+/// Chooses the layout of a new run on CUDA that names none: nhwc if it is clearly faster than nchw. A run that has a
+/// checkpoint keeps what it has; a short one takes nchw, and so do one that is to give the same bits every time and a
+/// network without convolutions.
 ///
 /// What is timed are networks of their own, made by the same settings and gone afterwards, one at a time.
 ///
@@ -34,13 +37,19 @@ pub(super) fn settle(start: &mut Start, data: &Store, chosen: &Chosen) -> Result
         && !chosen.deterministic
         && start.resume.is_none()
         && train.layout.is_none()
-        && train.steps >= FEWEST_STEPS;
+        && train.steps >= FEWEST_STEPS
+        && start.config.model.kind() != ModelKind::Gau;
     if !open {
         return Ok(());
     }
+    start
+        .observer
+        .message("timing a few steps in the layouts nchw and nhwc");
     let nchw = milliseconds(start, MapLayout::Nchw, data, chosen)?;
     let nhwc = milliseconds(start, MapLayout::Nhwc, data, chosen)?;
     if start.stop.reason().is_some() {
+        let said = "stopped while timing layouts; this run takes nchw, unless it is told otherwise (`train.layout`)";
+        start.observer.message(said);
         return Ok(());
     }
     if let Some((layout, said)) = faster(nchw, nhwc) {
@@ -50,21 +59,25 @@ pub(super) fn settle(start: &mut Start, data: &Store, chosen: &Chosen) -> Result
     Ok(())
 }
 
-/// The faster layout, and the line that says so. `None` stands for a layout that does not fit into memory; if neither
+/// The layout to take, and the line that says so. `None` stands for a layout that does not fit into memory; if neither
 /// does, the start itself will say what to do.
 fn faster(nchw: Option<f64>, nhwc: Option<f64>) -> Option<(MapLayout, String)> {
     let (chosen, other) = match (nchw, nhwc) {
         (None, None) => return None,
-        (Some(nchw), Some(nhwc)) if nchw <= nhwc => (MapLayout::Nchw, MapLayout::Nhwc),
+        (Some(nchw), Some(nhwc)) if nhwc > nchw * (1.0 - WORTH_IT) => {
+            (MapLayout::Nchw, MapLayout::Nhwc)
+        }
         (Some(_), None) => (MapLayout::Nchw, MapLayout::Nhwc),
         _ => (MapLayout::Nhwc, MapLayout::Nchw),
     };
     let said = match (nchw, nhwc) {
-        (Some(a), Some(b)) => format!(
-            "{:.1} ms a step, forward and backward, against {:.1} with {other}",
-            a.min(b),
-            a.max(b)
-        ),
+        (Some(nchw), Some(nhwc)) => {
+            let (ours, theirs) = match chosen {
+                MapLayout::Nchw => (nchw, nhwc),
+                MapLayout::Nhwc => (nhwc, nchw),
+            };
+            format!("{ours:.1} ms a step, forward and backward, against {theirs:.1} with {other}")
+        }
         _ => format!("with {other} memory ran out"),
     };
     Some((chosen, format!("layout {chosen}: {said}")))
@@ -119,7 +132,11 @@ fn median_of_steps(
         if step >= WARM_UP {
             all.push(started.elapsed().as_secs_f64() * 1e3);
         }
-        let late = began.elapsed() > PATIENCE && !all.is_empty();
+        // The first step alone says enough of a network that takes so long.
+        let late = began.elapsed() > PATIENCE;
+        if late && all.is_empty() {
+            all.push(started.elapsed().as_secs_f64() * 1e3);
+        }
         if late || stop.reason().is_some() {
             break;
         }
@@ -148,8 +165,8 @@ mod tests {
             ),
             (
                 Some(5.0),
-                Some(5.0),
-                "layout nchw: 5.0 ms a step, forward and backward, against 5.0 with nhwc",
+                Some(4.9),
+                "layout nchw: 5.0 ms a step, forward and backward, against 4.9 with nhwc",
             ),
             (Some(5.0), None, "layout nchw: with nhwc memory ran out"),
             (None, Some(5.0), "layout nhwc: with nchw memory ran out"),

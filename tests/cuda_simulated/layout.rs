@@ -61,7 +61,8 @@ fn a_run_goes_on_in_its_layout_to_its_own_bits() {
     train("twice", 6, resume);
     assert_same_end(&lab.path("once"), &lab.path("twice"), 6);
     let same = train("twice", 7, &format!("{resume} --layout auto"));
-    assert!(!same.said.contains("layout"), "{}", same.said);
+    same.assert_says(&["note: --layout auto is for new runs; this one keeps nhwc"]);
+    assert!(!same.said.contains("ms a step"), "{}", same.said);
     assert_eq!(named(&lab, "twice").as_deref(), Some("nhwc"));
     let other = train("twice", 8, &format!("{resume} --layout nchw"));
     other.assert_says(&["changed from here on: train.layout: \"nchw\" instead of \"nhwc\""]);
@@ -96,10 +97,15 @@ fn nothing_is_measured_for_the_same_bits_nor_in_a_run_that_has_begun() {
     assert_eq!(named(&lab, "same"), None);
     train("--run same --steps 400 --device cuda --precision f32");
     assert_eq!(named(&lab, "same"), None);
-    // The settings of a run that is begun with name one.
-    train(&format!("{TINY} --steps 3 --layout nhwc --run parent"));
-    train("--init-from parent --run child --steps 200 --builtin-images 10 --device cuda");
-    assert_eq!(named(&lab, "child").as_deref(), Some("nhwc"));
+    // Settings that name one.
+    std::fs::write(lab.path("layout.toml"), "[train]\nlayout = \"nhwc\"\n").unwrap();
+    train(&format!(
+        "{TINY} --steps 200 --config layout.toml --run named"
+    ));
+    assert_eq!(named(&lab, "named").as_deref(), Some("nhwc"));
+    // That of another run is measured for that run.
+    train("--init-from named --run child --steps 3 --builtin-images 10 --device cuda");
+    assert_eq!(named(&lab, "child"), None);
 }
 
 #[test]

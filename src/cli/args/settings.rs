@@ -97,7 +97,8 @@ pub(in crate::cli) struct NetworkArgs {
     /// (unet only)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Training", hide_possible_values = true, hide_short_help = true)]
     checkpoint_blocks: Option<bool>,
-    /// Residual blocks on CUDA as separate operations, which keep more for the backward pass (unet only)
+    /// Residual blocks on CUDA as separate operations, which keep more for the backward pass, as in older runs (unet
+    /// only)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Training", hide_possible_values = true, hide_short_help = true)]
     plain_blocks: Option<bool>,
     /// Draws of noise and dropout: one for each image and microbatch, or for the whole batch as in older runs
@@ -119,7 +120,7 @@ impl NetworkArgs {
     /// A flag that belongs to another kind of network.
     pub(in crate::cli) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         set(&mut config.train.checkpoint_blocks, &self.checkpoint_blocks);
-        set(&mut config.train.plain_blocks, &self.plain_blocks);
+        config.train.plain_blocks = self.plain_blocks.or(config.train.plain_blocks);
         set(&mut config.train.draws, &self.draws);
         self.optim.apply(config);
         self.model.apply(config)?;
@@ -162,7 +163,7 @@ pub(in crate::cli) struct DataArgs {
 /// `--layout`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum LayoutChoice {
-    /// The faster one in a few steps of each, for a new run of 200 steps or more; else nchw, and for an existing run
+    /// What a few steps of each show to be faster, for a new run of 200 steps or more; else nchw, and for an existing run
     /// what it has.
     Auto,
     /// Channels before rows.
@@ -302,6 +303,11 @@ impl SettingArgs {
             "--batch auto chooses the number of microbatches, and --accumulate sets it; leave one of them out"
         );
         Ok(auto)
+    }
+
+    /// True if `--layout auto` is given.
+    pub(in crate::cli) fn wants_layout_measured(&self) -> bool {
+        self.train.layout == Some(LayoutChoice::Auto)
     }
 
     /// True if `--layout nchw` is given, which a CPU does not have.
