@@ -100,6 +100,10 @@ impl Pretrained {
         pretrained.given = path.to_owned();
         let layout = pretrained.config().train.layout;
         pretrained.net.set_layout(layout.unwrap_or(MapLayout::Nchw));
+        let plain_blocks = pretrained.config().train.plain_blocks;
+        pretrained
+            .net
+            .set_plain_blocks(plain_blocks.unwrap_or(true));
         let net = &mut pretrained.net;
         if let Err(Shortage(said)) = catch_shortage(|| net.move_to(device))? {
             let weights: usize = net.params().iter().map(|p| p.tensor.numel()).sum();

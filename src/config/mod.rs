@@ -128,7 +128,7 @@ pub struct OptimConfig {
     pub adapt_norms: bool,
     /// Momentum of the weight average.
     pub ema: f64,
-    /// How the norms of gradients, and LAMB's of weights and updates, are added up on a CPU.
+    /// How the norm of the gradients is added up and, on a CPU, LAMB's of weights and updates.
     #[serde(default = "Norms::unnamed", skip_serializing_if = "Norms::are_unnamed")]
     pub norms: Norms,
 }
@@ -217,9 +217,9 @@ pub struct TrainConfig {
     #[serde(default)]
     pub checkpoint_blocks: bool,
     /// Residual blocks of the simplified U-Net on CUDA are separate operations also where one operation would keep less
-    /// for the backward pass.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub plain_blocks: bool,
+    /// for the backward pass. So they are in older runs, which name nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain_blocks: Option<bool>,
     /// Seed of all random numbers.
     pub seed: u64,
     /// What draws the noise and the dropout of a step are made of.

@@ -123,7 +123,7 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
             on_bad_step: OnBadStep::Stop,
             explosion_factor: 1000.0,
             checkpoint_blocks: false,
-            plain_blocks: false,
+            plain_blocks: Some(false),
             sample_steps: 0,
             sample_limit_secs: 600,
         },

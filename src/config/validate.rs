@@ -105,9 +105,9 @@ impl RunConfig {
             "only unet has blocks that can be recomputed; to save memory, split the batch with `train.accumulate`",
         )?;
         require(
-            !t.plain_blocks || self.model.kind() == ModelKind::Unet,
+            t.plain_blocks != Some(true) || self.model.kind() == ModelKind::Unet,
             "train.plain_blocks",
-            t.plain_blocks,
+            true,
             "only unet has blocks that are one operation otherwise; leave it out",
         )?;
         require(
@@ -265,7 +265,7 @@ mod tests {
             for preset in Preset::value_variants() {
                 let mut config = preset.config();
                 config.train.checkpoint_blocks = checkpointed;
-                config.train.plain_blocks = !checkpointed;
+                config.train.plain_blocks = Some(!checkpointed);
                 match config.validate() {
                     Ok(_) => assert_eq!(config.model.kind(), ModelKind::Unet),
                     Err(error) => {

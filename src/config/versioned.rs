@@ -33,13 +33,14 @@ impl Draws {
     }
 }
 
-/// How L2 norms of many values are added up on a CPU. In settings that do not name it: plainly.
+/// How L2 norms of many values are added up: that of the gradients and, on a CPU, those of LAMB. In settings that do not
+/// name it: plainly.
 ///
 /// A run keeps what it began with, so that it goes on with the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Norms {
-    /// As in older runs: one call of libtorch, 0.1 % too small for 25 million values.
+    /// As in older runs: one call of libtorch, on a CPU 0.1 % too small for 25 million values.
     Plain,
     /// In blocks, right to the rounding of f32.
     Blocked,
@@ -69,6 +70,8 @@ pub struct Unnamed {
     pub draws: Draws,
     /// `optim.norms`.
     pub norms: Norms,
+    /// `train.plain_blocks`; none is true.
+    pub plain_blocks: Option<bool>,
 }
 
 impl Unnamed {
@@ -77,6 +80,7 @@ impl Unnamed {
         rules: ImageRules::LATEST,
         draws: Draws::LATEST,
         norms: Norms::LATEST,
+        plain_blocks: Some(false),
     };
 
     /// For a run's own settings, and those in a checkpoint.
@@ -84,6 +88,7 @@ impl Unnamed {
         rules: ImageRules::V1,
         draws: Draws::Batch,
         norms: Norms::Plain,
+        plain_blocks: None,
     };
 
     /// The values in `config`.
@@ -92,6 +97,7 @@ impl Unnamed {
             rules: config.data.rules,
             draws: config.train.draws,
             norms: config.optim.norms,
+            plain_blocks: config.train.plain_blocks,
         }
     }
 
@@ -118,6 +124,7 @@ impl Unnamed {
         config.data.rules = self.rules;
         config.train.draws = self.draws;
         config.optim.norms = self.norms;
+        config.train.plain_blocks = self.plain_blocks;
     }
 }
 
@@ -144,7 +151,7 @@ mod tests {
         // A run of 0.1 keeps the text of its settings.
         Unnamed::OLD.apply(&mut config);
         let old = config.to_toml().unwrap();
-        for name in ["rules", "draws", "\nnorms"] {
+        for name in ["rules", "draws", "\nnorms", "plain_blocks"] {
             assert!(!old.contains(name), "{old}");
         }
         assert_eq!(own(&old), Ok(Unnamed::OLD));
@@ -169,6 +176,7 @@ mod tests {
             "data.rules: 1 instead of 2",
             "optim.norms: \"plain\" instead of \"blocked\"",
             "train.draws: \"batch\" instead of \"image\"",
+            "train.plain_blocks: \"(not set)\" instead of false",
         ];
         assert_eq!(found, wanted);
     }
@@ -178,7 +186,7 @@ mod tests {
         let mut config = Preset::Demo.config();
         Unnamed::OLD.apply(&mut config);
         let json = serde_json::to_string(&(&config.data, &config.train, &config.optim)).unwrap();
-        for name in ["rules", "draws", "\"norms\""] {
+        for name in ["rules", "draws", "\"norms\"", "plain_blocks"] {
             assert!(!json.contains(name), "{json}");
         }
         let (data, train, optim): (DataConfig, TrainConfig, OptimConfig) =

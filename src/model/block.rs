@@ -416,7 +416,7 @@ mod tests {
                 for (i, exact) in exact.0.iter().enumerate() {
                     let [ours, theirs] =
                         [&composed, &plain].map(|(outcome, _)| distance(&outcome[i], exact));
-                    // x is read from x + t in bf16, one more rounding: at most 2^-8 of a value.
+                    // x is read from x + t in bf16, one more rounding: at most 2^-8 of x + t.
                     let what = format!("{shape:?} {dropout}, tensor {i}: {ours}, {theirs}");
                     assert!(ours < theirs * 1.5 + 0.004, "{what}");
                     assert_eq!(composed.0[i].kind(), Kind::Float);

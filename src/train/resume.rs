@@ -134,6 +134,8 @@ pub fn settings_around(theirs: &RunConfig, base: Option<RunConfig>) -> RunConfig
     let mut config = base.unwrap_or_else(|| {
         let mut config = theirs.clone();
         Unnamed::NEW.apply(&mut config);
+        // Measured for that run, maybe on another device.
+        config.train.layout = None;
         config
     });
     config.model = theirs.model.clone();

@@ -1,16 +1,18 @@
 //! A network in training: weights, optimizer, average, and one step.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::{Clock, Guard, Phase};
 use crate::checkpoint::History;
-use crate::config::{Draws, MapLayout, RunConfig};
+use crate::config::{Draws, MapLayout, Norms, RunConfig};
 use crate::data::{Order, Store};
 use crate::diffusion::{NoisedBatch, Objective, Schedule};
+use crate::memory::{Shortage, catch_shortage};
 use crate::model::Model;
 use crate::native::{self, Bf16Weights, KeptFilters};
 use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier, norm};
+use crate::report::bytes;
 use crate::rng::{Stream, batch_noise, key, normal, part_key, seeded};
 
 /// Batches that are gathered before their step, where gathering takes time: one could be late now and then.
@@ -87,9 +89,19 @@ impl Trainer {
     /// # Errors
     /// Out of memory.
     pub fn new(config: &RunConfig, images: u64, device: Device) -> Result<Trainer> {
-        let mut net = Model::new(&config.model, config.diffusion.timesteps, config.train.seed);
+        let net = Model::new(&config.model, config.diffusion.timesteps, config.train.seed);
+        let weights: usize = net.params().iter().map(|p| p.tensor.numel()).sum();
+        catch_shortage(|| Trainer::around(net, config, images, device))?.map_err(|Shortage(said)| {
+            anyhow!(
+                "out of memory: no room for the network's weights, gradients, moments and average, {} each ({said}); end what else uses the device, or choose another or a smaller network",
+                bytes(4 * weights as u64)
+            )
+        })
+    }
+
+    fn around(mut net: Model, config: &RunConfig, images: u64, device: Device) -> Result<Trainer> {
         net.set_checkpoint_blocks(config.train.checkpoint_blocks);
-        net.set_plain_blocks(config.train.plain_blocks);
+        net.set_plain_blocks(config.train.plain_blocks.unwrap_or(true));
         // On a CPU it is there already, and the arena lays it out as convolutions like it.
         if device != Device::Cpu {
             net.move_to(device)?;
@@ -342,7 +354,12 @@ impl Trainer {
 
     /// L2 norm of the gradients in the arena, a scalar f32 on the device.
     pub fn grad_norm(&self) -> Tensor {
-        norm(&self.arena.grads, self.config.optim.norms)
+        norm(&self.arena.grads, self.norms())
+    }
+
+    /// How norms are added up.
+    pub(super) fn norms(&self) -> Norms {
+        self.config.optim.norms
     }
 
     fn clip(&self, grad_norm: &Tensor) {

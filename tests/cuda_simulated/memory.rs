@@ -49,6 +49,15 @@ fn weights_that_do_not_fit_are_said_to_be_too_large() {
     let refused = lab.run("sample large -n 1 --steps 2 --device cuda --out a.png");
     assert_eq!(refused.code, Some(1), "{}", refused.said);
     refused.assert_says(&["error: out of memory: no room for the weights of large, "]);
+    let network =
+        "--preset demo --size 32 --base-width 192 --norm-groups 4 --batch 1 --device cuda";
+    let train = format!("train {network} --builtin-images 4 --steps 1 --run larger");
+    for command in [train, format!("bench {network} --iters 1")] {
+        let refused = lab.run(&command);
+        assert_eq!(refused.code, Some(1), "{}", refused.said);
+        refused.assert_says(&["error: out of memory: no room for the network's weights, "]);
+        assert!(!refused.said.contains("--accumulate"), "{}", refused.said);
+    }
 }
 
 /// MiB of a text such as `1.5 GiB`.

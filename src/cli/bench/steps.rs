@@ -144,6 +144,7 @@ impl Sample {
     pub(super) fn new(config: &RunConfig, chosen: &Chosen) -> Result<Sample> {
         let mut net = Model::new(&config.model, config.diffusion.timesteps, 0);
         net.set_layout(config.train.layout.unwrap_or(MapLayout::Nchw));
+        net.set_plain_blocks(config.train.plain_blocks.unwrap_or(true));
         net.move_to(chosen.device)?;
         net.set_precision(chosen.precision);
         let [c, h, w] = config.model.chw();

@@ -5,8 +5,9 @@
 //
 // Under autocast the convolutions and what is kept are in its kind, the sum and the norm in f32. Kept are x + t, as the
 // first convolution takes it, and the outputs of the convolutions, or for a checkpointed block x + t alone; besides,
-// the sum where it is not cheap to compute again. The rest is computed again, with x as (x + t) - t. Casts are left to
-// the operators around them: one that writes another kind than it reads saves a pass over memory.
+// the sum where it is not cheap to compute again. The rest is computed again, with x as (x + t) - t, which in bf16 is off
+// by up to 2^-9 of x + t: gradients of the norm lose digits where t is much larger than x. Casts are left to the
+// operators around them: one that writes another kind than it reads saves a pass over memory.
 
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
