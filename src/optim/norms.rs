@@ -12,7 +12,8 @@ const BLOCK: i64 = 1024;
 /// L2 norm of a tensor, as a scalar f32 on its device.
 ///
 /// libtorch's CPU kernel adds the squares of a whole tensor in 8 or 16 sums of f32, which lose what is added once they
-/// are large: normal values come out 0.004 % too small for 2.4 million, 0.14 % for 25 million, 0.9 % for 92 million.
+/// are large: with two threads normal values come out 0.004 % too small for 2.4 million, 0.14 % for 25 million, 0.9 % for
+/// 92 million.
 ///
 /// # Shapes
 /// - `tensor`: any, f32; copied if its numbers are not in the order of their indices
@@ -63,11 +64,11 @@ mod tests {
         for len in [1, 1023, 1024, 1025, 4_000_001] {
             let values = normal(1, Stream::Init, 0, &[len], Device::Cpu);
             let exact = f64::try_from(values.to_kind(Kind::Double).norm()).unwrap();
-            let error = |norms| (norm(&values, norms).double_value(&[]) / exact - 1.0).abs();
+            let error = (norm(&values, Norms::Blocked).double_value(&[]) / exact - 1.0).abs();
             // Half a unit of f32's last place for the result, and as much for the sums.
-            assert!(error(Norms::Blocked) < 1.5e-7, "{len}");
-            // The fault that blocks mend; runs that began with it keep it.
-            assert!(len < 1_000_000 || error(Norms::Plain) > 1e-5, "{len}");
+            assert!(error < 1.5e-7, "{len}: {error}");
+            // How far off this is depends on the processor and the threads; runs that began with it keep its bits.
+            assert_eq!(norm(&values, Norms::Plain), values.norm());
             let rows = [values.shallow_clone(), &values * 2.0];
             let each = norms_of(&rows, Norms::Blocked).unwrap();
             assert_eq!(each.get(0), norm(&values, Norms::Blocked));
