@@ -1,6 +1,7 @@
 //! Finds libtorch, checks its version, compiles the C++ shim in `src/native/` and links the
 //! binary so that it starts bare (rpath). libtorch's CUDA half is not linked but loaded when a CUDA device is chosen
-//! (`native::load_cuda`): it takes a fifth of a second and 350 MiB, used or not.
+//! (`native::load_cuda`): it takes a fifth of a second and 350 MiB, used or not. What needs CUDA's headers and symbols
+//! is a shared object of its own, which the crate carries as bytes and loads behind that half (`native::nccl_part`).
 //!
 //! An rpath does not reach programs of other crates that use this library: their build scripts get the folder as
 //! `DEP_DDPM_LIBTORCH_LIB` and set it (docs/library.md).
@@ -9,7 +10,7 @@
 //! with priority, from the shell.
 
 use std::path::{Path, PathBuf};
-use std::{env, fs, process};
+use std::{env, fs, process, thread};
 
 /// The libtorch that `tch` in Cargo.toml binds; another one compiles at best by chance.
 const WANTED_VERSION: &str = "2.11.0";
@@ -21,9 +22,17 @@ fn main() {
 
     let libtorch = find_libtorch();
     check_version(&libtorch);
+    // Its headers take ten seconds: beside the shim.
+    let part = thread::spawn({
+        let libtorch = libtorch.clone();
+        move || nccl_part(&libtorch)
+    });
     compile_shim(&libtorch);
     compile_start();
     link(&libtorch.join("lib"));
+    if part.join().is_err() {
+        stop("the NCCL part cannot be built: see above");
+    }
 }
 
 /// Says what is wrong and what to do, without a panic's backtrace around it.
@@ -74,20 +83,28 @@ fn check_version(libtorch: &Path) {
     }
 }
 
-fn compile_shim(libtorch: &Path) {
+/// C++ on libtorch's headers.
+fn on_libtorch(libtorch: &Path) -> cc::Build {
     let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".into());
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    build
         .cpp(true)
         .std("c++17")
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
         // libtorch's own headers are not warning-free.
-        .warnings(false)
+        .warnings(false);
+    build
+}
+
+fn compile_shim(libtorch: &Path) {
+    on_libtorch(libtorch)
         // ATen/Parallel.h runs on the threads of the OpenMP that libtorch itself uses.
         .flag("-fopenmp")
         .file("src/native/shim.cpp")
         .file("src/native/cuda.cpp")
+        .file("src/native/nccl_load.cpp")
         .file("src/native/weights.cpp")
         .file("src/native/fused/block.cpp")
         .file("src/native/fused/checkpointed.cpp")
@@ -120,6 +137,82 @@ fn compile_start() {
         .compile_intermediates();
     for object in objects {
         println!("cargo:rustc-link-arg-bins={}", object.display());
+    }
+}
+
+/// Makes `nccl.so` in OUT_DIR. The crate is built without it, with no bytes there and the reason in DDPM_NO_NCCL, where
+/// libtorch has no CUDA half, or NCCL's and CUDA's headers are not beside it as PyPI's packages put them.
+fn nccl_part(libtorch: &Path) {
+    let part = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("nccl.so");
+    let built =
+        nccl_headers(libtorch).and_then(|headers| build_nccl_part(libtorch, &headers, &part));
+    if let Err(reason) = built {
+        println!("cargo:rustc-env=DDPM_NO_NCCL={reason}");
+        fs::write(&part, []).expect("OUT_DIR can be written to");
+    }
+}
+
+/// The folders of NCCL's and CUDA's headers.
+fn nccl_headers(libtorch: &Path) -> Result<[PathBuf; 2], String> {
+    if !libtorch.join("lib/libtorch_cuda.so").exists() {
+        return Err("it was made with a libtorch without CUDA".into());
+    }
+    let nvidia = libtorch.join("../nvidia");
+    let folders = ["nccl/include", "cu13/include"].map(|folder| nvidia.join(folder));
+    let [nccl, cuda] = &folders;
+    for header in [
+        nccl.join("nccl.h"),
+        cuda.join("cuda_runtime_api.h"),
+        cuda.join("crt/host_config.h"),
+        cuda.join("nv/target"),
+    ] {
+        // What is there of the way to it, as a folder changes when something comes into it; but nothing above NVIDIA's,
+        // all of which cargo would look through.
+        let there = header.ancestors().find(|path| path.exists());
+        if let Some(there) = there.filter(|path| path.starts_with(&nvidia)) {
+            println!("cargo:rerun-if-changed={}", there.display());
+        }
+        if !header.exists() {
+            return Err(format!(
+                "it was made without {}, which ./scripts/setup.sh installs beside its libtorch",
+                header.display()
+            ));
+        }
+    }
+    Ok(folders)
+}
+
+fn build_nccl_part(libtorch: &Path, headers: &[PathBuf], part: &Path) -> Result<(), String> {
+    // A folder of its own: cc tries flags in files there, and the shim is compiled meanwhile.
+    let folder = part.with_extension("build");
+    fs::create_dir_all(&folder).expect("OUT_DIR can be written to");
+    let mut build = on_libtorch(libtorch);
+    build
+        .out_dir(folder)
+        .includes(headers)
+        .file("src/native/nccl.cpp")
+        // The crate carries it: no symbols of its own, and nothing for a debugger.
+        .debug(false)
+        .cargo_metadata(false);
+    let objects = build.try_compile_intermediates();
+    let objects =
+        objects.map_err(|_| "src/native/nccl.cpp does not compile with this libtorch's headers")?;
+    // CUDA's symbols and libtorch's stay open: what is in the process when it is loaded has them.
+    let linked = build
+        .get_compiler()
+        .to_command()
+        .args([
+            "-shared",
+            "-s",
+            "-Wl,--version-script=src/native/nccl.map",
+            "-o",
+        ])
+        .arg(part)
+        .args(objects)
+        .status();
+    match linked {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err("it could not be linked".into()),
     }
 }
 

@@ -5,10 +5,10 @@
 mod common;
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use common::{driver, libtorch, repo};
+use common::{driver, driver_functions, libtorch, repo};
 use ddpm::config::Preset;
 use ddpm::device::{AskedTooEarly, ConvolutionSearch, DeviceChoice, Precision, choose};
 use ddpm::diffusion::Schedule;
@@ -190,6 +190,8 @@ fn without_a_cuda_device_nothing_of_cuda_is_loaded() {
         "libc10_cuda",
         "libcublas",
         "libcudnn",
+        "libnccl",
+        "ddpm-nccl",
     ];
     let recent = recent();
     for command in commands {
@@ -314,20 +316,6 @@ int cuDeviceGet(int *handle, int index) { return *handle = index, 0; }
 int cuDeviceGetName(char *name, int capacity, int handle) { return snprintf(name, capacity, "Paper GPU"), 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int handle) { return *value = 8, 0; }
 "#;
-
-/// The functions of the driver that a library is linked to, with others that look like them.
-fn driver_functions(library: &Path) -> Vec<String> {
-    let bytes = std::fs::read(library).unwrap();
-    let mut names: Vec<String> = bytes
-        .split(|byte| *byte == 0)
-        .filter(|name| name.starts_with(b"cu") && name.get(2).is_some_and(u8::is_ascii_uppercase))
-        .filter(|name| name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_'))
-        .map(|name| String::from_utf8_lossy(name).into_owned())
-        .collect();
-    names.sort();
-    names.dedup();
-    names
-}
 
 #[test]
 fn kernels_can_be_compiled_at_run_time() {

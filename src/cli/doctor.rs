@@ -39,6 +39,7 @@ impl DoctorCommand {
                 for index in 0..tch::Cuda::device_count() as usize {
                     out::result(&format!("  cuda:{index}   {}", cuda_device(index)));
                 }
+                out::result(&format!("NCCL       {}", nccl()));
             }
         }
         out::result(&format!("reference  {}", python_reference()));
@@ -54,6 +55,14 @@ fn cuda_device(index: usize) -> String {
             bytes(m.total_bytes)
         ),
         Err(e) => format!("{name}, memory unknown: {e}"),
+    }
+}
+
+/// Whether groups of processes can compute on GPUs.
+fn nccl() -> String {
+    match native::nccl_part() {
+        Ok(()) => "can be used".into(),
+        Err(reason) => format!("cannot be used: {reason}"),
     }
 }
 

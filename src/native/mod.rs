@@ -1,5 +1,6 @@
-//! The safe face of `shim.cpp` and `cuda.cpp`, the few libtorch functions that `tch` leaves out, of `fused/`, operations
-//! that take less memory and time than their parts, of the loops in `area.cpp`, and of libjpeg's errors.
+//! The safe face of `shim.cpp` and `cuda.cpp`, the few libtorch functions that `tch` leaves out, of `nccl.cpp`, the part
+//! that is loaded apart, of `fused/`, operations that take less memory and time than their parts, of the loops in
+//! `area.cpp`, and of libjpeg's errors.
 //!
 //! All `unsafe` of the crate is here. Tensors are passed as tch's own pointers and stay owned by
 //! the caller; a C++ exception comes back as an error with libtorch's message.
@@ -13,6 +14,7 @@ mod fused;
 mod host;
 mod jpeg;
 mod memory;
+mod nccl;
 mod optim;
 mod weights;
 
@@ -38,6 +40,7 @@ pub(crate) use host::{host_bytes, host_bytes_mut, send};
 pub(crate) use jpeg::{Samples, decode_jpeg};
 pub(crate) use memory::will_need;
 pub use memory::{CpuTally, return_freed_memory};
+pub use nccl::nccl_part;
 pub use optim::{AdamStep, add_scaled, foreach_mul, foreach_norm, fused_adam, set_grad};
 pub use weights::{Bf16Weights, cast_weight};
 

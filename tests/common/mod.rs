@@ -42,6 +42,20 @@ pub(crate) fn library(path: &Path, source: &str, flags: &[&str]) {
     assert!(compiler.status.success(), "{said}");
 }
 
+/// The functions of the driver that a library is linked to, with others that look like them.
+pub(crate) fn driver_functions(library: &Path) -> Vec<String> {
+    let bytes = std::fs::read(library).unwrap();
+    let mut names: Vec<String> = bytes
+        .split(|byte| *byte == 0)
+        .filter(|name| name.starts_with(b"cu") && name.get(2).is_some_and(u8::is_ascii_uppercase))
+        .filter(|name| name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_'))
+        .map(|name| String::from_utf8_lossy(name).into_owned())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
 /// A file of golden numbers; what it holds is in weights/README.md.
 pub(crate) struct Golden {
     pub(crate) metadata: HashMap<String, String>,
