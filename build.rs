@@ -92,6 +92,9 @@ fn on_libtorch(libtorch: &Path) -> cc::Build {
         .std("c++17")
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
+        // c10d's headers want Gloo's, which libtorch comes without.
+        .include("src/native/gloo")
+        .define("USE_C10D_GLOO", None)
         .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
         // libtorch's own headers are not warning-free.
         .warnings(false);
@@ -106,6 +109,8 @@ fn compile_shim(libtorch: &Path) {
         .file("src/native/cuda.cpp")
         .file("src/native/nccl_load.cpp")
         .file("src/native/weights.cpp")
+        .file("src/native/buckets.cpp")
+        .file("src/native/group.cpp")
         .file("src/native/fused/block.cpp")
         .file("src/native/fused/checkpointed.cpp")
         .file("src/native/fused/composed.cpp")

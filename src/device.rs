@@ -210,6 +210,11 @@ pub fn cuda_unusable(index: usize) -> Option<String> {
     cuda(index).err().map(|reason| reason.to_string())
 }
 
+/// True if the driver shows this process one CUDA device. libtorch is not asked.
+pub fn is_only_gpu() -> bool {
+    native::cuda_device(0).is_ok() && native::cuda_device(1).is_err()
+}
+
 /// Blocks until all work queued on `device` is done.
 pub fn synchronize(device: Device) {
     if let Device::Cuda(index) = device {

@@ -57,7 +57,7 @@
 //! 11. [`config`]: every setting, and the presets
 //! 12. [`report`]: metrics.jsonl, grids and animations
 //! 13. [`formats`]: byte layouts, all untrusted
-//! 14. [`images`], [`rng`], [`device`], [`memory`]: small rooms that know nothing of each other
+//! 14. [`images`], [`rng`], [`device`], [`memory`], [`distributed`]: rooms that know nothing of each other
 //! 15. [`native`]: the C++ shim and its safe face
 //! 16. [`mod@fs`], `text`: leaves
 //!
@@ -73,6 +73,7 @@ pub mod config;
 pub mod data;
 pub mod device;
 pub mod diffusion;
+pub mod distributed;
 pub mod formats;
 pub mod fs;
 pub mod images;

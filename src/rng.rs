@@ -111,7 +111,7 @@ pub fn image_noise(seed: u64, images: Range<u64>, k: u64, chw: [i64; 3], device:
     )
 }
 
-/// The noise eps of images `places.start..places.end` of the batch of step `step`, each of shape `[C, H, W]`.
+/// The noise eps of the images at `places` of the batch of step `step`, each of shape `[C, H, W]`.
 ///
 /// That of an image depends only on (seed, step, its place in the batch), not on the images drawn with it.
 ///
@@ -120,10 +120,11 @@ pub fn image_noise(seed: u64, images: Range<u64>, k: u64, chw: [i64; 3], device:
 pub fn batch_noise(
     seed: u64,
     step: u64,
-    places: Range<u64>,
+    places: impl IntoIterator<Item = u64>,
     chw: [i64; 3],
     device: Device,
 ) -> Tensor {
+    let places = places.into_iter();
     images_drawn(
         places.map(|i| part_key(seed, Stream::Noise, step, i)),
         chw,

@@ -7,10 +7,11 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use indicatif::MultiProgress;
 
+use crate::distributed::write_error_file;
 use crate::text;
 
 /// Exit code where nobody reads stdout any more, as of a program that SIGPIPE ends.
@@ -28,9 +29,19 @@ pub(super) static HAS_BARS: LazyLock<bool> = LazyLock::new(|| {
     capable && io::stderr().is_terminal()
 });
 
+/// What each line on stderr begins with: which rank says it.
+static BEGINNING: OnceLock<String> = OnceLock::new();
+
+/// Has each line on stderr begin with `text` from here on.
+pub(super) fn begin_lines_with(text: String) {
+    // Once per process.
+    let _ = BEGINNING.set(text);
+}
+
 /// Prints a line on stderr, above the bars.
 pub(super) fn say(text: &str) {
-    let text = text::message(text);
+    let beginning = BEGINNING.get().map_or("", String::as_str);
+    let text = format!("{beginning}{}", text::message(text));
     // Not `suspend`, which panics when the terminal is gone.
     let _ = match *HAS_BARS {
         true => BARS.println(text),
@@ -77,8 +88,9 @@ pub(super) fn print_help(help: &clap::Error) {
     remember(help.print());
 }
 
-/// Prints why the program ends, on stderr.
+/// Prints why the program ends, on stderr, and tells torchrun.
 pub fn fail(message: &str) -> ExitCode {
+    write_error_file(message);
     say(&format!("error: {message}"));
     ExitCode::FAILURE
 }

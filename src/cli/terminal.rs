@@ -16,6 +16,16 @@ pub(super) struct Terminal {
     bars: Mutex<Bars>,
 }
 
+/// Another rank shows the run: this one says nothing.
+#[derive(Debug, Default)]
+pub(super) struct Quiet;
+
+impl Observer for Quiet {
+    fn training(&self, _step: u64, _steps: u64) {
+        signals::training_begins();
+    }
+}
+
 #[derive(Debug, Default)]
 struct Bars {
     decoding: Option<DecodeProgress>,

@@ -5,23 +5,27 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use clap::Args;
 use tch::Device;
 
 use super::advice::to_import_first;
 use super::args::compute::ComputeArgs;
+use super::args::group::{GroupArgs, as_rank};
 use super::args::preset_table::{EXAMPLES, long_help};
 use super::args::run::run_or_latest;
 use super::args::settings::{BaseArgs, SettingArgs};
 use super::args::values::located;
 use super::findings;
-use super::out::say;
+use super::flags::describe_error;
+use super::out::{fail, say};
 use super::outputs::{ForceArg, Outputs};
 use super::signals;
-use super::terminal::Terminal;
+use super::terminal::{Quiet, Terminal};
 use crate::checkpoint::{Resumable, RunFolder, nearest_run};
 use crate::config::{ConfigError, MapLayout, Preset, RunConfig, Unnamed};
+use crate::device::Chosen;
+use crate::distributed::{Group, Place, RankLost, Reduce};
 use crate::interop::Request;
 use crate::pretrained::Pretrained;
 use crate::report::duration;
@@ -70,17 +74,106 @@ pub(super) struct TrainCommand {
     settings: SettingArgs,
     #[command(flatten)]
     compute: ComputeArgs,
+    /// How the ranks of a group add up their gradients
+    #[arg(long, value_enum, default_value_t = Reduce::F32, help_heading = "Several GPUs or hosts", hide_short_help = true)]
+    reduce: Reduce,
+    #[command(flatten)]
+    group: GroupArgs,
 }
 
 impl TrainCommand {
     pub(super) fn run(&self) -> Result<ExitCode> {
         let started = Instant::now();
         self.check_cache()?;
-        let auto_accumulate = self.settings.auto_accumulate()?;
+        let place = Place::of_environment()?;
         // Before any other work with tensors.
-        let chosen = self.compute.choose()?;
-        let existing = self.existing()?;
-        let init = self.init(existing.as_ref())?;
+        let chosen = self.compute.choose_for(place.as_ref())?;
+        let group = self.group.join(place, &chosen)?;
+        if group.is_some() {
+            signals::stop().expect_repeats();
+        }
+        let done = as_rank(group.as_ref(), || {
+            let start = self.prepare(&chosen, group.as_ref())?;
+            let start = Start {
+                chosen: Some(chosen),
+                group: group.clone(),
+                ..start
+            };
+            self.train(start, started)
+        });
+        match (done, signals::stop().reason()) {
+            // Whoever started the ranks ends them, one after another.
+            (Err(error), Some(reason)) if error.is::<RankLost>() => {
+                fail(&describe_error(&error));
+                Ok(ExitCode::from(reason.exit_code()))
+            }
+            (done, _) => done,
+        }
+    }
+
+    /// The start of a process by itself, or of a rank: rank 0 finds what is there, and the others do as it does.
+    fn prepare(&self, chosen: &Chosen, group: Option<&Arc<Group>>) -> Result<Start> {
+        let Some(group) = group else {
+            return self.lead(chosen, self.run.clone(), false);
+        };
+        group.compare("command line", &self.asked()?)?;
+        let mut led = None;
+        let shared = group.share(|| {
+            let again = group.place().attempt > 0;
+            let run = match (&self.run, again) {
+                (None, true) => group.recall(RUN_KEY)?.map(PathBuf::from),
+                (run, _) => run.clone(),
+            };
+            let start = self.lead(chosen, run, again)?;
+            let folder = start.folder.dir().to_string_lossy().into_owned();
+            group.remember(RUN_KEY, &folder)?;
+            let shared = (folder, start.config.to_toml()?);
+            led = Some(start);
+            Ok(serde_json::to_vec(&shared)?)
+        })?;
+        if let Some(start) = led {
+            return Ok(start);
+        }
+        let (folder, config): (PathBuf, String) = serde_json::from_slice(&shared)?;
+        let config = RunConfig::of_a_run(&config).context("rank 0 sent no settings")?;
+        Ok(Start {
+            folder: RunFolder::new(folder),
+            observer: Arc::new(Quiet),
+            ..self.start(config, None, None, None)?
+        })
+    }
+
+    /// The command line, a flag and its value a line, without what may differ from host to host.
+    fn asked(&self) -> Result<String> {
+        let mut lines: Vec<String> = Vec::new();
+        for argument in std::env::args_os().skip(1) {
+            let argument = argument.to_string_lossy().into_owned();
+            match lines.last_mut() {
+                Some(flag) if flag.starts_with("--") && !argument.starts_with('-') => {
+                    *flag = format!("{flag} {argument}");
+                }
+                _ => lines.push(argument),
+            }
+        }
+        lines.retain(|line| !line.starts_with("--cache"));
+        if let Some(file) = self.base.file() {
+            let content = fs_err::read(file)?;
+            lines.push(format!(
+                "a --config whose hash is {}",
+                blake3::hash(&content)
+            ));
+        }
+        Ok(lines.join("\n"))
+    }
+
+    /// The start of the process that writes the run's files. `again`: it was begun before, with the same command.
+    fn lead(&self, chosen: &Chosen, run: Option<PathBuf>, again: bool) -> Result<Start> {
+        let existing = self.existing(run.as_deref())?;
+        let has_weights = (existing.as_ref()).is_some_and(|run| run.checkpoint.is_some());
+        let init = match again && has_weights {
+            true => None,
+            false => self.init(has_weights)?,
+        };
         let config = self.resolve(existing.as_ref(), init.as_ref())?;
         if let Err(wrong) = config.validate() {
             return Err(self.located(wrong, existing.is_some()));
@@ -88,14 +181,16 @@ impl TrainCommand {
         if chosen.device == Device::Cpu && self.settings.wants_nchw() {
             say("note: --layout nchw is for CUDA; a CPU computes in nhwc");
         }
-        let start = Start {
-            chosen: Some(chosen),
-            auto_accumulate,
-            ..self.start(config, existing, init)?
-        };
+        let start = self.start(config, run, existing, init)?;
         announce(&start);
+        Ok(start)
+    }
+
+    fn train(&self, start: Start, started: Instant) -> Result<ExitCode> {
         let (folder, config) = (start.folder.clone(), start.config.clone());
+        let leads = start.group.as_ref().is_none_or(|group| group.leads());
         match train(start)? {
+            End::Finished if !leads => Ok(ExitCode::SUCCESS),
             End::Finished => {
                 let said = summary(&folder, &config, started.elapsed());
                 said.lines().for_each(say);
@@ -103,10 +198,14 @@ impl TrainCommand {
             }
             End::Stopped { reason, step } => {
                 let dir = shell(folder.dir());
-                say(&match folder.dir().join("config.toml").exists() {
-                    true => format!("saved at step {step}; resume with: ddpm train --run {dir}"),
-                    false => "stopped before the first step; nothing is saved".to_owned(),
-                });
+                if leads {
+                    say(&match folder.dir().join("config.toml").exists() {
+                        true => {
+                            format!("saved at step {step}; resume with: ddpm train --run {dir}")
+                        }
+                        false => "stopped before the first step; nothing is saved".to_owned(),
+                    });
+                }
                 Ok(ExitCode::from(reason.exit_code()))
             }
         }
@@ -132,11 +231,11 @@ impl TrainCommand {
     }
 
     /// The run that --run names, if it is there. If not, the other flags must be those of a new run.
-    fn existing(&self) -> Result<Option<Resumable>> {
-        let Some(dir) = &self.run else {
+    fn existing(&self, run: Option<&Path>) -> Result<Option<Resumable>> {
+        let Some(dir) = run else {
             return Ok(None);
         };
-        let existing = RunFolder::new(dir.clone()).resumable()?;
+        let existing = RunFolder::new(dir.to_owned()).resumable()?;
         match &existing {
             Some(run) if run.config_restored => say(&format!(
                 "warning: {} has no config.toml; its settings are those of its newest checkpoint, and the file is written again",
@@ -164,13 +263,12 @@ impl TrainCommand {
         bail!("there is no run in {}{nearest}; {begin}", dir.display())
     }
 
-    /// The network of --init-from. A run with a checkpoint continues from its own weights; one without may start from
-    /// others.
-    fn init(&self, existing: Option<&Resumable>) -> Result<Option<Pretrained>> {
+    /// The network of --init-from. A run that `has_weights` continues from its own; one without may start from others.
+    fn init(&self, has_weights: bool) -> Result<Option<Pretrained>> {
         let Some(path) = &self.init_from else {
             return Ok(None);
         };
-        if existing.is_some_and(|run| run.checkpoint.is_some()) {
+        if has_weights {
             bail!("this run has begun already; leave out --init-from, or name another --run");
         }
         let request = Request {
@@ -242,6 +340,7 @@ impl TrainCommand {
     fn start(
         &self,
         config: RunConfig,
+        run: Option<PathBuf>,
         existing: Option<Resumable>,
         init: Option<Pretrained>,
     ) -> Result<Start> {
@@ -258,7 +357,7 @@ impl TrainCommand {
         };
         let new = Start::new(config);
         Ok(Start {
-            folder: self.run.clone().map_or(new.folder, RunFolder::new),
+            folder: run.map_or(new.folder, RunFolder::new),
             lock,
             resume,
             damaged,
@@ -267,11 +366,16 @@ impl TrainCommand {
             stop: signals::stop().with_time_limit(self.time_limit),
             strict: self.strict,
             force: self.force,
+            auto_accumulate: self.settings.auto_accumulate()?,
+            reduce: self.reduce,
             observer: Arc::new(Terminal::default()),
             ..new
         })
     }
 }
+
+/// Key under which a group keeps the folder of its run, for when torchrun starts it again.
+const RUN_KEY: &str = "run";
 
 /// Says what the run `config` has otherwise than `theirs`, whose settings it begins with and which do not name it.
 fn tell_renewed(theirs: &RunConfig, config: &RunConfig) -> Result<()> {

@@ -108,7 +108,7 @@ impl Manifest {
     }
 
     /// The text of the file.
-    pub(super) fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let mut text = format!("{MAGIC}{VERSION} {}\n", self.len());
         for Image { name, hash } in &self.images {
             let _ = writeln!(text, "{hash:016x}\t{name}");

@@ -1,6 +1,6 @@
-//! The safe face of `shim.cpp` and `cuda.cpp`, the few libtorch functions that `tch` leaves out, of `nccl.cpp`, the part
-//! that is loaded apart, of `fused/`, operations that take less memory and time than their parts, of the loops in
-//! `area.cpp`, and of libjpeg's errors.
+//! The safe face of `shim.cpp` and `cuda.cpp`, the few libtorch functions that `tch` leaves out, of `group.cpp` and
+//! `buckets.cpp`, c10d's process groups, of `nccl.cpp`, the part that is loaded apart, of `fused/`, operations that take
+//! less memory and time than their parts, of the loops in `area.cpp`, and of libjpeg's errors.
 //!
 //! All `unsafe` of the crate is here. Tensors are passed as tch's own pointers and stay owned by
 //! the caller; a C++ exception comes back as an error with libtorch's message.
@@ -11,6 +11,7 @@ mod arriving;
 mod autocast;
 mod cuda;
 mod fused;
+mod group;
 mod host;
 mod jpeg;
 mod memory;
@@ -35,6 +36,7 @@ pub use fused::{
     BlockWeights, GroupNorm, KeptFilters, checkpointed_block, composed_block, conv3x3,
     group_norm_silu, halved, residual_block, rms_norm,
 };
+pub use group::{Buckets, KeyStore, Listen, Pending, ProcessGroup, Slice, exit_without_cleanup};
 pub use host::pinned_like;
 pub(crate) use host::{host_bytes, host_bytes_mut, send};
 pub(crate) use jpeg::{Samples, decode_jpeg};

@@ -53,10 +53,6 @@ pub fn nccl_part() -> Result<()> {
 ///
 /// # Safety
 /// `store` must be what is said above.
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "for groups of processes on GPUs")
-)]
 pub(crate) unsafe fn nccl_backend(
     store: *const c_void,
     rank: usize,

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "fused/kept_filters.h"
+#include "group.h"
 #include "guard.h"
 
 namespace ddpm {
@@ -48,11 +49,14 @@ class InCopy : public torch::autograd::Function<InCopy> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& weight, FlatCopy* from) {
     ctx->saved_data["grad"] = weight.grad();
+    ctx->saved_data["weight"] = reinterpret_cast<int64_t>(weight.unsafeGetTensorImpl());
     return from->view(weight);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list given) {
     ctx->saved_data["grad"].toTensor().add_(given[0]);
+    // Autograd does not see it come.
+    gradient_arrived(reinterpret_cast<const c10::TensorImpl*>(ctx->saved_data["weight"].toInt()));
     return {Tensor(), Tensor()};
   }
 };

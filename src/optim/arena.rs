@@ -90,6 +90,11 @@ impl Arena {
         self.layout.spans.iter().map(|s| s.len).sum()
     }
 
+    /// Where each parameter begins in the flat tensors, in parameter order.
+    pub fn starts(&self) -> Vec<i64> {
+        self.layout.spans.iter().map(|s| s.start).collect()
+    }
+
     /// Device of the arena.
     pub fn device(&self) -> Device {
         self.params.device()

@@ -18,6 +18,8 @@ pub enum Phase {
     Forward,
     /// Gradients.
     Backward,
+    /// Waiting for the gradients of other ranks: what backward did not hide.
+    Ranks,
     /// Norm of the gradients, clipping, the guard, the optimizer.
     Optimizer,
     /// The EMA of the weights.
@@ -26,11 +28,12 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in the order of a step.
-    pub const ALL: [Phase; 6] = [
+    pub const ALL: [Phase; 7] = [
         Phase::Images,
         Phase::Noise,
         Phase::Forward,
         Phase::Backward,
+        Phase::Ranks,
         Phase::Optimizer,
         Phase::Average,
     ];
@@ -42,6 +45,7 @@ impl Phase {
             Phase::Noise => "noise",
             Phase::Forward => "forward",
             Phase::Backward => "backward",
+            Phase::Ranks => "other ranks",
             Phase::Optimizer => "optimizer",
             Phase::Average => "average",
         }
@@ -101,7 +105,7 @@ mod tests {
     fn phases_add_up_while_the_clock_runs() {
         let clock = Clock::new(Device::Cpu);
         clock.end_of(Phase::Forward);
-        assert_eq!(clock.stop(), [Duration::ZERO; 6]);
+        assert_eq!(clock.stop(), [Duration::ZERO; 7]);
         let whole = Instant::now();
         clock.start();
         for phase in [Phase::Forward, Phase::Average, Phase::Forward] {

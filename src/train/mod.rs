@@ -11,6 +11,7 @@ mod memory;
 mod observer;
 mod outlook;
 mod plan;
+mod ranks;
 mod readback;
 mod record;
 mod replay;
@@ -41,9 +42,10 @@ use crate::checkpoint::{Checkpoint, Damaged, RunFolder, RunLock};
 use crate::config::RunConfig;
 use crate::data::{self, DataError, Loaded};
 use crate::device::{self, Chosen, DeviceChoice, Precision};
+use crate::distributed::{Group, RankLost, Reduce};
 use crate::text::{self, plural};
 use log::Log;
-use run::Run;
+use run::{Requests, Run};
 
 /// Everything about a start of a run that its config does not fix.
 ///
@@ -83,6 +85,11 @@ pub struct Start {
     pub auto_accumulate: bool,
     /// Train even if more memory is needed than is free.
     pub force: bool,
+    /// The ranks to train with. Rank 0 alone needs `folder`, `lock`, `resume` and `init`, and alone writes; `config` is the
+    /// same on all.
+    pub group: Option<Arc<Group>>,
+    /// How ranks add up their gradients.
+    pub reduce: Reduce,
     /// Hears of the run's progress.
     pub observer: Arc<dyn Observer>,
 }
@@ -103,6 +110,8 @@ impl Start {
             strict: false,
             auto_accumulate: false,
             force: false,
+            group: None,
+            reduce: Reduce::F32,
             observer: Arc::new(()),
         }
     }
@@ -170,24 +179,29 @@ fn train_and_log(start: Start, log: &Log) -> Result<End> {
         }
         begun => begun?,
     };
-    if let Some(reason) = run.stop.reason().filter(|r| *r != Reason::TimeLimit) {
-        // However short the time limit is, each start does a step.
+    // However short the time limit is, each start does a step.
+    let early = run.stop.reason().filter(|r| *r != Reason::TimeLimit);
+    if let Some(reason) = run.agree(early)? {
         run.finish()?;
         let step = run.trainer.step;
         return Ok(End::Stopped { reason, step });
     }
+    match steps(&mut run) {
+        Err(error) if error.is::<RankLost>() => run.rescue(error),
+        end => end,
+    }
+}
+
+fn steps(run: &mut Run) -> Result<End> {
     while run.trainer.step < run.config.train.steps {
         let output = run.step()?;
         run.readback.push(&output)?;
 
-        let stopping = run
-            .stop
-            .reason_after(run.readback.queued(run.chosen.device));
-        let asked = run.stop.save_asked();
+        let Requests { stop, save: asked } = run.requests()?;
         let step = run.trainer.step;
-        let last = step == run.config.train.steps || stopping.is_some();
+        let last = step == run.config.train.steps || stop.is_some();
         let save = last || asked || step.is_multiple_of(run.config.train.save_every_steps);
-        let sample = stopping.is_none() && (asked || grids::are_due(&run.config, step));
+        let sample = stop.is_none() && (asked || grids::are_due(&run.config, step));
 
         let due = run.readback.due(run.chosen.device, save || sample);
         if let Some(bad) = run.readback.read(due)? {
@@ -207,20 +221,21 @@ fn train_and_log(start: Start, log: &Log) -> Result<End> {
         if sample {
             run.sample()?;
         }
-        if let Some(reason) = stopping {
+        if let Some(reason) = stop {
             run.finish()?;
             return Ok(End::Stopped { reason, step });
         }
     }
     run.finish()?;
-    match run.stop.reason() {
-        // All is done but the last grids, which the next start draws.
-        Some(reason) if run.lacks_grids() => Ok(End::Stopped {
+    // All may be done but the last grids, which the next start draws.
+    let early = run.stop.reason().filter(|_| run.lacks_grids());
+    Ok(match run.agree(early)? {
+        Some(reason) => End::Stopped {
             reason,
             step: run.trainer.step,
-        }),
-        _ => Ok(End::Finished),
-    }
+        },
+        None => End::Finished,
+    })
 }
 
 /// The device of a start, chosen now if it was left open.

@@ -67,7 +67,7 @@ pub(super) fn line(
     let no_cuda = chosen.no_cuda.as_ref();
     let no_cuda = no_cuda.map(|reason| format!("CUDA cannot be used: {reason}\n"));
     format!(
-        "{}{} parameters on {}, {}, about {} of memory{}; {} of {h}x{w}x{c}, batch {}{}; {} to go",
+        "{}{} parameters on {}, {}, about {} of memory{}; {} of {h}x{w}x{c}, batch {}{}{}; {} to go",
         no_cuda.unwrap_or_default(),
         count(trainer.arena.parameters() as u64),
         chosen.description,
@@ -88,6 +88,10 @@ pub(super) fn line(
             format!(" in {} microbatches", config.train.accumulate)
         } else {
             String::new()
+        },
+        match trainer.ranks() {
+            Some(ranks) => format!(" over {} ranks", ranks.group().size()),
+            None => String::new(),
         },
         plural(left, "step"),
     )

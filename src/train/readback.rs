@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tch::Device;
 
 use super::incident::BadStep;
@@ -35,7 +35,8 @@ struct Pending {
 #[derive(Debug)]
 pub(super) struct Readback {
     pending: Vec<Pending>,
-    metrics: Metrics,
+    /// Only who writes the run's files has it.
+    metrics: Option<Metrics>,
     observer: Arc<dyn Observer>,
     config: RunConfig,
     pub(super) outlook: Outlook,
@@ -58,15 +59,27 @@ impl Readback {
         let (metrics, notes) = Metrics::open(&folder.metrics_path(), trainer.step, later)?;
         notes.iter().for_each(|note| observer.message(note));
         Ok(Readback {
+            metrics: Some(metrics),
+            ..Readback::without_file(config, trainer, observer)
+        })
+    }
+
+    /// Reads, and writes nothing: another rank does.
+    pub(super) fn without_file(
+        config: &RunConfig,
+        trainer: &Trainer,
+        observer: Arc<dyn Observer>,
+    ) -> Readback {
+        Readback {
             pending: Vec::new(),
-            metrics,
+            metrics: None,
             observer,
             config: config.clone(),
             outlook: Outlook::new(checkpoint_bytes(trainer)),
             metrics_fail: false,
             started: Instant::now(),
             last_read: Instant::now(),
-        })
+        }
     }
 
     /// Takes a step whose numbers are to be read.
@@ -109,7 +122,8 @@ impl Readback {
         let elapsed = self.last_read.elapsed().as_secs_f64();
         let secs_per_step = (elapsed / count as f64).max(SHORTEST_STEP_SECS);
         let images_per_sec = self.config.train.batch as f64 / secs_per_step;
-        let secs = self.metrics.earlier_secs + self.started.elapsed().as_secs_f64();
+        let earlier_secs = self.metrics.as_ref().map_or(0.0, |m| m.earlier_secs);
+        let secs = earlier_secs + self.started.elapsed().as_secs_f64();
         let mut lines = Vec::new();
         let mut bad = None;
         for output in self.pending.drain(..count).collect::<Vec<_>>() {
@@ -155,7 +169,10 @@ impl Readback {
 
     /// Lines that cannot be written are kept for the next time; training continues.
     fn write(&mut self, lines: &[StepMetrics]) {
-        let result = self.metrics.write(lines);
+        let Some(metrics) = &mut self.metrics else {
+            return;
+        };
+        let result = metrics.write(lines);
         if let Err(error) = &result
             && !self.metrics_fail
         {
@@ -168,7 +185,8 @@ impl Readback {
 
     /// metrics.jsonl, to be synced with a checkpoint.
     pub(super) fn metrics_file(&self) -> Result<File> {
-        self.metrics.handle()
+        let metrics = self.metrics.as_ref();
+        metrics.context("this rank keeps no metrics")?.handle()
     }
 
     /// Retries to write lines that could not be written.
@@ -183,11 +201,12 @@ impl Readback {
     /// # Errors
     /// metrics.jsonl cannot be read or written.
     pub(super) fn go_back_to(&mut self, folder: &RunFolder, step: u64) -> Result<()> {
-        let unwritten = self.metrics.unwritten_up_to(step);
-        let (metrics, notes) = Metrics::open(&folder.metrics_path(), step, Later::LeftBehind)?;
+        let unwritten = self.metrics.as_ref();
+        let unwritten = unwritten.map_or(String::new(), |m| m.unwritten_up_to(step));
+        let (mut metrics, notes) = Metrics::open(&folder.metrics_path(), step, Later::LeftBehind)?;
         notes.iter().for_each(|note| self.observer.message(note));
-        self.metrics = metrics;
-        self.metrics.take(&unwritten);
+        metrics.take(&unwritten);
+        self.metrics = Some(metrics);
         self.started = Instant::now();
         self.observer.training(step, self.config.train.steps);
         Ok(())

@@ -122,7 +122,8 @@ impl StepRecord {
     /// # Errors
     /// As [`Trainer::gradients`].
     pub fn of_next(trainer: &mut Trainer, data: &Loaded, timesteps: i64) -> Result<StepRecord> {
-        let gradients = trainer.gradients(&data.store)?;
+        // The record is of the whole batch, also where ranks share it.
+        let gradients = trainer.alone(|trainer| trainer.gradients(&data.store))?;
         let number = |i| Number(gradients.loss_and_grad_norm.double_value(&[i]));
         let draw = trainer.draw(trainer.step);
         let t = Vec::<i64>::try_from(&draw.t)?;

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 
 use super::incident::{BadStep, Incidents};
 use super::memory::MemoryBudget;
 use super::readback::Readback;
 use super::saver::Saver;
-use super::{Observer, StepOutput, Stop, Trainer, grids};
+use super::{End, Observer, Reason, StepOutput, Stop, Trainer, grids, ranks};
 use crate::checkpoint::{RunFolder, RunLock};
 use crate::config::{OnBadStep, RunConfig};
 use crate::data::Loaded;
 use crate::device::{Chosen, ConvolutionSearch};
+use crate::distributed::{Ask, Group};
 
 mod begin;
 
@@ -33,22 +34,40 @@ pub(super) struct Run {
     pub(super) data: Loaded,
     pub(super) trainer: Trainer,
     pub(super) readback: Readback,
-    pub(super) saver: Saver,
+    /// Only who writes the run's files has one.
+    saver: Option<Saver>,
     budget: MemoryBudget,
     incidents: Incidents,
     /// The step of the last save that was begun.
     saved: Option<u64>,
     pub(super) stop: Stop,
+    group: Option<Arc<Group>>,
+    /// What the ranks were asked at the beginning of this step.
+    asked: Option<Ask>,
     observer: Arc<dyn Observer>,
     /// All steps have the same shapes.
     _search: ConvolutionSearch,
     /// The last to go: nobody else may write as long as the writer does.
-    _lock: RunLock,
+    _lock: Option<RunLock>,
+}
+
+/// What was asked of a run until now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Requests {
+    /// To stop.
+    pub(super) stop: Option<Reason>,
+    /// To save and sample.
+    pub(super) save: bool,
 }
 
 impl Run {
-    /// One training step.
+    /// One training step. In a group, what is asked of one rank reaches the others meanwhile.
     pub(super) fn step(&mut self) -> Result<StepOutput> {
+        if let Some(group) = &self.group {
+            let Requests { stop, save } = self.own_requests();
+            let own = [stop.map_or(0, Reason::to_number), i64::from(save)];
+            self.asked = Some(group.ask(&own)?);
+        }
         let Run {
             trainer,
             data,
@@ -58,9 +77,64 @@ impl Run {
         self.budget.watch(|| {
             let gradients = trainer.gradients(&data.store)?;
             // The writer may still read what the update changes.
-            saver.wait_for_copy();
+            saver.iter_mut().for_each(Saver::wait_for_copy);
             trainer.update(gradients)
         })
+    }
+
+    /// What was asked, of this rank or of any other: all do the same after the same step.
+    pub(super) fn requests(&mut self) -> Result<Requests> {
+        let (Some(group), Some(ask)) = (&self.group, self.asked.take()) else {
+            return Ok(self.own_requests());
+        };
+        let answer = group.answer(ask)?;
+        Ok(Requests {
+            stop: Reason::of_number(answer[0]),
+            save: answer[1] != 0,
+        })
+    }
+
+    /// The same reason on all ranks, if any has one.
+    pub(super) fn agree(&self, own: Option<Reason>) -> Result<Option<Reason>> {
+        let Some(group) = &self.group else {
+            return Ok(own);
+        };
+        let ask = group.ask(&[own.map_or(0, Reason::to_number)])?;
+        Ok(Reason::of_number(group.answer(ask)?[0]))
+    }
+
+    fn own_requests(&self) -> Requests {
+        let queued = self.readback.queued(self.chosen.device);
+        Requests {
+            stop: self.stop.reason_after(queued),
+            save: self.stop.save_asked(),
+        }
+    }
+
+    /// True for the process that writes the run's files.
+    fn writes(&self) -> bool {
+        self.saver.is_some()
+    }
+
+    /// The end of a start whose other ranks are gone: the state is that after the last step, and rank 0 saves it without
+    /// them.
+    ///
+    /// # Errors
+    /// Always: what is `lost`.
+    pub(super) fn rescue(&mut self, lost: Error) -> Result<End> {
+        if self.writes() {
+            let pending = self.readback.due(self.chosen.device, true);
+            let good = matches!(self.readback.read(pending), Ok(None));
+            if good && self.saved != Some(self.trainer.step) {
+                let saved = self.save_here(true);
+                let saved = saved.with_context(|| format!("while {lost:#}"));
+                saved?;
+                self.observer
+                    .message(&format!("saved at step {}", self.trainer.step));
+            }
+            self.readback.finish();
+        }
+        Err(lost)
     }
 
     /// What must be there before the first step, and what the last start did not get to. `given`: the run begins
@@ -68,14 +142,14 @@ impl Run {
     fn write_missing_outputs(&mut self, given: bool) -> Result<()> {
         let step = self.trainer.step;
         if step == 0 && given {
-            self.save(true)?;
+            self.save_here(true)?;
         } else if step == 0 && self.config.train.on_bad_step == OnBadStep::Rollback {
-            self.save(false)?;
+            self.save_here(false)?;
         }
         self.folder.write_config(&self.config)?;
         if self.lacks_grids() {
             // It ended between this step's checkpoint and its grids.
-            self.sample()?;
+            self.sample_here()?;
         }
         Ok(())
     }
@@ -83,41 +157,60 @@ impl Run {
     /// True if grids are due now and not there.
     pub(super) fn lacks_grids(&self) -> bool {
         let step = self.trainer.step;
-        grids::are_due(&self.config, step) && !self.folder.sample_path(step, "ema").exists()
+        self.writes()
+            && grids::are_due(&self.config, step)
+            && !self.folder.sample_path(step, "ema").exists()
     }
 
     /// Saves beside training; what fails is told, and the next save tries again. A last save is waited for, and must
-    /// not fail.
+    /// not fail. Ranks whose weights differ end the run.
     pub(super) fn save(&mut self, last: bool) -> Result<()> {
+        if let Some(group) = &self.group {
+            ranks::compare_weights(group, &self.trainer)?;
+        }
+        self.save_here(last)
+    }
+
+    fn save_here(&mut self, last: bool) -> Result<()> {
+        self.saved = Some(self.trainer.step);
+        let Some(saver) = &mut self.saver else {
+            return Ok(());
+        };
         let started = Instant::now();
-        let saver = &mut self.saver;
         let before = self.readback.outside_the_clock(|| match last {
             true => saver.finish(),
             false => saver.wait(),
         });
         self.warn_unless_strict(before)?;
         self.readback.flush();
-        self.saved = Some(self.trainer.step);
         let metrics = self.readback.metrics_file()?;
-        let begun = self.saver.save(&self.trainer, &self.config, metrics);
+        let Some(saver) = &mut self.saver else {
+            return Ok(());
+        };
+        let begun = saver.save(&self.trainer, &self.config, metrics);
         let pause = started.elapsed().as_secs_f64();
-        self.readback.outlook.save(pause, self.saver.last_took);
+        self.readback.outlook.save(pause, saver.last_took);
         if !last {
             return self.warn_unless_strict(begun);
         }
         begun?;
-        let saver = &mut self.saver;
         self.readback.outside_the_clock(|| saver.finish())
     }
 
     pub(super) fn poll_saver(&mut self) -> Result<()> {
-        let heard = self.saver.poll();
+        let heard = self.saver.as_mut().map_or(Ok(()), Saver::poll);
         self.warn_unless_strict(heard)
     }
 
+    /// Draws the grids; other ranks wait for it.
     pub(super) fn sample(&mut self) -> Result<()> {
+        let group = self.group.clone();
+        ranks::led(group.as_ref(), || self.sample_here())
+    }
+
+    fn sample_here(&mut self) -> Result<()> {
         // Sampling swaps the weights for their average.
-        self.saver.wait_for_copy();
+        self.saver.iter_mut().for_each(Saver::wait_for_copy);
         let started = Instant::now();
         let drawn = self.readback.outside_the_clock(|| {
             self.budget.watch(|| {
@@ -159,9 +252,14 @@ impl Run {
         // A bad last step was passed over, and its save with it.
         if self.saved != Some(self.trainer.step) {
             self.save(true)?;
-            if self.stop.reason().is_none() && grids::are_due(&self.config, self.trainer.step) {
-                self.sample()?;
-            }
+            let group = self.group.clone();
+            ranks::led(group.as_ref(), || {
+                let due = self.writes() && grids::are_due(&self.config, self.trainer.step);
+                match due && self.stop.reason().is_none() {
+                    true => self.sample_here(),
+                    false => Ok(()),
+                }
+            })?;
         }
         self.readback.finish();
         let waited = self.data.store.waited();
@@ -171,7 +269,8 @@ impl Run {
                 waited.as_secs_f64()
             ));
         }
-        let stall = self.saver.longest_stall;
+        let stall = self.saver.as_ref().map(|saver| saver.longest_stall);
+        let stall = stall.unwrap_or_default();
         if stall >= STALL_WORTH_TELLING {
             self.observer.message(&format!(
                 "longest pause for a checkpoint: {} ms",
@@ -181,8 +280,23 @@ impl Run {
         Ok(())
     }
 
+    /// Does what the settings say about a bad step; other ranks go on from where rank 0 is then.
     pub(super) fn handle_bad_step(&mut self, bad: BadStep) -> Result<()> {
-        let saved = self.saver.finish();
+        let group = self.group.clone();
+        ranks::led(group.as_ref(), || self.handle_bad_step_here(bad))?;
+        let Some(group) = group else {
+            return Ok(());
+        };
+        let before = self.trainer.step;
+        ranks::share_state(&group, &mut self.trainer)?;
+        if !self.writes() && self.trainer.step < before {
+            self.saved = None;
+        }
+        Ok(())
+    }
+
+    fn handle_bad_step_here(&mut self, bad: BadStep) -> Result<()> {
+        let saved = self.saver.as_mut().map_or(Ok(()), Saver::finish);
         self.warn_unless_strict(saved)?;
         let Run {
             folder,
@@ -202,7 +316,7 @@ impl Run {
         if step < bad.step {
             readback.go_back_to(folder, step)?;
             // A resume must find this way, and not the one that was left.
-            let saved = self.save(true);
+            let saved = self.save_here(true);
             if saved.is_ok() {
                 self.folder.remove_after(step)?;
             }

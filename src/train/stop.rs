@@ -21,6 +21,9 @@ use signal_hook::low_level::signal_name;
 
 use crate::fs::remove_own_temporaries;
 
+/// Time in which signals count as one request, where one may come as several.
+const REPEATS_WITHIN: Duration = Duration::from_secs(5);
+
 /// The reason for a stop before the last step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -39,6 +42,31 @@ impl Reason {
             Reason::Signal(signal) => 128 + signal as u8,
             Reason::TimeLimit => 124,
             Reason::Asked => 0,
+        }
+    }
+}
+
+/// Numbers of the reasons that are no signal, when ranks tell each other.
+const TIME_LIMIT: i64 = 1000;
+const ASKED: i64 = 1001;
+
+impl Reason {
+    /// A reason as a number above 0, for other ranks; of two, the larger counts.
+    pub(super) fn to_number(self) -> i64 {
+        match self {
+            Reason::Signal(signal) => i64::from(signal),
+            Reason::TimeLimit => TIME_LIMIT,
+            Reason::Asked => ASKED,
+        }
+    }
+
+    /// The reason of a number; `None` for 0.
+    pub(super) fn of_number(number: i64) -> Option<Reason> {
+        match number {
+            0 => None,
+            TIME_LIMIT => Some(Reason::TimeLimit),
+            ASKED => Some(Reason::Asked),
+            signal => Some(Reason::Signal(signal as i32)),
         }
     }
 }
@@ -69,6 +97,8 @@ struct Asked {
     signal: AtomicUsize,
     stop: AtomicBool,
     save: AtomicBool,
+    /// True if one request may come as several signals.
+    repeats: AtomicBool,
 }
 
 impl Stop {
@@ -86,6 +116,12 @@ impl Stop {
     pub fn with_time_limit(mut self, limit: Option<Duration>) -> Stop {
         self.deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         self
+    }
+
+    /// Takes a second SIGINT or SIGTERM soon after the first for the same request: torchrun hands on to its ranks what a
+    /// terminal or a job scheduler has sent to all of them already.
+    pub fn expect_repeats(&self) {
+        self.asked.repeats.store(true, Ordering::Relaxed);
     }
 
     /// Takes the six signals over for the rest of the process. `answer` is called with the first one that asks to stop,
@@ -106,6 +142,7 @@ impl Stop {
             .context("cannot listen to signals")?;
         let asked = Arc::clone(&self.asked);
         let hear = move || {
+            let mut first: Option<Instant> = None;
             for signal in signals.forever() {
                 if signal == SIGUSR1 {
                     asked.save.store(true, Ordering::Relaxed);
@@ -113,12 +150,17 @@ impl Stop {
                 }
                 let before = asked.signal.load(Ordering::Relaxed) as i32;
                 let pressed = matches!(signal, SIGINT | SIGTERM);
+                let repeats = asked.repeats.load(Ordering::Relaxed);
+                let soon = first.get_or_insert_with(Instant::now).elapsed() < REPEATS_WITHIN;
+                if before != 0 && repeats && soon {
+                    continue;
+                }
                 if pressed && matches!(before, SIGINT | SIGTERM | SIGHUP) {
                     quit(signal);
                 }
                 if before == 0 || (pressed && before != signal) {
                     asked.signal.store(signal as usize, Ordering::Relaxed);
-                    answering.store(true, Ordering::Relaxed);
+                    answering.store(!repeats, Ordering::Relaxed);
                     answer(Reason::Signal(signal));
                     answering.store(false, Ordering::Relaxed);
                 }

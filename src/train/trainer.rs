@@ -1,4 +1,9 @@
 //! A network in training: weights, optimizer, average, and one step.
+//!
+//! In a group, each rank computes every so many-th microbatch of the batch: rank r of W the microbatches r, r + W, r + 2 W
+//! and so on. All ranks get the gradients of the whole batch, and take the optimizer's step alike.
+
+use std::sync::Arc;
 
 use anyhow::{Result, anyhow, ensure};
 use tch::{Device, Kind, Tensor};
@@ -8,6 +13,7 @@ use crate::checkpoint::History;
 use crate::config::{Draws, MapLayout, Norms, RunConfig};
 use crate::data::{Order, Store};
 use crate::diffusion::{NoisedBatch, Objective, Schedule};
+use crate::distributed::{Group, Reduce, Reducer};
 use crate::memory::{Shortage, catch_shortage};
 use crate::model::Model;
 use crate::native::{self, Bf16Weights, KeptFilters};
@@ -42,6 +48,8 @@ pub struct Trainer {
     objective: Objective,
     order: Order,
     config: RunConfig,
+    /// The other ranks, if the batch is shared with some.
+    ranks: Option<Reducer>,
 }
 
 /// The random choices of a step, a function of (seed, step) alone.
@@ -56,12 +64,48 @@ pub struct StepDraws {
 }
 
 /// A part of a step's batch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Share {
-    /// Place of its first image in the batch.
-    first: i64,
+    /// Places of its images in the batch, in order.
+    places: Vec<i64>,
     /// Images in the batch.
     of: i64,
+}
+
+impl Share {
+    /// Images of a batch of `of` that lie together.
+    fn of_range(first: i64, images: i64, of: i64) -> Share {
+        Share {
+            places: (first..first + images).collect(),
+            of,
+        }
+    }
+
+    /// The microbatches of `micro` images that one of `ranks` ranks computes.
+    fn of_rank(rank: i64, ranks: i64, micro: i64, of: i64) -> Share {
+        let is_own = |place: &i64| place / micro % ranks == rank;
+        Share {
+            places: (0..of).filter(is_own).collect(),
+            of,
+        }
+    }
+
+    /// The draws of its images, from those of the batch.
+    fn draws(&self, draws: &StepDraws) -> StepDraws {
+        let places = Tensor::from_slice(&self.places);
+        let own = |all: &Tensor| all.index_select(0, &places);
+        StepDraws {
+            indices: self.numbers(&draws.indices),
+            mirrored: draws.mirrored.as_ref().map(own),
+            t: own(&draws.t),
+        }
+    }
+
+    /// The numbers of its images, from those of the batch.
+    fn numbers(&self, batch: &[i64]) -> Vec<i64> {
+        let number = |place: &i64| batch[*place as usize];
+        self.places.iter().map(number).collect()
+    }
 }
 
 /// Numbers of a step whose gradients are in the arena and not used yet.
@@ -130,7 +174,37 @@ impl Trainer {
             net,
             arena,
             config: config.clone(),
+            ranks: None,
         })
+    }
+
+    /// Shares each batch with the ranks of a group from here on. The number of microbatches must be a multiple of theirs.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn join(&mut self, group: &Arc<Group>, reduce: Reduce) -> Result<()> {
+        let weights: Vec<Tensor> = self.net.params().into_iter().map(|p| p.tensor).collect();
+        self.ranks = Some(Reducer::new(
+            Arc::clone(group),
+            reduce,
+            &self.arena.grads,
+            &weights,
+            &self.arena.starts(),
+        )?);
+        Ok(())
+    }
+
+    /// The ranks that batches are shared with.
+    pub fn ranks(&self) -> Option<&Reducer> {
+        self.ranks.as_ref()
+    }
+
+    /// Does `work` with whole batches, as a process by itself.
+    pub(super) fn alone<T>(&mut self, work: impl FnOnce(&mut Trainer) -> T) -> T {
+        let ranks = self.ranks.take();
+        let result = work(self);
+        self.ranks = ranks;
+        result
     }
 
     /// Number of images in the data set it was made for.
@@ -177,23 +251,37 @@ impl Trainer {
     /// # Errors
     /// As [`train_step`](Trainer::train_step).
     pub fn gradients(&mut self, data: &Store) -> Result<Gradients> {
-        let draw = self.draw(self.step);
+        let share = self.share();
+        let draw = share.draws(&self.draw(self.step));
         let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref())?;
-        self.prefetch(data)?;
+        self.prefetch(data, &share)?;
         self.clock.end_of(Phase::Images);
-        let loss = self.backward(&x_0, &draw.t, self.step)?;
+        let loss = self.backward_of(&x_0, &draw.t, self.step, &share)?;
         let grad_norm = self.grad_norm();
         Ok(Gradients {
             loss_and_grad_norm: Tensor::stack(&[loss, grad_norm], 0),
         })
     }
 
+    /// What is computed here of each batch.
+    fn share(&self) -> Share {
+        let batch = self.config.train.batch;
+        match &self.ranks {
+            None => Share::of_range(0, batch, batch),
+            Some(ranks) => {
+                let group = ranks.group();
+                let micro = batch / self.config.train.accumulate;
+                Share::of_rank(group.rank(), group.size(), micro, batch)
+            }
+        }
+    }
+
     /// Has the images of the next steps gathered while this one is computed.
-    fn prefetch(&mut self, data: &Store) -> Result<()> {
+    fn prefetch(&mut self, data: &Store, share: &Share) -> Result<()> {
         if data.reads_ahead() {
             let batch = self.config.train.batch;
             for step in self.step + 1..=self.step + STEPS_PREFETCHED {
-                data.prefetch(self.order.batch(step, batch))?;
+                data.prefetch(share.numbers(&self.order.batch(step, batch)))?;
             }
         }
         Ok(())
@@ -254,11 +342,8 @@ impl Trainer {
     /// # Errors
     /// As [`train_step`](Trainer::train_step).
     pub fn backward(&self, x_0: &Tensor, t: &Tensor, step: u64) -> Result<Tensor> {
-        let whole = Share {
-            first: 0,
-            of: x_0.size()[0],
-        };
-        self.backward_of(x_0, t, step, whole)
+        let images = x_0.size()[0];
+        self.backward_of(x_0, t, step, &Share::of_range(0, images, images))
     }
 
     /// As [`backward`](Trainer::backward) for images `first..first + B` of the batch alone: losses and gradients of all
@@ -288,10 +373,10 @@ impl Trainer {
             "images {first} to {} are not whole microbatches of {micro} in a batch of {batch}; another `train.accumulate` splits it otherwise",
             first + images
         );
-        self.backward_of(x_0, t, step, Share { first, of: batch })
+        self.backward_of(x_0, t, step, &Share::of_range(first, images, batch))
     }
 
-    fn backward_of(&self, x_0: &Tensor, t: &Tensor, step: u64, share: Share) -> Result<Tensor> {
+    fn backward_of(&self, x_0: &Tensor, t: &Tensor, step: u64, share: &Share) -> Result<Tensor> {
         let device = self.arena.device();
         let t = native::send(t, device)?;
         let noised = self.objective.noise(x_0, t, self.eps(x_0, step, share)?);
@@ -301,19 +386,19 @@ impl Trainer {
     }
 
     /// The noise of a share, in the shape of its images.
-    fn eps(&self, x_0: &Tensor, step: u64, share: Share) -> Result<Tensor> {
+    fn eps(&self, x_0: &Tensor, step: u64, share: &Share) -> Result<Tensor> {
         let (seed, device) = (self.config.train.seed, self.arena.device());
         Ok(match self.config.train.draws {
             Draws::Batch => normal(seed, Stream::Noise, step, &x_0.size(), device),
             Draws::Image => {
-                let (images, c, h, w) = x_0.size4()?;
-                let places = share.first as u64..(share.first + images) as u64;
+                let (_, c, h, w) = x_0.size4()?;
+                let places = share.places.iter().map(|place| *place as u64);
                 batch_noise(seed, step, places, [c, h, w], device)
             }
         })
     }
 
-    fn accumulate(&self, noised: &NoisedBatch, step: u64, share: Share) -> Result<Tensor> {
+    fn accumulate(&self, noised: &NoisedBatch, step: u64, share: &Share) -> Result<Tensor> {
         let images = noised.x_t.size()[0];
         let micro = (self.config.train.batch / self.config.train.accumulate).min(images);
         let device = noised.x_t.device();
@@ -322,24 +407,59 @@ impl Trainer {
             .then(|| Bf16Weights::of(&self.arena.params))
             .transpose()?;
         let mut total = Tensor::zeros([], (Kind::Float, device));
-        let mut add = |start: i64| -> Result<()> {
+        let part = |start: i64| {
             let part = noised.part(start, micro.min(images - start));
-            total += self.microbatch(&part, share.of)?;
-            Ok(())
+            self.microbatch(&part, share.of)
         };
-        let mut starts = (0..images).step_by(micro as usize);
+        let starts = (0..images).step_by(micro as usize);
         let seed = self.config.train.seed;
         match self.config.train.draws {
-            Draws::Batch => seeded(key(seed, Stream::Dropout, step), || {
-                starts.try_for_each(add)
+            Draws::Batch => seeded(key(seed, Stream::Dropout, step), || -> Result<()> {
+                for start in starts {
+                    total += part(start)?;
+                }
+                Ok(())
             })?,
-            Draws::Image => starts.try_for_each(|start| {
-                let number = (share.first + start) / micro;
-                let key = part_key(seed, Stream::Dropout, step, number as u64);
-                seeded(key, || add(start))
-            })?,
+            Draws::Image => {
+                for start in starts {
+                    let number = share.places[start as usize] / micro;
+                    let key = part_key(seed, Stream::Dropout, step, number as u64);
+                    self.before_round(start + micro >= images)?;
+                    let loss = seeded(key, || part(start))?;
+                    for loss in self.after_round(loss)? {
+                        total += loss;
+                    }
+                }
+            }
         }
-        Ok(total)
+        self.sum(total)
+    }
+
+    fn before_round(&self, last: bool) -> Result<()> {
+        match &self.ranks {
+            Some(ranks) => ranks.before_round(last),
+            None => Ok(()),
+        }
+    }
+
+    /// The losses of a round: of this microbatch, or of those of all ranks.
+    fn after_round(&self, loss: Tensor) -> Result<Vec<Tensor>> {
+        let Some(ranks) = &self.ranks else {
+            return Ok(vec![loss]);
+        };
+        let losses = ranks.after_round(loss);
+        self.clock.end_of(Phase::Ranks);
+        losses
+    }
+
+    /// Adds up gradients and loss over all ranks.
+    fn sum(&self, total: Tensor) -> Result<Tensor> {
+        let Some(ranks) = &self.ranks else {
+            return Ok(total);
+        };
+        let total = ranks.finish(total);
+        self.clock.end_of(Phase::Ranks);
+        total
     }
 
     /// Adds the gradients of one microbatch to the arena; returns its part of the loss of a batch of `batch` images.

@@ -1,9 +1,10 @@
 //! Flags for the device and its arithmetic, shared by all commands that compute.
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::device::{Chosen, DeviceChoice, Precision, choose};
+use crate::device::{Chosen, DeviceChoice, Precision, choose, cuda_unusable, is_only_gpu};
+use crate::distributed::{Launcher, Place};
 
 /// Device and arithmetic.
 #[derive(Debug, Clone, Args)]
@@ -24,6 +25,37 @@ pub(in crate::cli) struct ComputeArgs {
 }
 
 impl ComputeArgs {
+    /// As [`choose`](ComputeArgs::choose) for a rank of a group: each has a GPU of its own, that of its number on its
+    /// host.
+    ///
+    /// # Errors
+    /// A GPU for some ranks and none for this one.
+    pub(in crate::cli) fn choose_for(&self, place: Option<&Place>) -> Result<Chosen> {
+        let Some(place) = place else {
+            return self.choose();
+        };
+        let device = match self.device {
+            DeviceChoice::Cpu => DeviceChoice::Cpu,
+            DeviceChoice::Cuda(0) => DeviceChoice::Cuda(gpu_of(place)),
+            DeviceChoice::Cuda(index) => bail!(
+                "--device cuda:{index} is one GPU for {} ranks; with --device cuda, each takes that of its number on its host",
+                place.size
+            ),
+            DeviceChoice::Auto => match (cuda_unusable(0), gpu_of(place)) {
+                (None, index) => DeviceChoice::Cuda(index),
+                (Some(_), _) => DeviceChoice::Auto,
+            },
+        };
+        let chosen = ComputeArgs {
+            device,
+            ..self.clone()
+        }
+        .choose();
+        chosen.with_context(|| {
+            format!("{place} has no device; start one rank a GPU, or all with --device cpu")
+        })
+    }
+
     /// Sets up libtorch and the device.
     pub(in crate::cli) fn choose(&self) -> Result<Chosen> {
         if let Some(threads) = self.threads {
@@ -46,5 +78,14 @@ impl ComputeArgs {
             ..self.clone()
         }
         .choose()
+    }
+}
+
+/// The GPU of a rank: the one of its number on its host, or the only one that its launcher lets it see.
+fn gpu_of(place: &Place) -> usize {
+    let shows_one = matches!(place.launcher, Launcher::Slurm | Launcher::OpenMpi);
+    match shows_one && is_only_gpu() {
+        true => 0,
+        false => place.local_rank as usize,
     }
 }

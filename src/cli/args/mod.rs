@@ -5,6 +5,7 @@ pub(super) mod class;
 pub(super) mod compute;
 pub(super) mod ddcm;
 pub(super) mod foreign;
+pub(super) mod group;
 pub(super) mod image_in;
 pub(super) mod image_out;
 pub(super) mod load;

@@ -1,5 +1,6 @@
 //! All that comes before the first step of a start, in order.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -16,7 +17,7 @@ use crate::train::memory::Fit;
 use crate::train::plan;
 use crate::train::readback::Readback;
 use crate::train::saver::Saver;
-use crate::train::{Start, Trainer, device_of, images, layout, load_data, resume, state};
+use crate::train::{Start, Trainer, device_of, images, layout, load_data, ranks, resume, state};
 
 impl Run {
     /// Everything up to the first step. `log` is opened as soon as the folder is there and locked.
@@ -26,10 +27,12 @@ impl Run {
         }
         check(&start)?;
         let chosen = device_of(start.chosen.take())?;
+        ranks::settle(&mut start, &chosen)?;
         let search = ConvolutionSearch::begin();
         let later = resume::later(&start.config, start.resume.as_ref(), &start.damaged);
         let data = load(&start, &chosen)?;
         layout::settle(&mut start, &data.store, &chosen)?;
+        ranks::share_layout(&mut start)?;
         let given = start.init.is_some();
         let mut trainer = trainer(&mut start, &data, &chosen)?;
         let fit = Fit {
@@ -39,16 +42,35 @@ impl Run {
         let observer = Arc::clone(&start.observer);
         let settings = &mut start.config;
         let budget = plan::settle(settings, &mut trainer, &data.store, fit, &*observer)?;
-        let lock = take_folder(&mut start, log)?;
+        if let Some(group) = &start.group {
+            ranks::agree_on_parts(group, settings)?;
+            trainer.set_accumulate(settings.train.accumulate);
+            trainer.join(group, start.reduce)?;
+        }
+        let writes = leads(&start);
+        let lock = match writes {
+            true => Some(take_folder(&mut start, log)?),
+            false => None,
+        };
+        let environment =
+            ranks::environment(&chosen.environment, start.group.as_ref(), start.reduce);
         let Start { folder, config, .. } = start;
-        data.manifest.write(&folder.images_path())?;
-        images::write_skipped(&folder, &data)?;
+        if writes {
+            data.manifest.write(&folder.images_path())?;
+            images::write_skipped(&folder, &data)?;
+        }
         let plan = plan::line(&config, &trainer, &data.store, &chosen, &budget);
         plan.lines().for_each(|line| observer.message(line));
         observer.training(trainer.step, config.train.steps);
         let mut run = Run {
-            readback: Readback::open(&folder, &config, &trainer, later, Arc::clone(&observer))?,
-            saver: Saver::start(&folder, chosen.environment.clone())?,
+            readback: match writes {
+                true => Readback::open(&folder, &config, &trainer, later, Arc::clone(&observer))?,
+                false => Readback::without_file(&config, &trainer, Arc::clone(&observer)),
+            },
+            saver: match writes {
+                true => Some(Saver::start(&folder, environment)?),
+                false => None,
+            },
             budget,
             incidents: Incidents::default(),
             saved: None,
@@ -61,11 +83,19 @@ impl Run {
             data,
             trainer,
             stop: start.stop,
+            group: start.group,
+            asked: None,
             observer,
         };
-        run.write_missing_outputs(given)?;
+        let group = run.group.clone();
+        ranks::led(group.as_ref(), || run.write_missing_outputs(given))?;
         Ok(run)
     }
+}
+
+/// True for the process that writes the run's files.
+fn leads(start: &Start) -> bool {
+    start.group.as_ref().is_none_or(|group| group.leads())
 }
 
 /// Refuses what cannot work, before anything takes time.
@@ -89,6 +119,7 @@ fn check(start: &Start) -> Result<()> {
     }
     match &start.resume {
         Some(checkpoint) => resume::refuse_another_run(&start.config, checkpoint)?,
+        None if !leads(start) => {}
         None => folder.refuse_existing(start.lock.as_ref())?,
     }
     ensure!(
@@ -113,7 +144,11 @@ fn load(start: &Start, chosen: &Chosen) -> Result<Loaded> {
         observer,
         ..
     } = start;
-    let data = load_data(config, cache.as_deref(), chosen, stop, &**observer);
+    let load = |cache: Option<&Path>| load_data(config, cache, chosen, stop, &**observer);
+    let data = match &start.group {
+        None => load(cache.as_deref()),
+        Some(group) => ranks::load_data(group, config, cache.as_deref(), load),
+    };
     match start.lock {
         Some(_) => data.map_err(|error| images::gone(error, folder)),
         None => data,
@@ -137,7 +172,8 @@ fn trainer(start: &mut Start, data: &Loaded, chosen: &Chosen) -> Result<Trainer>
         }
         state::restore(&mut trainer, checkpoint)?;
         let before = checkpoint.meta.environment.as_deref();
-        if let Some(note) = another_place(before, &chosen.environment) {
+        let now = ranks::environment(&chosen.environment, start.group.as_ref(), start.reduce);
+        if let Some(note) = another_place(before, &now) {
             observer.message(&note);
         }
     }
@@ -145,6 +181,9 @@ fn trainer(start: &mut Start, data: &Loaded, chosen: &Chosen) -> Result<Trainer>
     if let Some(weights) = start.init.take() {
         load_state_dict(&trainer.arena.as_params(&trainer.arena.params), &weights)
             .context("the weights to begin with do not fit this run's network")?;
+    }
+    if let Some(group) = &start.group {
+        ranks::share_state(group, &mut trainer)?;
     }
     Ok(trainer)
 }

@@ -1,0 +1,72 @@
+//! Flags of commands that several processes can run together, and the group of this one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Error, Result};
+use clap::Args;
+
+use crate::cli::flags::describe_error;
+use crate::cli::out;
+use crate::device::Chosen;
+use crate::distributed::{Group, Place, RankLost};
+
+/// How ranks, started by torchrun, srun or mpirun, work together.
+#[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Several GPUs or hosts")]
+pub(in crate::cli) struct GroupArgs {
+    /// Under torchrun, srun or mpirun: stop when another rank has given no sign of life for this time
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = limit, hide_short_help = true)]
+    rank_timeout: Duration,
+}
+
+/// Below this, a rank that is only slow would be taken for dead.
+const SHORTEST: Duration = Duration::from_secs(5);
+
+fn limit(text: &str) -> Result<Duration, String> {
+    let limit = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match limit < SHORTEST {
+        true => Err(format!("{text} is too short; want 5s or more")),
+        false => Ok(limit),
+    }
+}
+
+impl GroupArgs {
+    /// Meets the other ranks; `None` for a process by itself.
+    pub(in crate::cli) fn join(
+        self,
+        place: Option<Place>,
+        chosen: &Chosen,
+    ) -> Result<Option<Arc<Group>>> {
+        let Some(place) = place else {
+            return Ok(None);
+        };
+        if place.rank > 0 {
+            out::begin_lines_with(format!("rank {}: ", place.rank));
+        }
+        Group::join(place, self.rank_timeout, chosen.device).map(Some)
+    }
+}
+
+/// Runs `work` as a rank of `group`, if there is one: the others hear of its failure, and it leaves in order after its
+/// success.
+pub(in crate::cli) fn as_rank<T>(
+    group: Option<&Arc<Group>>,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let result = work();
+    if let Some(group) = group {
+        match &result {
+            Ok(_) => group.leave(),
+            Err(error) => tell(group, error),
+        }
+    }
+    result
+}
+
+fn tell(group: &Group, error: &Error) {
+    match error.is::<RankLost>() {
+        true => group.linger(),
+        false => group.fail(&describe_error(error)),
+    }
+}

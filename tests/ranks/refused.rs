@@ -1,0 +1,80 @@
+//! Ranks that are not alike, and batches that they cannot share: refused before the first step, on all of them.
+
+use super::team::{free_port, plain, program, started, tiny};
+use super::tiny::{stderr, train};
+
+/// Runs `script` in a shell on both of two ranks; all must fail, and say `want`.
+fn refused(script: &str, want: &str) {
+    let words = ["sh", "-c", script].map(str::to_owned);
+    for out in started(2, plain(2, free_port()), &words) {
+        let said = stderr(&out);
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        assert!(said.contains(want), "{said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+#[test]
+fn ranks_that_are_not_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let words = tiny(&run, 4, &[]).join(" ");
+    refused(
+        &format!("{words} --seed $RANK"),
+        "has another command line than rank 0: `--seed 1`, not `--seed 0`",
+    );
+    refused(
+        &format!(
+            "OMP_NUM_THREADS=$((RANK + 1)) {}",
+            words.replace("--threads 1", "")
+        ),
+        "has another device than rank 0",
+    );
+    // The same command, and other images.
+    let color = |rank: u8| image::RgbImage::from_pixel(8, 8, image::Rgb([rank * 100, 0, 0]));
+    for rank in 0..2 {
+        let folder = dir.path().join(format!("{rank}/images"));
+        std::fs::create_dir_all(&folder).unwrap();
+        color(rank).save(folder.join("one.png")).unwrap();
+    }
+    // Each rank sees another folder behind this name, and with a cache of its own decodes it.
+    let there = dir.path().display();
+    let command = words.replace("--builtin-images 10", "--data /proc/self/cwd/images");
+    let file = dir.path().join("cache");
+    refused(
+        &format!(
+            "cd {there}/$RANK && {command} --cache {}-$RANK",
+            file.display()
+        ),
+        "has another set of images than rank 0: `1 images,",
+    );
+    assert!(!run.exists(), "nothing was begun");
+}
+
+#[test]
+fn batches_that_cannot_be_shared() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let words = tiny(&run, 4, &["--batch", "5"]).join(" ");
+    refused(&words, "start 1, or train with --batch 4 or 6");
+    let words = tiny(&run, 4, &["--draws", "batch"]).join(" ");
+    refused(&words, "--draws batch");
+    assert!(!run.exists(), "nothing was begun");
+}
+
+#[test]
+fn a_rank_that_fails_ends_the_others_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    // Rank 0 alone looks at the run, and refuses a name that is not there.
+    let words = format!("{} train --device cpu --run {}", program(), run.display());
+    refused(&words, "there is no run in");
+    // And one that another process trains.
+    assert!(train(&run, 2, &[]).output().unwrap().status.success());
+    let lock = ddpm::checkpoint::RunFolder::new(run.clone())
+        .resumable()
+        .unwrap()
+        .unwrap();
+    refused(&tiny(&run, 4, &[]).join(" "), "another process");
+    drop(lock);
+}
