@@ -92,10 +92,10 @@ impl DecodeCommand {
         let bar = SampleProgress::new("decoding", evaluations as u64);
         let images = sample_images(&process, &sampler, &wanted, &mut |_| bar.step());
         bar.finish();
-        output.take(&images.with_context(cannot)?)?;
+        output.take(0, &images.with_context(cannot)?)?;
         let bits = file.bits_per_pixel().indices;
         outputs.print(&format!("{bits:.4} bits per pixel"));
-        output.finish(self.file.display().to_string())
+        output.finish(file.images() as u64, self.file.display().to_string())
     }
 
     fn outputs(&self, images: u64) -> Outputs {

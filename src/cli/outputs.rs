@@ -1,8 +1,9 @@
 //! What a command reads and writes, checked before its work.
 //!
 //! An output never overwrites an input of its command, a file of a run, a training checkpoint, or another output. Any
-//! other file that is there is replaced only with `--force`, or where its name is the command's default one. Links are
-//! followed; files that exist are compared by device and inode, others by their folder and name.
+//! other file that is there is replaced only with `--force`, or where its name is the command's default one. A folder
+//! with the record of an interrupted sampling is for that sampling alone. Links are followed; files that exist are
+//! compared by device and inode, others by their folder and name.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +14,7 @@ use clap::Args;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
 use super::out;
+use super::sample::Record;
 use crate::checkpoint::{holds_training_state, run_that_owns};
 use crate::fs::{Target, check_writable, folder_of};
 use crate::text::{plural, printable};
@@ -33,6 +35,8 @@ pub(super) struct Outputs {
     outputs: Vec<Output>,
     /// The folder of a run that may not exist yet.
     run: Option<PathBuf>,
+    /// An interrupted sampling may go on.
+    goes_on: bool,
 }
 
 /// A file, or some, that a command writes.
@@ -64,6 +68,7 @@ impl Outputs {
             inputs: Vec::new(),
             outputs: Vec::new(),
             run: None,
+            goes_on: false,
         }
     }
 
@@ -107,6 +112,12 @@ impl Outputs {
     /// A folder that receives [`image_name`] of 0 to `number` - 1.
     pub(super) fn fills(&mut self, flag: &'static str, dir: &Path, number: u64) {
         self.push(flag, dir, Kind::Images(number));
+    }
+
+    /// A folder with the record of a sampling, and the images that it counts, may be filled further. The command compares
+    /// the record itself.
+    pub(super) fn may_go_on(&mut self) {
+        self.goes_on = true;
     }
 
     fn push(&mut self, flag: &'static str, path: &Path, kind: Kind) {
@@ -274,6 +285,7 @@ impl Outputs {
             output.name()
         );
         self.check_place_of_folder(output)?;
+        let goes_on = self.check_record(output)?;
         // There may be a million images: those are looked at that are there, or that another output names.
         let mut there = images_in(dir, number)?;
         for path in &there {
@@ -281,7 +293,7 @@ impl Outputs {
                 self.refuse_precious(output.flag, path, &file)?;
             }
         }
-        if let (Some(first), false) = (there.first(), self.force) {
+        if let (Some(first), false) = (there.first(), self.force || goes_on) {
             bail!(
                 "{} holds {} that would be overwritten, {} the first; choose another folder, or replace them with \
                  --force",
@@ -300,6 +312,18 @@ impl Outputs {
             (path, Identity::of(&target))
         };
         Ok(there.into_iter().map(identity).collect())
+    }
+
+    /// True if a sampling into this folder was interrupted, and may go on.
+    fn check_record(&self, output: &Output) -> Result<bool> {
+        match Record::read(&output.path) {
+            found if self.goes_on => Ok(found.context(output.flag)?.is_some()),
+            Ok(Some(_)) => bail!(
+                "{} holds an interrupted `ddpm sample`, which goes on when it is given again; choose another folder",
+                output.name()
+            ),
+            _ => Ok(false),
+        }
     }
 
     /// True for the folder of another output, which is made before the first file is written.
@@ -403,7 +427,7 @@ fn is_image_name(path: &Path, number: u64) -> bool {
 }
 
 /// The files of a folder that the first `number` images would overwrite, sorted; none without the folder.
-fn images_in(dir: &Path, number: u64) -> Result<Vec<PathBuf>> {
+pub(super) fn images_in(dir: &Path, number: u64) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     if dir.is_dir() {
         for entry in fs_err::read_dir(dir)? {

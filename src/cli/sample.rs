@@ -1,24 +1,38 @@
 //! `ddpm sample`.
 
-use std::path::PathBuf;
+mod record;
+mod share;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::args::batch::BatchSize;
+use super::args::group::{GroupArgs, as_rank, asked};
 use super::args::image_out::OutputArgs;
 use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
 use super::args::start::StartArgs;
 use super::args::trajectory::TrajectoryArgs;
-use super::outputs::Outputs;
+use super::out::say;
+use super::outputs::{Outputs, image_name, images_in};
 use super::progress::SampleProgress;
+use crate::device::Chosen;
+use crate::distributed::Place;
 use crate::formats::safetensors;
-use crate::pretrained::{batch_labels, class_labels};
+use crate::pretrained::{Pretrained, batch_labels, class_labels};
+use crate::report::read_png;
 use crate::sample::{
     Choice, ChosenSampler, Codebook, Images, NoiseSource, SamplerKind, Step, sample_batch,
 };
+use crate::text::{self, plural};
+
+pub(super) use record::Record;
+use record::{Sampled, UnderWay};
+use share::{Own, Round, Share};
 
 /// Sample images from a trained model, of this program or another.
 #[derive(Debug, Args)]
@@ -60,52 +74,182 @@ pub(super) struct SampleCommand {
     start: StartArgs,
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    group: GroupArgs,
 }
 
 impl SampleCommand {
     pub(super) fn run(&self) -> Result<()> {
-        self.check_outputs()?;
-        let mut output = self.output.open();
+        let place = Place::of_environment()?;
+        match &place {
+            None => self.check_outputs()?,
+            Some(_) => ensure!(
+                !self.trajectory.given(),
+                "--trajectory and --strip are made by one process; leave them out, or sample without other ranks"
+            ),
+        }
+        let chosen = self.load.compute.choose_for(place.as_ref())?;
+        let group = self.group.join(place, &chosen)?;
+        as_rank(group.as_ref(), || {
+            if let Some(group) = &group {
+                group.compare("command line", &asked(None)?)?;
+                group.follow(|| self.check_outputs())?;
+            }
+            self.sample(&chosen, &Share::new(group.as_deref()))
+        })
+    }
+
+    fn sample(&self, device: &Chosen, share: &Share) -> Result<()> {
+        let earlier = match (&self.output.separate, share.leads()) {
+            (Some(dir), true) => Record::read(dir)?,
+            _ => None,
+        };
         let uses = self.sampler.uses(SamplerKind::Ddpm);
-        let (network, device) = self.load.load(self.sampler.hints(), uses)?;
+        let hints = self.sampler.hints();
+        let network = self.load.load_as(device, hints, uses, share.leads())?;
         let config = &network.meta.config;
         let measured = || network.measured();
         let mut chosen = self.sampler.choose(config, SamplerKind::Ddpm, measured)?;
-        let start = self.start.start(config, &mut chosen.steps, device.device)?;
+        let start = (self.start).start(config, &mut chosen.steps, device.device)?;
         let classes = class_labels(config.model.classes(), self.class, self.number)?;
         let wanted = Images {
             noise: self.noise(&chosen, config.model.chw())?,
             numbers: 0..self.number,
-            batch: self.batch.resolve(&network, device.device, self.number)?,
+            batch: share.number(|| self.batch(&network, device.device, earlier.as_ref()))?,
             chw: config.model.chw(),
             device: device.device,
         };
+        let sampled = Sampled {
+            network: &network,
+            chosen: device,
+            sampler: &chosen,
+            start: &start,
+            wanted: &wanted,
+            class: self.class,
+        };
+        let under_way = self.begin(&sampled, share)?;
 
+        let rounds = self.rounds(&wanted, share);
         let steps = start.evaluations(chosen.steps.len());
-        let bar = SampleProgress::new("sampling", (steps * wanted.batches().count()) as u64);
+        let to_do = rounds.iter().filter(|round| round.is_to_do()).count();
+        let bar = (share.leads())
+            .then(|| SampleProgress::new(&share.named("sampling"), (steps * to_do) as u64));
+        let mut output = self.output.open();
         let mut trajectory = self.trajectory.open(steps);
-        for numbers in wanted.batches() {
-            let classes = batch_labels(classes.as_ref(), &numbers, device.device);
-            let denoiser = |x: &Tensor, t: &Tensor| network.predict(x, t, classes.as_ref());
-            let process = chosen.process(&denoiser, &config.diffusion);
-            let mut on_step = |step: Step| {
-                bar.step();
-                trajectory.see(&step);
+        for round in &rounds {
+            let made = match &round.own {
+                Own::ToDo(numbers) => {
+                    let classes = batch_labels(classes.as_ref(), numbers, device.device);
+                    let denoiser = |x: &Tensor, t: &Tensor| network.predict(x, t, classes.as_ref());
+                    let process = chosen.process(&denoiser, &config.diffusion);
+                    let mut on_step = |step: Step| {
+                        bar.iter().for_each(SampleProgress::step);
+                        trajectory.see(&step);
+                    };
+                    let sampler = &chosen.sampler;
+                    let x_0 =
+                        sample_batch(&process, sampler, &start, &wanted, numbers, &mut on_step)?;
+                    output.write_separate(numbers.start, &x_0)?;
+                    Some(x_0)
+                }
+                Own::Done(numbers) => self.read_again(numbers, wanted.chw)?,
+                Own::Nothing => None,
             };
-            let x_0 = sample_batch(
-                &process,
-                &chosen.sampler,
-                &start,
-                &wanted,
-                &numbers,
-                &mut on_step,
-            )?;
-            output.take(&x_0)?;
+            share.collect(round, made, &wanted, &mut output, self.output.kept_kind())?;
             trajectory.end_batch();
         }
-        bar.finish();
+        bar.iter().for_each(SampleProgress::finish);
         trajectory.finish()?;
-        output.finish(format!("step {}", network.meta.step))
+        share.await_all()?;
+        if share.leads() {
+            output.finish(self.number, format!("step {}", network.meta.step))?;
+        }
+        under_way.map_or(Ok(()), UnderWay::end)
+    }
+
+    /// Images in a batch: those of the interrupted sampling for `auto`, which may find others each time.
+    fn batch(&self, network: &Pretrained, device: Device, earlier: Option<&Record>) -> Result<u64> {
+        match (self.batch, earlier.and_then(Record::batch)) {
+            (BatchSize::Auto, Some(batch)) if !self.output.force.force => Ok(batch),
+            _ => self.batch.resolve(network, device, self.number),
+        }
+    }
+
+    /// Checks that all ranks sample the same, and has the folder of separate images made or found as it was left. Only
+    /// the process that does it holds it.
+    fn begin(&self, sampled: &Sampled, share: &Share) -> Result<Option<UnderWay>> {
+        let dir = self.output.separate.as_deref();
+        if dir.is_none() && share.is_whole() {
+            return Ok(None);
+        }
+        let record = sampled.record()?;
+        share.compare(&record)?;
+        let mut under_way = None;
+        share.follow(|| {
+            if let Some(dir) = dir {
+                under_way = Some(self.begin_in(dir, &record, share.is_again())?);
+            }
+            Ok(())
+        })?;
+        Ok(under_way)
+    }
+
+    /// `again`: torchrun has started this command before, which --force does not undo.
+    fn begin_in(&self, dir: &Path, record: &Record, again: bool) -> Result<UnderWay> {
+        // Loading takes its time: others may have been here meanwhile.
+        self.check_outputs()?;
+        let there = images_in(dir, self.number)?;
+        match Record::read(dir)? {
+            Some(earlier) if again || !self.output.force.force => {
+                let under_way = UnderWay::go_on(dir, &earlier, record)?;
+                let (images, dir) = (plural(self.number, "image"), text::path(dir));
+                say(&format!(
+                    "going on: {} of {images} are in {dir}",
+                    there.len()
+                ));
+                if !self.may_skip() {
+                    say(
+                        "note: all are sampled again, as --out-tensor, --trajectory and --strip need more than their files",
+                    );
+                }
+                Ok(under_way)
+            }
+            _ => UnderWay::begin(dir, record, &there),
+        }
+    }
+
+    /// What this process has to do: of each round of batches, one a rank.
+    fn rounds(&self, wanted: &Images, share: &Share) -> Vec<Round> {
+        let dir = self.output.separate.as_deref().filter(|_| self.may_skip());
+        let is_there = |numbers: &Range<u64>| match dir {
+            Some(dir) => (numbers.clone()).all(|number| dir.join(image_name(number)).is_file()),
+            None => false,
+        };
+        share.rounds(wanted.batches(), is_there)
+    }
+
+    /// True if images whose files are there need not be sampled again.
+    fn may_skip(&self) -> bool {
+        self.output.kept_kind() != Some(Kind::Float) && !self.trajectory.given()
+    }
+
+    /// The pixels of images whose files are there, if they are wanted, `[N, C, H, W]` u8.
+    fn read_again(&self, numbers: &Range<u64>, chw: [i64; 3]) -> Result<Option<Tensor>> {
+        let (Some(dir), Some(_)) = (&self.output.separate, self.output.kept_kind()) else {
+            return Ok(None);
+        };
+        let read = |number: u64| {
+            let path = dir.join(image_name(number));
+            let image = Tensor::try_from(read_png(&path, chw[0])?)?.permute([2, 0, 1]);
+            ensure!(
+                image.size() == chw,
+                "{} is another image than the network makes; remove it and go on",
+                path.display()
+            );
+            Ok(image)
+        };
+        let images: Vec<Tensor> = numbers.clone().map(read).collect::<Result<_>>()?;
+        Ok(Some(Tensor::stack(&images, 0)))
     }
 
     fn check_outputs(&self) -> Result<()> {
@@ -114,6 +258,7 @@ impl SampleCommand {
         outputs.reads(self.start.files().chain(&self.noise));
         self.output.declare(self.number, &mut outputs);
         self.trajectory.declare(&mut outputs)?;
+        outputs.may_go_on();
         outputs.check()
     }
 

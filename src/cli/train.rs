@@ -11,7 +11,7 @@ use tch::Device;
 
 use super::advice::to_import_first;
 use super::args::compute::ComputeArgs;
-use super::args::group::{GroupArgs, as_rank};
+use super::args::group::{GroupArgs, as_rank, asked};
 use super::args::preset_table::{EXAMPLES, long_help};
 use super::args::run::run_or_latest;
 use super::args::settings::{BaseArgs, SettingArgs};
@@ -116,7 +116,7 @@ impl TrainCommand {
         let Some(group) = group else {
             return self.lead(chosen, self.run.clone(), false);
         };
-        group.compare("command line", &self.asked()?)?;
+        group.compare("command line", &asked(self.base.file())?)?;
         let mut led = None;
         let shared = group.share(|| {
             let again = group.place().attempt > 0;
@@ -141,29 +141,6 @@ impl TrainCommand {
             observer: Arc::new(Quiet),
             ..self.start(config, None, None, None)?
         })
-    }
-
-    /// The command line, a flag and its value a line, without what may differ from host to host.
-    fn asked(&self) -> Result<String> {
-        let mut lines: Vec<String> = Vec::new();
-        for argument in std::env::args_os().skip(1) {
-            let argument = argument.to_string_lossy().into_owned();
-            match lines.last_mut() {
-                Some(flag) if flag.starts_with("--") && !argument.starts_with('-') => {
-                    *flag = format!("{flag} {argument}");
-                }
-                _ => lines.push(argument),
-            }
-        }
-        lines.retain(|line| !line.starts_with("--cache"));
-        if let Some(file) = self.base.file() {
-            let content = fs_err::read(file)?;
-            lines.push(format!(
-                "a --config whose hash is {}",
-                blake3::hash(&content)
-            ));
-        }
-        Ok(lines.join("\n"))
     }
 
     /// The start of the process that writes the run's files. `again`: it was begun before, with the same command.

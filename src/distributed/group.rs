@@ -143,6 +143,14 @@ impl Group {
         self.place.rank == 0
     }
 
+    /// Looks whether all ranks live, without waiting for any: for a rank that has nothing to say to them for long.
+    ///
+    /// # Errors
+    /// [`RankLost`].
+    pub fn check(&self) -> Result<()> {
+        self.heart.check()
+    }
+
     /// Hands the bytes that rank 0 makes on to all ranks, which wait for them as long as rank 0 lives.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use ndarray::{Array3, ArrayView3, ArrayView4, Axis, Zip, concatenate};
 
 use super::mark::mark_png;
-use crate::fs::write_bytes;
+use crate::fs::{open_regular, write_bytes};
 
 /// Lays images out row by row in the squarest grid, unused places black.
 ///
@@ -84,6 +84,25 @@ pub fn write_png(path: &Path, image: ArrayView3<u8>) -> Result<()> {
     write_bytes(path, &png)
 }
 
+/// Reads an image that [`write_png`] wrote, `[H, W, C]` with `channels` of 1 or 3.
+///
+/// # Errors
+/// A file that cannot be read or decoded.
+pub fn read_png(path: &Path, channels: i64) -> Result<Array3<u8>> {
+    let cannot = || format!("cannot read {}", path.display());
+    let file = std::io::BufReader::new(open_regular(path).with_context(cannot)?);
+    let image = image::load(file, image::ImageFormat::Png).with_context(cannot)?;
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let pixels = match channels {
+        1 => image.into_luma8().into_raw(),
+        _ => image.into_rgb8().into_raw(),
+    };
+    Ok(Array3::from_shape_vec(
+        (height, width, channels as usize),
+        pixels,
+    )?)
+}
+
 #[cfg(test)]
 mod tests {
     use ndarray::array;
@@ -97,6 +116,21 @@ mod tests {
             row,
             array![[[7], [255], [255], [8]], [[1], [255], [255], [2]]]
         );
+    }
+
+    #[test]
+    fn an_image_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.png");
+        for channels in [1, 3] {
+            let image =
+                Array3::from_shape_fn((4, 21, channels), |(y, x, c)| (y * 63 + x * 3 + c) as u8);
+            write_png(&path, image.view()).unwrap();
+            assert_eq!(read_png(&path, channels as i64).unwrap(), image);
+        }
+        std::fs::write(&path, "no image").unwrap();
+        let error = format!("{:#}", read_png(&path, 3).unwrap_err());
+        assert!(error.contains("a.png"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod metrics;
 mod units;
 
 pub use animation::{ANIMATION_ENDINGS, frame_steps, strip, write_animation};
-pub use figure::{beside, grid, grid_of_columns, mean_sq_error, psnr_db, write_png};
+pub use figure::{beside, grid, grid_of_columns, mean_sq_error, psnr_db, read_png, write_png};
 pub(crate) use mark::is_marked;
 pub use metrics::{Later, Metrics, StepMetrics, last_step, of_step};
 pub use units::{bytes, count, duration};

@@ -97,6 +97,7 @@ fn a_signal_that_comes_twice_is_one() {
     let words = tiny(&run, STEPS, &["--save-every", "100000"]);
     let mut ranks = watched(2, &words);
     ranks[0].wait_for("to go");
+    std::thread::sleep(Duration::from_millis(300));
     // As a terminal does to all, and torchrun to each.
     for rank in ranks.iter().chain(&ranks) {
         rank.signal_if_running("INT");

@@ -1,5 +1,6 @@
 //! Flags of commands that several processes can run together, and the group of this one.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,4 +70,31 @@ fn tell(group: &Group, error: &Error) {
         true => group.linger(),
         false => group.fail(&describe_error(error)),
     }
+}
+
+/// The command line of this process, a flag and its value a line, without what may differ from host to host; of the file
+/// that `--config` names, the content counts too.
+///
+/// # Errors
+/// A `config` that cannot be read.
+pub(in crate::cli) fn asked(config: Option<&PathBuf>) -> Result<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for argument in std::env::args_os().skip(1) {
+        let argument = argument.to_string_lossy().into_owned();
+        match lines.last_mut() {
+            Some(flag) if flag.starts_with("--") && !argument.starts_with('-') => {
+                *flag = format!("{flag} {argument}");
+            }
+            _ => lines.push(argument),
+        }
+    }
+    lines.retain(|line| !line.starts_with("--cache"));
+    if let Some(file) = config {
+        let content = fs_err::read(file)?;
+        lines.push(format!(
+            "a --config whose hash is {}",
+            blake3::hash(&content)
+        ));
+    }
+    Ok(lines.join("\n"))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use ndarray::{Array4, Axis, concatenate};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::cli::out::say;
 use crate::cli::outputs::{ForceArg, Outputs, image_name, path_or_stdout};
@@ -27,8 +27,11 @@ pub(in crate::cli) struct OutputArgs {
     #[arg(short, long, value_name = "FILE.png", value_parser = path_or_stdout())]
     out: Option<PathBuf>,
     /// Write one file per image, from 00000.png
+    ///
+    /// An interrupted `ddpm sample` goes on where it was when the same command is given again. Several ranks write to
+    /// the same folder, which all their hosts must see.
     #[arg(long, value_name = "DIR")]
-    separate: Option<PathBuf>,
+    pub(in crate::cli) separate: Option<PathBuf>,
     /// Write the images as a tensor: `pictures` [N, C, H, W] f32 in [-1, 1]
     #[arg(long, value_name = "FILE.safetensors", value_parser = path_or_stdout(), hide_short_help = true)]
     out_tensor: Option<PathBuf>,
@@ -43,7 +46,6 @@ pub(in crate::cli) struct ImageOutput<'a> {
     /// The images of each batch, for the grid.
     images: Vec<Array4<u8>>,
     numbers: Vec<Tensor>,
-    taken: u64,
 }
 
 impl OutputArgs {
@@ -66,7 +68,15 @@ impl OutputArgs {
             places: self,
             images: Vec::new(),
             numbers: Vec::new(),
-            taken: 0,
+        }
+    }
+
+    /// What is kept of all images for the files that hold them: their numbers, their pixels, or nothing.
+    pub(in crate::cli) fn kept_kind(&self) -> Option<Kind> {
+        match (&self.out_tensor, self.grid_path()) {
+            (Some(_), _) => Some(Kind::Float),
+            (None, Some(_)) => Some(Kind::Uint8),
+            (None, None) => None,
         }
     }
 
@@ -78,53 +88,58 @@ impl OutputArgs {
 }
 
 impl ImageOutput<'_> {
-    /// Adds a batch, `[N, C, H, W]` f32 in [-1, 1]. Separate files are written at once, so that an interrupted command
-    /// keeps its finished images.
+    /// Adds a batch, `[N, C, H, W]` f32 in [-1, 1], the images from number `first` on. Separate files are written at
+    /// once, so that an interrupted command keeps its finished images.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub(in crate::cli) fn take(&mut self, x_0: &Tensor) -> Result<()> {
-        let images = to_array(x_0);
+    pub(in crate::cli) fn take(&mut self, first: u64, x_0: &Tensor) -> Result<()> {
+        self.write_separate(first, x_0)?;
+        self.keep(x_0);
+        Ok(())
+    }
+
+    /// The separate files of [`take`](ImageOutput::take) alone.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(in crate::cli) fn write_separate(&self, first: u64, x_0: &Tensor) -> Result<()> {
         if let Some(dir) = &self.places.separate {
             fs_err::create_dir_all(dir)?;
-            for (number, image) in (self.taken..).zip(images.outer_iter()) {
+            for (number, image) in (first..).zip(to_array(x_0).outer_iter()) {
                 write_png(&dir.join(image_name(number)), image)?;
             }
-        }
-        if self.places.out_tensor.is_some() {
-            self.numbers.push(x_0.to_device(Device::Cpu));
-        }
-        self.taken += images.len_of(Axis(0)) as u64;
-        if self.places.grid_path().is_some() {
-            self.images.push(images);
         }
         Ok(())
     }
 
-    /// Writes the files that hold all images, and prints the names of all files. `about` describes the tensor.
+    /// Adds the next batch to the files that hold all images: f32, or u8 where the numbers are not wanted.
+    pub(in crate::cli) fn keep(&mut self, images: &Tensor) {
+        if self.places.out_tensor.is_some() {
+            self.numbers.push(images.to_device(Device::Cpu));
+        }
+        if self.places.grid_path().is_some() {
+            self.images.push(to_array(images));
+        }
+    }
+
+    /// Writes the files that hold all images, `number` of them, and prints the names of all files. `about` describes the
+    /// tensor.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub(in crate::cli) fn finish(self, about: String) -> Result<()> {
+    pub(in crate::cli) fn finish(self, number: u64, about: String) -> Result<()> {
         if let Some(out) = &self.places.out_tensor {
             let tensors = [("pictures".to_owned(), Tensor::cat(&self.numbers, 0))];
             safetensors::write(out, ("ddpm-sample".to_owned(), about), &tensors)?;
         }
         if let Some(dir) = &self.places.separate {
-            say(&format!(
-                "{} in {}",
-                plural(self.taken, "image"),
-                dir.display()
-            ));
+            say(&format!("{} in {}", plural(number, "image"), dir.display()));
         }
         if let Some(out) = self.places.grid_path() {
             let views: Vec<_> = self.images.iter().map(Array4::view).collect();
             write_png(&out, grid(concatenate(Axis(0), &views)?.view()).view())?;
-            say(&format!(
-                "{} in {}",
-                plural(self.taken, "image"),
-                out.display()
-            ));
+            say(&format!("{} in {}", plural(number, "image"), out.display()));
         }
         Ok(())
     }

@@ -85,12 +85,33 @@ impl LoadArgs {
         hints: SamplerHints,
         uses: Uses,
     ) -> Result<(Pretrained, Chosen)> {
-        let request = self.foreign.request(self.raw, hints, uses)?;
-        let mut network = findings::load(&self.checkpoint, &request, chosen.device)?;
-        network.set_precision(chosen.precision);
-        let weights = weights_line(&network, self.which(), &self.checkpoint);
-        say(&format!("{weights} on {}", chosen.description));
+        let network = self.load_as(&chosen, hints, uses, true)?;
         Ok((network, chosen))
+    }
+
+    /// As [`load`](LoadArgs::load), onto a device that is chosen already. Of the ranks of a group, one `tells` what it
+    /// finds.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub(in crate::cli) fn load_as(
+        &self,
+        chosen: &Chosen,
+        hints: SamplerHints,
+        uses: Uses,
+        tells: bool,
+    ) -> Result<Pretrained> {
+        let request = self.foreign.request(self.raw, hints, uses)?;
+        let mut network = match tells {
+            true => findings::load(&self.checkpoint, &request, chosen.device)?,
+            false => Pretrained::load_with(&self.checkpoint, &request, chosen.device)?,
+        };
+        network.set_precision(chosen.precision);
+        if tells {
+            let weights = weights_line(&network, self.which(), &self.checkpoint);
+            say(&format!("{weights} on {}", chosen.description));
+        }
+        Ok(network)
     }
 }
 

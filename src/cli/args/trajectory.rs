@@ -60,7 +60,7 @@ impl TrajectoryArgs {
     /// A flag that changes none.
     pub(in crate::cli) fn declare(&self, outputs: &mut Outputs) -> Result<()> {
         ensure!(
-            !self.x0 || self.trajectory.is_some() || self.strip.is_some(),
+            !self.x0 || self.given(),
             "--x0 changes --trajectory and --strip; give one of them"
         );
         if let Some(path) = &self.trajectory {
@@ -70,6 +70,11 @@ impl TrajectoryArgs {
             outputs.writes("--strip", path, &["png"], None);
         }
         Ok(())
+    }
+
+    /// True if a file of the trajectory is asked for.
+    pub(in crate::cli) fn given(&self) -> bool {
+        self.trajectory.is_some() || self.strip.is_some()
     }
 
     /// Prepares for reverse processes of `steps` steps.
