@@ -1,5 +1,5 @@
-//! Sampling by several ranks, under the torchrun of `.venv`, makes the files of one process, byte for byte; and what was
-//! interrupted goes on, whatever the number of ranks.
+//! Sampling by several ranks, under the torchrun of `.venv`, makes the files of one process, byte for byte; and what
+//! was interrupted goes on, whatever the number of ranks.
 
 mod common;
 #[path = "reliability/tiny.rs"]

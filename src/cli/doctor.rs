@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use anyhow::Result;
 use clap::Args;
 
 use super::out;
 use crate::device::{BuiltWith, Driver, cuda_unusable};
+use crate::distributed::Place;
 use crate::native;
 use crate::report::bytes;
-use crate::text::plural;
+use crate::text::{one_line, plural};
 
 /// Show versions and devices, and check CUDA and the Python reference.
 #[derive(Debug, Args)]
@@ -42,8 +44,26 @@ impl DoctorCommand {
                 out::result(&format!("NCCL       {}", nccl()));
             }
         }
+        out::result(&format!("group      {}", group(Place::of_environment())));
         out::result(&format!("reference  {}", python_reference()));
     }
+}
+
+/// The ranks that the environment speaks of. None is waited for.
+fn group(place: Result<Option<Place>>) -> String {
+    let place = match place {
+        Ok(Some(place)) => place,
+        Ok(None) => return "none: this process is by itself".into(),
+        Err(error) => return format!("cannot be joined: {}", one_line(&format!("{error:#}"))),
+    };
+    let server = match place.by_agent {
+        true => "torchrun's agent",
+        false => "rank 0",
+    };
+    format!(
+        "{place} by {}, local rank {}; store at {}:{} (served by {server})",
+        place.launcher, place.local_rank, place.master, place.port
+    )
 }
 
 fn cuda_device(index: usize) -> String {
@@ -124,5 +144,47 @@ fn python_reference() -> String {
             "{} cannot import torch: run ./scripts/setup.sh",
             python.display()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distributed::Launcher;
+
+    #[test]
+    fn the_group_is_told_in_one_line() {
+        let place = Place {
+            launcher: Launcher::Torchrun,
+            rank: 1,
+            size: 8,
+            local_rank: 1,
+            master: "host1".to_owned(),
+            port: 29400,
+            by_agent: true,
+            serves: false,
+            attempt: 0,
+        };
+        assert_eq!(
+            group(Ok(Some(place.clone()))),
+            "rank 1 of 8 by torchrun, local rank 1; store at host1:29400 (served by torchrun's agent)"
+        );
+        let by_srun = Place {
+            launcher: Launcher::Slurm,
+            by_agent: false,
+            ..place
+        };
+        let told = group(Ok(Some(by_srun)));
+        assert!(
+            told.contains("by srun") && told.ends_with("(served by rank 0)"),
+            "{told}"
+        );
+        assert_eq!(group(Ok(None)), "none: this process is by itself");
+        let wrong = group(Err(anyhow::anyhow!("RANK is set\nalone")));
+        assert!(
+            wrong.starts_with("cannot be joined: RANK is set"),
+            "{wrong}"
+        );
+        assert_eq!(wrong.lines().count(), 1);
     }
 }

@@ -114,8 +114,8 @@ impl Outputs {
         self.push(flag, dir, Kind::Images(number));
     }
 
-    /// A folder with the record of a sampling, and the images that it counts, may be filled further. The command compares
-    /// the record itself.
+    /// A folder with the record of a sampling, and the images that it counts, may be filled further. The command
+    /// compares the record itself.
     pub(super) fn may_go_on(&mut self) {
         self.goes_on = true;
     }

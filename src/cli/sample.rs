@@ -200,7 +200,7 @@ impl SampleCommand {
         self.check_outputs()?;
         let there = images_in(dir, self.number)?;
         match Record::read(dir)? {
-            Some(earlier) if again || !self.output.force.force => {
+            Some(earlier) if !self.output.force.force || (again && earlier == *record) => {
                 let under_way = UnderWay::go_on(dir, &earlier, record)?;
                 let (images, dir) = (plural(self.number, "image"), text::path(dir));
                 say(&format!(
@@ -209,7 +209,8 @@ impl SampleCommand {
                 ));
                 if !self.may_skip() {
                     say(
-                        "note: all are sampled again, as --out-tensor, --trajectory and --strip need more than their files",
+                        "note: all are sampled again, as --out-tensor, --trajectory and --strip need more \
+                         than their files",
                     );
                 }
                 Ok(under_way)

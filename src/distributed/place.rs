@@ -47,7 +47,9 @@ pub struct Place {
     pub master: String,
     /// Its port.
     pub port: u16,
-    /// True if this process serves the store; else rank 0 or torchrun's agent does.
+    /// True if torchrun's agent serves the store; else rank 0 does.
+    pub by_agent: bool,
+    /// True if this process serves the store.
     pub serves: bool,
     /// Starts of the group before this one: torchrun starts all ranks again when one fails.
     pub attempt: u32,
@@ -82,7 +84,7 @@ impl Place {
             return Ok(None);
         }
         let (master, port) = meeting_place(variables, launcher)?;
-        let agent = variables.text("TORCHELASTIC_USE_AGENT_STORE");
+        let by_agent = variables.text("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True");
         Ok(Some(Place {
             launcher,
             rank,
@@ -90,7 +92,8 @@ impl Place {
             local_rank,
             master,
             port,
-            serves: rank == 0 && agent.as_deref() != Some("True"),
+            by_agent,
+            serves: rank == 0 && !by_agent,
             attempt: variables.number("TORCHELASTIC_RESTART_COUNT")?.unwrap_or(0),
         }))
     }
@@ -286,6 +289,7 @@ mod tests {
             local_rank: 0,
             master: "host1".to_owned(),
             port: 29400,
+            by_agent: true,
             serves: false,
             attempt: 2,
         };

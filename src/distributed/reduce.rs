@@ -14,8 +14,12 @@ use crate::native::{Buckets, Slice};
 /// Bytes of the first bucket: small, so that the first is on its way early.
 const FIRST_BUCKET: i64 = 1 << 20;
 
-/// Bytes of each further bucket. Both sizes are those of PyTorch's DistributedDataParallel.
+/// Bytes of each further bucket but the last. Both sizes are those of PyTorch's DistributedDataParallel.
 const BUCKET: i64 = 25 << 20;
+
+/// Most bytes of the last bucket: backward hides all others. The weights that get their gradients last are in it: those of
+/// the first layers, and of the embedding of t, which all blocks give gradients to.
+const LAST_BUCKET: i64 = 4 << 20;
 
 /// Values of all ranks that are gathered at a time where they are added up in order.
 const GATHERED: i64 = 1 << 22;
@@ -159,8 +163,9 @@ impl Reducer {
         }
     }
 
-    /// Bytes that a rank sends in a step, each way. A ring sends each value twice, but for this rank's share of it.
-    pub fn bytes_a_step(&self) -> u64 {
+    /// Bytes of gradients that a rank sends in a step of `rounds` rounds, and as many that it receives. A ring sends each
+    /// value twice, but for this rank's share of it.
+    pub fn bytes_a_step(&self, rounds: u64) -> u64 {
         let (ranks, values) = (self.group.size() as u64, self.grads.numel() as u64);
         let value = match &self.way {
             Way::Overlapped(buckets) if buckets.in_bf16() => 2,
@@ -168,7 +173,7 @@ impl Reducer {
         };
         match &self.way {
             Way::Overlapped(_) => 2 * value * values * (ranks - 1) / ranks,
-            Way::Ordered(_) => value * values * (ranks - 1),
+            Way::Ordered(_) => rounds * value * values * (ranks - 1),
         }
     }
 }
@@ -178,12 +183,16 @@ fn slices(starts: &[i64], len: i64) -> Vec<Slice> {
     let value = size_of::<f32>() as i64;
     let mut slices: Vec<Slice> = Vec::new();
     let (mut end, mut last) = (len, starts.len());
+    // Where the last slice ends: behind as many weights as it may hold, and one at least.
+    let ends = starts.iter().skip(1).chain([&len]);
+    let small = ends.take_while(|end| **end * value <= LAST_BUCKET).count();
+    let tail = small.max(1);
     for (number, &start) in starts.iter().enumerate().rev() {
         let full = match slices.is_empty() {
             true => FIRST_BUCKET,
             false => BUCKET,
         };
-        if (end - start) * value >= full || number == 0 {
+        if (end - start) * value >= full || number == tail || number == 0 {
             slices.push(Slice {
                 start,
                 len: end - start,
@@ -203,16 +212,39 @@ mod tests {
     fn slices_cover_all_from_the_end() {
         let value = size_of::<f32>() as i64;
         let (small, large) = (1024, BUCKET / value);
-        let sizes = [small, large, small, small, FIRST_BUCKET / value, small];
+        let sizes = [
+            small,
+            small,
+            large,
+            small,
+            small,
+            FIRST_BUCKET / value,
+            small,
+        ];
         let starts: Vec<i64> = (0..sizes.len()).map(|i| sizes[..i].iter().sum()).collect();
         let found = slices(&starts, sizes.iter().sum());
         let weights: Vec<_> = found.iter().map(|slice| slice.weights.clone()).collect();
-        assert_eq!(weights, [4..6, 1..4, 0..1]);
+        assert_eq!(weights, [5..7, 2..5, 0..2]);
         let mut end = sizes.iter().sum();
         for slice in &found {
             assert_eq!(slice.start + slice.len, end);
             end = slice.start;
         }
         assert_eq!(end, 0);
+    }
+    #[test]
+    fn the_last_slice_is_small_where_it_can_be() {
+        let weights = |sizes: &[i64]| -> Vec<_> {
+            let starts: Vec<i64> = (0..sizes.len()).map(|i| sizes[..i].iter().sum()).collect();
+            let found = slices(&starts, sizes.iter().sum());
+            found.into_iter().map(|slice| slice.weights).collect()
+        };
+        let (most, value) = (LAST_BUCKET, size_of::<f32>() as i64);
+        let half = most / value / 2;
+        assert_eq!(weights(&[half; 5]), [4..5, 2..4, 0..2]);
+        // A network that fits into it, and a first weight that does not.
+        let all = 0..3;
+        assert_eq!(weights(&[8, 8, 8]), [all]);
+        assert_eq!(weights(&[3 * half, 8]), [1..2, 0..1]);
     }
 }

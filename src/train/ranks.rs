@@ -39,6 +39,29 @@ pub(super) fn settle(start: &mut Start, chosen: &Chosen) -> Result<()> {
     let Some(group) = start.group.clone() else {
         return Ok(());
     };
+    let parts = start.config.train.accumulate;
+    share_batches(&group, start.reduce, chosen, &mut start.config)?;
+    let common = start.config.train.accumulate;
+    if start.resume.is_some() && common != parts {
+        start.observer.message(&format!(
+            "changed from here on: {} compute batches in {common} microbatches instead of {parts}; dropout, if there is any, is drawn for each",
+            plural(group.size() as u64, "rank")
+        ));
+    }
+    Ok(())
+}
+
+/// Has the ranks of a group share each batch of these settings evenly, as `train.accumulate` says, and sees that all are
+/// alike: what [`Trainer::join`] asks for.
+///
+/// # Errors
+/// As in training: a batch that cannot be split so; a rank with another program, device or settings.
+pub fn share_batches(
+    group: &Group,
+    reduce: Reduce,
+    chosen: &Chosen,
+    config: &mut RunConfig,
+) -> Result<()> {
     let own = concat!(
         env!("CARGO_PKG_VERSION"),
         ", libtorch ",
@@ -48,24 +71,16 @@ pub(super) fn settle(start: &mut Start, chosen: &Chosen) -> Result<()> {
     group.compare("device", &chosen.environment)?;
     group.compare(
         "way of adding up gradients (`start.reduce`)",
-        &start.reduce.to_string(),
+        &reduce.to_string(),
     )?;
-    group.compare("setting", &start.config.to_toml()?)?;
-    let train = &start.config.train;
+    group.compare("setting", &config.to_toml()?)?;
+    let train = &mut config.train;
     ensure!(
         train.draws == Draws::Image,
         "this run draws noise for whole batches (`train.draws` = batch), as older runs did, and ranks share a batch: train it with one process, or begin a run with its weights (`start.folder` = NEW `start.init` = THIS_RUN)"
     );
-    let (ranks, parts) = (group.size(), train.accumulate);
-    check_split(train.batch, ranks)?;
-    let common = common_parts(parts, ranks);
-    if start.resume.is_some() && common != parts {
-        start.observer.message(&format!(
-            "changed from here on: {} compute batches in {common} microbatches instead of {parts}; dropout, if there is any, is drawn for each",
-            plural(ranks as u64, "rank")
-        ));
-    }
-    start.config.train.accumulate = common;
+    check_split(train.batch, group.size())?;
+    train.accumulate = common_parts(train.accumulate, group.size());
     Ok(())
 }
 

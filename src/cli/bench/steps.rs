@@ -1,15 +1,18 @@
 //! The steps that are timed, on random images.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
+use super::ranks::Exchange;
 use crate::config::{MapLayout, OptimConfig, OptimizerKind, RunConfig};
 use crate::data::Store;
 use crate::device::{Chosen, synchronize};
 use crate::diffusion::Schedule;
+use crate::distributed::{Group, Reduce, Reducer};
 use crate::model::Model;
 use crate::native::KeptFilters;
 use crate::rng::{Stream, normal};
@@ -23,6 +26,17 @@ pub(super) trait Bench {
 
     /// Does it `steps` times; returns milliseconds per step of each part.
     fn phases(&mut self, steps: u32) -> Result<Vec<(&'static str, f64)>>;
+
+    /// What the last step, which took `step`, spent on other ranks; `None` if there are none, or if it is not known.
+    fn exchange(&self, step: Duration) -> Option<Exchange> {
+        let _ = step;
+        None
+    }
+
+    /// Bytes of gradients that this rank sends in a step; `None` without other ranks.
+    fn bytes_sent(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Images in the random data set.
@@ -52,20 +66,48 @@ fn phases_of(trainer: &Trainer, steps: u32) -> Vec<(&'static str, f64)> {
 pub(super) struct Train {
     trainer: Trainer,
     data: Store,
+    /// Microbatches that this process computes in a step.
+    rounds: u64,
+    /// True while phases are measured, over several steps.
+    in_phases: bool,
 }
 
 impl Train {
-    pub(super) fn new(config: &RunConfig, chosen: &Chosen) -> Result<Train> {
+    /// With a group, its ranks share each batch, as in training.
+    pub(super) fn new(
+        config: &RunConfig,
+        chosen: &Chosen,
+        ranks: Option<(&Arc<Group>, Reduce)>,
+    ) -> Result<Train> {
         let [c, h, w] = config.model.chw();
         let pixels = Tensor::randint(256, [IMAGES, c, h, w], (Kind::Uint8, Device::Cpu));
         let data = Store::new(pixels, chosen.device)?;
-        let trainer = trainer(config, chosen, data.len())?;
-        Ok(Train { trainer, data })
+        let mut trainer = trainer(config, chosen, data.len())?;
+        if let Some((group, reduce)) = ranks {
+            trainer.join(group, reduce)?;
+        }
+        Ok(Train {
+            trainer,
+            data,
+            rounds: (config.train.accumulate / ranks.map_or(1, |(group, _)| group.size())) as u64,
+            in_phases: false,
+        })
+    }
+
+    /// The ranks whose time can be told from the host: on CUDA only the device knows it.
+    fn timed_ranks(&self) -> Option<&Reducer> {
+        let on_host = self.trainer.arena.device() == Device::Cpu;
+        self.trainer.ranks().filter(|_| on_host)
     }
 }
 
 impl Bench for Train {
     fn step(&mut self) -> Result<()> {
+        if let Some(ranks) = self.timed_ranks().filter(|_| !self.in_phases) {
+            // What earlier steps have left.
+            let _ = (ranks.busy(), self.trainer.clock.stop());
+            self.trainer.clock.start();
+        }
         let output = self.trainer.train_step(&self.data)?;
         // Reading the loss is part of a step.
         let _loss = output.numbers.double_value(&[0]);
@@ -73,13 +115,28 @@ impl Bench for Train {
     }
 
     fn phases(&mut self, steps: u32) -> Result<Vec<(&'static str, f64)>> {
+        self.in_phases = true;
+        // What earlier steps have left.
+        let _ = self.trainer.clock.stop();
         for _ in 0..steps {
             self.trainer.clock.start();
             self.step()?;
         }
         let mut phases = phases_of(&self.trainer, steps);
         phases.push(("waiting for images", ms(self.data.waited(), steps)));
+        self.in_phases = false;
         Ok(phases)
+    }
+
+    fn exchange(&self, step: Duration) -> Option<Exchange> {
+        let busy = self.timed_ranks()?.busy();
+        let waited = self.trainer.clock.stop()[Phase::Ranks as usize];
+        Some(Exchange::new(step, busy, waited))
+    }
+
+    fn bytes_sent(&self) -> Option<u64> {
+        let ranks = self.trainer.ranks()?;
+        Some(ranks.bytes_a_step(self.rounds))
     }
 }
 

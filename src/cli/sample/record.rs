@@ -220,8 +220,8 @@ impl UnderWay {
         let differences = earlier.differences(record);
         ensure!(
             differences.is_empty(),
-            "--separate {} holds an interrupted sampling of other images ({}); give its command again to go on with it, \
-             choose another folder, or begin anew with --force",
+            "--separate {} holds an interrupted sampling of other images ({}); give its command again to go on \
+             with it, choose another folder, or begin anew with --force",
             text::path(dir),
             differences.join("; ")
         );
