@@ -85,7 +85,7 @@ numbers() { sed 's/,"images_per_sec.*//' "$work/$1/metrics.jsonl"; }
 metrics=$([ "$(numbers hurt)" = "$(numbers whole)" ] && echo yes || echo NO)
 grids=yes
 for grid in "$work"/whole/samples/*; do
-  cmp -s "$grid" "$work/hurt/samples/$(basename "$grid")" || grids=NO
+  cmp "$grid" "$work/hurt/samples/$(basename "$grid")" || grids=NO
 done
 cat <<TABLE
 | measured | count |

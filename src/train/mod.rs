@@ -219,8 +219,11 @@ fn steps(run: &mut Run) -> Result<End> {
         if save {
             run.save(last)?;
         }
+        let mut stop = stop;
         if sample {
             run.sample()?;
+            // A grid that a request to stop has cut short is drawn by the next start, which must begin here.
+            stop = run.agree(run.stop.reason().filter(|_| run.lacks_grids()))?;
         }
         if let Some(reason) = stop {
             run.finish()?;

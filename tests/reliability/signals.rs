@@ -324,7 +324,7 @@ fn a_grid_is_given_up_at_once_and_drawn_by_the_next_start() {
     let run = dir.path().join("run");
     // Minutes of sampling.
     let flags = "train --device cpu --threads 1 --preset demo --size 8 --base-width 8 --norm-groups 2 --multipliers 1 \
-                 --timesteps 4000 --builtin-images 10 --batch 4 --steps 2 --save-every 2 --sample-every 2 \
+                 --timesteps 4000 --builtin-images 10 --batch 4 --steps 4 --save-every 2 --sample-every 2 \
                  --sample-limit 0s --sample-images 64 --run";
     let mut command = ddpm();
     command.args(flags.split_whitespace()).arg(&run);
@@ -338,8 +338,13 @@ fn a_grid_is_given_up_at_once_and_drawn_by_the_next_start() {
     assert_eq!(child.code(), Some(143), "the grid is still to be drawn");
     assert!(started.elapsed() < Duration::from_secs(20));
     assert!(!run.join("samples/step-00000002-ema.png").exists());
-    train_to(&run, 2, &["--sample-steps", "2"]);
-    assert!(run.join("samples/step-00000002-ema.png").exists());
+    train_to(&run, 4, &["--sample-steps", "2"]);
+    for step in [2, 4] {
+        assert!(
+            run.join(format!("samples/step-0000000{step}-ema.png"))
+                .exists()
+        );
+    }
 }
 
 #[test]
