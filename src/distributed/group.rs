@@ -2,27 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use tch::{Device, Tensor};
 
 use super::heart::{FAILED, Heart, LEFT, Watch, key_of};
+use super::meet::{LOOK_EVERY, MEETING, beside, listen, meet, no_store, server};
 use super::store::Store;
 use super::{Place, RankLost};
-use crate::native::{self, KeyStore, Listen, Pending, ProcessGroup};
+use crate::native::{self, KeyStore, Pending, ProcessGroup};
 use crate::text::one_line;
-
-/// Longest time until all ranks are there: hosts may start minutes apart.
-const MEETING: Duration = Duration::from_secs(600);
 
 /// Longest time of a collective: as long as all ranks live, one may be slow, as rank 0 is while it draws grids.
 const COLLECTIVE: Duration = Duration::from_secs(30 * 86_400);
-
-/// Interval at which a rank that waits looks whether the others live.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Time in which a rank that lives gives a new sign, many times over.
 const SIGN_WITHIN: Duration = Duration::from_secs(3);
@@ -418,93 +412,6 @@ impl Drop for Group {
 pub struct Ask {
     numbers: Tensor,
     pending: Pending,
-}
-
-/// What serves the store, in words.
-fn server(place: &Place) -> String {
-    format!("the store at {}:{}", place.master, place.port)
-}
-
-fn no_store(place: &Place, error: &anyhow::Error) -> anyhow::Error {
-    let said = one_line(&format!("{error:#}"));
-    let server = server(place);
-    match place.serves {
-        true => anyhow!("rank 0 cannot serve {server}: {said}; MASTER_PORT names another port"),
-        false => anyhow!(
-            "{server}, where ranks meet, does not answer: {said}; see that rank 0 runs there, and that nothing between \
-             the hosts blocks the port"
-        ),
-    }
-}
-
-/// Says that this rank is there, and waits for all others; returns their names.
-fn meet(place: &Place, store: &Store) -> Result<Vec<String>> {
-    let key = |rank: u32| format!("name/{rank}");
-    let host = rustix::system::uname();
-    let host = host.nodename().to_string_lossy().into_owned();
-    let own = format!(
-        "rank {} (process {} on {host})",
-        place.rank,
-        std::process::id()
-    );
-    store.set(&key(place.rank), own.as_bytes())?;
-    let until = Instant::now() + MEETING;
-    let mut names = Vec::new();
-    while names.len() < place.size as usize {
-        let rank = names.len() as u32;
-        match store.get(&key(rank))? {
-            Some(name) => names.push(String::from_utf8_lossy(&name).into_owned()),
-            None if Instant::now() > until => bail!(
-                "rank {rank} of {} did not come within {} min",
-                place.size,
-                MEETING.as_secs() / 60
-            ),
-            None => thread::sleep(Duration::from_millis(20)),
-        }
-    }
-    Ok(names)
-}
-
-/// What `make` makes with all ranks, which it waits for: beside, while this looks whether they live.
-fn beside(
-    heart: &Heart,
-    make: impl FnOnce() -> Result<ProcessGroup> + Send + 'static,
-) -> Result<ProcessGroup> {
-    let (tell, made) = channel();
-    let thread = thread::Builder::new().name("connect".to_owned());
-    thread.spawn(move || drop(tell.send(make())))?;
-    loop {
-        match made.recv_timeout(LOOK_EVERY) {
-            Ok(group) => return group,
-            Err(RecvTimeoutError::Timeout) => heart.check()?,
-            Err(RecvTimeoutError::Disconnected) => bail!("the thread that connects ranks has died"),
-        }
-    }
-}
-
-/// Where this rank listens: at the interface that GLOO_SOCKET_IFNAME names, as in PyTorch, or at the address from which
-/// it reaches the store. A host's name often resolves to an address that only the host itself can reach.
-fn listen(place: &Place) -> Listen {
-    let named = std::env::var("GLOO_SOCKET_IFNAME").ok();
-    let named = named.and_then(|names| Some(names.split(',').next()?.trim().to_owned()));
-    if let Some(interface) = named.filter(|name| !name.is_empty()) {
-        return Listen::Interface(interface);
-    }
-    let reach = || -> std::io::Result<std::net::IpAddr> {
-        let anywhere =
-            match std::net::ToSocketAddrs::to_socket_addrs(&(&*place.master, place.port))?.next() {
-                Some(std::net::SocketAddr::V6(_)) => "[::]:0",
-                _ => "0.0.0.0:0",
-            };
-        // Nothing is sent: the system only chooses the way.
-        let socket = std::net::UdpSocket::bind(anywhere)?;
-        socket.connect((&*place.master, place.port))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    match reach() {
-        Ok(address) => Listen::Host(address.to_string()),
-        Err(_) => Listen::ByName,
-    }
 }
 
 /// What differs, in words, between the texts of a rank and of rank 0.

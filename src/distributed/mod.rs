@@ -9,7 +9,7 @@
 //!
 //! - *Keys in a store*, which torchrun's agent or rank 0 serves: who is there, what is compared, what rank 0 hands on.
 //! - *Collectives*, which all ranks begin in the same order: gradients ([`Reducer`]), weights, and what they agree on.
-//! - *Signs of life* ([`heart`]): each rank gives one twice a second, and watches the next rank's. That is what makes
+//! - *Signs of life* (`heart.rs`): each rank gives one twice a second, and watches the next rank's. That is what makes
 //!   waiting safe: a rank waits for others however long they take, as long as they live, and no longer.
 //!
 //! A rank that fails says so in the store; one that is killed or hangs is missed. All others then stop with an error that
@@ -18,6 +18,7 @@
 mod error_file;
 mod group;
 mod heart;
+mod meet;
 mod place;
 mod reduce;
 mod store;

@@ -86,6 +86,7 @@ class Buckets {
       if (!bucket.pending->wait(std::max(left, std::chrono::milliseconds(0)))) return false;
       note(*bucket.pending);
       if (in_bf16_) bucket.part.copy_(bucket.sent);
+      bucket.sent.reset();
       bucket.pending.reset();
     }
     return true;
@@ -111,7 +112,7 @@ class Buckets {
   }
 
   void note(const ddpm::Pending& pending) {
-    const auto begun = std::max(pending.begun, busy_until_);
+    const auto begun = std::max(pending.begun(), busy_until_);
     const auto ended = pending.ended();
     if (ended <= begun) return;
     busy_ns_ += std::chrono::duration_cast<std::chrono::nanoseconds>(ended - begun).count();

@@ -13,10 +13,10 @@ namespace ddpm {
 
 using Clock = std::chrono::steady_clock;
 
-// Work, and when it ended.
+// Work, when it began and when it ended.
 class Pending {
  public:
-  explicit Pending(c10::intrusive_ptr<c10d::Work> work) : work_(std::move(work)), begun(Clock::now()) {
+  explicit Pending(c10::intrusive_ptr<c10d::Work> work) : work_(std::move(work)) {
     work_->getFuture()->addCallback([end = end_](c10::ivalue::Future&) {
       const std::lock_guard<std::mutex> lock(end->mutex);
       end->at = Clock::now();
@@ -36,7 +36,9 @@ class Pending {
     return true;
   }
 
-  // When it ended, once it has.
+  Clock::time_point begun() const { return begun_; }
+
+  // Once it has ended.
   Clock::time_point ended() const {
     const std::lock_guard<std::mutex> lock(end_->mutex);
     return end_->at;
@@ -50,11 +52,9 @@ class Pending {
     bool done = false;
   };
 
+  const Clock::time_point begun_ = Clock::now();
   c10::intrusive_ptr<c10d::Work> work_;
   std::shared_ptr<End> end_ = std::make_shared<End>();
-
- public:
-  const Clock::time_point begun;
 };
 
 }  // namespace ddpm

@@ -65,7 +65,7 @@ impl fmt::Display for Ranks {
         let ranks = plural(self.count as u64, "rank");
         write!(
             f,
-            "{ranks}, gradients added up in {}: rank 0 sends {} a step",
+            "{ranks}, --reduce {}: rank 0 sends {} a step",
             self.reduce,
             bytes(self.bytes_sent)
         )?;
