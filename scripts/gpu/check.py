@@ -58,6 +58,7 @@ PARTS = [
     Part("networks", "Every kind of network on CUDA, on the CPU and in PyTorch", "parity", 90),
     Part("samplers", "Every sampler on CUDA, on the CPU and in PyTorch", "parity", 60),
     Part("resume", "Kill and exact resume with --deterministic", "running", 60),
+    Part("ranks", "Two ranks on two GPUs against one process", "ranks", 90),
     Part("main-job", "The main job against PyTorch", "parity", 75),
     Part("waits", "Times that the host waits for the device", "memory", 50),
     Part("memory", "Memory told and taken", "memory", 70, alone=True),

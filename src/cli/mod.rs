@@ -31,9 +31,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::distributed::Place;
 use crate::memory::{message_in, ran_out};
 use crate::text;
 
@@ -87,6 +88,31 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Refuses to do on every rank of a group what is work for one process: all would write the same files.
+    fn refuse_ranks(&self) -> Result<()> {
+        let (Command::Interpolate(_)
+        | Command::Invert(_)
+        | Command::Encode(_)
+        | Command::Decode(_)
+        | Command::Calibrate(_)
+        | Command::Predict(_)
+        | Command::Export(_)
+        | Command::Import(_)
+        | Command::Replay(_)) = self
+        else {
+            return Ok(());
+        };
+        match Place::of_environment()? {
+            Some(place) => bail!(
+                "this command is work for one process, and this is {place}, started by {}; run it without",
+                place.launcher
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Cli {
     /// Parses the arguments of this process; in an error, they are quoted with escapes.
     ///
@@ -126,6 +152,7 @@ impl Cli {
     /// The failure of the command; the message suggests a remedy.
     pub fn run(self) -> Result<ExitCode> {
         signals::listen()?;
+        self.command.refuse_ranks()?;
         match self.command {
             Command::Train(command) => return command.run(),
             Command::Sample(command) => command.run()?,

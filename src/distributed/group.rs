@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use tch::{Device, Tensor};
 
 use super::heart::{FAILED, Heart, LEFT, Watch, key_of};
-use super::meet::{LOOK_EVERY, MEETING, beside, listen, meet, no_store, server};
+use super::meet::{LOOK_EVERY, Member, beside, join_store, listen, meet, server};
 use super::store::Store;
 use super::{Place, RankLost};
 use crate::native::{self, KeyStore, Pending, ProcessGroup};
@@ -51,14 +51,18 @@ pub struct Group {
 
 impl Group {
     /// Meets the other ranks, and connects with them for tensors on the CPU and on `device`. `limit` is the longest time
-    /// that a rank may give no sign of life.
+    /// that a rank may give no sign of life. `tell` hears whom this waits for, if it takes long.
     ///
     /// # Errors
     /// A store that cannot be reached or served; a rank that does not come within ten minutes.
-    pub fn join(place: Place, limit: Duration, device: Device) -> Result<Arc<Group>> {
+    pub fn join(
+        place: Place,
+        limit: Duration,
+        device: Device,
+        tell: &dyn Fn(&str),
+    ) -> Result<Arc<Group>> {
         let server = server(&place);
-        let keys = KeyStore::join(&place.master, place.port, place.serves, MEETING)
-            .map_err(|error| no_store(&place, &error))?;
+        let keys = join_store(&place, tell)?;
         // torchrun's agent keeps its store, where a script may run several programs, one after another.
         let attempt = format!("ddpm/attempt-{}/", place.attempt);
         let before = keys
@@ -69,12 +73,14 @@ impl Group {
         let store = Store::new(in_attempt(keys.again()?)?, server.clone(), limit)?;
         let lasting = keys.again()?.below(&format!("ddpm/program-{before}/"))?;
         let lasting = Store::new(lasting, server.clone(), limit)?;
-        let names = meet(&place, &store)?;
+        let members = meet(&place, &store, tell)?;
+        let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
         let next = (place.rank + 1) % place.size;
         let watch = Watch {
             own: place.rank,
             next,
             next_name: names[next as usize].clone(),
+            here: on_this_host(&place, &members),
             limit,
             server,
         };
@@ -412,6 +418,15 @@ impl Drop for Group {
 pub struct Ask {
     numbers: Tensor,
     pending: Pending,
+}
+
+/// The other ranks whose processes this one can see: number, process and name.
+fn on_this_host(place: &Place, members: &[Member]) -> Vec<(u32, u32, String)> {
+    let own = &members[place.rank as usize].place;
+    let others = (0..).zip(members).filter(|(rank, _)| *rank != place.rank);
+    let here = others.filter(|(_, member)| member.place == *own);
+    here.map(|(rank, member)| (rank, member.process, member.name.clone()))
+        .collect()
 }
 
 /// What differs, in words, between the texts of a rank and of rank 0.

@@ -1,5 +1,6 @@
 //! Signs of life. Each rank counts up a key of its own, and watches that of the next rank; whoever misses a sign for too
-//! long says so in the store, where all ranks look. So each sees a few keys, however many ranks there are.
+//! long says so in the store, where all ranks look. So each sees a few keys, however many ranks there are. Ranks of one host
+//! see each other's processes too, and miss one at once: a collective of Gloo does not always notice.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,6 +66,8 @@ pub(super) struct Watch {
     pub(super) next: u32,
     /// What to call the next rank.
     pub(super) next_name: String,
+    /// Other ranks on this host, whose processes this one can see: number, process, and what to call them.
+    pub(super) here: Vec<(u32, u32, String)>,
     /// Longest time without a sign.
     pub(super) limit: Duration,
     /// What to call the store.
@@ -163,6 +166,18 @@ fn beat(keys: &KeyStore, watch: &Watch, state: &Mutex<State>) {
     }
 }
 
+/// True for a process of this host that is gone, or that only its parent has not asked for yet.
+fn has_ended(process: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{process}/stat")) else {
+        return true;
+    };
+    // The state follows the name, which stands in brackets and may hold any.
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    matches!(state, Some('Z' | 'X'))
+}
+
 /// One sign, and a look at the next rank's; returns what is wrong.
 fn round(
     keys: &KeyStore,
@@ -173,6 +188,14 @@ fn round(
     keys.set(&key_of(watch.own), sign)?;
     if let Some(failed) = keys.get(FAILED)? {
         return Ok(Some(String::from_utf8_lossy(&failed).into_owned()));
+    }
+    for (rank, process, name) in &watch.here {
+        // A rank says that it leaves before it ends.
+        if has_ended(*process) && keys.get(&key_of(*rank))?.as_deref() != Some(LEFT) {
+            let lost = format!("{name} is gone: its process has ended");
+            keys.set(FAILED, lost.as_bytes())?;
+            return Ok(Some(lost));
+        }
     }
     let Some(now) = keys.get(&key_of(watch.next))? else {
         return Ok(None);
@@ -193,4 +216,26 @@ fn round(
         _ => *seen = Some((now, Instant::now())),
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_ended_when_it_is_killed_though_nobody_asks() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        assert!(!has_ended(child.id()) && !has_ended(std::process::id()));
+        child.kill().unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while !has_ended(child.id()) {
+            assert!(Instant::now() < until);
+            thread::sleep(Duration::from_millis(5));
+        }
+        child.wait().unwrap();
+        assert!(has_ended(child.id()));
+    }
 }

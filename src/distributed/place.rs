@@ -115,10 +115,10 @@ impl Variables<'_> {
 
     fn number(&self, name: &str) -> Result<Option<u32>> {
         let parse = |value: String| {
-            value
-                .trim()
-                .parse()
-                .with_context(|| format!("{name} is {value:?} in the environment, not a number"))
+            let number = value.trim().parse().ok();
+            number.with_context(|| {
+                format!("{name} is {value:?} in the environment; want a number from 0 on")
+            })
         };
         self.text(name).map(parse).transpose()
     }
@@ -147,7 +147,9 @@ impl Found {
                 None => variables.number(own)?.unwrap_or(0),
             })
         };
-        if is("RANK") || is("WORLD_SIZE") {
+        // Containers often say so.
+        let by_itself = !is("RANK") && variables.number("WORLD_SIZE").is_ok_and(|n| n == Some(1));
+        if (is("RANK") || is("WORLD_SIZE")) && !by_itself {
             return Ok(Some(Found {
                 launcher: match is("TORCHELASTIC_RUN_ID") {
                     true => Launcher::Torchrun,
@@ -212,8 +214,12 @@ fn meeting_place(variables: &Variables, launcher: Launcher) -> Result<(String, u
         Launcher::Torchrun | Launcher::Environment => None,
     };
     let port = match (variables.number("MASTER_PORT")?, job) {
-        (Some(port), _) => u16::try_from(port)
-            .with_context(|| format!("MASTER_PORT is {port} in the environment, not a port"))?,
+        (Some(port), _) => {
+            let number = u16::try_from(port).ok().filter(|port| *port > 0);
+            number.with_context(|| {
+                format!("MASTER_PORT is {port} in the environment; want a port, 1 to 65535")
+            })?
+        }
         (None, Some(job)) => (FIRST_PORT + number_of(&job) % PORTS) as u16,
         (None, None) => anyhow::bail!(
             "MASTER_PORT is not set in the environment: name a free port of the host {master}"
@@ -330,6 +336,7 @@ mod tests {
         assert_eq!(place(&[]).unwrap(), None);
         // The only process of torchrun.
         assert_eq!(place(&[("RANK", "0"), ("WORLD_SIZE", "1")]).unwrap(), None);
+        assert_eq!(place(&[("WORLD_SIZE", "1")]).unwrap(), None);
         // A batch script of SLURM, outside of srun.
         assert_eq!(place(&SLURM[1..]).unwrap(), None);
         // The one task of an interactive step in a larger allocation.
@@ -345,7 +352,17 @@ mod tests {
             (vec![("RANK", "0")], "WORLD_SIZE is not"),
             (vec![("WORLD_SIZE", "2")], "RANK is not"),
             (vec![("RANK", "x"), ("WORLD_SIZE", "2")], "RANK is \"x\""),
+            (vec![("RANK", "-1"), ("WORLD_SIZE", "2")], "from 0 on"),
             (vec![("RANK", "2"), ("WORLD_SIZE", "2")], "rank 2 of 2"),
+            (
+                vec![
+                    ("RANK", "0"),
+                    ("WORLD_SIZE", "2"),
+                    ("MASTER_ADDR", "h"),
+                    ("MASTER_PORT", "0"),
+                ],
+                "MASTER_PORT is 0",
+            ),
             (vec![("RANK", "0"), ("WORLD_SIZE", "2")], "MASTER_ADDR"),
             (
                 vec![("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "h")],

@@ -15,7 +15,7 @@ use crate::checkpoint::History;
 use crate::config::{Draws, RunConfig};
 use crate::data::Loaded;
 use crate::device::Chosen;
-use crate::distributed::{Group, Reduce};
+use crate::distributed::{Group, RankLost, Reduce};
 use crate::fs::{keep, remove_on_quit};
 use crate::native::host_bytes;
 use crate::text::plural;
@@ -280,11 +280,15 @@ pub(super) fn compare_weights(group: &Group, trainer: &Trainer) -> Result<()> {
     let weights = trainer.arena.params.to_device(tch::Device::Cpu);
     let hash = blake3::hash(host_bytes(&weights)?);
     let step = trainer.step;
-    group
-        .compare("set of weights", &hash.to_string())
-        .with_context(|| {
-            format!("step {step} is not saved, as ranks have drifted apart; earlier checkpoints are untouched")
-        })
+    let compared = group.compare("set of weights", &hash.to_string());
+    match compared {
+        Err(error) if !error.is::<RankLost>() => Err(error).with_context(|| {
+            format!(
+                "step {step} is not saved, as ranks have drifted apart; earlier checkpoints are untouched"
+            )
+        }),
+        other => other,
+    }
 }
 
 #[cfg(test)]

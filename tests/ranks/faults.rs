@@ -40,6 +40,29 @@ fn the_others_of_a_killed_rank_save_and_name_it() {
 }
 
 #[test]
+fn each_rank_of_a_host_is_missed_at_once() {
+    for killed in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let words = ["--save-every", "100000", "--batch", "12"];
+        let mut ranks = watched(3, &tiny(&run, STEPS, &words));
+        ranks[0].wait_for("to go");
+        std::thread::sleep(Duration::from_millis(300));
+        let since = Instant::now();
+        ranks[killed].child.kill().unwrap();
+        for (number, rank) in ranks.iter_mut().enumerate().filter(|(n, _)| *n != killed) {
+            assert_eq!(rank.code(), Some(1), "{number}");
+        }
+        // --rank-timeout is 30 s.
+        assert!(
+            since.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            since.elapsed()
+        );
+    }
+}
+
+#[test]
 fn a_rank_that_hangs_is_missed() {
     for hangs in [0, 1] {
         let dir = tempfile::tempdir().unwrap();

@@ -78,3 +78,29 @@ fn a_rank_that_fails_ends_the_others_with_its_reason() {
     refused(&tiny(&run, 4, &[]).join(" "), "another process");
     drop(lock);
 }
+
+#[test]
+fn what_is_work_for_one_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    assert!(train(&run, 2, &[]).output().unwrap().status.success());
+    let words = format!(
+        "{} export {} --to {}/w.pt",
+        program(),
+        run.display(),
+        dir.path().display()
+    );
+    refused(&words, "is work for one process, and this is rank ");
+    assert!(!dir.path().join("w.pt").exists());
+}
+
+#[test]
+fn a_host_that_is_not_known_and_numbers_of_ranks_that_differ() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = tiny(&dir.path().join("run"), 2, &[]).join(" ");
+    refused(
+        &format!("MASTER_ADDR=no.such.host.invalid {words}"),
+        "cannot be resolved",
+    );
+    refused(&format!("WORLD_SIZE=$((RANK + 2)) {words}"), " counts ");
+}

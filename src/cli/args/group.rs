@@ -45,7 +45,7 @@ impl GroupArgs {
         if place.rank > 0 {
             out::begin_lines_with(format!("rank {}: ", place.rank));
         }
-        Group::join(place, self.rank_timeout, chosen.device).map(Some)
+        Group::join(place, self.rank_timeout, chosen.device, &out::say).map(Some)
     }
 }
 
