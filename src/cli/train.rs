@@ -85,6 +85,7 @@ impl TrainCommand {
     pub(super) fn run(&self) -> Result<ExitCode> {
         let started = Instant::now();
         self.check_cache()?;
+        self.settings.auto_accumulate()?;
         let place = Place::of_environment()?;
         // Before any other work with tensors.
         let chosen = self.compute.choose_for(place.as_ref())?;
