@@ -133,13 +133,18 @@ pub(super) fn meet(place: &Place, store: &Store, tell: &dyn Fn(&str)) -> Result<
         if let Some(text) = store.get(&key(rank))? {
             let text = String::from_utf8_lossy(&text);
             let (size, member) = Member::of_text(&text).context("ranks of another program")?;
-            ensure!(
-                size == place.size,
-                "{} counts {size} ranks, and rank {} counts {}; start all ranks alike",
-                member.name,
-                place.rank,
-                place.size
-            );
+            if size != place.size {
+                if place.serves {
+                    // So that the others find it too, before the store is gone.
+                    thread::sleep(Duration::from_secs(1));
+                }
+                bail!(
+                    "{} counts {size} ranks, and rank {} counts {}; start all ranks alike",
+                    member.name,
+                    place.rank,
+                    place.size
+                );
+            }
             members.push(member);
             continue;
         }
