@@ -232,6 +232,7 @@ mod tests {
         }
         assert_eq!(end, 0);
     }
+
     #[test]
     fn the_last_slice_is_small_where_it_can_be() {
         let weights = |sizes: &[i64]| -> Vec<_> {

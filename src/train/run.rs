@@ -287,10 +287,15 @@ impl Run {
         let Some(group) = group else {
             return Ok(());
         };
-        let before = self.trainer.step;
         ranks::share_state(&group, &mut self.trainer)?;
-        if !self.writes() && self.trainer.step < before {
-            self.saved = None;
+        self.share_saved()
+    }
+
+    /// Has all ranks know what rank 0 has saved by itself, so that they all save, or none does.
+    fn share_saved(&mut self) -> Result<()> {
+        if let Some(group) = &self.group {
+            let saved = group.share(|| Ok(serde_json::to_vec(&self.saved)?))?;
+            self.saved = serde_json::from_slice(&saved)?;
         }
         Ok(())
     }

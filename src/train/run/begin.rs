@@ -89,6 +89,7 @@ impl Run {
         };
         let group = run.group.clone();
         ranks::led(group.as_ref(), || run.write_missing_outputs(given))?;
+        run.share_saved()?;
         Ok(run)
     }
 }
