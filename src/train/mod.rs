@@ -188,7 +188,7 @@ fn train_and_log(start: Start, log: &Log) -> Result<End> {
         return Ok(End::Stopped { reason, step });
     }
     match steps(&mut run) {
-        Err(error) if error.is::<RankLost>() => run.rescue(error),
+        Err(error) if error.is::<RankLost>() => Err(run.rescue(error)),
         end => end,
     }
 }

@@ -9,7 +9,7 @@ use super::incident::{BadStep, Incidents};
 use super::memory::MemoryBudget;
 use super::readback::Readback;
 use super::saver::Saver;
-use super::{End, Observer, Reason, StepOutput, Stop, Trainer, grids, ranks};
+use super::{Observer, Reason, StepOutput, Stop, Trainer, grids, ranks};
 use crate::checkpoint::{RunFolder, RunLock};
 use crate::config::{OnBadStep, RunConfig};
 use crate::data::Loaded;
@@ -117,24 +117,21 @@ impl Run {
     }
 
     /// The end of a start whose other ranks are gone: the state is that after the last step, and rank 0 saves it without
-    /// them.
-    ///
-    /// # Errors
-    /// Always: what is `lost`.
-    pub(super) fn rescue(&mut self, lost: Error) -> Result<End> {
+    /// them. Returns what is `lost`, with what else failed.
+    pub(super) fn rescue(&mut self, lost: Error) -> Error {
         if self.writes() {
             let pending = self.readback.due(self.chosen.device, true);
             let good = matches!(self.readback.read(pending), Ok(None));
             if good && self.saved != Some(self.trainer.step) {
-                let saved = self.save_here(true);
-                let saved = saved.with_context(|| format!("while {lost:#}"));
-                saved?;
+                if let Err(error) = self.save_here(true) {
+                    return error.context(format!("while {lost:#}"));
+                }
                 self.observer
                     .message(&format!("saved at step {}", self.trainer.step));
             }
             self.readback.finish();
         }
-        Err(lost)
+        lost
     }
 
     /// What must be there before the first step, and what the last start did not get to. `given`: the run begins
