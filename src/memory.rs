@@ -10,26 +10,32 @@ use tch::Device;
 use crate::native;
 
 /// Bytes that this process can still allocate on `device`; `None` if the system does not report it.
+pub fn available_bytes(device: Device) -> Option<u64> {
+    available_to_each(device, 1)
+}
+
+/// As [`available_bytes`], of each of so many processes that share the memory of this host; a CUDA device is one
+/// process's own.
 ///
 /// On CPU it is the minimum of the system's available memory, of what the control groups of this process leave, and of
 /// what its limit on address space leaves. Page cache counts as free, and swap does not: training from there would take
 /// for ever. On CUDA, what libtorch keeps for later tensors is returned to the device first: this process can allocate
 /// it, though the device counts it as used.
-pub fn available_bytes(device: Device) -> Option<u64> {
+pub fn available_to_each(device: Device, processes: u64) -> Option<u64> {
     if let Device::Cuda(index) = device {
         return_cached(device);
         return native::cuda_memory(index).ok().map(|m| m.free_bytes);
     }
     let meminfo = read_to_string("/proc/meminfo").unwrap_or_default();
     let cgroups = read_to_string("/proc/self/cgroup").unwrap_or_default();
-    [
+    let shared = [
         kib_of(&meminfo, "MemAvailable:"),
         left_in_groups(&cgroups, Path::new("/sys/fs/cgroup")),
-        left_of_address_space(),
-    ]
-    .into_iter()
-    .flatten()
-    .min()
+    ];
+    let share = shared.into_iter().flatten().min();
+    let share = share.map(|shared| shared / processes.max(1));
+    // Each process has its own.
+    share.into_iter().chain(left_of_address_space()).min()
 }
 
 /// Returns the memory that this process keeps for later tensors to the system, or to the device.

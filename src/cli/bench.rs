@@ -17,7 +17,7 @@ use self::phases::{Ceilings, Phases, Work};
 use self::ranks::{Exchange, Ranks};
 use self::steps::Bench;
 use super::args::compute::ComputeArgs;
-use super::args::group::{GroupArgs, as_rank};
+use super::args::group::{GroupArgs, as_rank, before_meeting};
 use super::args::settings::{BaseArgs, DataArgs, NetworkArgs};
 use super::out;
 use crate::config::{MapLayout, Preset, RunConfig};
@@ -138,7 +138,7 @@ impl BenchCommand {
                 self.what.name()
             );
         }
-        let chosen = self.compute.choose_for(place.as_ref())?;
+        let chosen = before_meeting(place.as_ref(), || self.compute.choose_for(place.as_ref()))?;
         let group = self.group.join(place, &chosen)?;
         as_rank(group.as_ref(), || {
             self.bench(config, &chosen, group.as_ref())

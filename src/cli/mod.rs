@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::distributed::Place;
+use crate::distributed::{Place, fail_before_meeting, write_error_file};
 use crate::memory::{message_in, ran_out};
 use crate::text;
 
@@ -136,6 +136,7 @@ impl Cli {
             Err(usage) if usage.use_stderr() => {
                 // What cannot be printed must not end in a panic.
                 let _ = usage.print();
+                tell_ranks(&usage);
                 Ok(ExitCode::from(usage.exit_code() as u8))
             }
             Err(help) => {
@@ -175,6 +176,22 @@ impl Cli {
             }
         }
         Ok(out::exit_code(ExitCode::SUCCESS))
+    }
+}
+
+/// Commands whose ranks meet.
+const MEETING: [&str; 3] = ["train", "sample", "bench"];
+
+/// Tells torchrun of a usage error, and the ranks that may wait for this one.
+fn tell_ranks(usage: &clap::Error) {
+    let said = usage.to_string();
+    write_error_file(&said);
+    let meets = std::env::args_os()
+        .nth(1)
+        .is_some_and(|command| MEETING.iter().any(|known| command == *known));
+    if let (true, Ok(Some(place))) = (meets, Place::of_environment()) {
+        let why = said.lines().next().unwrap_or_default();
+        fail_before_meeting(&place, why.trim_start_matches("error: "));
     }
 }
 

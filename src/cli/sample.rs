@@ -11,7 +11,7 @@ use clap::Args;
 use tch::{Device, Kind, Tensor};
 
 use super::args::batch::BatchSize;
-use super::args::group::{GroupArgs, as_rank, asked};
+use super::args::group::{GroupArgs, as_rank, asked, before_meeting};
 use super::args::image_out::OutputArgs;
 use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
@@ -81,14 +81,16 @@ pub(super) struct SampleCommand {
 impl SampleCommand {
     pub(super) fn run(&self) -> Result<()> {
         let place = Place::of_environment()?;
-        match &place {
-            None => self.check_outputs()?,
-            Some(_) => ensure!(
-                !self.trajectory.given(),
-                "--trajectory and --strip are made by one process; leave them out, or sample without other ranks"
-            ),
-        }
-        let chosen = self.load.compute.choose_for(place.as_ref())?;
+        let chosen = before_meeting(place.as_ref(), || {
+            match &place {
+                None => self.check_outputs()?,
+                Some(_) => ensure!(
+                    !self.trajectory.given(),
+                    "--trajectory and --strip are made by one process; leave them out, or sample without other ranks"
+                ),
+            }
+            self.load.compute.choose_for(place.as_ref())
+        })?;
         let group = self.group.join(place, &chosen)?;
         as_rank(group.as_ref(), || {
             if let Some(group) = &group {
@@ -115,7 +117,7 @@ impl SampleCommand {
         let wanted = Images {
             noise: self.noise(&chosen, config.model.chw())?,
             numbers: 0..self.number,
-            batch: share.number(|| self.batch(&network, device.device, earlier.as_ref()))?,
+            batch: self.batch(&network, device.device, share, earlier.as_ref())?,
             chw: config.model.chw(),
             device: device.device,
         };
@@ -167,12 +169,20 @@ impl SampleCommand {
         under_way.map_or(Ok(()), UnderWay::end)
     }
 
-    /// Images in a batch: those of the interrupted sampling for `auto`, which may find others each time.
-    fn batch(&self, network: &Pretrained, device: Device, earlier: Option<&Record>) -> Result<u64> {
-        match (self.batch, earlier.and_then(Record::batch)) {
+    /// Images in a batch: those of the interrupted sampling for `auto`, which may find others each time. The leading
+    /// process tries, while the others wait.
+    fn batch(
+        &self,
+        network: &Pretrained,
+        device: Device,
+        share: &Share,
+        earlier: Option<&Record>,
+    ) -> Result<u64> {
+        let room = share.room(device)?;
+        share.number(|| match (self.batch, earlier.and_then(Record::batch)) {
             (BatchSize::Auto, Some(batch)) if !self.output.force.force => Ok(batch),
-            _ => self.batch.resolve(network, device, self.number),
-        }
+            _ => self.batch.resolve(network, device, self.number, room),
+        })
     }
 
     /// Checks that all ranks sample the same, and has the folder of separate images made or found as it was left. Only

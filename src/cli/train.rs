@@ -11,7 +11,7 @@ use tch::Device;
 
 use super::advice::to_import_first;
 use super::args::compute::ComputeArgs;
-use super::args::group::{GroupArgs, as_rank, asked};
+use super::args::group::{GroupArgs, as_rank, asked, before_meeting};
 use super::args::preset_table::{EXAMPLES, long_help};
 use super::args::run::run_or_latest;
 use super::args::settings::{BaseArgs, SettingArgs};
@@ -84,11 +84,13 @@ pub(super) struct TrainCommand {
 impl TrainCommand {
     pub(super) fn run(&self) -> Result<ExitCode> {
         let started = Instant::now();
-        self.check_cache()?;
-        self.settings.auto_accumulate()?;
         let place = Place::of_environment()?;
-        // Before any other work with tensors.
-        let chosen = self.compute.choose_for(place.as_ref())?;
+        let chosen = before_meeting(place.as_ref(), || {
+            self.check_cache()?;
+            self.settings.auto_accumulate()?;
+            // Before any other work with tensors.
+            self.compute.choose_for(place.as_ref())
+        })?;
         let group = self.group.join(place, &chosen)?;
         if group.is_some() {
             signals::stop().expect_repeats();

@@ -9,7 +9,10 @@ use anyhow::{Context, Result, bail};
 use tch::{Device, Tensor};
 
 use super::heart::{FAILED, Heart, LEFT, Watch, key_of};
-use super::meet::{LOOK_EVERY, Member, beside, join_store, listen, meet, server};
+use super::meet::{
+    FAREWELL_OF_FAILED, LOOK_EVERY, Member, await_leaving, beside, join_store, keys_of_program,
+    listen, meet, server,
+};
 use super::store::Store;
 use super::{Place, RankLost};
 use crate::native::{self, KeyStore, Pending, ProcessGroup};
@@ -24,15 +27,14 @@ const SIGN_WITHIN: Duration = Duration::from_secs(3);
 /// Longest time that rank 0 stays at the end, so that the others find the store that it serves.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// The same after a failure: one rank may be dead.
-const FAREWELL_OF_FAILED: Duration = Duration::from_secs(2);
-
 /// The ranks that were started together, as one of them sees them.
 #[derive(Debug)]
 pub struct Group {
     place: Place,
     /// Names of all ranks, with process and host.
     names: Vec<String>,
+    /// Their hosts, each by a name that no other has.
+    hosts: Vec<String>,
     /// Keys of this attempt.
     store: Store,
     /// Keys that later attempts see too.
@@ -54,7 +56,8 @@ impl Group {
     /// that a rank may give no sign of life. `tell` hears whom this waits for, if it takes long.
     ///
     /// # Errors
-    /// A store that cannot be reached or served; a rank that does not come within ten minutes.
+    /// A store that cannot be reached or served; a rank that does not come within ten minutes, or that
+    /// [says](super::fail_before_meeting) that it will not.
     pub fn join(
         place: Place,
         limit: Duration,
@@ -63,15 +66,10 @@ impl Group {
     ) -> Result<Arc<Group>> {
         let server = server(&place);
         let keys = join_store(&place, tell)?;
-        // torchrun's agent keeps its store, where a script may run several programs, one after another.
-        let attempt = format!("ddpm/attempt-{}/", place.attempt);
-        let before = keys
-            .below(&attempt)?
-            .add(&format!("programs/{}", place.rank), 1)?;
-        let own = format!("{attempt}program-{before}/");
+        let (own, lasting) = keys_of_program(&keys, &place)?;
         let in_attempt = |keys: KeyStore| keys.below(&own);
         let store = Store::new(in_attempt(keys.again()?)?, server.clone(), limit)?;
-        let lasting = keys.again()?.below(&format!("ddpm/program-{before}/"))?;
+        let lasting = keys.again()?.below(&lasting)?;
         let lasting = Store::new(lasting, server.clone(), limit)?;
         let members = meet(&place, &store, tell)?;
         let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
@@ -112,6 +110,7 @@ impl Group {
         Ok(Arc::new(Group {
             place,
             names,
+            hosts: members.into_iter().map(|member| member.host).collect(),
             store,
             lasting,
             heart,
@@ -141,6 +140,25 @@ impl Group {
     /// True for rank 0, which alone writes files.
     pub fn leads(&self) -> bool {
         self.place.rank == 0
+    }
+
+    /// The first of the ranks on this one's host, and how many they are.
+    pub fn ranks_here(&self) -> (i64, i64) {
+        let own = &self.hosts[self.place.rank as usize];
+        let here = || (0..).zip(&self.hosts).filter(|(_, host)| *host == own);
+        let first = here().next().map_or(self.rank(), |(first, _)| first);
+        (first, here().count() as i64)
+    }
+
+    /// The smallest of the numbers of all ranks; `None` if one has none.
+    ///
+    /// # Errors
+    /// [`RankLost`].
+    pub fn smallest(&self, own: Option<u64>) -> Result<Option<u64>> {
+        let number = own.map(|own| i64::try_from(own).unwrap_or(i64::MAX));
+        let ask = self.ask(&[-number.unwrap_or(0), i64::from(number.is_none())])?;
+        let answer = self.answer(ask)?;
+        Ok((answer[1] == 0).then(|| answer[0].unsigned_abs()))
     }
 
     /// Looks whether all ranks live, without waiting for any: for a rank that has nothing to say to them for long.
@@ -363,7 +381,7 @@ impl Group {
     /// Before a process ends that serves the store: waits until the others know why.
     pub fn linger(&self) {
         if self.place.serves {
-            self.wait_for_all_to_leave(FAREWELL_OF_FAILED);
+            await_leaving(&self.store, self.place.size, FAREWELL_OF_FAILED);
         }
     }
 
@@ -373,15 +391,7 @@ impl Group {
         self.heart.on_loss(|| ());
         self.left.store(true, Ordering::Relaxed);
         if self.place.serves {
-            self.wait_for_all_to_leave(FAREWELL);
-        }
-    }
-
-    fn wait_for_all_to_leave(&self, patience: Duration) {
-        let until = Instant::now() + patience;
-        let gone = |rank| matches!(self.store.get(&key_of(rank)), Ok(Some(sign)) if sign == LEFT);
-        while Instant::now() < until && !(1..self.place.size).all(gone) {
-            thread::sleep(Duration::from_millis(20));
+            await_leaving(&self.store, self.place.size, FAREWELL);
         }
     }
 
@@ -422,9 +432,10 @@ pub struct Ask {
 
 /// The other ranks whose processes this one can see: number, process and name.
 fn on_this_host(place: &Place, members: &[Member]) -> Vec<(u32, u32, String)> {
-    let own = &members[place.rank as usize].place;
+    let own = &members[place.rank as usize];
     let others = (0..).zip(members).filter(|(rank, _)| *rank != place.rank);
-    let here = others.filter(|(_, member)| member.place == *own);
+    let here = others
+        .filter(|(_, member)| (&member.host, &member.namespace) == (&own.host, &own.namespace));
     here.map(|(rank, member)| (rank, member.process, member.name.clone()))
         .collect()
 }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::Place;
-use super::heart::Heart;
+use super::heart::{FAILED, Heart, LEFT, key_of};
 use super::store::Store;
-use crate::native::{KeyStore, Listen, ProcessGroup};
+use super::{Place, RankLost};
+use crate::native::{self, KeyStore, Listen, ProcessGroup};
 use crate::text::one_line;
 
 /// Longest time until all ranks are there: hosts may start minutes apart.
@@ -18,6 +18,9 @@ const MEETING: Duration = Duration::from_secs(600);
 
 /// Time after which a rank says what it waits for.
 const QUIET: Duration = Duration::from_secs(10);
+
+/// Longest time that rank 0 serves the store after a failure, for others to learn of it: one rank may be dead.
+pub(super) const FAREWELL_OF_FAILED: Duration = Duration::from_secs(2);
 
 /// Interval at which a rank that waits looks whether the others live.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -46,8 +49,10 @@ pub(super) struct Member {
     pub(super) name: String,
     /// Number of its process.
     pub(super) process: u32,
-    /// Where that number means something: host, start of its system, and namespace of processes.
-    pub(super) place: String,
+    /// The machine: its name and the start of its system.
+    pub(super) host: String,
+    /// Its namespace of processes, where that number means something.
+    pub(super) namespace: String,
 }
 
 impl Member {
@@ -60,12 +65,19 @@ impl Member {
         Member {
             name: format!("rank {} (process {process} on {host})", place.rank),
             process,
-            place: format!("{host} {} {}", boot.trim(), namespace.display()),
+            host: format!("{host} {}", boot.trim()),
+            namespace: namespace.display().to_string(),
         }
     }
 
     fn to_text(&self, size: u32) -> String {
-        format!("{size}\n{}\n{}\n{}", self.process, self.place, self.name)
+        let Member {
+            process,
+            host,
+            namespace,
+            name,
+        } = self;
+        format!("{size}\n{process}\n{host}\n{namespace}\n{name}")
     }
 
     /// Its number of ranks, and itself.
@@ -73,14 +85,15 @@ impl Member {
         let mut lines = text.lines();
         let size = lines.next()?.parse().ok()?;
         let process = lines.next()?.parse().ok()?;
-        let place = lines.next()?.to_owned();
-        let name = lines.next()?.to_owned();
+        let mut text = || Some(lines.next()?.to_owned());
+        let (host, namespace, name) = (text()?, text()?, text()?);
         Some((
             size,
             Member {
                 name,
                 process,
-                place,
+                host,
+                namespace,
             },
         ))
     }
@@ -110,7 +123,10 @@ pub(super) fn join_store(place: &Place, tell: &dyn Fn(&str)) -> Result<KeyStore>
     if let Ok(keys) = joined.recv_timeout(QUIET) {
         return keys.map_err(|error| no_store(place, &error));
     }
-    tell(&format!("waiting for {server}, where ranks meet"));
+    tell(&format!(
+        "waiting for {server}, where ranks meet, for up to {} min",
+        MEETING.as_secs() / 60
+    ));
     match joined.recv_timeout(MEETING) {
         Ok(keys) => keys.map_err(|error| no_store(place, &error)),
         Err(_) => Err(no_store(
@@ -129,6 +145,13 @@ pub(super) fn meet(place: &Place, store: &Store, tell: &dyn Fn(&str)) -> Result<
     let mut told = false;
     let mut members = Vec::new();
     while members.len() < place.size as usize {
+        if let Some(failed) = store.get(FAILED)? {
+            store.set(&key_of(place.rank), LEFT)?;
+            if place.serves {
+                await_leaving(store, place.size, FAREWELL_OF_FAILED);
+            }
+            return Err(RankLost(String::from_utf8_lossy(&failed).into_owned()).into());
+        }
         let rank = members.len() as u32;
         if let Some(text) = store.get(&key(rank))? {
             let text = String::from_utf8_lossy(&text);
@@ -157,14 +180,77 @@ pub(super) fn meet(place: &Place, store: &Store, tell: &dyn Fn(&str)) -> Result<
         );
         if waited > QUIET && !told {
             tell(&format!(
-                "waiting for rank {rank} of {} to come",
-                place.size
+                "waiting for rank {rank} of {} to come, for up to {} min",
+                place.size,
+                MEETING.as_secs() / 60
             ));
             told = true;
         }
         thread::sleep(Duration::from_millis(20));
     }
     Ok(members)
+}
+
+/// The keys of the program that a rank runs now, `attempt`'s and those that later attempts see: torchrun's agent keeps
+/// its store, where a script may run several programs, one after another.
+pub(super) fn keys_of_program(keys: &KeyStore, place: &Place) -> Result<(String, String)> {
+    let attempt = format!("ddpm/attempt-{}/", place.attempt);
+    let number = keys
+        .below(&attempt)?
+        .add(&format!("programs/{}", place.rank), 1)?;
+    Ok((
+        format!("{attempt}program-{number}/"),
+        format!("ddpm/program-{number}/"),
+    ))
+}
+
+/// Waits until all ranks but rank 0 have said that they go, at most for a time.
+pub(super) fn await_leaving(store: &Store, size: u32, patience: Duration) {
+    let until = Instant::now() + patience;
+    let gone = |rank| matches!(store.get(&key_of(rank)), Ok(Some(sign)) if sign == LEFT);
+    while Instant::now() < until && !(1..size).all(gone) {
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Longest time that a rank which fails before it has met the others tries to reach the store.
+const REACHING: Duration = Duration::from_secs(2);
+
+/// Tells the ranks that wait for this one that it fails, and why, before it has met them: they end too. A store that
+/// cannot be reached within two seconds changes nothing, and they wait for ten minutes.
+pub fn fail_before_meeting(place: &Place, why: &str) {
+    let (done, told) = channel();
+    let why = format!(
+        "{} has failed: {}",
+        Member::this(place).name,
+        one_line(&why)
+    );
+    let of = place.clone();
+    let tell = move || {
+        let _ = tell_before_meeting(&of, &why);
+        let _ = done.send(());
+    };
+    let thread = thread::Builder::new().name("store".to_owned()).spawn(tell);
+    if thread.is_err()
+        || told
+            .recv_timeout(2 * REACHING + FAREWELL_OF_FAILED)
+            .is_err()
+    {
+        // It may hang in the store.
+        native::exit_without_cleanup();
+    }
+}
+
+fn tell_before_meeting(place: &Place, why: &str) -> Result<()> {
+    let keys = KeyStore::join(&place.master, place.port, place.serves, REACHING)?;
+    let (own, _) = keys_of_program(&keys, place)?;
+    let store = Store::new(keys.again()?.below(&own)?, server(place), REACHING)?;
+    store.set(FAILED, why.as_bytes())?;
+    store.set(&key_of(place.rank), LEFT)?;
+    if place.serves {
+        await_leaving(&store, place.size, FAREWELL_OF_FAILED);
+    }
+    Ok(())
 }
 
 /// What `make` makes with all ranks, which it waits for: beside, while this looks whether they live.
@@ -217,7 +303,8 @@ mod tests {
         let member = Member {
             name: "rank 1 (process 7 on host)".to_owned(),
             process: 7,
-            place: "host 123 pid:[4]".to_owned(),
+            host: "host 123".to_owned(),
+            namespace: "pid:[4]".to_owned(),
         };
         assert_eq!(Member::of_text(&member.to_text(3)), Some((3, member)));
         assert_eq!(Member::of_text("rank 1 of an older program"), None);

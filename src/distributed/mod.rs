@@ -13,7 +13,7 @@
 //!   waiting safe: a rank waits for others however long they take, as long as they live, and no longer.
 //!
 //! A rank that fails says so in the store; one that is killed or hangs is missed. All others then stop with an error that
-//! names it ([`RankLost`]).
+//! names it ([`RankLost`]). One that fails before it has met the others says so too ([`fail_before_meeting`]).
 
 mod error_file;
 mod group;
@@ -25,6 +25,7 @@ mod store;
 
 pub use error_file::write_error_file;
 pub use group::{Ask, Group};
+pub use meet::fail_before_meeting;
 pub use place::{Launcher, Place};
 pub use reduce::{Reduce, Reducer};
 

@@ -45,6 +45,20 @@ impl fmt::Display for Reduce {
     }
 }
 
+impl Reduce {
+    /// Most bytes that adding up a flat gradient of `values` f32 over so many ranks takes on each besides the gradient.
+    /// Buffers of some MiB that c10d keeps for what is on its way are not counted.
+    pub fn bytes(self, values: u64, ranks: u64) -> u64 {
+        match self {
+            Reduce::F32 => 0,
+            // A copy of each bucket, and the last may be on their way together.
+            Reduce::Bf16 => 2 * values,
+            // The sum, and parts of all ranks: as we want them, and as Gloo gathers them.
+            Reduce::Ordered => 4 * values + 2 * 4 * (GATHERED as u64).min(values * ranks),
+        }
+    }
+}
+
 /// Adds up a flat gradient and a loss over the ranks of a group, which compute one microbatch each in a round.
 #[derive(Debug)]
 pub struct Reducer {

@@ -95,6 +95,9 @@ fn milliseconds(
     let fit = Fit {
         auto: start.auto_accumulate,
         force: start.force,
+        // Each rank times by itself.
+        group: None,
+        reduce: start.reduce,
     };
     let timed = catch_shortage(|| {
         let mut trainer = Trainer::new(&config, data.len(), chosen.device)?;

@@ -3,10 +3,12 @@
 use anyhow::{Result, anyhow, ensure};
 use tch::Device;
 
+use super::ranks::free_memory;
 use super::{Observer, Trainer};
 use crate::config::{ModelConfig, OptimizerKind, RunConfig};
 use crate::data::Store;
-use crate::memory::{Shortage, asked_for, available_bytes, catch_shortage, resident_bytes};
+use crate::distributed::{Group, Reduce};
+use crate::memory::{Shortage, asked_for, available_to_each, catch_shortage, resident_bytes};
 use crate::native;
 use crate::report::bytes;
 use crate::text::plural;
@@ -56,6 +58,7 @@ impl Needs {
         config: &RunConfig,
         trainer: &Trainer,
         data: &Store,
+        fit: Fit,
         free: Option<u64>,
     ) -> Needs {
         let device = trainer.arena.device();
@@ -63,7 +66,12 @@ impl Needs {
         let cost = trainer.net.cost(height, width);
         let flat = F32_BYTES * trainer.arena.params.numel() as u64;
         let image = F32_BYTES * (channels * height * width) as u64;
-        let batch = BATCH_TENSORS * image * config.train.batch as u64;
+        let ranks = fit.ranks();
+        let batch = BATCH_TENSORS * image * config.train.batch as u64 / ranks;
+        let adding_up = match fit.group {
+            Some(_) => fit.reduce.bytes(flat / F32_BYTES, ranks),
+            None => 0,
+        };
         let kept = trainer.net.bytes_kept_a_value() * (cost.activations + cost.backward) as f64;
         let on_cpu = !device.is_cuda();
         // The weights in bf16: on a CPU as filters for sampling, on CUDA the copy of each step.
@@ -79,9 +87,9 @@ impl Needs {
         Needs {
             held: held.unwrap_or(0),
             once: if on_cpu {
-                batch + CHECKPOINT_COPIES * flat + KERNELS_BYTES
+                batch + adding_up + CHECKPOINT_COPIES * flat + KERNELS_BYTES
             } else {
-                batch + in_bf16
+                batch + adding_up + in_bf16
             },
             per_image: if on_cpu { kept * HEAP_PER_BYTE } else { kept } as u64,
             between_steps: SAMPLING_COPIES * flat + if on_cpu { in_bf16 } else { 0 },
@@ -118,9 +126,10 @@ impl Needs {
     }
 }
 
-/// The fewest equal microbatches with at most `most` images each; `None` if `most` is 0.
-pub(super) fn fewest_parts(batch: i64, most: u64) -> Option<i64> {
-    (1..=batch).find(|parts| batch % parts == 0 && (batch / parts) as u64 <= most)
+/// The fewest equal microbatches with at most `most` images each, of which all ranks have as many; `None` if `most` is 0.
+pub(super) fn fewest_parts(batch: i64, ranks: i64, most: u64) -> Option<i64> {
+    let mut shared = (ranks..=batch).step_by(ranks as usize);
+    shared.find(|parts| batch % parts == 0 && (batch / parts) as u64 <= most)
 }
 
 /// Bytes of the tensors of a checkpoint.
@@ -128,21 +137,35 @@ pub(super) fn checkpoint_bytes(trainer: &Trainer) -> u64 {
     CHECKPOINT_COPIES * F32_BYTES * trainer.arena.params.numel() as u64
 }
 
-/// What to do about a batch that may be too large.
+/// Who computes the batch, and what to do about one that may be too large.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Fit {
+pub(super) struct Fit<'a> {
     /// Split it into as few microbatches as memory allows.
     pub(super) auto: bool,
     /// Train all the same.
     pub(super) force: bool,
+    /// The ranks that share the batch, and settle this together.
+    pub(super) group: Option<&'a Group>,
+    /// How they add up gradients.
+    pub(super) reduce: Reduce,
+}
+
+impl Fit<'_> {
+    fn ranks(&self) -> u64 {
+        self.group.map_or(1, |group| group.size() as u64)
+    }
 }
 
 /// Needed and free memory at the start of a run.
 #[derive(Debug)]
 pub(super) struct MemoryBudget {
     pub(super) needs: Needs,
-    /// Free memory at the start, in bytes; `None` if unknown.
+    /// Free memory at the start, in bytes, of a rank if there are others; `None` if unknown.
     free: Option<u64>,
+    /// Ranks that share the batch.
+    ranks: i64,
+    /// Ranks that share the memory: on a CPU those of this host, this one among them.
+    ranks_here: u64,
     batch: i64,
     /// Number of microbatches.
     pub(super) accumulate: i64,
@@ -156,7 +179,8 @@ impl MemoryBudget {
     /// are chosen. With `force` a microbatch that should not fit is a warning.
     ///
     /// # Errors
-    /// A microbatch that should not fit; `auto`, and the free memory is unknown, or not even one image should fit.
+    /// A microbatch that should not fit; `auto`, and the free memory is unknown, or not even one image should fit. A
+    /// rank is gone.
     pub(super) fn settle(
         config: &RunConfig,
         trainer: &Trainer,
@@ -167,10 +191,13 @@ impl MemoryBudget {
         let device = trainer.arena.device();
         // The initial weights and a loaded checkpoint are freed; training does not need their memory.
         native::return_freed_memory();
-        let free = available_bytes(device);
+        let free = free_memory(fit.group, device)?;
+        let here = fit.group.map_or(1, |group| group.ranks_here().1 as u64);
         let mut budget = MemoryBudget {
-            needs: Needs::of(config, trainer, data, free),
+            needs: Needs::of(config, trainer, data, fit, free),
             free,
+            ranks: fit.ranks() as i64,
+            ranks_here: if device.is_cuda() { 1 } else { here },
             batch: config.train.batch,
             accumulate: config.train.accumulate,
             device,
@@ -195,10 +222,11 @@ impl MemoryBudget {
         let (free, more) = (self.free?, self.needs.more(self.micro()));
         (more > free).then(|| {
             format!(
-                "a microbatch of {} needs {} of memory, and {} are free{}",
+                "a microbatch of {} needs {} of memory, and {} are free{}{}",
                 plural(self.micro(), "image"),
                 bytes(more),
                 bytes(free),
+                self.sharers(),
                 match self.device {
                     Device::Cuda(_) => "",
                     _ => ": the system would end this program",
@@ -207,20 +235,29 @@ impl MemoryBudget {
         })
     }
 
+    /// For whom memory is free, if ranks share it.
+    fn sharers(&self) -> String {
+        match self.ranks_here {
+            1 => String::new(),
+            here => format!(" for each of the {here} ranks of this host"),
+        }
+    }
+
     fn chosen(&self, observer: &dyn Observer) -> Result<i64> {
         let free = self.free.ok_or_else(|| {
             anyhow!("`start.auto_accumulate`: the free memory is unknown on this system; give `train.accumulate`")
         })?;
         let most = self.needs.images_that_fit(free);
-        let parts = fewest_parts(self.batch, most).ok_or_else(|| {
+        let parts = fewest_parts(self.batch, self.ranks, most).ok_or_else(|| {
             anyhow!(
-                "`start.auto_accumulate`: not even one image fits: {} more are needed, and {} are free; {SMALLER}",
+                "`start.auto_accumulate`: not even one image fits: {} more are needed, and {} are free{}; {SMALLER}",
                 bytes(self.needs.more(1)),
-                bytes(free)
+                bytes(free),
+                self.sharers()
             )
         })?;
         observer.message(&format!(
-            "`start.auto_accumulate`: batch {} in {parts} {} of {}; up to {} fit into {} free",
+            "`start.auto_accumulate`: batch {} in {parts} {} of {}; up to {} fit into {} free{}",
             self.batch,
             if parts == 1 {
                 "microbatch"
@@ -229,7 +266,8 @@ impl MemoryBudget {
             },
             self.batch / parts,
             plural(most, "image"),
-            bytes(free)
+            bytes(free),
+            self.sharers()
         ));
         Ok(parts)
     }
@@ -241,14 +279,13 @@ impl MemoryBudget {
 
     /// Settings with which training should fit; always a smaller microbatch than now.
     fn advice(&self) -> String {
-        let most = self
-            .needs
-            .images_that_fit(self.free.or(available_bytes(self.device)).unwrap_or(0));
+        let free = self.free.or(self.free_now());
+        let most = self.needs.images_that_fit(free.unwrap_or(0));
         let blocks = match self.can_checkpoint_blocks {
             true => ", or `train.checkpoint_blocks`, which keeps less for each image",
             false => "",
         };
-        match fewest_parts(self.batch, most.min(self.micro() / 2)) {
+        match fewest_parts(self.batch, self.ranks, most.min(self.micro() / 2)) {
             Some(parts) => format!(
                 "microbatches of {} should fit: `train.accumulate` = {parts} (same maths), or `start.auto_accumulate`{blocks}",
                 self.batch / parts
@@ -257,9 +294,13 @@ impl MemoryBudget {
         }
     }
 
+    fn free_now(&self) -> Option<u64> {
+        available_to_each(self.device, self.ranks_here)
+    }
+
     /// Halves the microbatch; false if it is one image already.
     pub(super) fn halve(&mut self) -> bool {
-        let parts = fewest_parts(self.batch, self.micro() / 2);
+        let parts = fewest_parts(self.batch, self.ranks, self.micro() / 2);
         self.accumulate = parts.unwrap_or(self.accumulate);
         parts.is_some()
     }
@@ -287,17 +328,17 @@ impl MemoryBudget {
                 _ => format!("{size} more were asked for"),
             },
         };
-        let free_now = available_bytes(self.device);
         let before = self.free.unwrap_or(0);
         format!(
             "out of memory: {asked} while training with batch {} in microbatches of {}, estimated at {} in total, {}; {}",
             self.batch,
             self.micro(),
             bytes(self.needs.in_all(self.micro())),
-            match free_now {
+            match self.free_now() {
                 Some(now) => format!(
-                    "and {} are free ({} before the first step)",
+                    "and {} are free{} ({} before the first step)",
                     bytes(now),
+                    self.sharers(),
                     bytes(before)
                 ),
                 None => "and the free memory is unknown".into(),
@@ -331,6 +372,8 @@ mod tests {
         MemoryBudget {
             needs: NEEDS,
             free: Some(free),
+            ranks: 1,
+            ranks_here: 1,
             batch,
             accumulate,
             device: Device::Cpu,
@@ -358,17 +401,42 @@ mod tests {
 
     #[test]
     fn parts_are_equal_and_as_few_as_possible() {
-        for (batch, most, want) in [
-            (64, 64, Some(1)),
-            (64, 1_000, Some(1)),
-            (64, 63, Some(2)),
-            (64, 9, Some(8)),
-            (30, 7, Some(5)),
-            (7, 6, Some(7)),
-            (7, 0, None),
+        for (batch, ranks, most, want) in [
+            (64, 1, 64, Some(1)),
+            (64, 1, 1_000, Some(1)),
+            (64, 1, 63, Some(2)),
+            (64, 1, 9, Some(8)),
+            (30, 1, 7, Some(5)),
+            (7, 1, 6, Some(7)),
+            (7, 1, 0, None),
+            (64, 2, 1_000, Some(2)),
+            (64, 4, 9, Some(8)),
+            (30, 3, 7, Some(6)),
+            (30, 3, 0, None),
         ] {
-            assert_eq!(fewest_parts(batch, most), want, "{batch} {most}");
+            let found = fewest_parts(batch, ranks, most);
+            assert_eq!(found, want, "{batch} {ranks} {most}");
         }
+    }
+
+    #[test]
+    fn what_ranks_share_is_said_and_split() {
+        let of_two = MemoryBudget {
+            ranks: 2,
+            ranks_here: 2,
+            ..budget(8, 2, 130)
+        };
+        let problem = of_two.too_little().unwrap();
+        let want = "needs 140 bytes of memory, and 130 bytes are free for each of the 2 ranks of this host: the system";
+        assert!(problem.contains(want), "{problem}");
+        // 110 free are too few for what is needed whatever the microbatch.
+        let advice = MemoryBudget {
+            free: Some(139),
+            ..of_two
+        };
+        assert_eq!(advice.needs.images_that_fit(139), 2);
+        assert!(advice.advice().contains("`train.accumulate` = 4 "));
+        assert_eq!(advice.chosen(&()).unwrap(), 4);
     }
 
     #[test]

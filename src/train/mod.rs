@@ -32,7 +32,7 @@ use tch::Tensor;
 pub use clock::{Clock, Phase};
 pub use guard::Guard;
 pub use observer::Observer;
-pub use ranks::share_batches;
+pub use ranks::{free_memory, share_batches};
 pub use record::{ImageOfBatch, Number, ParameterGradient, StepRecord};
 pub use replay::{Replay, replay};
 pub use resume::{default_folder, renewed, resume_changes, settings_around};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 use super::state::flats;
 use super::{Start, Trainer};
@@ -17,6 +18,7 @@ use crate::data::Loaded;
 use crate::device::Chosen;
 use crate::distributed::{Group, RankLost, Reduce};
 use crate::fs::{keep, remove_on_quit};
+use crate::memory::{available_bytes, available_to_each};
 use crate::native::host_bytes;
 use crate::text::plural;
 
@@ -127,6 +129,21 @@ pub(super) fn share_layout(start: &mut Start) -> Result<()> {
     Ok(())
 }
 
+/// Bytes that a rank can still allocate on its `device` while those of its host take as many: the least that any rank
+/// of the group can. `None` if a system does not report it. A GPU is a rank's own: NCCL refuses two on one.
+///
+/// # Errors
+/// A rank is gone.
+pub fn free_memory(group: Option<&Group>, device: Device) -> Result<Option<u64>> {
+    let Some(group) = group else {
+        return Ok(available_bytes(device));
+    };
+    // What the others still load is not free.
+    group.gather("loaded")?;
+    let (_, here) = group.ranks_here();
+    group.smallest(available_to_each(device, here as u64))
+}
+
 /// Takes the largest number of microbatches that a rank needs to fit its share into memory.
 ///
 /// # Errors
@@ -161,10 +178,8 @@ pub(super) fn load_data(
     if config.data.folder.is_none() {
         return load(None);
     }
-    let hosts = group.gather(&host()?)?;
-    let own = &hosts[group.rank() as usize];
-    let first = hosts.iter().position(|host| host == own);
-    let decodes = first == Some(group.rank() as usize);
+    let (first, _) = group.ranks_here();
+    let decodes = first == group.rank();
     let shared = match (decodes, cache) {
         (true, None) => Some(Temporary::new()?),
         _ => None,
@@ -181,7 +196,7 @@ pub(super) fn load_data(
         .unwrap_or_default();
     let places = group.gather(&shown)?;
     if loaded.is_none() {
-        let theirs = PathBuf::from(&places[first.unwrap_or_default()]);
+        let theirs = PathBuf::from(&places[first as usize]);
         loaded = Some(load(Some(cache.unwrap_or(&theirs)))?);
     }
     let loaded = loaded.context("no images")?;
@@ -190,16 +205,6 @@ pub(super) fn load_data(
     let count = loaded.manifest.len();
     group.compare("set of images", &format!("{count} images, {fingerprint}"))?;
     Ok(loaded)
-}
-
-/// A name for this machine, the same for all of its processes.
-fn host() -> Result<String> {
-    let name = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    Ok(format!("{name} {}", boot.unwrap_or_default().trim()))
 }
 
 /// A file for the decoded images of a host's ranks, gone when this is dropped: who has it mapped keeps it.

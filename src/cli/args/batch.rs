@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::cli::out::say;
 use crate::device::synchronize;
-use crate::memory::{Shortage, available_bytes, catch_shortage, return_cached};
+use crate::memory::{Shortage, available_to_each, catch_shortage, return_cached};
 use crate::native::{CpuTally, cuda_tensors, forget_cuda_peak};
 use crate::pretrained::Pretrained;
 use crate::text::plural;
@@ -41,8 +41,41 @@ impl FromStr for BatchSize {
     }
 }
 
+/// Room for a batch beside those that other ranks make at the same time.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cli) struct Room {
+    /// Ranks that make batches, this one among them.
+    pub(in crate::cli) ranks: u64,
+    /// Those of them that share this host's memory.
+    pub(in crate::cli) ranks_here: u64,
+    /// Most bytes that a batch may take on any rank; `None` if unknown.
+    pub(in crate::cli) least: Option<u64>,
+}
+
+impl Default for Room {
+    /// That of a process by itself.
+    fn default() -> Room {
+        Room {
+            ranks: 1,
+            ranks_here: 1,
+            least: None,
+        }
+    }
+}
+
+impl Room {
+    /// True if `bytes` can be allocated besides what is in use; true if unknown.
+    fn holds(self, device: Device, bytes: u64) -> bool {
+        // Memory of earlier batches.
+        return_cached(device);
+        let here = available_to_each(device, self.ranks_here);
+        let room = here.into_iter().chain(self.least).min();
+        room.is_none_or(|room| fits(bytes, room))
+    }
+}
+
 impl BatchSize {
-    /// The batch size for `images` images; `auto` is found by trying.
+    /// The batch size for `images` images; `auto` is found by trying, and leaves none of the ranks without a batch.
     ///
     /// # Errors
     /// `auto`, and a batch of one image does not fit, or an evaluation fails for another reason than memory.
@@ -51,16 +84,22 @@ impl BatchSize {
         network: &Pretrained,
         device: Device,
         images: u64,
+        room: Room,
     ) -> Result<u64> {
         let BatchSize::Auto = self else {
             return Ok(self.at_most(images));
         };
         let evaluate = |batch| Tried::evaluation(network, device, batch);
-        let found = fastest(images, evaluate, |bytes| has_room(device, bytes))?;
+        let most = images.div_ceil(room.ranks);
+        let found = fastest(most, evaluate, |bytes| room.holds(device, bytes))?;
         // Memory of the last batch tried, twice as large.
         return_cached(device);
+        let shared = match room.ranks {
+            1 => String::new(),
+            ranks => format!(", a batch a rank at a time, of {ranks} ranks"),
+        };
         say(&format!(
-            "--batch auto: {} per batch",
+            "--batch auto: {} per batch{shared}",
             plural(found, "image")
         ));
         Ok(found)
@@ -174,13 +213,6 @@ fn counted<T>(device: Device, work: impl FnOnce() -> T) -> Result<(T, u64)> {
     Ok((result, most))
 }
 
-/// True if `bytes` can be allocated besides what is in use; true if unknown.
-fn has_room(device: Device, bytes: u64) -> bool {
-    // Memory of earlier batches.
-    return_cached(device);
-    available_bytes(device).is_none_or(|room| fits(bytes, room))
-}
-
 fn fits(bytes: u64, room: u64) -> bool {
     bytes as f64 <= room as f64 * (1.0 - SPARE_MEMORY)
 }
@@ -240,7 +272,19 @@ mod tests {
     #[test]
     fn a_tenth_of_the_memory_stays_free() {
         assert!(fits(0, 0) && fits(90, 100) && !fits(91, 100));
-        assert!(has_room(Device::Cpu, 1 << 20) && !has_room(Device::Cpu, 1 << 60));
+        let alone = Room::default();
+        assert!(alone.holds(Device::Cpu, 1 << 20) && !alone.holds(Device::Cpu, 1 << 60));
+        // The rank with the least, and as many ranks of this host.
+        let least = Room {
+            least: Some(1 << 19),
+            ..alone
+        };
+        assert!(least.holds(Device::Cpu, 1 << 18) && !least.holds(Device::Cpu, 1 << 20));
+        let many = Room {
+            ranks_here: 1 << 40,
+            ..alone
+        };
+        assert!(!many.holds(Device::Cpu, 1 << 20));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use clap::Args;
 use crate::cli::flags::describe_error;
 use crate::cli::out;
 use crate::device::Chosen;
-use crate::distributed::{Group, Place, RankLost};
+use crate::distributed::{Group, Place, RankLost, fail_before_meeting};
 
 /// How ranks, started by torchrun, srun or mpirun, work together.
 #[derive(Debug, Clone, Copy, Args)]
@@ -47,6 +47,18 @@ impl GroupArgs {
         }
         Group::join(place, self.rank_timeout, chosen.device, &out::say).map(Some)
     }
+}
+
+/// Does `work`, which comes before a rank meets the others; they hear of its failure too.
+pub(in crate::cli) fn before_meeting<T>(
+    place: Option<&Place>,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let result = work();
+    if let (Some(place), Err(error)) = (place, &result) {
+        fail_before_meeting(place, &describe_error(error));
+    }
+    result
 }
 
 /// Runs `work` as a rank of `group`, if there is one: the others hear of its failure, and it leaves in order after its

@@ -6,10 +6,12 @@ use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
 use super::record::Record;
+use crate::cli::args::batch::Room;
 use crate::cli::args::image_out::ImageOutput;
 use crate::distributed::Group;
 use crate::images::to_pixels;
 use crate::sample::Images;
+use crate::train::free_memory;
 
 /// A process by itself, or a rank of a group.
 pub(super) struct Share<'a> {
@@ -67,6 +69,21 @@ impl<'a> Share<'a> {
             Some(group) => format!("{work}, {}", group.place()),
             None => work.to_owned(),
         }
+    }
+
+    /// The room for batches, which all ranks make at once.
+    ///
+    /// # Errors
+    /// A lost rank.
+    pub(super) fn room(&self, device: Device) -> Result<Room> {
+        Ok(match self.group {
+            None => Room::default(),
+            Some(group) => Room {
+                ranks: group.size() as u64,
+                ranks_here: group.ranks_here().1 as u64,
+                least: free_memory(self.group, device)?,
+            },
+        })
     }
 
     /// The number that the leading process finds.

@@ -38,12 +38,15 @@ impl Run {
         let fit = Fit {
             auto: start.auto_accumulate,
             force: start.force,
+            group: start.group.as_deref(),
+            reduce: start.reduce,
         };
         let observer = Arc::clone(&start.observer);
         let settings = &mut start.config;
-        let budget = plan::settle(settings, &mut trainer, &data.store, fit, &*observer)?;
+        let mut budget = plan::settle(settings, &mut trainer, &data.store, fit, &*observer)?;
         if let Some(group) = &start.group {
             ranks::agree_on_parts(group, settings)?;
+            budget.accumulate = settings.train.accumulate;
             trainer.set_accumulate(settings.train.accumulate);
             trainer.join(group, start.reduce)?;
         }
