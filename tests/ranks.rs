@@ -6,6 +6,8 @@
 mod common;
 #[path = "ranks/faults.rs"]
 mod faults;
+#[path = "ranks/inside.rs"]
+mod inside;
 #[path = "ranks/launch.rs"]
 mod launch;
 #[path = "ranks/refused.rs"]

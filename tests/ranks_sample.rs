@@ -266,6 +266,58 @@ fn torchrun_starts_again_what_lost_a_rank() {
     assert_same(&cut, whole);
 }
 
+/// The program as one of two ranks, without torchrun.
+fn rank(number: u32, port: u16, arguments: &[String]) -> Command {
+    let mut command = one();
+    let place = [
+        ("RANK", number.to_string()),
+        ("LOCAL_RANK", number.to_string()),
+        ("WORLD_SIZE", "2".to_owned()),
+        ("MASTER_ADDR", "127.0.0.1".to_owned()),
+        ("MASTER_PORT", port.to_string()),
+    ];
+    command.envs(place).args(arguments);
+    command
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Without a file of all images, ranks have nothing to say to each other between batches.
+#[test]
+fn a_dead_rank_is_noticed_between_batches() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("d");
+    // Far more than are made before the signs of life, twice a second, show it.
+    let images_in_all = 100_000;
+    let flags = format!("-n {images_in_all} --batch 2 --seed 3 --separate DIR");
+    let (port, arguments) = (free_port(), sample(&flags, &dir));
+    let mut lives = Watched::spawn(rank(0, port, &arguments));
+    let mut killed = Watched::spawn(rank(1, port, &arguments));
+    wait_until("images", || images(&dir) >= 5);
+    killed.child.kill().unwrap();
+    lives.wait_for("error: rank 1 (process ");
+    assert_eq!(lives.code(), Some(1));
+    assert!(images(&dir) < images_in_all / 2);
+}
+
+#[test]
+fn the_batch_of_ranks_leaves_none_without() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("d");
+    let (port, arguments) = (
+        free_port(),
+        sample("-n 4 --batch auto --separate DIR", &dir),
+    );
+    let ranks = [0, 1].map(|number| rank(number, port, &arguments));
+    let mut ranks = ranks.map(Watched::spawn);
+    ranks[0].wait_for(" per batch, a batch a rank at a time, of 2 ranks");
+    assert_eq!(ranks.each_mut().map(Watched::code), [Some(0); 2]);
+    assert_eq!(images(&dir), 4);
+}
+
 #[test]
 fn ranks_that_do_not_sample_the_same_are_refused() {
     let place = tempfile::tempdir().unwrap();

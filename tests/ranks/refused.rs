@@ -1,6 +1,8 @@
 //! Ranks that are not alike, and batches that they cannot share: refused before the first step, on all of them.
 
-use super::team::{free_port, plain, program, started, tiny};
+use std::time::{Duration, Instant};
+
+use super::team::{free_port, plain, program, started, tiny, torchrun};
 use super::tiny::{stderr, train};
 
 /// Runs `script` in a shell on both of two ranks; all must fail, and say `want`.
@@ -103,4 +105,59 @@ fn a_host_that_is_not_known_and_numbers_of_ranks_that_differ() {
         "cannot be resolved",
     );
     refused(&format!("WORLD_SIZE=$((RANK + 2)) {words}"), " counts ");
+}
+
+/// One rank fails before it has met the other, which hears of it at once; torchrun hears of both.
+#[test]
+fn a_rank_that_fails_before_they_meet() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = tiny(&dir.path().join("run"), 4, &[]).join(" ");
+    let other_device = words.replace("--device cpu", "--device cuda:7");
+    for (fails, command, code, want) in [
+        (0, format!("{words} --no-such-flag"), 2, "--no-such-flag"),
+        (1, format!("{words} --no-such-flag"), 2, "--no-such-flag"),
+        (0, other_device.clone(), 1, "is one GPU for 2 ranks"),
+        (1, other_device, 1, "is one GPU for 2 ranks"),
+    ] {
+        let script = format!(
+            "export TORCHELASTIC_ERROR_FILE={}/$RANK; if [ $RANK = {fails} ]; then {command}; else {words}; fi",
+            dir.path().display()
+        );
+        let since = Instant::now();
+        let ended = started(
+            2,
+            plain(2, free_port()),
+            &["sh", "-c", &script].map(str::to_owned),
+        );
+        assert!(since.elapsed() < Duration::from_secs(30));
+        let (failed, other) = (&ended[fails], &ended[1 - fails]);
+        assert_eq!(failed.status.code(), Some(code), "{}", stderr(failed));
+        assert_eq!(other.status.code(), Some(1), "{}", stderr(other));
+        let said = stderr(other);
+        let name = format!("rank {fails} (process ");
+        for part in [&name, " has failed: ", want] {
+            assert!(said.contains(part), "{said}");
+        }
+        for rank in 0..2 {
+            let file = dir.path().join(rank.to_string());
+            let told = std::fs::read_to_string(&file).unwrap();
+            assert!(told.contains(want), "{told}");
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+    assert!(!dir.path().join("run").exists());
+}
+
+#[test]
+fn torchrun_shows_a_usage_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = tiny(&dir.path().join("run"), 4, &["--no-such-flag"]);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let out = torchrun(2, &[], &words).output().unwrap();
+    let said = stderr(&out);
+    let (_, shown) = said.split_once("Root Cause").unwrap_or_default();
+    assert!(
+        shown.contains("exitcode  : 2") && shown.contains("--no-such-flag"),
+        "{said}"
+    );
 }

@@ -268,3 +268,22 @@ fn bad_steps_are_skipped_and_left_behind_together() {
         assert_same_end(&at("alone"), &at("ranks"), ranks.meta.step);
     }
 }
+
+#[test]
+fn the_largest_microbatch_that_fits_is_one_a_rank() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let words = tiny(&run, 2, &["--reduce", "ordered"]);
+    let words = words.join(" ").replace("--batch 4", "--batch auto");
+    let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+    let ended = started(2, plain(2, free_port()), &words);
+    let said = stderr(&ended[0]);
+    assert!(ended.iter().all(|out| out.status.success()), "{said}");
+    for part in [
+        "--batch auto: batch 16 in 2 microbatches of 8; up to ",
+        " free for each of the 2 ranks of this host\n",
+        "batch 16 in 2 microbatches over 2 ranks",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+}
