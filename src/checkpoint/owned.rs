@@ -6,9 +6,10 @@ use super::file::{Contents, contents_of};
 use super::newest::step_of;
 
 /// Files and folders directly in a run's folder that belong to it. Grids in `samples/` begin with `step-`.
-const OWN: [&str; 10] = [
+const OWN: [&str; 11] = [
     "config.toml",
     "pictures.tsv",
+    "held_out.tsv",
     "skipped.tsv",
     "metrics.jsonl",
     "log.txt",

@@ -3,6 +3,7 @@
 //! ```text
 //! RUN/config.toml                        resolved settings, readable by --config
 //! RUN/pictures.tsv                       the images it is trained on
+//! RUN/held_out.tsv                       the images it is not trained on, if some are held out
 //! RUN/skipped.tsv                        files that could not be read, if there are any
 //! RUN/metrics.jsonl                      one line per step
 //! RUN/log.txt                            what was said while it was trained; log.old.txt, if it grew long
@@ -70,6 +71,11 @@ impl RunFolder {
     /// The images the run is trained on.
     pub fn images_path(&self) -> PathBuf {
         self.dir.join("pictures.tsv")
+    }
+
+    /// The images held out of the run.
+    pub fn held_out_path(&self) -> PathBuf {
+        self.dir.join("held_out.tsv")
     }
 
     /// Files that could not be read, with the reasons.

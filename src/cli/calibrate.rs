@@ -71,6 +71,8 @@ impl CalibrateCommand {
         let mut wanted = config.data.clone();
         if self.data.is_some() {
             wanted.folder.clone_from(&self.data);
+            // That is about the run's own images.
+            wanted.hold_out = None;
         }
         let bar = DecodeProgress::new();
         let progress = |done, total| bar.set(done, total);

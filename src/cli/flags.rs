@@ -11,7 +11,7 @@ use crate::text::one_line;
 
 /// Settings whose flags have other names, and those of a run's config.toml. A value stands behind ` = ` in the library,
 /// and behind a space on the command line.
-const FLAGS: [(&str, &str); 49] = [
+const FLAGS: [(&str, &str); 50] = [
     ("start.auto_accumulate", "--batch auto"),
     ("start.folder", "--run"),
     ("start.init", "--init-from"),
@@ -60,6 +60,7 @@ const FLAGS: [(&str, &str); 49] = [
     ("train.seed", "--seed"),
     ("train.steps", "--steps"),
     ("data.flip", "--flip"),
+    ("data.hold_out", "--hold-out"),
     ("optim.adapt_norms", "--adapt-norms"),
 ];
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+mod hold_out;
 mod images;
 mod layout;
 mod model;
@@ -20,6 +21,7 @@ mod validate_keras;
 mod validate_model;
 mod versioned;
 
+pub use hold_out::{HoldOut, ParseHoldOutError};
 pub use images::{Background, ImageRules, ParseBackgroundError, Resize, UnknownRulesError};
 pub use layout::MapLayout;
 pub use model::{
@@ -142,6 +144,9 @@ pub struct DataConfig {
     pub folder: Option<PathBuf>,
     /// Number of built-in faces.
     pub builtin_images: u64,
+    /// Images that are never trained on, kept for evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_out: Option<HoldOut>,
     /// How images are scaled.
     pub resize: Resize,
     /// Background of transparent pixels.

@@ -99,6 +99,7 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
         data: DataConfig {
             folder: None,
             builtin_images: 16_384,
+            hold_out: None,
             resize: Resize::Fast,
             background: Background::default(),
             flip: false,

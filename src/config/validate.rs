@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::hold_out::{HoldOut, WANTED};
 use super::{DataConfig, ModelKind, RunConfig, ScheduleKind, Sigma};
 
 /// A setting that cannot work.
@@ -147,6 +148,13 @@ impl RunConfig {
             "data.folder",
             folder.unwrap_or(Path::new("")).display(),
             "is not UTF-8 text, as a run's settings are; rename the folder, or give a link to it (ln -s)",
+        )?;
+        let hold_out = self.data.hold_out.as_ref();
+        require(
+            hold_out.is_none_or(HoldOut::is_valid),
+            "data.hold_out",
+            hold_out.map(ToString::to_string).unwrap_or_default(),
+            WANTED,
         )?;
         require(
             self.data.builtin_images > 0,

@@ -58,6 +58,17 @@ pub enum DataError {
         reasons: Vec<String>,
     },
 
+    /// All images are held out.
+    #[error(
+        "`data.hold_out` = {hold_out}: none of the {count} images is left to train on: hold out fewer, or add images"
+    )]
+    AllHeldOut {
+        /// The setting.
+        hold_out: String,
+        /// Number of images.
+        count: usize,
+    },
+
     /// [`load_until`](super::load_until) was asked to stop.
     #[error("stopped while the images were decoded")]
     Stopped,

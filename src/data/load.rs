@@ -9,7 +9,9 @@ use tch::{Device, Kind, Tensor};
 use super::cache::{self, CacheKey, Cached};
 use super::folder::{self, Take};
 use super::listing::{self, Listing};
-use super::{DataError, ImageSpec, Manifest, PassedOver, Remarks, Store, faces, manifest};
+use super::{
+    DataError, HeldOut, ImageSpec, Manifest, PassedOver, Remarks, Store, faces, held_out, manifest,
+};
 use crate::config::{DataConfig, ImageRules, ModelConfig};
 use crate::memory::available_bytes;
 use crate::native;
@@ -31,23 +33,27 @@ pub struct Loaded {
     pub origin: String,
     /// Name and hash of each image, in the store's order.
     pub manifest: Manifest,
+    /// The images that are not trained on, if the settings hold some out; neither the store nor the manifest has them.
+    pub held_out: Option<HeldOut>,
 }
 
 impl Loaded {
     /// What is left out besides the files that could not be read, and what is odd: a line for each kind.
     pub fn notices(&self) -> Vec<String> {
-        [self.passed_over.lines(), self.remarks.lines()].concat()
+        let held_out = self.held_out.as_ref();
+        let held_out = held_out.map_or(&[][..], |held_out| &held_out.notices);
+        [&self.passed_over.lines(), &self.remarks.lines(), held_out].concat()
     }
 }
 
-/// Loads the images that `data` names, in the shape that `model` expects.
+/// Loads the images that `data` names, in the shape that `model` expects. Those that it holds out are set apart.
 ///
 /// `progress(done, total)` is called from several threads while files are decoded. `seed` seeds the
 /// built-in images.
 ///
 /// # Errors
 /// A missing folder, one without readable images, or a `cache` file that is not an image cache; too many built-in
-/// images.
+/// images; all of them held out.
 pub fn load(
     data: &DataConfig,
     model: &ModelConfig,
@@ -81,12 +87,18 @@ pub fn load_until(
         background: data.background,
         rules: data.rules,
     };
-    match &data.folder {
+    let all = match &data.folder {
         None => {
             data.check_builtin(model.chw())?;
-            builtin(data.builtin_images, seed, &spec, device)
+            builtin(data.builtin_images, seed, &spec, device)?
         }
-        Some(dir) => from_folder(dir, &spec, cache, device, progress, stop),
+        Some(dir) => from_folder(dir, &spec, cache, device, progress, stop)?,
+    };
+    match &data.hold_out {
+        None => Ok(all),
+        Some(hold_out) => held_out::set_apart(all, hold_out, |dir| {
+            from_folder(dir, &spec, None, Device::Cpu, progress, stop)
+        }),
     }
 }
 
@@ -118,6 +130,7 @@ fn builtin(count: u64, seed: u64, spec: &ImageSpec, device: Device) -> Result<Lo
         remarks: Remarks::default(),
         origin: format!("{count} built-in faces"),
         manifest,
+        held_out: None,
     })
 }
 
@@ -182,6 +195,7 @@ fn loaded(
         remarks: from.remarks,
         origin,
         manifest: from.manifest,
+        held_out: None,
     })
 }
 

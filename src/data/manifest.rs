@@ -73,6 +73,19 @@ impl Manifest {
         self.images.get(index).map(|p| p.hash)
     }
 
+    /// The hashes of all images, in order.
+    pub(super) fn hashes(&self) -> impl Iterator<Item = u64> {
+        self.images.iter().map(|image| image.hash)
+    }
+
+    /// Some of the images, in this order.
+    pub(super) fn of(&self, indices: &[usize]) -> Manifest {
+        let image = |index: &usize| self.images[*index].clone();
+        Manifest {
+            images: indices.iter().map(image).collect(),
+        }
+    }
+
     /// Digest of all names and hashes in order: 64 hexadecimal digits.
     ///
     /// It is the BLAKE3 hash of the file that [`Manifest::write`] makes.
@@ -204,10 +217,7 @@ impl Manifest {
 
     /// True if the images are the same, in the same order, whatever their names.
     pub fn same_images(&self, other: &Manifest) -> bool {
-        let hashes = |manifest: &Manifest| -> Vec<u64> {
-            manifest.images.iter().map(|image| image.hash).collect()
-        };
-        hashes(self) == hashes(other)
+        self.hashes().eq(other.hashes())
     }
 
     fn by_name(&self) -> HashMap<&str, u64> {

@@ -2,7 +2,8 @@
 //!
 //! Order: `spec` (the wanted form) → `listing` (which files) → `folder` (all of them, by `decode`, `jpeg` and `resize`:
 //! one file to bytes) or `faces` (the built-in data set) → `manifest` (names and hashes) → `cache` (decoded tensor on
-//! disk) → `store` (the tensor on its device, batches; `prefetch` gathers them from a mapped file).
+//! disk) → `store` (the tensor on its device, batches; `prefetch` gathers them from a mapped file); some may be
+//! `held_out`.
 //!
 //! A file that cannot be read, for whatever reason and at whatever moment, is left out and listed; it never ends a run.
 //! What is `passed_over`, and `remarks` on what is not, are said at each start. Memory for decoding is bounded: see
@@ -14,6 +15,7 @@ mod decode;
 mod error;
 mod faces;
 mod folder;
+mod held_out;
 mod jpeg;
 mod listing;
 mod load;
@@ -28,6 +30,7 @@ mod store;
 
 pub use decode::{Decoded, Oddity, decode, upright_size};
 pub use error::DataError;
+pub use held_out::HeldOut;
 pub use load::{Loaded, file_bytes, load, load_until};
 pub use manifest::Manifest;
 pub use order::Order;

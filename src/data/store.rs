@@ -1,9 +1,10 @@
 //! The data set as one uint8 tensor.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::prefetch::Prefetcher;
@@ -17,6 +18,8 @@ pub struct Store {
     /// `[N, C, H, W]` u8.
     pixels: Tensor,
     device: Device,
+    /// Those of them that the store is about, if not all.
+    kept: Option<Vec<i64>>,
     /// For images that are not on the device.
     prefetcher: Option<RefCell<Prefetcher>>,
 }
@@ -68,13 +71,39 @@ impl Store {
         Ok(Store {
             pixels,
             device,
+            kept: None,
             prefetcher,
         })
     }
 
+    /// Has the store be about these images alone, numbered from 0 in this order. The others stay where they are.
+    pub(super) fn keep_only(&mut self, kept: Vec<i64>) {
+        self.kept = Some(kept);
+    }
+
     /// Number of images.
     pub fn len(&self) -> u64 {
-        self.pixels.size()[0] as u64
+        match &self.kept {
+            Some(kept) => kept.len() as u64,
+            None => self.pixels.size()[0] as u64,
+        }
+    }
+
+    /// Where images lie among all.
+    ///
+    /// # Errors
+    /// An index outside `0..len`.
+    fn places<'a>(&self, indices: &'a [i64]) -> Result<Cow<'a, [i64]>> {
+        let Some(kept) = &self.kept else {
+            return Ok(indices.into());
+        };
+        let place = |index: &i64| {
+            let place = usize::try_from(*index).ok().and_then(|i| kept.get(i));
+            place
+                .copied()
+                .with_context(|| format!("there is no image {index} among {}", kept.len()))
+        };
+        indices.iter().map(place).collect()
     }
 
     /// Always false: a store has at least one image.
@@ -82,7 +111,7 @@ impl Store {
         self.len() == 0
     }
 
-    /// All images, `[N, C, H, W]` u8.
+    /// All images, `[N, C, H, W]` u8, also those that are held out: then `N` is more than [`len`](Store::len).
     pub fn pixels(&self) -> &Tensor {
         &self.pixels
     }
@@ -98,7 +127,10 @@ impl Store {
     /// Errors of gathering earlier batches.
     pub fn prefetch(&self, indices: Vec<i64>) -> Result<()> {
         match &self.prefetcher {
-            Some(prefetcher) => prefetcher.borrow_mut().request(indices),
+            Some(prefetcher) => {
+                let places = self.places(&indices)?.into_owned();
+                prefetcher.borrow_mut().request(places)
+            }
             None => Ok(()),
         }
     }
@@ -118,6 +150,7 @@ impl Store {
     /// # Errors
     /// An index outside `0..len`, or out of memory.
     pub fn batch(&self, indices: &[i64], mirrored: Option<&Tensor>) -> Result<Tensor> {
+        let indices = &*self.places(indices)?;
         let mut pixels = match &self.prefetcher {
             // From pinned memory, the copy is just queued on the device.
             Some(prefetcher) => {
@@ -152,6 +185,24 @@ mod tests {
             for (got, want) in values.iter().zip([1.0, -0.2, -1.0, -0.6]) {
                 assert!((got - want).abs() < 1e-6, "{values:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_not_numbered() {
+        let pixels = Tensor::from_slice(&[0u8, 51, 102, 255]).view([4, 1, 1, 1]);
+        for place in [Store::new, Store::mapped] {
+            let mut store = place(pixels.shallow_clone(), Device::Cpu).unwrap();
+            store.keep_only(vec![1, 3]);
+            assert_eq!(store.len(), 2);
+            store.prefetch(vec![1, 0]).unwrap();
+            let batch = store.batch(&[1, 0], None).unwrap().view([-1]);
+            let values = Vec::<f32>::try_from(batch).unwrap();
+            assert!(
+                values[0] == 1.0 && (values[1] + 0.6).abs() < 1e-6,
+                "{values:?}"
+            );
+            assert!(store.batch(&[2], None).is_err() && store.batch(&[-1], None).is_err());
         }
     }
 

@@ -1,6 +1,6 @@
 //! The images of a run: a resumed run must have the same ones, wherever they are now.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Error, Result, anyhow, bail};
 
@@ -12,7 +12,7 @@ use crate::text::{self, printable};
 
 /// Refuses other images than those that `checkpoint` was trained on: their order depends on all of them, so the result
 /// would be that of neither data set. Where they lie, and under which names, does not matter; a new place is returned
-/// as a line to show. Built-in images depend on the settings only.
+/// as a line to show. Built-in images depend on the settings only. Images that are held out must be the same too.
 ///
 /// Runs older than the list of images know their number only.
 ///
@@ -24,37 +24,82 @@ pub(super) fn refuse_others(
     data: &Loaded,
     checkpoint: &Checkpoint,
 ) -> Result<Option<String>> {
+    let held_out = refuse_others_held_out(folder, data)?;
     let Some(place) = &config.data.folder else {
-        return Ok(None);
+        return Ok(held_out);
     };
     let list = folder.images_path();
     let now = data.manifest.len() as u64;
     let listed = list.try_exists()?;
     let change = if listed {
-        let before = Manifest::read(&list)?;
-        match data.manifest.same_images(&before) {
-            true => None,
-            false => data.manifest.differences(&before),
-        }
+        changes(&data.manifest, &list)?
     } else {
         let count = checkpoint.meta.images;
         (count != now).then(|| format!("{now} instead of {count} images"))
     };
     if let Some(change) = change {
-        let run = text::shell(folder.dir());
-        bail!(
-            "the images of this run have changed: {change}. Put them back, or start a new run with its weights: ddpm train --data DIR --run NEW --init-from {run}"
-        );
+        bail!(changed("the images of this run", &change, folder));
     }
     let before = checkpoint.meta.config.data.folder.as_ref();
     let place = place.display();
-    Ok(match listed {
+    let moved = match listed {
         true if before == config.data.folder.as_ref() => None,
         true => Some(format!("images from {place}: the same {now} as before")),
         false => Some(format!(
             "images from {place}: {now}, as many as before; they are not compared, as pictures.tsv is missing"
         )),
+    };
+    let said: Vec<String> = moved.into_iter().chain(held_out).collect();
+    Ok((!said.is_empty()).then(|| said.join("\n")))
+}
+
+/// Refuses other images held out than those that the run began with: it may have been trained on some of them.
+///
+/// # Errors
+/// As [`refuse_others`].
+fn refuse_others_held_out(folder: &RunFolder, data: &Loaded) -> Result<Option<String>> {
+    let Some(held_out) = &data.held_out else {
+        return Ok(None);
+    };
+    let list = folder.held_out_path();
+    if !list.try_exists()? {
+        return Ok(Some(
+            "the images held out are not compared with those of before, as held_out.tsv is missing"
+                .to_owned(),
+        ));
+    }
+    match changes(&held_out.manifest, &list)? {
+        None => Ok(None),
+        Some(change) => bail!(changed("the images held out of this run", &change, folder)),
+    }
+}
+
+/// How images are others than those of a list, whatever their names.
+fn changes(now: &Manifest, list: &Path) -> Result<Option<String>> {
+    let before = Manifest::read(list)?;
+    Ok(match now.same_images(&before) {
+        true => None,
+        false => now.differences(&before),
     })
+}
+
+fn changed(what: &str, change: &str, folder: &RunFolder) -> String {
+    let run = text::shell(folder.dir());
+    format!(
+        "{what} have changed: {change}. Put them back, or start a new run with its weights: ddpm train --data DIR --run NEW --init-from {run}"
+    )
+}
+
+/// Lists the images of a run, and those held out.
+///
+/// # Errors
+/// No permission, or a full disk.
+pub(super) fn write_lists(folder: &RunFolder, data: &Loaded) -> Result<()> {
+    data.manifest.write(&folder.images_path())?;
+    if let Some(held_out) = &data.held_out {
+        held_out.manifest.write(&folder.held_out_path())?;
+    }
+    write_skipped(folder, data)
 }
 
 /// An error in loading the images of an existing run, with what to do if they are no longer where they were.
@@ -76,7 +121,7 @@ pub(super) fn gone(error: Error, folder: &RunFolder) -> Error {
 ///
 /// # Errors
 /// No permission, or a full disk.
-pub(super) fn write_skipped(folder: &RunFolder, data: &Loaded) -> Result<()> {
+fn write_skipped(folder: &RunFolder, data: &Loaded) -> Result<()> {
     let line = |(path, reason): &(PathBuf, String)| {
         format!("{}\t{}\n", text::path(path), printable(reason))
     };

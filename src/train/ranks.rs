@@ -176,7 +176,9 @@ pub(super) fn load_data(
     load: impl Fn(Option<&Path>) -> Result<Loaded>,
 ) -> Result<Loaded> {
     if config.data.folder.is_none() {
-        return load(None);
+        let loaded = load(None)?;
+        compare_images(group, &loaded)?;
+        return Ok(loaded);
     }
     let (first, _) = group.ranks_here();
     let decodes = first == group.rank();
@@ -201,10 +203,20 @@ pub(super) fn load_data(
     }
     let loaded = loaded.context("no images")?;
     // Also the moment from which the temporary file need not be found any more.
-    let fingerprint = blake3::hash(loaded.manifest.to_text().as_bytes());
-    let count = loaded.manifest.len();
-    group.compare("set of images", &format!("{count} images, {fingerprint}"))?;
+    compare_images(group, &loaded)?;
     Ok(loaded)
+}
+
+/// # Errors
+/// Ranks with other images, or with others held out.
+fn compare_images(group: &Group, loaded: &Loaded) -> Result<()> {
+    let fingerprint = loaded.manifest.fingerprint();
+    let mut images = format!("{} images, {fingerprint}", loaded.manifest.len());
+    if let Some(held_out) = &loaded.held_out {
+        let fingerprint = held_out.manifest.fingerprint();
+        images += &format!("\n{} held out, {fingerprint}", held_out.len());
+    }
+    group.compare("set of images", &images)
 }
 
 /// A file for the decoded images of a host's ranks, gone when this is dropped: who has it mapped keeps it.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use crate::checkpoint::{Checkpoint, Damaged, Resumable, unsaved_steps};
-use crate::config::{Difference, Preset, RunConfig, Unnamed};
+use crate::config::{Difference, HoldOut, Preset, RunConfig, Unnamed};
 use crate::report::Later;
 
 /// Settings that a resumed run may change without becoming another run; one that ends in a dot stands for its section.
@@ -44,11 +44,10 @@ pub fn resume_changes(run: &Resumable, wanted: &RunConfig) -> Result<Vec<Differe
     let Some((path, checkpoint)) = &run.checkpoint else {
         // Nothing is trained yet, on whatever images.
         let changes = wanted.differences(&run.config)?;
-        let images = both_from_folders(wanted, &run.config);
         refuse(
             changes
                 .iter()
-                .filter(|change| !images || change.key != FOLDER),
+                .filter(|change| !only_moves(change, wanted, &run.config)),
             RESUME_WITHOUT,
         )?;
         return Ok(changes);
@@ -80,17 +79,24 @@ pub(super) fn refuse_another_run(wanted: &RunConfig, checkpoint: &Checkpoint) ->
 fn changes_since(checkpoint: &Checkpoint, wanted: &RunConfig) -> Result<Vec<Difference>> {
     let theirs = &checkpoint.meta.config;
     let mut changes = wanted.differences(theirs)?;
-    if both_from_folders(wanted, theirs) {
-        changes.retain(|change| change.key != FOLDER);
-    }
+    changes.retain(|change| !only_moves(change, wanted, theirs));
     Ok(changes)
 }
 
-/// The setting that says where images lie.
-const FOLDER: &str = "data.folder";
-
-fn both_from_folders(a: &RunConfig, b: &RunConfig) -> bool {
-    a.data.folder.is_some() && b.data.folder.is_some()
+/// True for another place of images, in both settings a folder.
+fn only_moves(change: &Difference, a: &RunConfig, b: &RunConfig) -> bool {
+    let held_out = |config: &RunConfig| {
+        config
+            .data
+            .hold_out
+            .as_ref()
+            .is_some_and(HoldOut::is_folder)
+    };
+    match &*change.key {
+        "data.folder" => a.data.folder.is_some() && b.data.folder.is_some(),
+        "data.hold_out" => held_out(a) && held_out(b),
+        _ => false,
+    }
 }
 
 const RESUME_WITHOUT: &str = "this run exists with other settings; resume it without these, or begin another with its weights (`start.folder` = NEW `start.init` = THIS_RUN)";
@@ -129,13 +135,14 @@ fn refuse_fewer_steps(wanted: &RunConfig, checkpoint: &Checkpoint) -> Result<()>
 }
 
 /// Settings of a run that begins with weights of `theirs`: all of that file's, or its network, schedule and sampler in
-/// `base`. Its data folder is not taken over, nor is what a run keeps from its time ([`Unnamed`]): another run has that of today.
+/// `base`. Its images are not taken over, those held out among them, nor is what a run keeps from its time ([`Unnamed`]): another run has that of today.
 pub fn settings_around(theirs: &RunConfig, base: Option<RunConfig>) -> RunConfig {
     let mut config = base.unwrap_or_else(|| {
         let mut config = theirs.clone();
         Unnamed::NEW.apply(&mut config);
         // Measured for that run, maybe on another device.
         config.train.layout = None;
+        config.data.hold_out = None;
         config
     });
     config.model = theirs.model.clone();
@@ -230,6 +237,9 @@ mod tests {
         };
         assert_eq!(changed(|c| c.optim.lr = 1e-5), Ok(()));
         assert_eq!(changed(|c| c.data.folder = Some("moved".into())), Ok(()));
+        let place = |c: &mut RunConfig| c.data.hold_out = Some(HoldOut::Folder("there".into()));
+        let held_out = changed(place).unwrap_err();
+        assert!(held_out.contains("data.hold_out: "), "{held_out}");
         let built_in = changed(|c| c.data.folder = None).unwrap_err();
         assert!(built_in.contains("data.folder: "), "{built_in}");
         let seed = changed(|c| c.train.seed = 9).unwrap_err();

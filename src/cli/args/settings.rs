@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use super::batch::BatchSize;
 use super::model::ModelArgs;
 use super::values::{LrPoint, located, read_config, read_settings, set};
-use crate::config::{Background, Draws, MapLayout, Resize, Unnamed};
+use crate::config::{Background, Draws, HoldOut, MapLayout, Resize, Unnamed};
 use crate::config::{
     ConfigError, LossKind, OnBadStep, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind,
     Sigma,
@@ -146,6 +146,12 @@ pub(in crate::cli) struct DataArgs {
     /// ddpm made are passed over. Each start says what is left out.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Images never to train on, for evaluation: a share of them (5%), a number, or another folder [default: none]
+    ///
+    /// A share or a number is chosen by what the images show, so that a run with other settings holds out the same, and
+    /// images with the same pixels stay together. held_out.tsv in the run's folder lists them.
+    #[arg(long, value_name = "PERCENT%|N|DIR", hide_short_help = true)]
+    hold_out: Option<HoldOut>,
     /// Resizing method
     #[arg(long, value_enum, hide_short_help = true)]
     resize: Option<Resize>,
@@ -347,6 +353,10 @@ impl DataArgs {
         if let Some(dir) = self.data.as_ref().or(d.folder.as_ref()) {
             let given = || format!("--data {}", dir.display());
             d.folder = Some(std::path::absolute(dir).with_context(given)?);
+        }
+        if let Some(hold_out) = self.hold_out.as_ref().or(d.hold_out.as_ref()) {
+            let given = || format!("--hold-out {hold_out}");
+            d.hold_out = Some(hold_out.absolute().with_context(given)?);
         }
         set(&mut d.resize, &self.resize);
         set(&mut d.background, &self.background);

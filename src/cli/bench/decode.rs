@@ -10,7 +10,7 @@ use tch::Device;
 
 use super::median;
 use crate::config::RunConfig;
-use crate::data;
+use crate::data::{self, HeldOut};
 use crate::text::plural;
 
 /// Time and speed of decoding a folder of images.
@@ -63,7 +63,8 @@ fn pass(config: &RunConfig) -> Result<(usize, usize)> {
         Device::Cpu,
         &|_, _| (),
     )?;
-    Ok((loaded.manifest.len(), loaded.skipped.len()))
+    let held_out = loaded.held_out.as_ref().map_or(0, HeldOut::len);
+    Ok((loaded.manifest.len() + held_out, loaded.skipped.len()))
 }
 
 fn outcome(

@@ -59,8 +59,7 @@ impl Run {
             ranks::environment(&chosen.environment, start.group.as_ref(), start.reduce);
         let Start { folder, config, .. } = start;
         if writes {
-            data.manifest.write(&folder.images_path())?;
-            images::write_skipped(&folder, &data)?;
+            images::write_lists(&folder, &data)?;
         }
         let plan = plan::line(&config, &trainer, &data.store, &chosen, &budget);
         plan.lines().for_each(|line| observer.message(line));
