@@ -11,6 +11,8 @@ mod common;
 mod disk;
 #[path = "reliability/files.rs"]
 mod files;
+#[path = "reliability/held_out.rs"]
+mod held_out;
 #[path = "reliability/lost_parts.rs"]
 mod lost_parts;
 #[path = "reliability/moved_images.rs"]

@@ -427,7 +427,7 @@ mod tests {
             ..budget(8, 2, 130)
         };
         let problem = of_two.too_little().unwrap();
-        let want = "needs 140 bytes of memory, and 130 bytes are free for each of the 2 ranks of this host: the system";
+        let want = "needs 140 B of memory, and 130 B are free for each of the 2 ranks of this host: the system";
         assert!(problem.contains(want), "{problem}");
         // 110 free are too few for what is needed whatever the microbatch.
         let advice = MemoryBudget {

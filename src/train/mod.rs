@@ -65,7 +65,8 @@ pub struct Start {
     pub folder: RunFolder,
     /// Its lock, if it exists already.
     pub lock: Option<RunLock>,
-    /// All settings; validated before anything else is done.
+    /// All settings; validated before anything else is done. Images that they hold out (`data.hold_out`) are not trained on,
+    /// and listed in `held_out.tsv` of `folder`.
     pub config: RunConfig,
     /// Checkpoints newer than `resume`, which cannot be read and were passed over.
     pub damaged: Vec<Damaged>,

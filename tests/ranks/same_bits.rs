@@ -119,6 +119,24 @@ fn a_run_goes_on_with_any_number_of_ranks() {
 }
 
 #[test]
+fn ranks_hold_the_same_images_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (alone, ranks) = (dir.path().join("alone"), dir.path().join("ranks"));
+    let hold_out = ["--hold-out", "3"];
+    train_alone(&alone, 4, &[&hold_out[..], &["--accumulate", "2"]].concat());
+    train_with(
+        2,
+        &ranks,
+        4,
+        &[&hold_out[..], &["--reduce", "ordered"]].concat(),
+    );
+    assert_same_end(&alone, &ranks, 4);
+    let list = |run: &Path| std::fs::read_to_string(run.join("held_out.tsv")).unwrap();
+    assert_eq!(list(&alone), list(&ranks));
+    assert_eq!(list(&ranks).lines().count(), 4);
+}
+
+#[test]
 fn the_ranks_of_a_host_share_what_one_decodes() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
