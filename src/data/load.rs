@@ -1,6 +1,6 @@
 //! Loads and decodes the data set that the settings describe.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
@@ -10,41 +10,13 @@ use super::cache::{self, CacheKey, Cached};
 use super::folder::{self, Take};
 use super::listing::{self, Listing};
 use super::{
-    DataError, HeldOut, ImageSpec, Manifest, PassedOver, Remarks, Store, faces, held_out, manifest,
+    DataError, ImageSpec, Loaded, Manifest, PassedOver, Remarks, Store, apart, faces, manifest,
 };
 use crate::config::{DataConfig, ImageRules, ModelConfig};
 use crate::memory::available_bytes;
 use crate::native;
 use crate::report::bytes;
 use crate::text::plural;
-
-/// A data set ready for training, and information about it.
-#[derive(Debug)]
-pub struct Loaded {
-    /// The images.
-    pub store: Store,
-    /// Files that could not be read, each with the reason; also those recorded in the cache.
-    pub skipped: Vec<(PathBuf, String)>,
-    /// Files and folders below the folder that are not read, though nothing is wrong with them.
-    pub passed_over: PassedOver,
-    /// What was noticed about files while they were decoded; also what is recorded in the cache.
-    pub remarks: Remarks,
-    /// Origin of the images, human-readable.
-    pub origin: String,
-    /// Name and hash of each image, in the store's order.
-    pub manifest: Manifest,
-    /// The images that are not trained on, if the settings hold some out; neither the store nor the manifest has them.
-    pub held_out: Option<HeldOut>,
-}
-
-impl Loaded {
-    /// What is left out besides the files that could not be read, and what is odd: a line for each kind.
-    pub fn notices(&self) -> Vec<String> {
-        let held_out = self.held_out.as_ref();
-        let held_out = held_out.map_or(&[][..], |held_out| &held_out.notices);
-        [&self.passed_over.lines(), &self.remarks.lines(), held_out].concat()
-    }
-}
 
 /// Loads the images that `data` names, in the shape that `model` expects. Those that it holds out are set apart.
 ///
@@ -96,7 +68,7 @@ pub fn load_until(
     };
     match &data.hold_out {
         None => Ok(all),
-        Some(hold_out) => held_out::set_apart(all, hold_out, |dir| {
+        Some(hold_out) => apart::set_apart(all, hold_out, |dir| {
             from_folder(dir, &spec, None, Device::Cpu, progress, stop)
         }),
     }

@@ -2,13 +2,14 @@
 //!
 //! Order: `spec` (the wanted form) → `listing` (which files) → `folder` (all of them, by `decode`, `jpeg` and `resize`:
 //! one file to bytes) or `faces` (the built-in data set) → `manifest` (names and hashes) → `cache` (decoded tensor on
-//! disk) → `store` (the tensor on its device, batches; `prefetch` gathers them from a mapped file); some may be
-//! `held_out`.
+//! disk) → `store` (the tensor on its device, batches; `prefetch` gathers them from a mapped file). Some
+//! may be set `apart`, to be `held_out`.
 //!
 //! A file that cannot be read, for whatever reason and at whatever moment, is left out and listed; it never ends a run.
 //! What is `passed_over`, and `remarks` on what is not, are said at each start. Memory for decoding is bounded: see
 //! `decode`.
 
+mod apart;
 mod budget;
 mod cache;
 mod decode;
@@ -19,6 +20,7 @@ mod held_out;
 mod jpeg;
 mod listing;
 mod load;
+mod loaded;
 mod manifest;
 mod order;
 mod passed_over;
@@ -31,7 +33,8 @@ mod store;
 pub use decode::{Decoded, Oddity, decode, upright_size};
 pub use error::DataError;
 pub use held_out::HeldOut;
-pub use load::{Loaded, file_bytes, load, load_until};
+pub use load::{file_bytes, load, load_until};
+pub use loaded::Loaded;
 pub use manifest::Manifest;
 pub use order::Order;
 pub use passed_over::PassedOver;

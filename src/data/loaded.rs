@@ -1,0 +1,33 @@
+//! A loaded data set.
+
+use std::path::PathBuf;
+
+use super::{HeldOut, Manifest, PassedOver, Remarks, Store};
+
+/// A data set ready for training, and information about it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The images.
+    pub store: Store,
+    /// Files that could not be read, each with the reason; also those recorded in the cache.
+    pub skipped: Vec<(PathBuf, String)>,
+    /// Files and folders below the folder that are not read, though nothing is wrong with them.
+    pub passed_over: PassedOver,
+    /// What was noticed about files while they were decoded; also what is recorded in the cache.
+    pub remarks: Remarks,
+    /// Origin of the images, human-readable.
+    pub origin: String,
+    /// Name and hash of each image, in the store's order.
+    pub manifest: Manifest,
+    /// The images that are not trained on, if the settings hold some out; neither the store nor the manifest has them.
+    pub held_out: Option<HeldOut>,
+}
+
+impl Loaded {
+    /// What is left out besides the files that could not be read, and what is odd: a line for each kind.
+    pub fn notices(&self) -> Vec<String> {
+        let held_out = self.held_out.as_ref();
+        let held_out = held_out.map_or(&[][..], |held_out| &held_out.notices);
+        [&self.passed_over.lines(), &self.remarks.lines(), held_out].concat()
+    }
+}
