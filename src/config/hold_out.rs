@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Named", into = "String")]
 pub enum HoldOut {
-    /// About this percentage of the images, more than 0 and less than 100, and one image at least. An image stays on its
-    /// side when others are added.
+    /// About this percentage of the images, more than 0 and less than 100, and one image at least. An image stays on
+    /// its side when others are added.
     Share(f64),
-    /// So many images, at least 1; more if others have the same pixels as the last of them. Images that are added may take
-    /// the place of others.
+    /// So many images, at least 1; more if others have the same pixels as the last of them. Images that are added may
+    /// take the place of others.
     Number(u64),
     /// All images of this folder. Those of the training images that have the same pixels are not trained on either.
     Folder(PathBuf),
