@@ -15,6 +15,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy
 import torch
 from safetensors.torch import save
 
@@ -114,10 +115,36 @@ def safetensors_seeds():
     yield "fp8", by_hand({"a": ("F8_E4M3", [2], [0, 2])}, 2)
 
 
+def numpy_seeds():
+    mu, sigma = numpy.arange(2.0), numpy.eye(2)
+    images = numpy.arange(2 * 4 * 3 * 3, dtype=numpy.uint8).reshape(2, 4, 3, 3)
+    arrays = dict(
+        single=numpy.float32(0.5),
+        ints=numpy.arange(3, dtype=">i4"),
+        turned=numpy.asfortranarray(numpy.ones((2, 3))),
+        none=numpy.zeros((0, 2)),
+    )
+    archives = {
+        "statistics": (numpy.savez, dict(mu=mu, sigma=sigma, n=10, features="tf")),
+        "packed": (numpy.savez_compressed, dict(mu=mu, sigma=sigma)),
+        "images": (numpy.savez, dict(arr_0=images, arr_1=numpy.arange(2))),
+        "types": (numpy.savez, arrays),
+    }
+    for name, (write, named) in archives.items():
+        file = io.BytesIO()
+        write(file, **named)
+        yield name, file.getvalue()
+    for name, array in {"array": sigma, "array_images": images, "array_turned": arrays["turned"]}.items():
+        file = io.BytesIO()
+        numpy.save(file, array)
+        yield name, file.getvalue()
+
+
 def main():
     folder = Path(sys.argv[1])
     seeds = dict(torch_seeds())
     seeds |= {f"safetensors/{name}": data for name, data in safetensors_seeds()}
+    seeds |= {f"numpy/{name}": data for name, data in numpy_seeds()}
     for name, data in seeds.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,9 @@
 use std::path::Path;
 
 use ddpm::checkpoint::{RunFolder, read_checkpoint};
+use ddpm::evaluate::moments::Statistics;
 use ddpm::formats::weights_file::{Node, WeightsFile};
-use ddpm::formats::{ddcm, pickle, pt, read_state_dict, safetensors};
+use ddpm::formats::{ddcm, npz, pickle, pt, read_state_dict, safetensors};
 use ddpm::interop::describe;
 use ddpm::interop::{Foreign, Request};
 use ddpm::report::{Later, Metrics};
@@ -28,7 +29,7 @@ pub fn pickle(bytes: &[u8]) {
     }
 }
 
-/// A PyTorch file. Bytes of neither container are read as its pickle, in both containers.
+/// A PyTorch file. Bytes of neither container are read as its pickle, in both containers and in a TorchScript archive.
 pub fn torch_file(bytes: &[u8]) {
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(LEGACY_MAGIC) {
         return with_file("fuzz.pt", bytes, read_all_of_pt);
@@ -36,6 +37,12 @@ pub fn torch_file(bytes: &[u8]) {
     let storage: Vec<u8> = (0..64).map(|byte| byte % 2).collect();
     let zip = zip_of(&[("a/data.pkl", bytes), ("a/data/0", &storage)]);
     with_file("fuzz.pt", &zip, read_all_of_pt);
+    let script = [
+        ("a/data.pkl", bytes),
+        ("a/data/0", &storage),
+        ("a/constants.pkl", b""),
+    ];
+    with_file("fuzz.pt", &zip_of(&script), read_all_of_pt);
     with_file("fuzz.pt", &legacy_of(bytes, &storage), read_all_of_pt);
 }
 
@@ -63,6 +70,14 @@ pub fn safetensors(bytes: &[u8]) {
 fn read_all_of_pt(path: &Path) {
     checked(path, pt::read(path));
     read_all(path);
+    if let Some(file) = checked(path, WeightsFile::open_modules(path)) {
+        read_node(path, &file, &file.root, &mut { MAX_READS });
+        assert!(
+            file.all_slots()
+                .iter()
+                .all(|(name, _)| name.len() < MAX_MESSAGE_BYTES)
+        );
+    }
     checked(path, read_state_dict(path));
     check_description(path);
 }
@@ -188,6 +203,34 @@ fn read_ddcm(path: &Path) {
         assert!(last.iter().all(|index| *index < header.codebook_size));
         assert!(file.bits_per_pixel().file.is_finite());
     }
+}
+
+/// A file of NumPy, `.npz` or `.npy`: its arrays, also as images, and as statistics.
+pub fn numpy(bytes: &[u8]) {
+    const MAX_BYTES: u64 = 1 << 20;
+    with_file("fuzz.npz", bytes, |path| {
+        checked(path, Statistics::read(path));
+        let Some(mut file) = checked(path, npz::open(path)) else {
+            return;
+        };
+        let names = file.names().into_iter().take(MAX_READS);
+        let names: Vec<String> = names.map(str::to_owned).collect();
+        for name in &names {
+            checked(path, file.read(name, MAX_BYTES));
+            let Some(mut rows) = checked(path, file.images(name)) else {
+                continue;
+            };
+            let [count, image_bytes] = [rows.count(), rows.hwc().iter().product::<usize>() as u64];
+            // Others are refused before a byte is read, or take this long by right.
+            if count.saturating_mul(image_bytes) <= MAX_BYTES {
+                let mut read = 0;
+                while let Some(Some(images)) = checked(path, rows.next_images(3)) {
+                    read += images.dim().0 as u64;
+                }
+                assert!(read <= count);
+            }
+        }
+    });
 }
 
 fn safetensors_of(header: &str) -> Vec<u8> {

@@ -4,6 +4,7 @@
 //! - `pt`, `pickle`: PyTorch's own format, read by an interpreter that can run nothing; `pt::write` writes it
 //! - `hdf5`: the container of Keras
 //! - `weights_file`: any of these as one tree of keys; `state_dict`: plain `state_dict`s by file name
+//! - `npz`: arrays of NumPy
 //! - `ddcm`: images as the indices of their noise
 //! - `finite`: values that are NaN or infinite
 //! - `host_tensor`, `dtypes`: tensors in host memory, and the names of their types
@@ -14,6 +15,7 @@ mod error;
 pub(crate) mod finite;
 pub(crate) mod hdf5;
 pub mod host_tensor;
+pub mod npz;
 pub mod pickle;
 pub mod pt;
 pub mod safetensors;

@@ -49,14 +49,33 @@ pub fn from_bytes(mut bytes: &[u8]) -> Result<Value> {
     Ok(unpickle(&mut bytes)?.root)
 }
 
+/// What is made of an object of a class that is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Objects {
+    /// The name of its class.
+    Names,
+    /// A dict of its attributes, if it has any that are named by text: the modules of a TorchScript archive, which are
+    /// nothing but names, tensors and plain data. Else the name of its class.
+    Attributes,
+}
+
 /// Reads one pickle and leaves `reader` after its last byte.
 ///
 /// # Errors
 /// On a pickle that is damaged, too long or too deep, and on instructions that `torch.save` never writes.
 pub(super) fn unpickle(reader: &mut dyn Read) -> Result<Pickled> {
+    unpickle_as(reader, Objects::Names)
+}
+
+/// [`unpickle`], with the choice of what is made of objects. Nothing is run in either case.
+///
+/// # Errors
+/// Those of [`unpickle`].
+pub(super) fn unpickle_as(reader: &mut dyn Read, objects: Objects) -> Result<Pickled> {
     let mut machine = Machine {
         input: Input { reader, at: 0 },
         left: ValuesLeft::default(),
+        objects,
         nodes: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),

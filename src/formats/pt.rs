@@ -56,6 +56,19 @@ pub struct PtFile {
 /// If the file cannot be read, is not a PyTorch checkpoint, or is damaged. Objects that are neither tensors nor plain
 /// data are names of their classes; nothing in the file is ever run.
 pub fn read(path: &Path) -> Result<PtFile> {
+    read_allowing(path, false)
+}
+
+/// Opens a PyTorch checkpoint as [`read`] does, and a TorchScript archive too: each of its modules is a dict of its
+/// attributes. The program in it is not looked at.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn read_modules(path: &Path) -> Result<PtFile> {
+    read_allowing(path, true)
+}
+
+fn read_allowing(path: &Path, scripts: bool) -> Result<PtFile> {
     let source = Source::open(path)?;
     let mut head = Vec::new();
     (&source.file)
@@ -63,7 +76,7 @@ pub fn read(path: &Path) -> Result<PtFile> {
         .read_to_end(&mut head)
         .map_err(|error| source.io("read", error))?;
     let (root, storages) = if head.starts_with(ZIP_MAGIC) {
-        read_zip(&source)?
+        read_zip(&source, scripts)?
     } else if head == LEGACY_MAGIC {
         read_legacy(&source)?
     } else {

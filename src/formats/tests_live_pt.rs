@@ -265,4 +265,19 @@ fn training_states_are_listed_and_programs_are_not_run() {
         read("script.pt"),
         Err(CheckpointError::TorchScript { .. })
     ));
+    let script = WeightsFile::open_modules(&folder.path().join("script.pt")).unwrap();
+    let found: Vec<_> = (script.all_slots().iter())
+        .map(|(name, slot)| (name.clone(), slot.shape.clone()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("weight".to_owned(), vec![2, 2]),
+            ("bias".to_owned(), vec![2])
+        ]
+    );
+    assert_eq!(
+        script.tensors(&script.all_slots()).unwrap()[1].1.size(),
+        [2]
+    );
 }

@@ -108,10 +108,23 @@ impl WeightsFile {
     /// If the file cannot be read, is none of these, is damaged, or would run code. Each names the
     /// file.
     pub fn open(path: &Path) -> Result<WeightsFile> {
+        Self::open_by(path, pt::read)
+    }
+
+    /// Opens a file of weights as [`WeightsFile::open`] does, and a TorchScript archive too: each module in it is a
+    /// group of its attributes. The program in it is not looked at.
+    ///
+    /// # Errors
+    /// Those of [`WeightsFile::open`].
+    pub fn open_modules(path: &Path) -> Result<WeightsFile> {
+        Self::open_by(path, pt::read_modules)
+    }
+
+    fn open_by(path: &Path, read_pt: ReadPt) -> Result<WeightsFile> {
         let container = recognise(path)?;
         let (metadata, root, part) = match container {
             Container::Safetensors => open_safetensors(path)?,
-            Container::TorchZip | Container::TorchLegacy => open_pt(path)?,
+            Container::TorchZip | Container::TorchLegacy => open_pt(path, read_pt)?,
             Container::Hdf5 => open_hdf5(path)?,
         };
         Ok(WeightsFile {
@@ -176,8 +189,27 @@ impl WeightsFile {
             path: self.path.clone(),
             found: group_text(group),
         })?;
+        self.tensors(&slots)
+    }
+
+    /// The tensors of this file, at any depth, by their keys joined by dots.
+    pub fn all_slots(&self) -> Vec<(String, &TensorSlot)> {
+        let mut slots = Vec::new();
+        self.root.collect_slots("", &mut slots);
+        slots
+    }
+
+    /// Reads some tensors of this file, in the order given.
+    ///
+    /// # Errors
+    /// If one cannot be read, or views that share their storages make them much larger than the file.
+    pub fn tensors<N: AsRef<str>>(
+        &self,
+        slots: &[(N, &TensorSlot)],
+    ) -> Result<Vec<(String, Tensor)>> {
         let mut total_bytes = vec![0_usize; self.parts.len()];
-        for (name, slot) in &slots {
+        for (name, slot) in slots {
+            let name = name.as_ref();
             let (Some(Part::Pt(file)), Place::Pickled(tensor)) =
                 (self.parts.get(slot.part), &slot.place)
             else {
@@ -187,10 +219,11 @@ impl WeightsFile {
             *total = total.saturating_add(file.cost_bytes(name, tensor)?);
             file.check_total(name, *total)?;
         }
-        slots
-            .into_iter()
-            .map(|(name, slot)| Ok((name.to_owned(), self.tensor(name, slot)?)))
-            .collect()
+        let read = |(name, slot): &(N, &TensorSlot)| {
+            let name = name.as_ref();
+            Ok((name.to_owned(), self.tensor(name, slot)?))
+        };
+        slots.iter().map(read).collect()
     }
 }
 
@@ -230,6 +263,8 @@ impl WeightsFile {
     }
 }
 
+/// A reader of PyTorch files.
+type ReadPt = fn(&Path) -> std::result::Result<PtFile, CheckpointError>;
 type Opened = (BTreeMap<String, String>, Node, Part);
 
 fn open_safetensors(path: &Path) -> Result<Opened> {
@@ -251,8 +286,8 @@ fn open_safetensors(path: &Path) -> Result<Opened> {
     Ok((metadata, Node::Group(entries), Part::Safetensors(tensors)))
 }
 
-fn open_pt(path: &Path) -> Result<Opened> {
-    let mut file = pt::read(path)?;
+fn open_pt(path: &Path, read: ReadPt) -> Result<Opened> {
+    let mut file = read(path)?;
     let value = std::mem::replace(&mut file.root, Value::None);
     let root =
         from_pickle::tree(&value).with_context(|| format!("cannot read {}", path.display()))?;

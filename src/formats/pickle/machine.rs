@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::Objects;
 use super::error::{PickleError, Result};
 use super::globals::Global;
 use super::input::{Input, MAX_NAME_BYTES};
@@ -40,7 +41,7 @@ pub(super) enum Node {
     Storage(StorageRef),
     Global(Global),
     /// An object of a class that is not known: no more than its name, and what was put under its keys. What it was made
-    /// of and its state are dropped.
+    /// of is dropped, and so is its state unless [`Objects::Attributes`] are wanted.
     Object(Object),
 }
 
@@ -48,12 +49,15 @@ pub(super) enum Node {
 pub(super) struct Object {
     pub(super) class: PyName,
     pub(super) pairs: Vec<(usize, usize)>,
+    /// The dict of its attributes.
+    pub(super) attributes: Option<usize>,
 }
 
 /// The stack machine.
 pub(super) struct Machine<'a> {
     pub(super) input: Input<'a>,
     pub(super) left: ValuesLeft,
+    pub(super) objects: Objects,
     pub(super) nodes: Vec<Node>,
     pub(super) stack: Vec<usize>,
     pub(super) marks: Vec<usize>,
@@ -376,10 +380,19 @@ impl Machine<'_> {
         }
     }
 
-    /// State set on a dict is torch's `_metadata` attribute: dropped, as an object's state is.
+    /// State set on a dict is torch's `_metadata` attribute: dropped, as an object's state is unless its attributes are
+    /// wanted.
     fn build(&mut self) -> Result<()> {
-        self.pop()?;
-        self.top_dict().map(|_| ())
+        let state = self.pop()?;
+        let named =
+            self.objects == Objects::Attributes && matches!(self.nodes[state], Node::Dict(_));
+        let top = self.top()?;
+        match &mut self.nodes[top] {
+            Node::Object(object) if named => object.attributes = Some(state),
+            Node::Object(_) | Node::Dict(_) => {}
+            _ => return Err(self.input.malformed("a dict to fill")),
+        }
+        Ok(())
     }
 
     // Looking at objects. Copies stay short, so that a few bytes of pickle never cause much work.

@@ -1,4 +1,5 @@
-//! Objects of classes that are not known: nothing of them is run or kept but the name of their class.
+//! Objects of classes that are not known: nothing of them is run, and no more kept than the name of their
+//! class, or their attributes.
 
 use super::error::Result;
 use super::machine::{Machine, Node, Object};
@@ -6,8 +7,11 @@ use super::value::PyName;
 
 impl Machine<'_> {
     pub(super) fn push_object(&mut self, class: PyName) -> Result<()> {
-        let pairs = Vec::new();
-        self.push(Node::Object(Object { class, pairs }))
+        self.push(Node::Object(Object {
+            class,
+            pairs: Vec::new(),
+            attributes: None,
+        }))
     }
 
     /// The class of what calling `function` makes: itself, unless it is one of those that make objects of a class that

@@ -52,8 +52,11 @@ impl<'a> TreeBuilder<'a> {
             Node::Dict(pairs) => Value::Dict(self.pairs(pairs, depth)?),
             Node::Storage(storage) => Value::Opaque(Global::Storage(storage.dtype).name()),
             Node::Global(global) => Value::Opaque(global.name()),
-            Node::Object(object) if object.pairs.is_empty() => Value::Opaque(object.class.clone()),
-            Node::Object(object) => Value::Dict(self.pairs(&object.pairs, depth)?),
+            Node::Object(object) => match object.attributes {
+                _ if !object.pairs.is_empty() => Value::Dict(self.pairs(&object.pairs, depth)?),
+                Some(attributes) => self.value(attributes, depth + 1)?,
+                None => Value::Opaque(object.class.clone()),
+            },
         })
     }
 

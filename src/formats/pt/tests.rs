@@ -316,6 +316,111 @@ fn a_pickle_that_calls_a_function_runs_nothing() {
     assert_eq!(items[0].1.kind(), "object os.system");
 }
 
+/// A TorchScript archive.
+fn script_of(pickle: &[u8]) -> Vec<u8> {
+    zip_of(&[
+        ("a/data.pkl", pickle),
+        ("a/data/0", &[1, 2, 3, 4, 5, 6]),
+        ("a/code/__torch__.py", b"import os"),
+        ("a/constants.pkl", b"\x80\x02)."),
+    ])
+}
+
+fn read_script(pickle: &[u8]) -> Result<PtFile> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&script_of(pickle)).unwrap();
+    read_modules(file.path())
+}
+
+/// Instructions for an object of the class `__torch__.NAME` with attributes.
+fn module(name: &str, attributes: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = format!("c__torch__\n{name}\n").into_bytes();
+    bytes.extend(b")\x81}(");
+    for (key, value) in attributes {
+        bytes.extend([text(key), value.clone()].concat());
+    }
+    bytes.extend(b"ub");
+    bytes
+}
+
+#[test]
+fn modules_of_a_script_are_dicts_of_their_attributes() {
+    let weight = view(6, 1, &[2, 2], &[2, 1]);
+    let conv = module(
+        "Conv",
+        &[("weight", weight), ("training", b"\x89".to_vec())],
+    );
+    // What has no attributes of its own stays a name, and what is called is not.
+    let call = [b"cos\nsystem\n", &text("touch owned")[..], b"\x85R"].concat();
+    let root = module(
+        "Net",
+        &[
+            ("conv", conv),
+            ("empty", b"c__torch__\nE\n)\x81".to_vec()),
+            ("call", call),
+        ],
+    );
+    let pickle = [b"\x80\x02", &root[..], b"."].concat();
+    let file = read_script(&pickle).unwrap();
+    let conv = file.root.get("conv").unwrap();
+    assert_eq!(conv.get("training"), Some(&Value::Bool(false)));
+    let Some(Value::Tensor(weight)) = conv.get("weight") else {
+        panic!("wanted a tensor");
+    };
+    assert_eq!(
+        to_host(&file.tensor("weight", weight).unwrap()).data,
+        [2, 3, 4, 5]
+    );
+    assert_eq!(file.root.get("empty").unwrap().kind(), "object __torch__.E");
+    assert_eq!(file.root.get("call").unwrap().kind(), "object os.system");
+    assert!(matches!(
+        read_bytes(&script_of(&pickle)),
+        Err(CheckpointError::TorchScript { .. })
+    ));
+    // The same objects in a file that is no script are names.
+    let plain = read_bytes(&zip_pickle(&pickle, &[1, 2, 3, 4, 5, 6])).unwrap();
+    assert_eq!(plain.root.kind(), "object __torch__.Net");
+}
+
+#[test]
+fn a_script_whose_modules_hold_themselves_is_refused() {
+    // The object is put into the memo before its attributes are set, one of which it is itself.
+    let circle = [
+        b"\x80\x02c__torch__\nNet\n)\x81q\x00}",
+        &text("me")[..],
+        b"h\x00sb.",
+    ]
+    .concat();
+    assert!(matches!(
+        read_script(&circle),
+        Err(CheckpointError::Pickle {
+            source: PickleError::TooDeep { .. },
+            ..
+        })
+    ));
+    // Ten modules, each of which holds the one before ten times.
+    let mut pickle = b"\x80\x02]q\x00".to_vec();
+    for level in 0..10_u8 {
+        let attributes: Vec<_> = (0..10)
+            .map(|index| (format!("a{index}"), vec![b'h', level]))
+            .collect();
+        let named: Vec<(&str, Vec<u8>)> = attributes
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.clone()))
+            .collect();
+        pickle.extend(module("Net", &named));
+        pickle.extend([b'q', level + 1]);
+    }
+    pickle.push(b'.');
+    assert!(matches!(
+        read_script(&pickle),
+        Err(CheckpointError::Pickle {
+            source: PickleError::TooManyValues { .. },
+            ..
+        })
+    ));
+}
+
 #[test]
 fn views_outside_their_storage_are_refused() {
     for (offset, shape, stride) in [(1, 6, 1), (6, 1, 1), (0, 4, 2), (i64::MAX, 2, i64::MAX)] {

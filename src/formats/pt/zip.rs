@@ -1,4 +1,7 @@
 //! The zip archive of torch 1.6 and later: FOLDER/data.pkl, FOLDER/byteorder, FOLDER/data/KEY.
+//!
+//! A TorchScript archive has the same entries, which hold its modules' attributes, and its program besides, in
+//! FOLDER/code and FOLDER/constants.pkl: where such archives are read at all, these are passed over.
 
 use std::collections::HashMap;
 use std::io::BufReader;
@@ -9,14 +12,16 @@ use ::zip::{CompressionMethod, ZipArchive};
 use super::Result;
 use super::source::{Extent, Source};
 use crate::formats::CheckpointError;
-use crate::formats::pickle::{MAX_PICKLE_BYTES, PickleError, Value, unpickle};
+use crate::formats::pickle::{MAX_PICKLE_BYTES, Objects, PickleError, Value, unpickle_as};
 use crate::text::shown;
 
 /// First bytes of a zip archive.
 pub(in super::super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
-pub(super) fn read_zip(source: &Source) -> Result<(Value, HashMap<String, Extent>)> {
-    let mut entries = zip_entries(source)?;
+/// Reads the archive's directory and its pickle; of a TorchScript archive, if `scripts` are allowed, the attributes of
+/// its modules.
+pub(super) fn read_zip(source: &Source, scripts: bool) -> Result<(Value, HashMap<String, Extent>)> {
+    let (mut entries, is_script) = zip_entries(source, scripts)?;
     let folder = zip_folder(source, &entries)?;
     if let Some(extent) = entries.get(&format!("{folder}/byteorder")) {
         check_byte_order(source, extent)?;
@@ -28,7 +33,12 @@ pub(super) fn read_zip(source: &Source) -> Result<(Value, HashMap<String, Extent
         }));
     }
     let pickle = source.whole(pickle)?;
-    let root = unpickle(&mut &pickle[..])
+    let objects = if is_script {
+        Objects::Attributes
+    } else {
+        Objects::Names
+    };
+    let root = unpickle_as(&mut &pickle[..], objects)
         .map_err(|error| source.pickle(error))?
         .root;
     let prefix = format!("{folder}/data/");
@@ -39,8 +49,8 @@ pub(super) fn read_zip(source: &Source) -> Result<(Value, HashMap<String, Extent
     Ok((root, storages))
 }
 
-/// Every entry of the archive, by name.
-fn zip_entries(source: &Source) -> Result<HashMap<String, Extent>> {
+/// Every entry of the archive, by name, and whether it is TorchScript; without the program of one.
+fn zip_entries(source: &Source, scripts: bool) -> Result<(HashMap<String, Extent>, bool)> {
     let zip_error = |error| CheckpointError::Zip {
         path: source.path.clone(),
         source: error,
@@ -53,7 +63,8 @@ fn zip_entries(source: &Source) -> Result<HashMap<String, Extent>> {
     let reader = BufReader::new(&source.file);
     let mut archive = ZipArchive::with_config(config, reader).map_err(zip_error)?;
     let is_script = |name: &[u8]| name.ends_with(b"/constants.pkl");
-    if archive.file_names_raw().any(is_script) {
+    let is_script = archive.file_names_raw().any(is_script);
+    if is_script && !scripts {
         return Err(CheckpointError::TorchScript {
             path: source.path.clone(),
         });
@@ -66,6 +77,9 @@ fn zip_entries(source: &Source) -> Result<HashMap<String, Extent>> {
         let stored = entry.compression() == CompressionMethod::Stored
             && entry.compressed_size() == entry.size()
             && !entry.encrypted();
+        if is_script && is_program(&name) {
+            continue;
+        }
         if !stored {
             return Err(CheckpointError::NotStored {
                 path: source.path.clone(),
@@ -86,7 +100,15 @@ fn zip_entries(source: &Source) -> Result<HashMap<String, Extent>> {
     if archive.has_overlapping_entries().map_err(zip_error)? {
         return Err(CheckpointError::OverlappingEntries { path: path() });
     }
-    Ok(entries)
+    Ok((entries, is_script))
+}
+
+/// True for an entry of a TorchScript archive that holds its program, which torch compresses.
+fn is_program(name: &str) -> bool {
+    let in_folder = name.split_once('/').map_or(name, |(_, rest)| rest);
+    ["code/", "constants/", "extra/"]
+        .iter()
+        .any(|program| in_folder.starts_with(program))
 }
 
 /// The folder that holds `data.pkl`: the file's stem when it was saved, or "archive".

@@ -143,6 +143,27 @@ impl Node {
         }
     }
 
+    /// All tensors at or below this value, with the keys that lead to each, joined by dots.
+    pub(super) fn collect_slots<'n>(
+        &'n self,
+        path: &str,
+        slots: &mut Vec<(String, &'n TensorSlot)>,
+    ) {
+        match self {
+            Self::Tensor(slot) => slots.push((path.to_owned(), slot)),
+            Self::Group(entries) => {
+                let dot = if path.is_empty() { "" } else { "." };
+                for (key, value) in entries {
+                    // A path is made only where it is needed: the file chose the lengths of its keys.
+                    if matches!(value, Self::Tensor(_) | Self::Group(_)) {
+                        value.collect_slots(&name(&format!("{path}{dot}{}", name(key))), slots);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn list_objects(&self, path: &str, most: usize, found: &mut Vec<(String, String)>) {
         match self {
             Self::Object(class) if found.len() < most => {
