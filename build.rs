@@ -115,6 +115,7 @@ fn compile_shim(libtorch: &Path) {
         .file("src/native/fused/checkpointed.cpp")
         .file("src/native/fused/composed.cpp")
         .file("src/native/fused/conv.cpp")
+        .file("src/native/fused/inference.cpp")
         .file("src/native/fused/kept_filters.cpp")
         .file("src/native/fused/norm.cpp")
         .file("src/native/fused/pool.cpp")

@@ -49,17 +49,18 @@
 //! 3. [`train`]: the loop, read top to bottom, and what is done between steps
 //! 4. [`interop`]: other programs' checkpoints, in both directions
 //! 5. [`checkpoint`]: this program's own files, run folders and locks
-//! 6. [`sample`]: one sampler a file, each a loop over x_t
-//! 7. [`optim`]: the flat parameter arena, LAMB and Adam, EMA
-//! 8. [`diffusion`]: schedule, q_sample, loss
-//! 9. [`model`]: the networks
-//! 10. [`data`]: from a folder of images to one uint8 tensor
-//! 11. [`config`]: every setting, and the presets
-//! 12. [`report`]: metrics.jsonl, grids and animations
-//! 13. [`formats`]: byte layouts, all untrusted
-//! 14. [`images`], [`rng`], [`device`], [`memory`], [`distributed`]: rooms that know nothing of each other
-//! 15. [`native`]: the C++ shim and its safe face
-//! 16. [`mod@fs`], `text`: leaves
+//! 6. [`evaluate`]: one measure of a network or of its images a file
+//! 7. [`sample`]: one sampler a file, each a loop over x_t
+//! 8. [`optim`]: the flat parameter arena, LAMB and Adam, EMA
+//! 9. [`diffusion`]: schedule, q_sample, loss
+//! 10. [`model`]: the networks
+//! 11. [`data`]: from a folder of images to one uint8 tensor
+//! 12. [`config`]: every setting, and the presets
+//! 13. [`report`]: metrics.jsonl, grids and animations
+//! 14. [`formats`]: byte layouts, all untrusted
+//! 15. [`images`], [`rng`], [`device`], [`memory`], [`distributed`]: rooms that know nothing of each other
+//! 16. [`native`]: the C++ shim and its safe face
+//! 17. [`mod@fs`], `text`: leaves
 //!
 //! A newcomer reads [`config`], then [`model`] and [`diffusion`], then [`fn@train::train`]. The ideas that all of it leans on
 //! are in `docs/design.md`.
@@ -74,6 +75,7 @@ pub mod data;
 pub mod device;
 pub mod diffusion;
 pub mod distributed;
+pub mod evaluate;
 pub mod formats;
 pub mod fs;
 pub mod images;

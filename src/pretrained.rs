@@ -2,6 +2,7 @@
 //!
 //! Nothing here prints: what is worth telling of a file stands in [`Pretrained::report`] and [`Pretrained::damaged`].
 
+mod sampled_set;
 mod sampling;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ndarray::{Array1, Array4};
 use tch::{Device, Tensor};
 
+pub use sampled_set::SampledSet;
 pub(crate) use sampling::batch_labels;
 pub use sampling::{Sampling, class_labels};
 
@@ -207,6 +209,18 @@ impl Pretrained {
     /// With other shapes, `t` outside `0..T`, or classes for a network without them, and the other way round.
     pub fn predict(&self, x_t: &Tensor, t: &Tensor, classes: Option<&Tensor>) -> Tensor {
         self.net.predict(x_t, t, classes, &self.kept)
+    }
+
+    /// As [`predict`](Pretrained::predict), with gradients: they lead back to `x_t` if that requires one.
+    ///
+    /// # Shapes
+    /// As [`predict`](Pretrained::predict); where [`takes_any_t`](crate::config::ModelConfig::takes_any_t), `t` may
+    /// also be `[N]` f32.
+    ///
+    /// # Panics
+    /// As [`predict`](Pretrained::predict).
+    pub fn differentiable(&self, x_t: &Tensor, t: &Tensor, classes: Option<&Tensor>) -> Tensor {
+        self.net.forward(x_t, t, classes, false)
     }
 
     /// The network's identity: a hash of its settings and weights.

@@ -124,9 +124,22 @@ pub fn batch_noise(
     chw: [i64; 3],
     device: Device,
 ) -> Tensor {
-    let places = places.into_iter();
+    noise_at(seed, places.into_iter().map(|i| (step, i)), chw, device)
+}
+
+/// As [`batch_noise`], for images of several steps: the noise of each (step, place).
+///
+/// # Shapes
+/// Returns `[draws, C, H, W]` f32.
+pub fn noise_at(
+    seed: u64,
+    draws: impl IntoIterator<Item = (u64, u64)>,
+    chw: [i64; 3],
+    device: Device,
+) -> Tensor {
+    let draws = draws.into_iter();
     images_drawn(
-        places.map(|i| part_key(seed, Stream::Noise, step, i)),
+        draws.map(|(step, place)| part_key(seed, Stream::Noise, step, place)),
         chw,
         device,
     )

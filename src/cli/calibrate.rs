@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use ndarray::Array1;
 use tch::{Device, Kind, Tensor};
 
 use super::args::foreign::SamplerHints;
 use super::args::load::LoadArgs;
+use super::evaluate::images::decode;
 use super::out::say;
 use crate::checkpoint::Calibration;
-use crate::cli::progress::{DecodeProgress, SampleProgress};
-use crate::data::{self, Loaded, Order};
+use crate::cli::progress::SampleProgress;
+use crate::data::{Loaded, Order};
 use crate::diffusion::Schedule;
 use crate::fs::check_writable;
 use crate::interop::Uses;
@@ -46,7 +47,7 @@ impl CalibrateCommand {
         let path = self.load.calibration_path()?;
         check_writable(&path)?;
         let (network, chosen) = self.load.load(SamplerHints::default(), Uses::PROCESS)?;
-        let loaded = self.images(&network, chosen.device)?;
+        let loaded = decode(&network, self.data.as_ref(), "calibrate", true)?;
 
         let batch = self.batch.min(self.number);
         let batches = self.number.div_ceil(batch);
@@ -64,37 +65,6 @@ impl CalibrateCommand {
             path.display()
         ));
         Ok(())
-    }
-
-    fn images(&self, network: &Pretrained, device: Device) -> Result<Loaded> {
-        let config = &network.meta.config;
-        let mut wanted = config.data.clone();
-        if self.data.is_some() {
-            wanted.folder.clone_from(&self.data);
-            // That is about the run's own images.
-            wanted.hold_out = None;
-        }
-        let bar = DecodeProgress::new();
-        let progress = |done, total| bar.set(done, total);
-        let loaded = data::load(
-            &wanted,
-            &config.model,
-            config.train.seed,
-            None,
-            device,
-            &progress,
-        );
-        bar.finish();
-        let loaded = loaded
-            .context("calibrate needs images like the training data of the model: name a folder with --data DIR")?;
-        match loaded.skipped.len() {
-            0 => say(&loaded.origin),
-            skipped => say(&format!("{}, {skipped} left out", loaded.origin)),
-        }
-        for notice in loaded.notices() {
-            say(&notice);
-        }
-        Ok(loaded)
     }
 
     fn measure(

@@ -11,7 +11,7 @@ use crate::text::one_line;
 
 /// Settings whose flags have other names, and those of a run's config.toml. A value stands behind ` = ` in the library,
 /// and behind a space on the command line.
-const FLAGS: [(&str, &str); 50] = [
+const FLAGS: [(&str, &str); 51] = [
     ("start.auto_accumulate", "--batch auto"),
     ("start.folder", "--run"),
     ("start.init", "--init-from"),
@@ -23,6 +23,7 @@ const FLAGS: [(&str, &str); 50] = [
     ("diffusion.prediction", "--prediction"),
     ("diffusion.schedule", "--schedule"),
     ("diffusion.timesteps", "--timesteps"),
+    ("images.size", "--size"),
     ("model.base_width", "--base-width"),
     ("model.blocks", "--blocks"),
     ("model.channels", "--channels"),
@@ -65,7 +66,7 @@ const FLAGS: [(&str, &str); 50] = [
 ];
 
 /// Groups of other settings, each with the flag of its name: `hints.num_heads` is --num-heads.
-const GROUPS: [&str; 4] = ["hints.", "request.", "sampler.", "start."];
+const GROUPS: [&str; 5] = ["evaluate.", "hints.", "request.", "sampler.", "start."];
 
 /// The flag of a setting, if it has one.
 fn flag_of(setting: &str) -> Option<String> {

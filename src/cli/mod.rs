@@ -7,6 +7,7 @@ mod calibrate;
 mod decode;
 mod doctor;
 mod encode;
+mod evaluate;
 mod export;
 mod findings;
 mod flags;
@@ -74,6 +75,7 @@ enum Command {
     Encode(Box<encode::EncodeCommand>),
     Decode(Box<decode::DecodeCommand>),
     Calibrate(Box<calibrate::CalibrateCommand>),
+    Evaluate(evaluate::EvaluateCommand),
     Predict(predict::PredictCommand),
     Export(export::ExportCommand),
     Import(import::ImportCommand),
@@ -91,18 +93,22 @@ enum Command {
 impl Command {
     /// Refuses to do on every rank of a group what is work for one process: all would write the same files.
     fn refuse_ranks(&self) -> Result<()> {
-        let (Command::Interpolate(_)
-        | Command::Invert(_)
-        | Command::Encode(_)
-        | Command::Decode(_)
-        | Command::Calibrate(_)
-        | Command::Predict(_)
-        | Command::Export(_)
-        | Command::Import(_)
-        | Command::Replay(_)) = self
-        else {
-            return Ok(());
+        let for_one = match self {
+            Command::Interpolate(_)
+            | Command::Invert(_)
+            | Command::Encode(_)
+            | Command::Decode(_)
+            | Command::Calibrate(_)
+            | Command::Predict(_)
+            | Command::Export(_)
+            | Command::Import(_)
+            | Command::Replay(_) => true,
+            Command::Evaluate(command) => !command.is_shared(),
+            _ => false,
         };
+        if !for_one {
+            return Ok(());
+        }
         match Place::of_environment()? {
             Some(place) => bail!(
                 "this command is work for one process, and this is {place}, started by {}; run it without",
@@ -162,6 +168,7 @@ impl Cli {
             Command::Encode(command) => command.run()?,
             Command::Decode(command) => command.run()?,
             Command::Calibrate(command) => command.run()?,
+            Command::Evaluate(command) => command.run()?,
             Command::Predict(command) => command.run()?,
             Command::Export(command) => command.run()?,
             Command::Import(command) => command.run()?,

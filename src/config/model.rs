@@ -314,6 +314,14 @@ impl ModelConfig {
         }
     }
 
+    /// True if the network computes its sines and cosines of any t; others have a row of a table for each time step.
+    pub fn takes_any_t(&self) -> bool {
+        matches!(
+            self,
+            ModelConfig::UnetAttention(_) | ModelConfig::Lucidrains(_)
+        )
+    }
+
     /// Number of classes of a class-conditional network.
     pub fn classes(&self) -> Option<i64> {
         match self {

@@ -58,6 +58,23 @@ pub enum DataError {
         reasons: Vec<String>,
     },
 
+    /// Images that are to be taken as they are have more than one size.
+    #[error(
+        "images of more than one size: {} is {}x{} pixels and {} is {}x{} (width x height); name a size for all \
+         (`images.size`)",
+        first.display(), first_size.1, first_size.0, other.display(), other_size.1, other_size.0
+    )]
+    MixedSizes {
+        /// The first image.
+        first: PathBuf,
+        /// Its height and width in pixels.
+        first_size: (usize, usize),
+        /// The first of another size.
+        other: PathBuf,
+        /// Its height and width in pixels.
+        other_size: (usize, usize),
+    },
+
     /// All images are held out.
     #[error(
         "`data.hold_out` = {hold_out}: none of the {count} images is left to train on: hold out fewer, or add images"

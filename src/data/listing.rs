@@ -49,7 +49,7 @@ const SYSTEM_NAMES: [&str; 15] = [
 ];
 
 /// Contents of a folder.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Listing {
     /// Image files, ordered by the bytes of their path below the folder.
     pub(crate) files: Vec<PathBuf>,

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
+use anyhow::Result;
+use tch::Device;
+
 use super::{HeldOut, Manifest, PassedOver, Remarks, Store};
+use crate::text::plural;
 
 /// A data set ready for training, and information about it.
 #[derive(Debug)]
@@ -29,5 +33,23 @@ impl Loaded {
         let held_out = self.held_out.as_ref();
         let held_out = held_out.map_or(&[][..], |held_out| &held_out.notices);
         [&self.passed_over.lines(), &self.remarks.lines(), held_out].concat()
+    }
+
+    /// The images that are held out, as a data set of their own; all of it, if none are.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn held_out_or_all(self, device: Device) -> Result<Loaded> {
+        let Some(held_out) = self.held_out else {
+            return Ok(self);
+        };
+        let count = held_out.len();
+        Ok(Loaded {
+            store: Store::new(held_out.pixels(0..count)?, device)?,
+            origin: format!("{} held out", plural(count as u64, "image")),
+            manifest: held_out.manifest,
+            held_out: None,
+            ..self
+        })
     }
 }

@@ -29,6 +29,7 @@ mod remarks;
 mod resize;
 mod spec;
 mod store;
+mod stream;
 
 pub use decode::{Decoded, Oddity, decode, upright_size};
 pub use error::DataError;
@@ -42,3 +43,4 @@ pub use remarks::{Remark, Remarks};
 pub use resize::cv2_bilinear;
 pub use spec::ImageSpec;
 pub use store::Store;
+pub use stream::{ImageFolder, Pass};

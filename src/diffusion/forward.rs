@@ -32,7 +32,7 @@ impl NoisedBatch {
     }
 }
 
-/// The forward process, with f32 tables on the training device.
+/// The forward process, with its tables on a device.
 #[derive(Debug)]
 pub struct Forward {
     sqrt_alphas_cumprod: Tensor,
@@ -40,15 +40,17 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Puts the tables of `schedule` on `device`.
+    /// Puts the tables of `schedule` on `device`, in f32.
     pub fn new(schedule: &Schedule, device: Device) -> Forward {
-        let alphas_cumprod = &schedule.alphas_cumprod;
+        Forward::of_kind(schedule, Kind::Float, device)
+    }
+
+    /// Puts the tables of `schedule` on `device`; with those in f64, so are the results, whatever is given.
+    pub fn of_kind(schedule: &Schedule, kind: Kind, device: Device) -> Forward {
+        let table = |f: fn(f64) -> f64| on_device(schedule.alphas_cumprod.mapv(f), kind, device);
         Forward {
-            sqrt_alphas_cumprod: on_device(alphas_cumprod.mapv(f64::sqrt), device),
-            sqrt_one_minus_alphas_cumprod: on_device(
-                alphas_cumprod.mapv(|a| (1.0 - a).sqrt()),
-                device,
-            ),
+            sqrt_alphas_cumprod: table(f64::sqrt),
+            sqrt_one_minus_alphas_cumprod: table(|a| (1.0 - a).sqrt()),
         }
     }
 
@@ -102,10 +104,10 @@ impl Forward {
     }
 }
 
-/// A table over t as `[T]` f32 on a device, for [`gather`].
-pub(super) fn on_device(table: Array1<f64>, device: Device) -> Tensor {
+/// A table over t as `[T]` on a device, for [`gather`].
+pub(super) fn on_device(table: Array1<f64>, kind: Kind, device: Device) -> Tensor {
     let table = Tensor::try_from(table).expect("a table without gaps");
-    table.to_kind(Kind::Float).to_device(device)
+    table.to_kind(kind).to_device(device)
 }
 
 /// The table's value for each image's t, `[N, 1, 1, 1]`.

@@ -1,6 +1,6 @@
 //! The training objective.
 
-use tch::{Device, Reduction, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
 
 use super::forward::NoisedBatch;
 use super::variance::VariationalBound;
@@ -47,6 +47,30 @@ impl Objective {
         }
     }
 
+    /// What the network should say of the noised images: eps, x_0 or v, `[N, C, H, W]`.
+    fn target(&self, noised: &NoisedBatch) -> Tensor {
+        match self.prediction {
+            Prediction::Eps => noised.eps.shallow_clone(),
+            Prediction::X0 => noised.x_0.shallow_clone(),
+            Prediction::V => self.forward.velocity(&noised.x_0, &noised.t, &noised.eps),
+        }
+    }
+
+    /// The squared error of the prediction, summed over the channels and pixels of each image. The loss of
+    /// [`LossKind::Sum`] is its mean over the images, without the term of learned variances.
+    ///
+    /// # Shapes
+    /// - `out`: as in [`loss`](Objective::loss); returns `[N]` f64
+    pub fn squared_errors(&self, out: &Tensor, noised: &NoisedBatch) -> Tensor {
+        let target = self.target(noised);
+        let predicted = out.narrow(1, 0, target.size()[1]);
+        let error = predicted.to_kind(Kind::Double) - target;
+        error
+            .square()
+            .flatten(1, -1)
+            .sum_dim_intlist(1, false, Kind::Double)
+    }
+
     /// The share of one microbatch in the loss of a batch of `batch` images, see [`microbatch_loss`].
     ///
     /// # Shapes
@@ -56,11 +80,7 @@ impl Objective {
     /// Source: with a learned variance Nichol & Dhariwal 2021, eq. 16 <https://arxiv.org/abs/2102.09672>,
     /// as in their code: the bound is in bits per dimension and has weight T / 1000.
     pub fn loss(&self, out: &Tensor, noised: &NoisedBatch, batch: i64) -> Tensor {
-        let target = match self.prediction {
-            Prediction::Eps => noised.eps.shallow_clone(),
-            Prediction::X0 => noised.x_0.shallow_clone(),
-            Prediction::V => self.forward.velocity(&noised.x_0, &noised.t, &noised.eps),
-        };
+        let target = self.target(noised);
         let Some(bound) = &self.bound else {
             return microbatch_loss(self.kind, out, &target, batch);
         };
@@ -103,7 +123,6 @@ mod tests {
     use super::*;
     use crate::config::Preset;
     use crate::rng::{Stream, normal};
-    use tch::Kind;
 
     fn objective(edit: impl FnOnce(&mut DiffusionConfig), learned: bool) -> Objective {
         let mut config = Preset::Demo.config().diffusion;

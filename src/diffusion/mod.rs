@@ -10,4 +10,6 @@ mod variance;
 pub use forward::{Forward, NoisedBatch};
 pub use loss::{Objective, microbatch_loss};
 pub use schedule::Schedule;
-pub use variance::log_variance_at;
+pub use variance::{
+    Posterior, learned_log_variance, log_likelihood_of_8_bits, log_variance_at, normal_kl,
+};

@@ -1,4 +1,5 @@
-//! Learned variances: the network interpolates between the smallest and the largest sensible one.
+//! The variational bound's terms, and learned variances: the network interpolates between the smallest and the largest
+//! sensible one.
 
 use std::f64::consts::LN_2;
 
@@ -13,7 +14,7 @@ use crate::config::Prediction;
 /// and `most` are the ends of the range, which broadcast with `v`.
 ///
 /// Source: Nichol & Dhariwal 2021, eq. 15 <https://arxiv.org/abs/2102.09672>
-fn learned_log_variance(v: &Tensor, least: &Tensor, most: &Tensor) -> Tensor {
+pub fn learned_log_variance(v: &Tensor, least: &Tensor, most: &Tensor) -> Tensor {
     let frac = (v + 1.0) / 2.0;
     &frac * most + (1.0 - &frac) * least
 }
@@ -24,14 +25,54 @@ pub fn log_variance_at(v: &Tensor, (least, most): (f64, f64)) -> Tensor {
     (v + 1.0) * ((most - least) / 2.0) + least
 }
 
-/// The variational bound's term for each step, as a function of the variances.
+/// q(x_{t-1} | x_t, x_0), which a reverse step is held against, with its tables on a device.
 #[derive(Debug)]
-pub(super) struct VariationalBound {
-    prediction: Prediction,
+pub struct Posterior {
     least: Tensor,
     most: Tensor,
     mean_of_x_0: Tensor,
     mean_of_x_t: Tensor,
+}
+
+impl Posterior {
+    /// Puts the tables of `schedule` on `device`.
+    pub fn new(schedule: &Schedule, kind: Kind, device: Device) -> Posterior {
+        let table = |f: &dyn Fn(usize) -> f64| {
+            on_device(Array1::from_shape_fn(schedule.len(), f), kind, device)
+        };
+        Posterior {
+            least: table(&|t| schedule.log_variance_range(t).0),
+            most: table(&|t| schedule.log_variance_range(t).1),
+            mean_of_x_0: table(&|t| schedule.posterior_mean_coefs(t).0),
+            mean_of_x_t: table(&|t| schedule.posterior_mean_coefs(t).1),
+        }
+    }
+
+    /// Its log-variance, and that of beta_t, between which a learned one lies
+    /// ([`Schedule::log_variance_range`]).
+    ///
+    /// # Shapes
+    /// - `t`: `[N]` i64 in `0..T`; returns `[N, 1, 1, 1]` each
+    pub fn log_variance_range(&self, t: &Tensor) -> (Tensor, Tensor) {
+        (gather(&self.least, t), gather(&self.most, t))
+    }
+
+    /// Its mean; that of a reverse step is the same of x_0_hat.
+    ///
+    /// # Shapes
+    /// - `x_0`, `x_t`: `[N, C, H, W]`; `t`: `[N]` i64 in `0..T`; returns `[N, C, H, W]`
+    ///
+    /// Source: Ho et al. 2020, eq. 7 <https://arxiv.org/abs/2006.11239>
+    pub fn mean(&self, x_0: &Tensor, x_t: &Tensor, t: &Tensor) -> Tensor {
+        gather(&self.mean_of_x_0, t) * x_0 + gather(&self.mean_of_x_t, t) * x_t
+    }
+}
+
+/// The variational bound's term for each step, as a function of the variances.
+#[derive(Debug)]
+pub(super) struct VariationalBound {
+    prediction: Prediction,
+    posterior: Posterior,
     weight: f64,
 }
 
@@ -41,14 +82,9 @@ impl VariationalBound {
         prediction: Prediction,
         device: Device,
     ) -> VariationalBound {
-        let table =
-            |f: &dyn Fn(usize) -> f64| on_device(Array1::from_shape_fn(schedule.len(), f), device);
         VariationalBound {
             prediction,
-            least: table(&|t| schedule.log_variance_range(t).0),
-            most: table(&|t| schedule.log_variance_range(t).1),
-            mean_of_x_0: table(&|t| schedule.posterior_mean_coefs(t).0),
-            mean_of_x_t: table(&|t| schedule.posterior_mean_coefs(t).1),
+            posterior: Posterior::new(schedule, Kind::Float, device),
             weight: schedule.len() as f64 / 1000.0,
         }
     }
@@ -65,29 +101,29 @@ impl VariationalBound {
         predicted: &Tensor,
         v: &Tensor,
     ) -> Tensor {
-        let t = &noised.t;
-        let posterior_mean = |x_0: &Tensor| {
-            gather(&self.mean_of_x_0, t) * x_0 + gather(&self.mean_of_x_t, t) * &noised.x_t
-        };
-        let (least, most) = (gather(&self.least, t), gather(&self.most, t));
+        let (t, x_t) = (&noised.t, &noised.x_t);
+        let (least, most) = self.posterior.log_variance_range(t);
         let log_variance = learned_log_variance(v, &least, &most);
-        let x_0_hat = forward.x_0_hat(self.prediction, &noised.x_t, t, predicted);
-        let mean = posterior_mean(&x_0_hat);
-
-        let true_mean = posterior_mean(&noised.x_0);
-        let gap = &least - &log_variance;
-        let kl =
-            (gap.exp() - 1.0 - &gap + (true_mean - &mean).square() * (-&log_variance).exp()) / 2.0;
+        let x_0_hat = forward.x_0_hat(self.prediction, x_t, t, predicted);
+        let mean = self.posterior.mean(&x_0_hat, x_t, t);
+        let true_mean = self.posterior.mean(&noised.x_0, x_t, t);
+        let kl = normal_kl((&true_mean, &least), (&mean, &log_variance));
         let nll = -log_likelihood_of_8_bits(&noised.x_0, &mean, &(log_variance / 2.0));
         let first = t.eq(0).view([-1, 1, 1, 1]);
         nll.where_self(&first, &kl).sum(Kind::Float) * (self.weight / LN_2)
     }
 }
 
-/// Log-probability that a normal value falls into the bin of 8-bit value `x`; the outermost bins are open.
+/// KL divergence of the normal distribution `q` from `p`, each (mean, log-variance), per value, in nats. All broadcast.
+pub fn normal_kl(q: (&Tensor, &Tensor), p: (&Tensor, &Tensor)) -> Tensor {
+    let gap = q.1 - p.1;
+    (gap.exp() - 1.0 - &gap + (q.0 - p.0).square() * (-p.1).exp()) / 2.0
+}
+
+/// Log-probability that a normal value falls into the bin of 8-bit value `x`, in nats; the outermost bins are open.
 ///
 /// Source: Ho et al. 2020, eq. 13, with the tanh approximation of the normal CDF in the authors' code
-fn log_likelihood_of_8_bits(x: &Tensor, mean: &Tensor, log_std: &Tensor) -> Tensor {
+pub fn log_likelihood_of_8_bits(x: &Tensor, mean: &Tensor, log_std: &Tensor) -> Tensor {
     let inverse_std = (-log_std).exp();
     let cdf = |edge: f64| {
         let z = (x - mean + edge) * &inverse_std;

@@ -13,6 +13,7 @@ mod cuda;
 mod fused;
 mod group;
 mod host;
+mod inference;
 mod jpeg;
 mod memory;
 mod nccl;
@@ -39,6 +40,7 @@ pub use fused::{
 pub use group::{Buckets, KeyStore, Listen, Pending, ProcessGroup, Slice, exit_without_cleanup};
 pub use host::pinned_like;
 pub(crate) use host::{host_bytes, host_bytes_mut, send};
+pub use inference::KeptFilter;
 pub(crate) use jpeg::{Samples, decode_jpeg};
 pub(crate) use memory::will_need;
 pub use memory::{CpuTally, return_freed_memory};

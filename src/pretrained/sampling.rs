@@ -9,7 +9,8 @@ use tch::{Device, Kind, Tensor};
 use super::Pretrained;
 use crate::images::to_array;
 use crate::sample::{
-    Images, NoiseSource, OnStep, SamplerKind, SamplerOptions, Spacing, StartFrom, sample_batch,
+    ChosenSampler, Images, NoiseSource, OnStep, SamplerKind, SamplerOptions, Spacing, StartFrom,
+    sample_batch,
 };
 
 /// Images that are sampled together unless told otherwise.
@@ -19,7 +20,7 @@ const BATCH: u64 = 16;
 /// say.
 #[derive(Debug, Clone)]
 pub struct Sampling<'a> {
-    pretrained: &'a Pretrained,
+    pub(super) pretrained: &'a Pretrained,
     options: SamplerOptions,
     class: Option<i64>,
     batch: u64,
@@ -96,14 +97,33 @@ impl<'a> Sampling<'a> {
     /// # Errors
     /// As [`Sampling::sample`].
     pub fn sample_tensor(&self, number: u64, seed: u64, on_step: &mut OnStep) -> Result<Tensor> {
+        let mut batches = Vec::new();
+        let mut take = |images: &Tensor| {
+            batches.push(images.shallow_clone());
+            Ok(())
+        };
+        self.sample_each(number, seed, on_step, &mut take)?;
+        Ok(Tensor::cat(&batches, 0))
+    }
+
+    /// As [`Sampling::sample_tensor`], batch by batch, of which none is kept.
+    ///
+    /// # Shapes
+    /// `take` receives `[batch, C, H, W]` f32 on the CPU, clipped to [-1, 1]; the last may be smaller.
+    ///
+    /// # Errors
+    /// As [`Sampling::sample`], and those of `take`.
+    pub fn sample_each(
+        &self,
+        number: u64,
+        seed: u64,
+        on_step: &mut OnStep,
+        take: &mut dyn FnMut(&Tensor) -> Result<()>,
+    ) -> Result<()> {
         ensure!(number > 0, "0 images: expected 1 or more");
-        ensure!(
-            self.options.kind != SamplerKind::Ddcm,
-            "the sampler ddcm takes its noise from codebooks; sample with `NoiseSource::Codebook` and `sample_images`"
-        );
+        let chosen = self.chosen()?;
         let pretrained = self.pretrained;
         let config = pretrained.config();
-        let chosen = self.options.choose(config, || pretrained.measured())?;
         let classes = class_labels(config.model.classes(), self.class, number)?;
         let wanted = Images {
             noise: NoiseSource::Seed(seed),
@@ -112,22 +132,31 @@ impl<'a> Sampling<'a> {
             chw: config.model.chw(),
             device: pretrained.device(),
         };
-        let batch = |numbers: Range<u64>| {
+        for numbers in wanted.batches() {
             let classes = batch_labels(classes.as_ref(), &numbers, pretrained.device());
             let denoiser = |x: &Tensor, t: &Tensor| pretrained.predict(x, t, classes.as_ref());
             let process = chosen.process(&denoiser, &config.diffusion);
             let sampler = &chosen.sampler;
-            sample_batch(
-                &process,
-                sampler,
-                &StartFrom::Noise,
-                &wanted,
-                &numbers,
-                on_step,
-            )
-        };
-        let batches: Vec<Tensor> = wanted.batches().map(batch).collect::<Result<_>>()?;
-        Ok(Tensor::cat(&batches, 0))
+            let start = &StartFrom::Noise;
+            take(&sample_batch(
+                &process, sampler, start, &wanted, &numbers, on_step,
+            )?)?;
+        }
+        Ok(())
+    }
+
+    /// The sampler, with what was left open filled in.
+    ///
+    /// # Errors
+    /// Choices that contradict each other or the network; the sampler `analytic` without measurements.
+    pub fn chosen(&self) -> Result<ChosenSampler> {
+        ensure!(
+            self.options.kind != SamplerKind::Ddcm,
+            "the sampler ddcm takes its noise from codebooks; sample with `NoiseSource::Codebook` and `sample_images`"
+        );
+        let pretrained = self.pretrained;
+        self.options
+            .choose(pretrained.config(), || pretrained.measured())
     }
 }
 

@@ -69,6 +69,11 @@ impl ComputeArgs {
 
     /// As [`choose`](ComputeArgs::choose), in full f32 unless --precision is given.
     pub(in crate::cli) fn choose_exact(&self) -> Result<Chosen> {
+        self.exact().choose()
+    }
+
+    /// These flags, with full f32 in place of no --precision.
+    pub(in crate::cli) fn exact(&self) -> ComputeArgs {
         let precision = match self.precision {
             Precision::Auto => Precision::F32,
             other => other,
@@ -77,7 +82,6 @@ impl ComputeArgs {
             precision,
             ..self.clone()
         }
-        .choose()
     }
 }
 

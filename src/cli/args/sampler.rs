@@ -78,7 +78,13 @@ impl SamplerArgs {
         default: SamplerKind,
         measured: impl FnOnce() -> Result<Array1<f64>>,
     ) -> Result<ChosenSampler> {
-        let options = SamplerOptions {
+        let options = self.options(default);
+        options.choose(config, measured).map_err(with_flags)
+    }
+
+    /// The choices as they were made, of `default` if --sampler is not given.
+    pub(in crate::cli) fn options(&self, default: SamplerKind) -> SamplerOptions {
+        SamplerOptions {
             kind: self.sampler.unwrap_or(default),
             steps: self.steps,
             spacing: self.spacing,
@@ -88,8 +94,7 @@ impl SamplerArgs {
             order: self.order,
             sigma: self.sigma,
             clip_x0: self.clip_x0,
-        };
-        options.choose(config, measured).map_err(with_flags)
+        }
     }
 }
 

@@ -1,0 +1,54 @@
+//! `ddpm evaluate`: measures of a network and of its images.
+
+mod bpd;
+mod duplicates;
+mod features;
+mod fid;
+pub(in crate::cli) mod images;
+mod loss;
+mod neighbours;
+mod ranks;
+mod source;
+mod statistics;
+mod swd;
+mod table;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+/// Measure how good a network is, or how near its images are to others.
+#[derive(Debug, Args)]
+pub(super) struct EvaluateCommand {
+    #[command(subcommand)]
+    measure: Measure,
+}
+
+#[derive(Debug, Subcommand)]
+enum Measure {
+    Bpd(Box<bpd::BpdCommand>),
+    Loss(Box<loss::LossCommand>),
+    Fid(Box<fid::FidCommand>),
+    Statistics(Box<statistics::StatisticsCommand>),
+    Swd(Box<swd::SwdCommand>),
+    Neighbours(Box<neighbours::NeighboursCommand>),
+    Duplicates(duplicates::DuplicatesCommand),
+}
+
+impl EvaluateCommand {
+    /// True if several ranks can share the work.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.measure, Measure::Bpd(_) | Measure::Loss(_))
+    }
+
+    pub(super) fn run(&self) -> Result<()> {
+        match &self.measure {
+            Measure::Bpd(command) => command.run(),
+            Measure::Loss(command) => command.run(),
+            Measure::Fid(command) => command.run(),
+            Measure::Statistics(command) => command.run(),
+            Measure::Swd(command) => command.run(),
+            Measure::Neighbours(command) => command.run(),
+            Measure::Duplicates(command) => command.run(),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The sets of images that measures compare: folders, arrays, and networks whose images are sampled as they are measured.
+
+mod arrays;
+mod folder;
+mod loaded;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use ndarray::Array3;
+use tch::Device;
+
+use arrays::ArraySource;
+pub(super) use folder::FolderSource;
+use folder::tell_of_skipped;
+use loaded::LoadedSource;
+
+use crate::cli::args::compute::ComputeArgs;
+use crate::cli::args::foreign::ForeignArgs;
+use crate::cli::args::sampler::SamplerArgs;
+use crate::cli::args::values::Size;
+use crate::cli::findings;
+use crate::cli::out::say;
+use crate::cli::progress::{DecodeProgress, SampleProgress};
+use crate::config::RunConfig;
+use crate::data::{self, ImageSpec};
+use crate::device::Chosen;
+use crate::evaluate::ImageSet;
+use crate::evaluate::moments::Statistics;
+use crate::formats::npz;
+use crate::pretrained::{self, Pretrained, SampledSet, Sampling};
+use crate::sample::SamplerKind;
+use crate::text;
+
+/// Images of a folder or file that are passed on at a time.
+const BATCH: u64 = 64;
+
+/// The array of images in an .npz file.
+const IMAGES_ARRAY: &str = "arr_0";
+
+/// How images are made of a network, and what those of a folder are made to.
+#[derive(Debug, Args)]
+pub(super) struct SourceArgs {
+    /// Images sampled from a network
+    #[arg(short = 'n', long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
+    pub(super) number: u64,
+    /// Seed of all that is drawn
+    #[arg(long, default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Images per batch
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub(super) batch: u64,
+    /// Class of the sampled images, for class-conditional networks [default: all classes in turn]
+    #[arg(long, value_name = "K", hide_short_help = true)]
+    class: Option<i64>,
+    /// Bring the images of folders to this size: 64, or 48x64 (height x width) [default: beside a network as its training
+    /// images, else as they are]
+    #[arg(long, value_name = "PIXELS", hide_short_help = true)]
+    size: Option<Size>,
+    /// Use the raw weights of a network instead of their EMA
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    sampler: SamplerArgs,
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+    #[command(flatten)]
+    foreign: ForeignArgs,
+}
+
+/// A set of images, opened but not read.
+pub(super) enum Source {
+    Network(Box<Pretrained>),
+    Folder(Box<FolderSource>),
+    /// A data set in memory.
+    Loaded(Box<LoadedSource>),
+    /// An .npz file of images.
+    Arrays(ArraySource),
+    /// An .npz file of statistics, which holds no images.
+    Statistics(PathBuf, Box<Statistics>),
+}
+
+impl SourceArgs {
+    /// Two sets to compare, as [`open`](SourceArgs::open) opens them.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub(super) fn open_both(&self, a: &Path, b: &Path, chosen: &Chosen) -> Result<[Source; 2]> {
+        let both = self.open(&[a, b], chosen)?;
+        Ok(both
+            .try_into()
+            .unwrap_or_else(|_| unreachable!("a source for each path")))
+    }
+
+    /// Loads the networks among `paths`, and opens the folders in the form of the networks' images.
+    ///
+    /// # Errors
+    /// What is neither a network nor a folder of images; networks of different sizes; a folder of images of several sizes
+    /// with nothing to say which one is wanted.
+    pub(super) fn open(&self, paths: &[&Path], chosen: &Chosen) -> Result<Vec<Source>> {
+        let mut networks = Vec::new();
+        let mut kinds = Vec::new();
+        for path in paths {
+            let kind = kind_of(path)?;
+            networks.push(match kind {
+                SourceKind::Network => Some(Box::new(self.load(path, chosen)?)),
+                _ => None,
+            });
+            kinds.push(kind);
+        }
+        let spec = self.spec(networks.iter().flatten().map(|network| network.config()))?;
+        let mut sources = Vec::new();
+        for ((path, kind), network) in paths.iter().zip(kinds).zip(networks) {
+            sources.push(match (kind, network) {
+                (_, Some(network)) => Source::Network(network),
+                (SourceKind::Statistics, _) => {
+                    Source::Statistics(path.to_path_buf(), Box::new(Statistics::read(path)?))
+                }
+                (SourceKind::Arrays, _) => Source::Arrays(ArraySource::open(path)?),
+                _ => Source::Folder(Box::new(FolderSource::open(path, spec)?)),
+            });
+        }
+        Ok(sources)
+    }
+
+    fn load(&self, path: &Path, chosen: &Chosen) -> Result<Pretrained> {
+        let uses = self.sampler.uses(SamplerKind::Ddpm);
+        let request = self.foreign.request(self.raw, self.sampler.hints(), uses)?;
+        let mut network = findings::load(path, &request, chosen.device)?;
+        network.set_precision(chosen.precision);
+        // Found wrong before the hours of sampling.
+        self.sampling(&network).chosen()?;
+        Ok(network)
+    }
+
+    fn sampling<'a>(&self, network: &'a Pretrained) -> Sampling<'a> {
+        let options = self.sampler.options(SamplerKind::Ddpm);
+        let sampling = network.sampler(options.kind).options(options);
+        match self.class {
+            Some(class) => sampling.class(class),
+            None => sampling,
+        }
+        .batch(self.batch)
+    }
+
+    /// The form of a folder's images; `None` for their own.
+    fn spec<'a>(&self, configs: impl Iterator<Item = &'a RunConfig>) -> Result<Option<ImageSpec>> {
+        let mut spec: Option<ImageSpec> = None;
+        for config in configs {
+            let own = spec_of(config);
+            ensure!(
+                spec.is_none_or(|spec| spec == own),
+                "the two networks make images of different sizes or from differently prepared images, which cannot be \
+                 compared"
+            );
+            spec = Some(own);
+        }
+        match (self.size, spec) {
+            (Some(_), Some(_)) => bail!(
+                "--size: beside a network, folders are read as its training images; leave it out"
+            ),
+            (Some(Size { height, width }), None) => {
+                let spec = ImageSpec::rgb(height.max(0) as usize, width.max(0) as usize);
+                spec.check().context("--size")?;
+                Ok(Some(spec))
+            }
+            (None, spec) => Ok(spec),
+        }
+    }
+}
+
+/// The form of a network's training images.
+pub(super) fn spec_of(config: &RunConfig) -> ImageSpec {
+    let [channels, height, width] = config.model.chw().map(|n| n as usize);
+    ImageSpec {
+        height,
+        width,
+        channels,
+        resize: config.data.resize,
+        background: config.data.background,
+        rules: config.data.rules,
+    }
+}
+
+/// The training images of a network, without those that its run held out; best without more than a pass over a folder.
+pub(super) fn training_images(config: &RunConfig) -> Result<Source> {
+    let cannot = "the training images of the network; name their folder with --data DIR";
+    match &config.data.folder {
+        Some(folder) if config.data.hold_out.is_none() => {
+            let opened = FolderSource::open(folder, Some(spec_of(config)));
+            Ok(Source::Folder(Box::new(opened.context(cannot)?)))
+        }
+        _ => {
+            let bar = DecodeProgress::new();
+            let progress = |done, total| bar.set(done, total);
+            let seed = config.train.seed;
+            let device = Device::Cpu;
+            let loaded = data::load(&config.data, &config.model, seed, None, device, &progress);
+            bar.finish();
+            let loaded = loaded.context(cannot)?;
+            tell_of_skipped(&loaded.skipped);
+            loaded.notices().iter().for_each(|line| say(line));
+            Ok(Source::Loaded(Box::new(LoadedSource(loaded))))
+        }
+    }
+}
+
+/// What a path holds.
+enum SourceKind {
+    Network,
+    Folder,
+    Statistics,
+    Arrays,
+}
+
+/// What a path holds, by its content.
+///
+/// # Errors
+/// Nothing is there.
+fn kind_of(path: &Path) -> Result<SourceKind> {
+    ensure!(
+        path.exists(),
+        "there is no {}: want a folder of images, a network (run folder, checkpoint, or a file that `ddpm import` takes), \
+         or an .npz file",
+        text::path(path)
+    );
+    if path.is_file() {
+        let Ok(arrays) = npz::open(path) else {
+            return Ok(SourceKind::Network);
+        };
+        return Ok(match arrays.has("mu") {
+            true => SourceKind::Statistics,
+            false if arrays.has(IMAGES_ARRAY) => SourceKind::Arrays,
+            false => SourceKind::Network,
+        });
+    }
+    // A folder of diffusers says what it is.
+    let of_diffusers = ["model_index.json", "config.json"];
+    let is_foreign = of_diffusers.iter().any(|name| path.join(name).is_file());
+    Ok(match is_foreign || pretrained::ours(path)?.is_some() {
+        true => SourceKind::Network,
+        false => SourceKind::Folder,
+    })
+}
+
+impl Source {
+    /// Passes the images of the set, with a progress bar; says afterwards what could not be read.
+    ///
+    /// # Errors
+    /// Those of the set and of `work`.
+    pub(super) fn with_images<T>(
+        &self,
+        args: &SourceArgs,
+        work: impl FnOnce(&dyn ImageSet) -> Result<T>,
+    ) -> Result<T> {
+        match self {
+            Source::Network(network) => {
+                let sampling = args.sampling(network);
+                let evaluations = sampling.chosen()?.steps.len() as u64;
+                let steps = evaluations * args.number.div_ceil(args.batch);
+                let bar = SampleProgress::new("sampling", steps);
+                let set = SampledSet {
+                    sampling,
+                    number: args.number,
+                    seed: args.seed,
+                    on_step: &|| bar.step(),
+                };
+                let done = work(&set);
+                bar.finish();
+                done
+            }
+            Source::Folder(folder) => work(&**folder),
+            Source::Arrays(arrays) => work(arrays),
+            Source::Statistics(path, _) => bail!(
+                "{} holds statistics, and this needs images",
+                text::path(path)
+            ),
+            Source::Loaded(loaded) => work(&**loaded),
+        }
+    }
+
+    /// Name of image `place`, after a pass.
+    pub(super) fn name(&self, place: usize) -> String {
+        match self {
+            Source::Network(_) | Source::Arrays(_) | Source::Statistics(..) => number(place),
+            Source::Folder(folder) => folder.name(place),
+            Source::Loaded(loaded) => loaded.name(place),
+        }
+    }
+
+    /// Image `place` of a folder or of made images, `[H, W, C]`, after a pass.
+    ///
+    /// # Errors
+    /// A file that cannot be read any more.
+    pub(super) fn image(&self, place: usize) -> Result<Array3<u8>> {
+        match self {
+            Source::Network(_) | Source::Arrays(_) | Source::Statistics(..) => {
+                bail!("its images cannot be read one by one; name a folder")
+            }
+            Source::Folder(folder) => folder.image(place),
+            Source::Loaded(loaded) => loaded.image(place),
+        }
+    }
+}
+
+fn number(place: usize) -> String {
+    format!("image {place}")
+}

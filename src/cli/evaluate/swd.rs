@@ -1,0 +1,125 @@
+//! `ddpm evaluate swd`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::source::{Source, SourceArgs};
+use crate::cli::args::run::run_or_latest;
+use crate::cli::out;
+use crate::evaluate::sliced::{Level, Patches, Sliced, SlicedOptions, baseline, sliced};
+
+/// Sliced Wasserstein distance of two sets of images, by their details of each size; needs no other network.
+///
+/// A set is a folder of images, a run folder or checkpoint (its images are sampled as they are measured, and not
+/// written), or an .npz file of images (arr_0, uint8 [N, H, W, C]). Beside each distance stands that of one half of B from
+/// the other: what two sets of the same kind are apart.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  ddpm evaluate swd runs/NAME photos -n 2000 --sampler dpmpp-2m-sde")]
+pub(in crate::cli) struct SwdCommand {
+    /// The set to measure, generated images as a rule
+    #[arg(value_name = "A", value_parser = run_or_latest())]
+    set: PathBuf,
+    /// The set to compare with, real images as a rule
+    #[arg(value_name = "B", value_parser = run_or_latest())]
+    reference: PathBuf,
+    /// Patches cut from each image on each level; fewer where there are many images
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096), hide_short_help = true)]
+    patches: u64,
+    /// Random directions
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536), hide_short_help = true)]
+    directions: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+/// What is printed.
+#[derive(Serialize)]
+struct Report {
+    set: String,
+    reference: String,
+    images: u64,
+    reference_images: u64,
+    mean: f64,
+    baseline: f64,
+    levels: Vec<OfLevel>,
+}
+
+#[derive(Serialize)]
+struct OfLevel {
+    height: i64,
+    width: i64,
+    distance: f64,
+    baseline: f64,
+}
+
+impl SwdCommand {
+    pub(in crate::cli) fn run(&self) -> Result<()> {
+        let chosen = self.source.compute.choose()?;
+        let [set, reference] = (self.source).open_both(&self.set, &self.reference, &chosen)?;
+        let (set, set_origin) = self.patches(&set)?;
+        let (reference, reference_origin) = self.patches(&reference)?;
+        let (found, apart) = (sliced(&set, &reference)?, baseline(&reference)?);
+        let report = Report {
+            set: set_origin,
+            reference: reference_origin,
+            images: set.images(),
+            reference_images: reference.images(),
+            mean: found.mean,
+            baseline: apart.mean,
+            levels: levels(&found, &apart),
+        };
+        match self.json {
+            true => out::json(&serde_json::to_string(&report)?),
+            false => report.print(),
+        }
+        Ok(())
+    }
+
+    fn patches(&self, source: &Source) -> Result<(Patches, String)> {
+        let options = SlicedOptions {
+            patches_per_image: self.patches,
+            directions: self.directions,
+            seed: self.source.seed,
+            ..SlicedOptions::default()
+        };
+        source.with_images(&self.source, |set| {
+            Ok((Patches::of(set, &options)?, set.origin()))
+        })
+    }
+}
+
+fn levels(found: &Sliced, apart: &Sliced) -> Vec<OfLevel> {
+    let level = |(level, apart): (&Level, &Level)| OfLevel {
+        height: level.height,
+        width: level.width,
+        distance: level.distance,
+        baseline: apart.distance,
+    };
+    found.levels.iter().zip(&apart.levels).map(level).collect()
+}
+
+impl Report {
+    fn print(&self) {
+        out::result(&format!("A  {}", self.set));
+        out::result(&format!("B  {}", self.reference));
+        out::result("sliced Wasserstein distance, times 1000 (of two halves of B)");
+        for level in &self.levels {
+            let size = format!("{}x{}", level.width, level.height);
+            out::result(&format!(
+                "  {size:<10} {:8.2}  ({:.2})",
+                level.distance, level.baseline
+            ));
+        }
+        out::result(&format!(
+            "  {:<10} {:8.2}  ({:.2})",
+            "mean", self.mean, self.baseline
+        ));
+    }
+}
