@@ -4,6 +4,8 @@
 //! The long form of the faults is `scripts/reliability/chaos_ranks.sh`.
 
 mod common;
+#[path = "ranks/evaluations.rs"]
+mod evaluations;
 #[path = "ranks/faults.rs"]
 mod faults;
 #[path = "ranks/inside.rs"]

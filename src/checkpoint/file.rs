@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::checksum::checksum;
+use super::evaluations::Evaluations;
 use super::origin::Origin;
 use crate::config::RunConfig;
 use crate::formats::safetensors;
@@ -112,6 +113,9 @@ pub struct History {
     /// True if the run began with weights from elsewhere, false if with those of its seed; none in files of 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_weights: Option<bool>,
+    /// Its evaluations; none in runs without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluations: Option<Evaluations>,
 }
 
 /// Running means over the steps that passed the guard.
@@ -132,12 +136,14 @@ impl History {
         let in_range = skipped.first().is_none_or(|first| *first > 0)
             && skipped.last().is_none_or(|last| *last <= step);
         let stats = self.running_stats.unwrap_or_default();
+        let evaluations = self.evaluations.as_ref();
         ensure!(
             in_order
                 && in_range
                 && self.lr_factor > 0.0
                 && self.lr_factor <= 1.0
                 && stats.steps <= step
+                && evaluations.is_none_or(|found| found.is_possible(step))
                 && stats.ln.iter().all(|ln| ln.is_finite()),
             "its history is impossible: {self:?} after {step} steps"
         );
@@ -153,6 +159,7 @@ impl Default for History {
             skipped: vec![],
             running_stats: None,
             given_weights: None,
+            evaluations: None,
         }
     }
 }

@@ -3,14 +3,17 @@
 //! - `file`: a training checkpoint or plain weights, with the config they belong to; `checksum` seals it
 //! - `origin`: the program that weights came from, if it was another
 //! - `run_folder`: the files of a run; `newest`: its checkpoints; `resumable`: what it takes to go on; `lock`: one
-//!   process at a time; `owned`: what no output may overwrite; `pins`: what keeps a checkpoint from being removed;
+//!   process at a time; `owned`: what no output may overwrite; `pins`: what keeps a checkpoint from being removed; `best`: the
+//!   best step by `evaluations`;
 //!   `runs`: runs by name and age
 //! - `fingerprint`: the identity of a network; `calibration`: a measurement of one
 //!
 //! Every file is untrusted.
 
+mod best;
 mod calibration;
 mod checksum;
+mod evaluations;
 mod file;
 mod fingerprint;
 mod lock;
@@ -22,7 +25,9 @@ mod resumable;
 mod run_folder;
 mod runs;
 
+pub use best::BEST;
 pub use calibration::Calibration;
+pub use evaluations::Evaluations;
 pub use file::{
     Checkpoint, Contents, History, Meta, RunningStats, Weights, is_ours, read_checkpoint,
     write_checkpoint,

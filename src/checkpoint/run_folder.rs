@@ -5,13 +5,14 @@
 //! RUN/pictures.tsv                       the images it is trained on
 //! RUN/held_out.tsv                       the images it is not trained on, if some are held out
 //! RUN/skipped.tsv                        files that could not be read, if there are any
-//! RUN/metrics.jsonl                      one line per step
+//! RUN/metrics.jsonl                      one line per step, and one per evaluation
 //! RUN/log.txt                            what was said while it was trained; log.old.txt, if it grew long
 //! RUN/metrics-bad.jsonl                  lines of it that could not be read, if there were any
 //! RUN/metrics-after-step-00002000.jsonl  lines of it whose checkpoints were lost, if there were any
 //! RUN/samples/step-00002000-ema.png      grids from the same noise every time
 //! RUN/checkpoints/step-00002000.safetensors
 //! RUN/checkpoints/latest                 the name of the newest one, written last
+//! RUN/checkpoints/best.safetensors       a link to the best one by evaluations, which step-00002000.best.pin keeps
 //! RUN/checkpoints/step-00002000.1f3a09c2.pin   keeps a checkpoint for a file that needs it (see `pins`)
 //! RUN/checkpoints/step-00002000.safetensors.ema.analytic.json   a measurement of it (`ddpm calibrate`)
 //! RUN/incidents/step-00001234.json       records of bad steps
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 use fs_err as fs;
 
+use super::best;
 use super::file::{Checkpoint, Meta, read_checkpoint, write_checkpoint};
 use super::lock::RunLock;
 use super::newest::{checkpoints, step_of};
@@ -56,7 +58,7 @@ impl RunFolder {
         self.dir.join("config.toml")
     }
 
-    /// One line of JSON per step.
+    /// One line of JSON per step, and one per evaluation.
     pub fn metrics_path(&self) -> PathBuf {
         self.dir.join("metrics.jsonl")
     }
@@ -136,7 +138,7 @@ impl RunFolder {
     }
 
     /// Saves a checkpoint, then points `latest` at it, then removes all but the newest `keep` up to
-    /// this step, with what was measured of them. Pinned ones stay and do not count.
+    /// this step, with what was measured of them. Pinned ones stay and do not count, as that of the best step.
     ///
     /// # Errors
     /// The new checkpoint or `latest` cannot be written: older ones stay as they were.
@@ -155,6 +157,8 @@ impl RunFolder {
         }
         write_checkpoint(&path, meta, tensors)?;
         write_bytes(&folder.join("latest"), name.as_bytes())?;
+        let evaluations = meta.history.evaluations.as_ref();
+        best::keep(&folder, evaluations.map(|found| found.best_step))?;
         // Later ones are damaged, or from before a rollback: they do not count.
         let so_far = checkpoints(&self.dir)?.into_iter();
         let so_far = so_far.filter(|p| step_of(p) <= Some(meta.step));

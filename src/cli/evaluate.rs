@@ -12,6 +12,7 @@ mod source;
 mod statistics;
 mod swd;
 mod table;
+mod trained_on;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};

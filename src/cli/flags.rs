@@ -11,7 +11,7 @@ use crate::text::one_line;
 
 /// Settings whose flags have other names, and those of a run's config.toml. A value stands behind ` = ` in the library,
 /// and behind a space on the command line.
-const FLAGS: [(&str, &str); 51] = [
+const FLAGS: [(&str, &str); 55] = [
     ("start.auto_accumulate", "--batch auto"),
     ("start.folder", "--run"),
     ("start.init", "--init-from"),
@@ -23,6 +23,10 @@ const FLAGS: [(&str, &str); 51] = [
     ("diffusion.prediction", "--prediction"),
     ("diffusion.schedule", "--schedule"),
     ("diffusion.timesteps", "--timesteps"),
+    ("evaluation.every_steps", "--evaluate-every"),
+    ("evaluation.images", "--evaluate-images"),
+    ("evaluation.metrics", "--evaluate-metrics"),
+    ("evaluation.patience", "--patience"),
     ("images.size", "--size"),
     ("model.base_width", "--base-width"),
     ("model.blocks", "--blocks"),

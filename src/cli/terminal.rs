@@ -40,6 +40,18 @@ impl Terminal {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+
+    /// `done` of `total` network evaluations of one work are done.
+    fn evaluations(&self, work: &str, done: u64, total: u64) {
+        let mut bars = self.bars();
+        let new = || SampleProgress::new(work, total);
+        bars.sampling.get_or_insert_with(new).step();
+        if done == total
+            && let Some(bar) = bars.sampling.take()
+        {
+            bar.finish();
+        }
+    }
 }
 
 impl Observer for Terminal {
@@ -80,14 +92,11 @@ impl Observer for Terminal {
     }
 
     fn sampling(&self, weights: &str, done: u64, total: u64) {
-        let mut bars = self.bars();
-        let new = || SampleProgress::new(&format!("sampling {weights}"), total);
-        bars.sampling.get_or_insert_with(new).step();
-        if done == total
-            && let Some(bar) = bars.sampling.take()
-        {
-            bar.finish();
-        }
+        self.evaluations(&format!("sampling {weights}"), done, total);
+    }
+
+    fn evaluating(&self, done: u64, total: u64) {
+        self.evaluations("evaluating", done, total);
     }
 
     fn finished(&self) {

@@ -170,9 +170,13 @@ impl TrainCommand {
         let (folder, config) = (start.folder.clone(), start.config.clone());
         let leads = start.group.as_ref().is_none_or(|group| group.leads());
         match train(start)? {
-            End::Finished if !leads => Ok(ExitCode::SUCCESS),
-            End::Finished => {
-                let said = summary(&folder, &config, started.elapsed());
+            End::Finished | End::NoLongerBetter { .. } if !leads => Ok(ExitCode::SUCCESS),
+            end @ (End::Finished | End::NoLongerBetter { .. }) => {
+                let steps = match end {
+                    End::NoLongerBetter { step } => step,
+                    _ => config.train.steps,
+                };
+                let said = summary(&folder, steps, started.elapsed());
                 said.lines().for_each(say);
                 Ok(ExitCode::SUCCESS)
             }
@@ -335,6 +339,12 @@ impl TrainCommand {
             }
             None => (None, Vec::new(), None),
         };
+        if init.is_some() && config.data.hold_out.is_some() && resume.is_none() {
+            say(
+                "note: the weights of --init-from may have been trained on images that are held out here; if so, they are \
+                 not held out for this network",
+            );
+        }
         let new = Start::new(config);
         Ok(Start {
             folder: run.map_or(new.folder, RunFolder::new),
@@ -384,9 +394,9 @@ fn announce(start: &Start) {
 }
 
 /// A summary of a finished run: its steps and time, its sample grid, and how to sample more.
-fn summary(folder: &RunFolder, config: &RunConfig, took: Duration) -> String {
+fn summary(folder: &RunFolder, steps: u64, took: Duration) -> String {
     let dir = shell(folder.dir());
-    let grid = folder.sample_path(config.train.steps, "ema");
+    let grid = folder.sample_path(steps, "ema");
     let grid = if grid.exists() {
         format!("\nsample grid: {}", text::path(&grid))
     } else {
@@ -394,7 +404,7 @@ fn summary(folder: &RunFolder, config: &RunConfig, took: Duration) -> String {
     };
     format!(
         "{} done, {} in this start{grid}\nto sample more: ddpm sample {dir} -n 16 --out grid.png",
-        plural(config.train.steps, "step"),
+        plural(steps, "step"),
         duration(took)
     )
 }

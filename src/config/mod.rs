@@ -1,4 +1,4 @@
-//! All settings of a run: model + diffusion + optim + data + sample + train.
+//! All settings of a run: model + diffusion + optim + data + sample + train, and evaluations.
 //!
 //! One [`RunConfig`] is resolved from, in rising priority, a preset, a `--config` TOML file and
 //! flags; it is validated once, saved with the run and carried by every checkpoint, so nothing that
@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+mod evaluation;
 mod hold_out;
 mod images;
 mod layout;
@@ -21,6 +22,7 @@ mod validate_keras;
 mod validate_model;
 mod versioned;
 
+pub use evaluation::{EvaluationConfig, Metric, QuickSampler};
 pub use hold_out::{HoldOut, ParseHoldOutError};
 pub use images::{Background, ImageRules, ParseBackgroundError, Resize, UnknownRulesError};
 pub use layout::MapLayout;
@@ -277,6 +279,9 @@ pub struct RunConfig {
     pub sample: SampleConfig,
     /// The run.
     pub train: TrainConfig,
+    /// Evaluations while training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationConfig>,
 }
 
 impl RunConfig {

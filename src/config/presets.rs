@@ -128,6 +128,7 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
             sample_steps: 0,
             sample_limit_secs: 600,
         },
+        evaluation: None,
     }
 }
 

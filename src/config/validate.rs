@@ -162,6 +162,9 @@ impl RunConfig {
             self.data.builtin_images,
             "want at least 1",
         )?;
+        if let Some(evaluation) = &self.evaluation {
+            evaluation.validate(self)?;
+        }
         Ok(warnings)
     }
 

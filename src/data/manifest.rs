@@ -76,7 +76,7 @@ impl Manifest {
     }
 
     /// The hashes of all images, in order.
-    pub(super) fn hashes(&self) -> impl Iterator<Item = u64> {
+    pub fn hashes(&self) -> impl Iterator<Item = u64> {
         self.images.iter().map(|image| image.hash)
     }
 

@@ -6,6 +6,8 @@
 //! copy is the comparison with images that the network never saw: [`Copying`] says how many generated images lie nearer
 //! to the training images than such held-out images do.
 
+use std::cmp::Ordering;
+
 use anyhow::{Result, ensure};
 use ndarray::{Array1, Array2, Axis};
 use tch::{Device, Kind, Tensor};
@@ -186,11 +188,13 @@ impl Copying {
         sorted.sort_by(f64::total_cmp);
         let limit = |quantile: f64| sorted[(quantile * (sorted.len() - 1) as f64).floor() as usize];
         let share = |limit: f64| {
-            let nearer = generated
-                .iter()
-                .filter(|distance| **distance < limit)
-                .count();
-            nearer as f64 / generated.len() as f64
+            // As near as the limit itself counts half, so that sets that are alike come out as expected.
+            let nearer = |distance: &f64| match distance.partial_cmp(&limit) {
+                Some(Ordering::Less) => 1.0,
+                Some(Ordering::Equal) => 0.5,
+                _ => 0.0,
+            };
+            generated.iter().map(nearer).sum::<f64>() / generated.len() as f64
         };
         // The quantile itself is known only as well as the held-out images are many.
         let (n, m) = (generated.len() as f64, held_out.len() as f64);

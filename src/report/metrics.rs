@@ -1,7 +1,8 @@
-//! metrics.jsonl: one line of JSON per step.
+//! metrics.jsonl: one line of JSON per step, and one per evaluation.
 
 mod lines;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use self::lines::Lines;
 use crate::fs::open_regular_with;
 
-/// One line.
+/// The line of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// Steps done, from 1.
@@ -32,6 +33,16 @@ pub struct StepMetrics {
     /// Seconds of the run so far, over all its starts.
     #[serde(deserialize_with = "number")]
     pub secs: f64,
+}
+
+/// The line of an evaluation, which follows that of its step. It holds no times, so that a run that was resumed has the
+/// same as one that was not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationMetrics {
+    /// Steps done.
+    pub step: u64,
+    /// The value of each measure, by its name.
+    pub evaluation: BTreeMap<String, f64>,
 }
 
 /// JSON has no infinities and NaNs: they are written as null.
@@ -66,6 +77,14 @@ pub fn last_step(path: &Path) -> Result<u64> {
 /// Not a regular file, or one that cannot be read.
 pub fn of_step(path: &Path, step: u64) -> Result<Option<StepMetrics>> {
     lines::find_step(path, step)
+}
+
+/// The evaluations in metrics.jsonl, in order; none without the file.
+///
+/// # Errors
+/// Not a regular file, or one that cannot be read.
+pub fn evaluations(path: &Path) -> Result<Vec<EvaluationMetrics>> {
+    lines::find_evaluations(path)
 }
 
 /// The open file.
@@ -111,9 +130,7 @@ impl Metrics {
 
     /// Lines of steps up to `step` that could not be written, for [`Metrics::take`] of a newly opened file.
     pub fn unwritten_up_to(&self, step: u64) -> String {
-        let early = |line: &&str| {
-            serde_json::from_str::<StepMetrics>(line).is_ok_and(|metrics| metrics.step <= step)
-        };
+        let early = |line: &&str| lines::step_of(line.as_bytes()).is_some_and(|(of, _)| of <= step);
         let lines = self.pending.lines().filter(early);
         lines.flat_map(|line| [line, "\n"]).collect()
     }
@@ -140,6 +157,20 @@ impl Metrics {
             self.pending += &serde_json::to_string(step)?;
             self.pending.push('\n');
         }
+        self.write_pending()
+    }
+
+    /// Appends the line of an evaluation, as [`write`](Metrics::write) does.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub fn write_evaluation(&mut self, evaluation: &EvaluationMetrics) -> Result<()> {
+        self.pending += &serde_json::to_string(evaluation)?;
+        self.pending.push('\n');
+        self.write_pending()
+    }
+
+    fn write_pending(&mut self) -> Result<()> {
         if let Err(error) = self.file.write_all(self.pending.as_bytes()) {
             // Shrinking a file works on a full disk too.
             let _ = self.file.set_len(self.len);

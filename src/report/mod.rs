@@ -10,6 +10,8 @@ mod units;
 pub use animation::{ANIMATION_ENDINGS, frame_steps, strip, write_animation};
 pub use figure::{beside, grid, grid_of_columns, mean_sq_error, psnr_db, read_png, write_png};
 pub(crate) use mark::is_marked;
-pub use metrics::{Later, Metrics, StepMetrics, last_step, of_step};
+pub use metrics::{
+    EvaluationMetrics, Later, Metrics, StepMetrics, evaluations, last_step, of_step,
+};
 pub use plot::{Plot, PlotAxis, PlotLine};
 pub use units::{bytes, count, duration};

@@ -164,6 +164,10 @@ impl Observer for Log {
         self.inner.sampling(weights, done, total);
     }
 
+    fn evaluating(&self, done: u64, total: u64) {
+        self.inner.evaluating(done, total);
+    }
+
     fn finished(&self) {
         self.inner.finished();
     }

@@ -1,6 +1,7 @@
 //! Training: the loop, read top to bottom.
 
 mod clock;
+mod evaluations;
 mod grids;
 mod guard;
 mod images;
@@ -143,6 +144,11 @@ impl Start {
 pub enum End {
     /// All steps are done.
     Finished,
+    /// Saved after `step` and ended, as evaluations had no better value for as long as the settings allow.
+    NoLongerBetter {
+        /// Steps done.
+        step: u64,
+    },
     /// Saved after `step` and stopped before the last one; or not even begun, and the run is as it was.
     Stopped {
         /// What asked for it.
@@ -165,6 +171,7 @@ pub fn train(mut start: Start) -> Result<End> {
     let end = train_and_log(start, &log);
     log.note(&match &end {
         Ok(End::Finished) => "all steps are done".to_owned(),
+        Ok(End::NoLongerBetter { step }) => format!("no longer better at step {step}"),
         Ok(End::Stopped { reason, step }) => format!("stopped by {reason} at step {step}"),
         Err(error) => format!("error: {error:#}"),
     });
@@ -196,6 +203,11 @@ fn train_and_log(start: Start, log: &Log) -> Result<End> {
 
 fn steps(run: &mut Run) -> Result<End> {
     while run.trainer.step < run.config.train.steps {
+        if run.is_out_of_patience() {
+            run.finish_early()?;
+            let step = run.trainer.step;
+            return Ok(End::NoLongerBetter { step });
+        }
         let output = run.step()?;
         run.readback.push(&output)?;
 
@@ -204,8 +216,11 @@ fn steps(run: &mut Run) -> Result<End> {
         let last = step == run.config.train.steps || stop.is_some();
         let save = last || asked || step.is_multiple_of(run.config.train.save_every_steps);
         let sample = stop.is_none() && (asked || grids::are_due(&run.config, step));
+        let evaluate = stop.is_none() && evaluations::are_due(&run.config, step);
 
-        let due = run.readback.due(run.chosen.device, save || sample);
+        let due = run
+            .readback
+            .due(run.chosen.device, save || sample || evaluate);
         if let Some(bad) = run.readback.read(due)? {
             run.handle_bad_step(bad)?;
             // A newest step that is skipped is done all the same, and what is due after it is due.
@@ -217,11 +232,17 @@ fn steps(run: &mut Run) -> Result<End> {
         if asked {
             run.stop.clear_save_request();
         }
-        if save {
+        let (mut stop, mut save, mut last) = (stop, save, last);
+        if evaluate {
+            // The state that is saved knows of it, and a better one than all before is saved.
+            save |= run.evaluate()?;
+            stop = run.agree(run.stop.reason().filter(|_| run.lacks_evaluation()))?;
+            last |= stop.is_some() || run.is_out_of_patience();
+        }
+        if save || last {
             run.save(last)?;
         }
-        let mut stop = stop;
-        if sample {
+        if sample && stop.is_none() {
             run.sample()?;
             // A grid that a request to stop has cut short is drawn by the next start, which must begin here.
             stop = run.agree(run.stop.reason().filter(|_| run.lacks_grids()))?;

@@ -43,6 +43,11 @@ pub trait Observer: Send + Sync + fmt::Debug {
         let _ = (weights, done, total);
     }
 
+    /// `done` of `total` network evaluations of an evaluation are done.
+    fn evaluating(&self, done: u64, total: u64) {
+        let _ = (done, total);
+    }
+
     /// The last step of this start is done.
     fn finished(&self) {}
 }

@@ -25,6 +25,8 @@ pub(super) struct Outlook {
     secs_per_step: f64,
     /// The latest grids, raw and EMA weights together.
     grids_secs: Option<f64>,
+    /// The latest evaluation.
+    evaluation_secs: Option<f64>,
     /// The latest time that training stood still for a checkpoint.
     pause_secs: f64,
     /// The last checkpoint of a run, which is waited for.
@@ -38,6 +40,7 @@ impl Outlook {
             steps: 0,
             secs_per_step: 0.0,
             grids_secs: None,
+            evaluation_secs: None,
             pause_secs: 0.0,
             last_save_secs: checkpoint_bytes as f64 / CHECKPOINT_BYTES_PER_SEC,
         }
@@ -65,6 +68,11 @@ impl Outlook {
         self.grids_secs = Some(secs);
     }
 
+    /// The evaluation of a step took `secs`.
+    pub(super) fn evaluation(&mut self, secs: f64) {
+        self.evaluation_secs = Some(secs);
+    }
+
     /// Training stood still for `secs` for a checkpoint, and the one before it took `written` in all.
     pub(super) fn save(&mut self, secs: f64, written: Option<Duration>) {
         self.pause_secs = secs;
@@ -77,6 +85,7 @@ impl Outlook {
     pub(super) fn left(&self, config: &RunConfig, step: u64) -> Duration {
         let secs = (config.train.steps - step) as f64 * self.secs_per_step
             + grids_to_come(config, step) as f64 * self.grids_secs(config)
+            + evaluations_to_come(config, step) as f64 * self.evaluation_secs.unwrap_or(0.0)
             + saves_to_come(config, step).saturating_sub(1) as f64 * self.pause_secs
             + self.last_save_secs;
         Duration::try_from_secs_f64(secs).unwrap_or(Duration::MAX)
@@ -96,6 +105,13 @@ impl Outlook {
                 Some(_) => format!("{} of {each}", plural(grids, "sample grid")),
                 None => format!("{} of perhaps {each}", plural(grids, "sample grid")),
             });
+        }
+        let evaluations = evaluations_to_come(config, step);
+        if evaluations > 0 {
+            let each = self
+                .evaluation_secs
+                .map(|secs| format!(" of {}", short(secs)));
+            parts.push(plural(evaluations, "evaluation") + &each.unwrap_or_default());
         }
         parts.push(plural(saves_to_come(config, step), "checkpoint"));
         format!(
@@ -126,6 +142,12 @@ impl Outlook {
 /// Steps from `step` to the last, both counted, with grids.
 fn grids_to_come(config: &RunConfig, step: u64) -> u64 {
     events(config, config.sample.every_steps, step)
+}
+
+/// The same for evaluations.
+fn evaluations_to_come(config: &RunConfig, step: u64) -> u64 {
+    let wanted = config.evaluation.as_ref();
+    wanted.map_or(0, |wanted| events(config, wanted.every_steps, step))
 }
 
 /// The same for checkpoints.

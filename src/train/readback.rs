@@ -14,7 +14,7 @@ use super::{Observer, StepOutput, Trainer};
 use crate::checkpoint::RunFolder;
 use crate::config::RunConfig;
 use crate::native::Arriving;
-use crate::report::{Later, Metrics, StepMetrics};
+use crate::report::{EvaluationMetrics, Later, Metrics, StepMetrics};
 
 /// Steps that a CUDA device may run ahead of the host, which then reads all but the newest: while the host waits and
 /// writes, the device still has that one to compute.
@@ -173,6 +173,19 @@ impl Readback {
             return;
         };
         let result = metrics.write(lines);
+        self.note_write(result);
+    }
+
+    /// Writes the line of an evaluation; one that cannot be written is kept, as those of steps.
+    pub(super) fn write_evaluation(&mut self, evaluation: &EvaluationMetrics) {
+        let Some(metrics) = &mut self.metrics else {
+            return;
+        };
+        let result = metrics.write_evaluation(evaluation);
+        self.note_write(result);
+    }
+
+    fn note_write(&mut self, result: Result<()>) {
         if let Err(error) = &result
             && !self.metrics_fail
         {
@@ -221,6 +234,11 @@ impl Readback {
         let steps = self.pending.len() as f64 * self.outlook.secs_per_step();
         let steps = Duration::try_from_secs_f64(steps).unwrap_or_default();
         steps.saturating_sub(self.last_read.elapsed())
+    }
+
+    /// Does not count `time`, which has just passed, as training.
+    pub(super) fn outside_the_clock_for(&mut self, time: Duration) {
+        self.last_read += time;
     }
 
     /// Runs `work` without counting its time as training.

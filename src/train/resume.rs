@@ -10,7 +10,7 @@ use crate::config::{Difference, HoldOut, Preset, RunConfig, Unnamed};
 use crate::report::Later;
 
 /// Settings that a resumed run may change without becoming another run; one that ends in a dot stands for its section.
-const MAY_CHANGE: [&str; 15] = [
+const MAY_CHANGE: [&str; 17] = [
     "train.steps",
     "train.save_every_steps",
     "train.keep",
@@ -26,6 +26,8 @@ const MAY_CHANGE: [&str; 15] = [
     "optim.lr",
     "optim.lr_schedule",
     "optim.clip_norm",
+    "evaluation",
+    "evaluation.",
 ];
 
 fn may_change(key: &str) -> bool {
@@ -135,7 +137,7 @@ fn refuse_fewer_steps(wanted: &RunConfig, checkpoint: &Checkpoint) -> Result<()>
 }
 
 /// Settings of a run that begins with weights of `theirs`: all of that file's, or its network, schedule and sampler in
-/// `base`. Its images are not taken over, those held out among them, nor is what a run keeps from its time ([`Unnamed`]): another run has that of today.
+/// `base`. Its images are not taken over, those held out among them, nor are its evaluations, nor is what a run keeps from its time ([`Unnamed`]): another run has that of today.
 pub fn settings_around(theirs: &RunConfig, base: Option<RunConfig>) -> RunConfig {
     let mut config = base.unwrap_or_else(|| {
         let mut config = theirs.clone();
@@ -143,6 +145,7 @@ pub fn settings_around(theirs: &RunConfig, base: Option<RunConfig>) -> RunConfig
         // Measured for that run, maybe on another device.
         config.train.layout = None;
         config.data.hold_out = None;
+        config.evaluation = None;
         config
     });
     config.model = theirs.model.clone();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result};
 
+use super::evaluations::Evaluator;
 use super::incident::{BadStep, Incidents};
 use super::memory::MemoryBudget;
 use super::readback::Readback;
@@ -17,6 +18,7 @@ use crate::device::{Chosen, ConvolutionSearch};
 use crate::distributed::{Ask, Group};
 
 mod begin;
+mod evaluate;
 
 /// Shortest pause for a checkpoint that is printed.
 const STALL_WORTH_TELLING: Duration = Duration::from_millis(1);
@@ -38,6 +40,10 @@ pub(super) struct Run {
     saver: Option<Saver>,
     budget: MemoryBudget,
     incidents: Incidents,
+    /// Made for the first evaluation.
+    evaluator: Option<Evaluator>,
+    /// True once the time that evaluations take is told.
+    told_share: bool,
     /// The step of the last save that was begun.
     saved: Option<u64>,
     pub(super) stop: Stop,
@@ -144,6 +150,9 @@ impl Run {
             self.save_here(false)?;
         }
         self.folder.write_config(&self.config)?;
+        if self.lacks_evaluation() {
+            self.make_up_for_evaluation()?;
+        }
         if self.lacks_grids() {
             // It ended between this step's checkpoint and its grids.
             self.sample_here()?;
@@ -248,8 +257,13 @@ impl Run {
     pub(super) fn finish(&mut self) -> Result<()> {
         // A bad last step was passed over, and its save with it.
         if self.saved != Some(self.trainer.step) {
-            self.save(true)?;
             let group = self.group.clone();
+            ranks::led(group.as_ref(), || match self.stop.reason().is_none() {
+                true => self.evaluate_here(),
+                false => Ok(()),
+            })?;
+            self.share_evaluations()?;
+            self.save(true)?;
             ranks::led(group.as_ref(), || {
                 let due = self.writes() && grids::are_due(&self.config, self.trainer.step);
                 match due && self.stop.reason().is_none() {
@@ -258,6 +272,7 @@ impl Run {
                 }
             })?;
         }
+        self.tell_best();
         self.readback.finish();
         let waited = self.data.store.waited();
         if waited >= WAIT_WORTH_TELLING {

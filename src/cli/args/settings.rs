@@ -9,7 +9,9 @@ use clap::{Args, ValueEnum};
 use super::batch::BatchSize;
 use super::model::ModelArgs;
 use super::values::{LrPoint, located, read_config, read_settings, set};
-use crate::config::{Background, Draws, HoldOut, MapLayout, Resize, Unnamed};
+use crate::config::{
+    Background, Draws, EvaluationConfig, HoldOut, MapLayout, Metric, Resize, Unnamed,
+};
 use crate::config::{
     ConfigError, LossKind, OnBadStep, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind,
     Sigma,
@@ -86,6 +88,8 @@ pub(in crate::cli) struct SettingArgs {
     data: DataArgs,
     #[command(flatten)]
     train: TrainArgs,
+    #[command(flatten)]
+    evaluation: EvaluationArgs,
     #[command(flatten)]
     network: NetworkArgs,
 }
@@ -230,6 +234,34 @@ struct TrainArgs {
     explosion_factor: Option<f64>,
 }
 
+/// Evaluations while training.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Evaluation while training")]
+struct EvaluationArgs {
+    /// Steps between evaluations of the EMA weights; 0 for none [default: none]
+    ///
+    /// Their values are in metrics.jsonl. The best step is saved and kept, and checkpoints/best.safetensors names it.
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    evaluate_every: Option<u64>,
+    /// What is measured, the first deciding which step is the best: loss and bpd of images held out (--hold-out), swd and
+    /// fid (of random features) of samples [default: loss]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "METRIC,…",
+        value_delimiter = ',',
+        hide_possible_values = true,
+        hide_short_help = true
+    )]
+    evaluate_metrics: Option<Vec<Metric>>,
+    /// Images that are sampled, and most of those held out that are used [default: 256]
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    evaluate_images: Option<u64>,
+    /// Evaluations without a better value after which the run ends; 0 for never [default: never]
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    patience: Option<u64>,
+}
+
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Optimizer")]
 struct OptimArgs {
@@ -329,6 +361,7 @@ impl SettingArgs {
     pub(in crate::cli) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         self.data.apply(config)?;
         self.train.apply(config);
+        self.evaluation.apply(config)?;
         self.network.apply(config)
     }
 }
@@ -390,6 +423,45 @@ impl TrainArgs {
         set(&mut s.images, &self.sample_images);
         set(&mut s.sigma, &self.sigma);
         set(&mut s.clip_x0, &self.clip_x0);
+    }
+}
+
+impl EvaluationArgs {
+    /// # Errors
+    /// What is evaluated, without evaluations.
+    fn apply(&self, config: &mut RunConfig) -> Result<()> {
+        match self.evaluate_every {
+            Some(0) => config.evaluation = None,
+            Some(every) => {
+                let new = || EvaluationConfig::new(every);
+                config.evaluation.get_or_insert_with(new).every_steps = every;
+            }
+            None => {}
+        }
+        let named = [
+            ("--evaluate-metrics", self.evaluate_metrics.is_some()),
+            ("--evaluate-images", self.evaluate_images.is_some()),
+            ("--patience", self.patience.is_some()),
+        ];
+        let Some(wanted) = &mut config.evaluation else {
+            let named = named.iter().find(|(_, given)| *given);
+            ensure!(
+                named.is_none(),
+                "{} is about evaluations, and this run has none; give --evaluate-every N too",
+                named.map_or("", |(flag, _)| *flag)
+            );
+            return Ok(());
+        };
+        if let Some(metrics) = &self.evaluate_metrics {
+            wanted.metrics.clone_from(metrics);
+            // It is the first that decides, not one that a file named among others.
+            wanted.best = None;
+        }
+        set(&mut wanted.images, &self.evaluate_images);
+        if let Some(patience) = self.patience {
+            wanted.patience = Some(patience).filter(|patience| *patience > 0);
+        }
+        Ok(())
     }
 }
 

@@ -29,7 +29,7 @@ pub(in crate::cli) struct DuplicatesCommand {
     #[arg(value_name = "DIR")]
     dir: PathBuf,
     /// Root mean square difference of two thumbnails up to which they are the same image, in levels from 0 to 255
-    #[arg(long, default_value_t = 2.0, value_name = "LEVELS")]
+    #[arg(long, default_value_t = 2.0, value_name = "LEVELS", value_parser = levels)]
     within: f64,
     /// List all groups
     #[arg(long)]
@@ -37,6 +37,13 @@ pub(in crate::cli) struct DuplicatesCommand {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+fn levels(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(levels @ 0.0..=255.0) => Ok(levels),
+        _ => Err("want 0 to 255 levels".to_owned()),
+    }
 }
 
 #[derive(Serialize)]

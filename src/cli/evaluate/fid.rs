@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::features::FeatureArgs;
 use super::source::{Source, SourceArgs};
@@ -86,6 +86,8 @@ struct Report {
 /// A set after it was seen.
 struct Measured {
     origin: String,
+    /// `None` for statistics.
+    chw: Option<[i64; 3]>,
     statistics: Statistics,
     /// `None` for statistics.
     features: Option<Tensor>,
@@ -97,11 +99,13 @@ impl FidCommand {
         let chosen = self.source.compute.choose()?;
         let network = self.features.open(chosen.device)?;
         let [set, reference] = (self.source).open_both(&self.set, &self.reference, &chosen)?;
-        let of_both = |source: &Source| !matches!(source, Source::Statistics(..));
-        let both = of_both(&set) && of_both(&reference);
+        let has_images = |source: &Source| !matches!(source, Source::Statistics(..));
+        let both = has_images(&set) && has_images(&reference);
+        let classifies = has_images(&set) && classifies(&*network)?;
+        self.refuse_impossible(both, classifies)?;
         let keep = Keep {
             features: both && (self.wants(Metric::Kid) || self.wants(Metric::Pr)),
-            logits: self.wants(Metric::Is),
+            logits: classifies && self.wants(Metric::Is),
         };
         let set = self.measure(set, &*network, keep)?;
         let keep = Keep {
@@ -121,9 +125,31 @@ impl FidCommand {
         self.metrics.is_empty() || self.metrics.contains(&metric)
     }
 
-    /// True if it was named, so that it is told if it cannot be measured.
-    fn asks_for(&self, metric: Metric) -> bool {
-        self.metrics.contains(&metric)
+    /// Refuses what was asked for by name and cannot be measured, before hours of sampling.
+    fn refuse_impossible(&self, both: bool, classifies: bool) -> Result<()> {
+        for (metric, name) in [(Metric::Kid, "KID"), (Metric::Pr, "precision and recall")] {
+            ensure!(
+                both || !self.metrics.contains(&metric),
+                "--metrics: {name} of statistics cannot be measured: it needs the images of both sets"
+            );
+        }
+        ensure!(
+            classifies || !self.metrics.contains(&Metric::Is),
+            "--metrics: an Inception score needs images in A and a network that classifies (--features inception or small-cnn)"
+        );
+        Ok(())
+    }
+
+    /// A value; without it, an error if it was asked for by name, else a remark.
+    fn heed<T>(&self, metric: Metric, found: Result<T>, report: &mut Report) -> Result<Option<T>> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if self.metrics.contains(&metric) => Err(error),
+            Err(error) => {
+                report.remarks.push(format!("left out: {error:#}"));
+                Ok(None)
+            }
+        }
     }
 
     fn measure(
@@ -136,6 +162,7 @@ impl FidCommand {
             check_same_network(&path, &statistics, network)?;
             return Ok(Measured {
                 origin: format!("statistics in {}", text::path(&path)),
+                chw: None,
                 statistics: *statistics,
                 features: None,
                 logits: None,
@@ -149,6 +176,7 @@ impl FidCommand {
             } = see(set, network, keep, &mut |_| ())?;
             Ok(Measured {
                 origin: set.origin(),
+                chw: Some(set.chw()),
                 statistics: Statistics {
                     moments,
                     features: Some(network.name()),
@@ -184,45 +212,52 @@ impl FidCommand {
                 .remarks
                 .extend(found.remarks.iter().map(ToString::to_string));
         }
-        match (&set.features, &reference.features) {
-            (Some(own), Some(other)) => self.add_of_features(&mut report, own, other)?,
-            _ if self.asks_for(Metric::Kid) || self.asks_for(Metric::Pr) => {
-                let said = "no KID, precision and recall: they need the images of both sets, not statistics";
-                report.remarks.push(said.to_owned());
-            }
-            _ => {}
+        if let (Some(own), Some(other)) = (&set.features, &reference.features) {
+            self.add_of_features(&mut report, own, other)?;
         }
-        if self.wants(Metric::Is) {
-            match &set.logits {
-                Some(logits) => {
-                    let score = inception_score(logits, SCORE_SEED)?;
-                    report.inception_score = Some(score.mean);
-                    report.inception_score_std = Some(score.std);
-                }
-                None if self.asks_for(Metric::Is) => {
-                    let said = "no Inception score: it needs images and a network that classifies";
-                    report.remarks.push(said.to_owned());
-                }
-                None => {}
+        if let Some(logits) = &set.logits {
+            let found = inception_score(logits, SCORE_SEED);
+            if let Some(score) = self.heed(Metric::Is, found, &mut report)? {
+                report.inception_score = Some(score.mean);
+                report.inception_score_std = Some(score.std);
             }
+        }
+        if let (Some(own), Some(other)) = (set.chw, reference.chw)
+            && own != other
+        {
+            let [size, others] = [own, other].map(|[_, height, width]| format!("{width}x{height}"));
+            report.remarks.push(format!(
+                "the images of A are {size} pixels and those of B {others}: sharpness alone tells them apart"
+            ));
         }
         Ok(report)
     }
 
     fn add_of_features(&self, report: &mut Report, own: &Tensor, other: &Tensor) -> Result<()> {
         if self.wants(Metric::Kid) {
-            let found = kernel(own, other, &KernelOptions::default())?;
-            report.kid = Some(found.mean);
-            report.kid_std = Some(found.std);
-            report.kid_subset_images = Some(found.subset_images);
+            let found = kernel(own, other, &KernelOptions::default());
+            if let Some(found) = self.heed(Metric::Kid, found, report)? {
+                report.kid = Some(found.mean);
+                report.kid_std = Some(found.std);
+                report.kid_subset_images = Some(found.subset_images);
+            }
         }
         if self.wants(Metric::Pr) {
-            let found = precision_recall(own, other)?;
-            report.precision = Some(found.precision);
-            report.recall = Some(found.recall);
+            let found = precision_recall(own, other);
+            if let Some(found) = self.heed(Metric::Pr, found, report)? {
+                report.precision = Some(found.precision);
+                report.recall = Some(found.recall);
+            }
         }
         Ok(())
     }
+}
+
+/// True for a network that says of which class an image is.
+fn classifies(network: &dyn FeatureExtractor) -> Result<bool> {
+    // Grey, which all networks take.
+    let black = Tensor::zeros([1, 1, 32, 32], (Kind::Uint8, Device::Cpu));
+    Ok(network.features(&black)?.logits.is_some())
 }
 
 /// Refuses statistics of another network, and says if a file does not name the one that it is of.
@@ -254,7 +289,8 @@ impl Report {
         row("A", self.set.clone());
         row("B", self.reference.clone());
         if let Some(fid) = self.fid {
-            row("FID", format!("{fid:.4}"));
+            // Rounding may make it slightly negative.
+            row("FID", format!("{:.4}", fid.max(0.0)));
         }
         if let Some(bias) = self.fid_bias {
             row(

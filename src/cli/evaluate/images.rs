@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use tch::{Device, Kind, Tensor};
 
+use super::trained_on::TrainedOn;
 use crate::cli::out::say;
 use crate::cli::progress::DecodeProgress;
 use crate::data::{self, Loaded, Order};
@@ -59,6 +60,8 @@ impl ImagesArgs {
     pub(in crate::cli) fn load(&self, network: &Pretrained, tells: bool) -> Result<Measured> {
         let loaded = decode(network, self.data.as_ref(), "evaluate", tells)?;
         let seen_in_training = self.data.is_none() && loaded.held_out.is_none();
+        let trained_on = TrainedOn::of(network)?;
+        trained_on.check_held_out(&loaded, tells)?;
         let loaded = loaded.held_out_or_all(network.device())?;
         let there = loaded.store.len();
         let number = self.number.unwrap_or(USUAL).min(there);
@@ -72,6 +75,8 @@ impl ImagesArgs {
                 );
             } else if self.data.is_none() {
                 say(&loaded.origin);
+            } else {
+                trained_on.tell(&loaded.manifest);
             }
             self.tell(number, there, classes);
         }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use ndarray::{Array1, Array3, Axis, stack};
 use serde::Serialize;
 use tch::{Device, Tensor};
 
-use super::source::{Source, SourceArgs, training_images};
+use super::source::{Source, SourceArgs, folder_like, training_images};
+use super::trained_on::TrainedOn;
 use crate::cli::args::run::run_or_latest;
 use crate::cli::out::{self, say};
 use crate::cli::outputs::{ForceArg, Outputs};
@@ -44,7 +45,7 @@ pub(in crate::cli) struct NeighboursCommand {
     #[arg(short = 'k', long, default_value_t = 3, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=100))]
     nearest: u64,
     /// Generated images to list and draw, those nearest to a training image first
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     show: u64,
     /// Draw them: a row for each, the generated image first, then its nearest training images
     #[arg(short, long, value_name = "FILE.png")]
@@ -99,17 +100,24 @@ impl NeighboursCommand {
         }
         outputs.check()?;
         let chosen = self.source.compute.choose()?;
-        let others = self.data.iter().chain(&self.held_out);
-        let paths: Vec<_> = [&self.generated].into_iter().chain(others).collect();
-        let paths: Vec<_> = paths.into_iter().map(PathBuf::as_path).collect();
-        let mut sources = self.source.open(&paths, &chosen)?.into_iter();
-        let generated = sources.next().context("a set of images")?;
+        let mut sources = self.source.open(&[&self.generated], &chosen)?;
+        let generated = sources.pop().context("a set of images")?;
         let training = match (&self.data, &generated) {
-            (Some(_), _) => sources.next().context("a set of images")?,
-            (None, Source::Network(network)) => training_images(network.config())?,
-            (None, _) => anyhow::bail!("name the folder of the training images with --data DIR"),
+            (Some(data), _) => folder_like(data, &generated, "--data")?,
+            (None, Source::Network(network)) => {
+                let training = training_images(network.config())?;
+                if let Source::Loaded(loaded) = &training {
+                    TrainedOn::of(network)?.check_held_out(loaded.loaded(), true)?;
+                }
+                training
+            }
+            (None, _) => bail!("name the folder of the training images with --data DIR"),
         };
-        self.compare(&generated, &training, sources.next().as_ref())
+        let held_out = match &self.held_out {
+            Some(dir) => Some(folder_like(dir, &generated, "--held-out")?),
+            None => None,
+        };
+        self.compare(&generated, &training, held_out.as_ref())
     }
 
     fn compare(
@@ -174,7 +182,11 @@ impl NeighboursCommand {
         };
         let own = found.distances.column(0).to_owned();
         let copying = match &held {
-            Some((held, _)) => Some(Copying::new(&own, &held.distances.column(0).to_owned())?),
+            Some((held, origin)) => {
+                let theirs = held.distances.column(0).to_owned();
+                tell_of_held_out(&theirs, origin);
+                Some(Copying::new(&own, &theirs)?)
+            }
             None => None,
         };
         let report = Report {
@@ -290,6 +302,27 @@ impl NeighboursCommand {
             let near: Vec<String> = image.nearest.iter().map(named).collect();
             out::result(&format!("  {}: {}", image.image, near.join(", ")));
         }
+    }
+}
+
+/// Says what makes a comparison with held-out images doubtful.
+fn tell_of_held_out(distances: &Array1<f64>, origin: &str) {
+    const FEW: usize = 100;
+    let trained_on = distances
+        .iter()
+        .filter(|distance| **distance == 0.0)
+        .count() as u64;
+    if trained_on > 0 {
+        say(&format!(
+            "warning: {} of {origin} {} the same as a training image, and not held out",
+            plural(trained_on, "image"),
+            if trained_on == 1 { "is" } else { "are" }
+        ));
+    }
+    if distances.len() < FEW {
+        say(&format!(
+            "note: with fewer than {FEW} held-out images, their nearest 1 % is the nearest one, which chance decides"
+        ));
     }
 }
 

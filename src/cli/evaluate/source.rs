@@ -16,8 +16,10 @@ pub(super) use folder::FolderSource;
 use folder::tell_of_skipped;
 use loaded::LoadedSource;
 
+use crate::checkpoint::Weights;
 use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::foreign::ForeignArgs;
+use crate::cli::args::load::weights_line;
 use crate::cli::args::sampler::SamplerArgs;
 use crate::cli::args::values::Size;
 use crate::cli::findings;
@@ -42,9 +44,9 @@ const IMAGES_ARRAY: &str = "arr_0";
 /// How images are made of a network, and what those of a folder are made to.
 #[derive(Debug, Args)]
 pub(super) struct SourceArgs {
-    /// Images sampled from a network
-    #[arg(short = 'n', long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
-    pub(super) number: u64,
+    /// Images sampled from a network [default: 1000]; of folders all are taken
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
+    number: Option<u64>,
     /// Seed of all that is drawn
     #[arg(long, default_value_t = 0)]
     pub(super) seed: u64,
@@ -109,6 +111,12 @@ impl SourceArgs {
             });
             kinds.push(kind);
         }
+        let samples = networks.iter().any(Option::is_some);
+        if !samples && (self.number.is_some() || self.raw || self.class.is_some()) {
+            say(
+                "note: no network is among the sets, so -n, --raw and --class play no part: all images are taken",
+            );
+        }
         let spec = self.spec(networks.iter().flatten().map(|network| network.config()))?;
         let mut sources = Vec::new();
         for ((path, kind), network) in paths.iter().zip(kinds).zip(networks) {
@@ -124,6 +132,11 @@ impl SourceArgs {
         Ok(sources)
     }
 
+    /// Images that are sampled.
+    fn number(&self) -> u64 {
+        self.number.unwrap_or(1000)
+    }
+
     fn load(&self, path: &Path, chosen: &Chosen) -> Result<Pretrained> {
         let uses = self.sampler.uses(SamplerKind::Ddpm);
         let request = self.foreign.request(self.raw, self.sampler.hints(), uses)?;
@@ -131,6 +144,9 @@ impl SourceArgs {
         network.set_precision(chosen.precision);
         // Found wrong before the hours of sampling.
         self.sampling(&network).chosen()?;
+        let which = if self.raw { Weights::Raw } else { Weights::Ema };
+        let weights = weights_line(&network, which, path);
+        say(&format!("{weights} on {}", chosen.description));
         Ok(network)
     }
 
@@ -183,6 +199,32 @@ pub(super) fn spec_of(config: &RunConfig) -> ImageSpec {
     }
 }
 
+/// A folder whose images are brought to the form of those of `like`.
+///
+/// # Errors
+/// What is no folder of images, or holds a network.
+pub(super) fn folder_like(dir: &Path, like: &Source, flag: &str) -> Result<Source> {
+    let spec = match like {
+        Source::Network(network) => spec_of(network.config()),
+        Source::Folder(folder) => *folder.spec(),
+        Source::Loaded(_) | Source::Arrays(_) | Source::Statistics(..) => {
+            like.chw().map(|[channels, height, width]| ImageSpec {
+                channels,
+                ..ImageSpec::rgb(height, width)
+            })?
+        }
+    };
+    ensure!(
+        !matches!(kind_of(dir)?, SourceKind::Network),
+        "{flag} {} holds a network, and a folder of images is wanted",
+        text::path(dir)
+    );
+    Ok(Source::Folder(Box::new(FolderSource::open(
+        dir,
+        Some(spec),
+    )?)))
+}
+
 /// The training images of a network, without those that its run held out; best without more than a pass over a folder.
 pub(super) fn training_images(config: &RunConfig) -> Result<Source> {
     let cannot = "the training images of the network; name their folder with --data DIR";
@@ -232,6 +274,10 @@ fn kind_of(path: &Path) -> Result<SourceKind> {
         return Ok(match arrays.has("mu") {
             true => SourceKind::Statistics,
             false if arrays.has(IMAGES_ARRAY) => SourceKind::Arrays,
+            false if path.extension().is_some_and(|ending| ending == "npz") => bail!(
+                "{} holds neither images (arr_0, uint8 [N, H, W, C]) nor statistics (mu and sigma)",
+                text::path(path)
+            ),
             false => SourceKind::Network,
         });
     }
@@ -245,6 +291,24 @@ fn kind_of(path: &Path) -> Result<SourceKind> {
 }
 
 impl Source {
+    /// Channels, height and width of images in memory or in a file.
+    ///
+    /// # Errors
+    /// Statistics, which are of no images any more.
+    fn chw(&self) -> Result<[usize; 3]> {
+        let chw = match self {
+            Source::Network(network) => network.config().model.chw(),
+            Source::Folder(folder) => folder.chw(),
+            Source::Loaded(loaded) => loaded.chw(),
+            Source::Arrays(arrays) => arrays.chw(),
+            Source::Statistics(path, _) => bail!(
+                "{} holds statistics, and this needs images",
+                text::path(path)
+            ),
+        };
+        Ok(chw.map(|n| n as usize))
+    }
+
     /// Passes the images of the set, with a progress bar; says afterwards what could not be read.
     ///
     /// # Errors
@@ -258,11 +322,11 @@ impl Source {
             Source::Network(network) => {
                 let sampling = args.sampling(network);
                 let evaluations = sampling.chosen()?.steps.len() as u64;
-                let steps = evaluations * args.number.div_ceil(args.batch);
+                let steps = evaluations * args.number().div_ceil(args.batch);
                 let bar = SampleProgress::new("sampling", steps);
                 let set = SampledSet {
                     sampling,
-                    number: args.number,
+                    number: args.number(),
                     seed: args.seed,
                     on_step: &|| bar.step(),
                 };

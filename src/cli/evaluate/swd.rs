@@ -47,7 +47,7 @@ struct Report {
     images: u64,
     reference_images: u64,
     mean: f64,
-    baseline: f64,
+    baseline: Option<f64>,
     levels: Vec<OfLevel>,
 }
 
@@ -56,7 +56,7 @@ struct OfLevel {
     height: i64,
     width: i64,
     distance: f64,
-    baseline: f64,
+    baseline: Option<f64>,
 }
 
 impl SwdCommand {
@@ -65,15 +65,20 @@ impl SwdCommand {
         let [set, reference] = (self.source).open_both(&self.set, &self.reference, &chosen)?;
         let (set, set_origin) = self.patches(&set)?;
         let (reference, reference_origin) = self.patches(&reference)?;
-        let (found, apart) = (sliced(&set, &reference)?, baseline(&reference)?);
+        let found = sliced(&set, &reference)?;
+        // One image has no halves.
+        let apart = match reference.images() {
+            1 => None,
+            _ => Some(baseline(&reference)?),
+        };
         let report = Report {
             set: set_origin,
             reference: reference_origin,
             images: set.images(),
             reference_images: reference.images(),
             mean: found.mean,
-            baseline: apart.mean,
-            levels: levels(&found, &apart),
+            baseline: apart.as_ref().map(|apart| apart.mean),
+            levels: levels(&found, apart.as_ref()),
         };
         match self.json {
             true => out::json(&serde_json::to_string(&report)?),
@@ -95,14 +100,14 @@ impl SwdCommand {
     }
 }
 
-fn levels(found: &Sliced, apart: &Sliced) -> Vec<OfLevel> {
-    let level = |(level, apart): (&Level, &Level)| OfLevel {
+fn levels(found: &Sliced, apart: Option<&Sliced>) -> Vec<OfLevel> {
+    let level = |(place, level): (usize, &Level)| OfLevel {
         height: level.height,
         width: level.width,
         distance: level.distance,
-        baseline: apart.distance,
+        baseline: apart.map(|apart| apart.levels[place].distance),
     };
-    found.levels.iter().zip(&apart.levels).map(level).collect()
+    found.levels.iter().enumerate().map(level).collect()
 }
 
 impl Report {
@@ -110,16 +115,14 @@ impl Report {
         out::result(&format!("A  {}", self.set));
         out::result(&format!("B  {}", self.reference));
         out::result("sliced Wasserstein distance, times 1000 (of two halves of B)");
+        let row = |name: &str, distance: f64, baseline: Option<f64>| {
+            let halves = baseline.map_or(String::new(), |apart| format!("  ({apart:.2})"));
+            out::result(&format!("  {name:<10} {distance:8.2}{halves}"));
+        };
         for level in &self.levels {
             let size = format!("{}x{}", level.width, level.height);
-            out::result(&format!(
-                "  {size:<10} {:8.2}  ({:.2})",
-                level.distance, level.baseline
-            ));
+            row(&size, level.distance, level.baseline);
         }
-        out::result(&format!(
-            "  {:<10} {:8.2}  ({:.2})",
-            "mean", self.mean, self.baseline
-        ));
+        row("mean", self.mean, self.baseline);
     }
 }

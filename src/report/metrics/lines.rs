@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{Later, StepMetrics};
+use super::{EvaluationMetrics, Later, StepMetrics};
 use crate::fs::{open_regular, open_regular_with, write_atomic};
 use crate::text::plural;
 
@@ -68,23 +68,25 @@ impl Lines {
     }
 
     fn add(&mut self, number: u64, line: &[u8], place: Range<u64>, whole: bool, step: u64) {
-        let part = match serde_json::from_slice::<StepMetrics>(line) {
-            Ok(metrics) => {
-                self.last_step = self.last_step.max(metrics.step);
-                if metrics.step <= step {
-                    self.secs = metrics.secs;
-                    self.kept_to = metrics.step;
+        let part = match step_of(line) {
+            Some((of, secs)) => {
+                self.last_step = self.last_step.max(of);
+                if of <= step {
+                    // An evaluation is no sign that the line of its step is there.
+                    if let Some(secs) = secs {
+                        (self.secs, self.kept_to) = (secs, of);
+                    }
                     self.ends_open = !whole;
                     &mut self.kept
                 } else {
                     &mut self.later
                 }
             }
-            Err(_) if !whole && place.end - place.start <= MAX_TORN_BYTES => {
+            None if !whole && place.end - place.start <= MAX_TORN_BYTES => {
                 self.torn = true;
                 return;
             }
-            Err(_) => {
+            None => {
                 self.bad_numbers.push(number);
                 &mut self.bad
             }
@@ -202,23 +204,49 @@ fn name(path: &Path) -> PathBuf {
     path.file_name().unwrap_or_default().into()
 }
 
+/// The step of a line, and its time if it is a step's own.
+pub(super) fn step_of(line: &[u8]) -> Option<(u64, Option<f64>)> {
+    if let Ok(metrics) = serde_json::from_slice::<StepMetrics>(line) {
+        return Some((metrics.step, Some(metrics.secs)));
+    }
+    let evaluation = serde_json::from_slice::<EvaluationMetrics>(line).ok()?;
+    Some((evaluation.step, None))
+}
+
 /// The line of `step`; the last, if there are several.
 pub(super) fn find_step(path: &Path, step: u64) -> Result<Option<StepMetrics>> {
+    let mut found = None;
+    for_each(path, |line| {
+        let metrics = serde_json::from_slice::<StepMetrics>(line).ok();
+        found = metrics.filter(|metrics| metrics.step == step).or(found);
+    })?;
+    Ok(found)
+}
+
+/// All evaluations.
+pub(super) fn find_evaluations(path: &Path) -> Result<Vec<EvaluationMetrics>> {
+    let mut found = Vec::new();
+    for_each(path, |line| {
+        found.extend(serde_json::from_slice::<EvaluationMetrics>(line).ok());
+    })?;
+    Ok(found)
+}
+
+/// Calls `take` with each line; not at all without the file.
+fn for_each(path: &Path, mut take: impl FnMut(&[u8])) -> Result<()> {
     let cannot = || format!("cannot read {}", path.display());
     let file = match open_regular(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file.with_context(cannot)?,
     };
     let (mut reader, mut line, mut position) = (BufReader::new(file), Vec::new(), 0);
-    let mut found = None;
     loop {
         let start = position;
         next_line(&mut reader, &mut line, &mut position).with_context(cannot)?;
         if position == start {
-            return Ok(found);
+            return Ok(());
         }
-        let metrics = serde_json::from_slice::<StepMetrics>(&line).ok();
-        found = metrics.filter(|metrics| metrics.step == step).or(found);
+        take(&line);
     }
 }
 

@@ -57,6 +57,35 @@ fn a_reopened_file_keeps_only_whole_lines_up_to_the_step() {
 }
 
 #[test]
+fn evaluations_are_kept_and_dropped_with_their_steps() {
+    let evaluation = |step| EvaluationMetrics {
+        step,
+        evaluation: [("fid".to_owned(), 0.1 + step as f64)].into(),
+    };
+    let (dir, path) = file("");
+    let (mut metrics, _) = Metrics::open(&path, 0, EXPLAINED).unwrap();
+    for step in 1..=4 {
+        metrics.write(&[line(step)]).unwrap();
+        if step % 2 == 0 {
+            metrics.write_evaluation(&evaluation(step)).unwrap();
+        }
+    }
+    let text = read(&path, "metrics.jsonl");
+    assert!(text.ends_with("{\"step\":4,\"evaluation\":{\"fid\":4.1}}\n"));
+    assert_eq!(evaluations(&path).unwrap(), [evaluation(2), evaluation(4)]);
+    assert_eq!(last_step(&path).unwrap(), 4);
+    assert_eq!(of_step(&path, 4).unwrap(), Some(line(4)));
+    for (step, kept) in [(3, 1), (2, 1), (1, 0)] {
+        let (metrics, notes) = Metrics::open(&path, step, Later::LeftBehind).unwrap();
+        assert_eq!((metrics.earlier_secs, notes.len()), (step as f64, 0));
+        assert_eq!(evaluations(&path).unwrap().len(), kept);
+        assert_eq!(last_step(&path).unwrap(), step);
+    }
+    assert_eq!(files(&dir), 1);
+    assert_eq!(evaluations(&dir.path().join("none")).unwrap(), []);
+}
+
+#[test]
 fn a_line_that_cannot_be_read_costs_that_line() {
     let long = "x".repeat(200_000);
     let bad = [

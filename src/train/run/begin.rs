@@ -75,6 +75,8 @@ impl Run {
             },
             budget,
             incidents: Incidents::default(),
+            evaluator: None,
+            told_share: false,
             saved: None,
             _search: search,
             _lock: lock,
@@ -92,6 +94,7 @@ impl Run {
         let group = run.group.clone();
         ranks::led(group.as_ref(), || run.write_missing_outputs(given))?;
         run.share_saved()?;
+        run.share_evaluations()?;
         Ok(run)
     }
 }

@@ -37,6 +37,11 @@ impl FolderSource {
         })
     }
 
+    /// The form of the images.
+    pub(super) fn spec(&self) -> &ImageSpec {
+        self.folder.spec()
+    }
+
     /// Name of image `place`, after a pass.
     pub(in crate::cli::evaluate) fn name(&self, place: usize) -> String {
         let name = self

@@ -14,6 +14,11 @@ use crate::text::plural;
 pub(in crate::cli::evaluate) struct LoadedSource(pub(super) Loaded);
 
 impl LoadedSource {
+    /// The data set.
+    pub(in crate::cli::evaluate) fn loaded(&self) -> &Loaded {
+        &self.0
+    }
+
     /// The images that are held out of it.
     ///
     /// # Errors
