@@ -31,16 +31,11 @@ pub struct Seen {
     pub logits: Option<Tensor>,
 }
 
-/// Has a network see all images of a set, in one pass; `on_batch` is called with the number of images seen so far.
+/// Has a network see all images of a set, in one pass.
 ///
 /// # Errors
 /// Those of the set and of the network; features that are not finite, with the number of the image; fewer than two images.
-pub fn see(
-    set: &dyn ImageSet,
-    network: &dyn FeatureExtractor,
-    keep: Keep,
-    on_batch: &mut dyn FnMut(u64),
-) -> Result<Seen> {
+pub fn see(set: &dyn ImageSet, network: &dyn FeatureExtractor, keep: Keep) -> Result<Seen> {
     let mut sums = Sums::new(network.dims() as i64);
     let (mut features, mut logits) = (Vec::new(), Vec::new());
     let on_host = |x: &Tensor| x.to_device(Device::Cpu).to_kind(Kind::Float);
@@ -54,7 +49,6 @@ pub fn see(
             if keep.logits {
                 logits.extend(found.logits.iter().map(on_host));
             }
-            on_batch(sums.count());
         }
         Ok(())
     })?;

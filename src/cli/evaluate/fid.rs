@@ -173,7 +173,7 @@ impl FidCommand {
                 moments,
                 features,
                 logits,
-            } = see(set, network, keep, &mut |_| ())?;
+            } = see(set, network, keep)?;
             Ok(Measured {
                 origin: set.origin(),
                 chw: Some(set.chw()),

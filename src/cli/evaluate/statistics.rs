@@ -50,7 +50,7 @@ impl StatisticsCommand {
             bail!("{} holds statistics already", path.display());
         }
         source.with_images(&self.source, |set| {
-            let seen = see(set, &*network, Keep::default(), &mut |_| ())?;
+            let seen = see(set, &*network, Keep::default())?;
             let root = frechet::sqrt(&seen.moments.cov)?;
             let statistics = Statistics {
                 moments: seen.moments,
