@@ -24,6 +24,10 @@ fn ddpm(words: &str) -> Command {
     command
 }
 
+fn number(found: &Value, name: &str) -> f64 {
+    found[name].as_f64().unwrap()
+}
+
 fn json(command: &mut Command) -> Value {
     let out = command.assert().success().get_output().stdout.clone();
     serde_json::from_slice(&out).unwrap()
@@ -75,7 +79,6 @@ fn a_set_is_the_same_as_a_folder_as_an_array_and_as_statistics() {
         json(ddpm(words).arg(a).arg(b))
     };
     let by_folder = of(&a, &b);
-    let number = |found: &Value, name: &str| found[name].as_f64().unwrap();
     let fid = number(&by_folder, "fid");
     assert!(fid > 0.0, "{by_folder}");
     assert_eq!(by_folder["images"], 20);
@@ -196,6 +199,24 @@ fn copies_are_told_from_images_that_are_only_alike() {
     assert_eq!(nearest(9)["mirrored"], true);
     let read = ddpm::report::read_png(&drawn, 3).unwrap();
     assert_eq!(read.dim(), (10 * 48, 4 * 48, 3));
+    // Neither one's order nor its copies depend on what is compared.
+    let by_features = of(&copies, "--mirrored --features random");
+    assert!(by_features["features"].to_string().contains("random"));
+    assert_eq!(by_features["nearer_than_99_percent_of_held_out"], 1.0);
+    for entry in by_features["images"].as_array().unwrap() {
+        let number: usize = entry["image"].as_str().unwrap()[..3].parse().unwrap();
+        let first = &entry["nearest"][0];
+        assert_eq!(first["name"], format!("{:03}.png", number + 5), "{entry}");
+        assert_eq!(first["mirrored"], number == 9, "{entry}");
+    }
+    let pixels = number(&found, "median_distance") / number(&by_features, "median_distance");
+    assert!((pixels - 1.0).abs() > 0.01, "{by_features}");
+    assert!(found["features"].is_null());
+    // A figure among the images would be one of them from then on.
+    let mut inside = ddpm("evaluate neighbours --device cpu --data");
+    inside.arg(&data).arg("--out").arg(data.join("figure.png"));
+    let refused = inside.arg(&copies).assert().failure();
+    refused.stderr(contains("would be one of the images of"));
     let honest = of(&held_out, "");
     // Compared with themselves: the median is the tenth of twenty, and equal ones count half.
     assert_eq!(honest["nearer_than_half_of_held_out"], 0.475);

@@ -39,9 +39,7 @@ fn the_inception_network_is_that_of_pytorch_fid_and_torch_fidelity() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
-    if said.contains("No module named") {
-        return;
-    }
+    // Both programs are in scripts/requirements.txt: without them nothing was compared.
     assert!(out.status.success(), "{said}");
     let expected = Golden::open_path(&file("expected.safetensors"));
     let network = |name: &str, dialect| Inception::open(&file(name), dialect, Device::Cpu).unwrap();

@@ -5,6 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use assert_cmd::cargo::cargo_bin_cmd;
 use ddpm::config::{ModelConfig, ModelKind, Preset, RunConfig};
 use ddpm::device::Precision;
+use ddpm::evaluate::ImageSet;
+use ddpm::evaluate::features::{FeatureExtractor, Features};
+use ddpm::evaluate::seen::{Keep, see};
+use ddpm::model::Model;
 use ddpm::native::CpuTally;
 use ddpm::train::Trainer;
 use predicates::prelude::PredicateBooleanExt;
@@ -41,7 +45,7 @@ fn measured(trainer: &Trainer, [c, h, w]: [i64; 3]) -> (i64, i64) {
     drop(out);
     let (left, _) = tally.now_and_peak_bytes();
     assert_eq!(left, 0, "all of it goes with the output");
-    let _ = trainer.backward(&x, &t, 0).unwrap();
+    let _ = trainer.backward(&x, &t, None, 0).unwrap();
     (kept, tally.now_and_peak_bytes().1)
 }
 
@@ -61,6 +65,31 @@ fn the_values_that_networks_keep_are_counted() {
         ] {
             hold(&small(kind), dropout, precision);
         }
+    }
+}
+
+#[test]
+fn what_networks_with_classes_keep_is_counted() {
+    for kind in [
+        ModelKind::Unet,
+        ModelKind::UnetAttention,
+        ModelKind::Lucidrains,
+        ModelKind::UnetConcat,
+        ModelKind::Gau,
+    ] {
+        let mut model = small(kind).model;
+        model.make_conditional(3, true);
+        let net = Model::new(&model, 100, 0);
+        let [c, h, w] = model.chw();
+        let x = Tensor::zeros([2, c, h, w], (Kind::Float, Device::Cpu));
+        let t = Tensor::zeros([2], (Kind::Int64, Device::Cpu));
+        let tally = CpuTally::begin().unwrap();
+        let out = net.forward(&x, &t, Some(&Tensor::from_slice(&[0i64, 3])), true);
+        let (kept, _) = tally.now_and_peak_bytes();
+        drop(out);
+        let counted = 8.0 * net.cost(h, w).activations as f64 / kept as f64;
+        println!("{kind:?}: {counted:.3} of {kept}");
+        assert!((0.95..1.03).contains(&counted), "{kind:?}: {counted}");
     }
 }
 
@@ -152,4 +181,62 @@ fn the_program_runs_on_jemalloc_with_its_settings() {
         .assert()
         .success()
         .stderr(contains("opt.dirty_decay_ms: -1").and(contains("opt.oversize_threshold: 0")));
+}
+
+/// Batches of 64 images, made as they are asked for.
+struct Made(i64);
+
+impl ImageSet for Made {
+    fn chw(&self) -> [i64; 3] {
+        [3, 8, 8]
+    }
+
+    fn origin(&self) -> String {
+        format!("{} batches", self.0)
+    }
+
+    fn for_each(&self, take: &mut dyn FnMut(&Tensor) -> anyhow::Result<()>) -> anyhow::Result<u64> {
+        for batch in 0..self.0 {
+            take(&Tensor::full(
+                [64, 3, 8, 8],
+                batch % 251,
+                (Kind::Uint8, Device::Cpu),
+            ))?;
+        }
+        Ok(64 * self.0 as u64)
+    }
+}
+
+/// The pixels themselves.
+struct Pixels;
+
+impl FeatureExtractor for Pixels {
+    fn name(&self) -> String {
+        "pixels".to_owned()
+    }
+
+    fn dims(&self) -> usize {
+        3 * 8 * 8
+    }
+
+    fn features(&self, images: &Tensor) -> anyhow::Result<Features> {
+        let pooled = images.to_kind(Kind::Float).flatten(1, -1);
+        Ok(Features {
+            pooled,
+            logits: None,
+        })
+    }
+}
+
+/// What a distance needs of a set takes as much memory of many images as of few.
+#[test]
+fn a_pass_over_images_takes_the_same_memory_however_many_there_are() {
+    let peak = |batches| {
+        let tally = CpuTally::begin().unwrap();
+        let seen = see(&Made(batches), &Pixels, Keep::default()).unwrap();
+        assert_eq!(seen.moments.count, Some(64 * batches as u64));
+        tally.now_and_peak_bytes().1
+    };
+    let [few, many] = [16, 128].map(peak);
+    assert!((many - few).abs() < 1 << 12, "{few} and {many} bytes");
 }

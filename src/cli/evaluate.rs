@@ -2,17 +2,18 @@
 
 mod bpd;
 mod duplicates;
-mod features;
+pub(in crate::cli) mod features;
 mod fid;
 pub(in crate::cli) mod images;
+mod looks;
 mod loss;
 mod neighbours;
 mod ranks;
-mod source;
+pub(in crate::cli) mod source;
 mod statistics;
 mod swd;
 mod table;
-mod trained_on;
+pub(in crate::cli) mod trained_on;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -38,7 +39,8 @@ enum Measure {
 impl EvaluateCommand {
     /// True if several ranks can share the work.
     pub(super) fn is_shared(&self) -> bool {
-        matches!(self.measure, Measure::Bpd(_) | Measure::Loss(_))
+        // To decode the folder is nearly all of its work, and every rank would have to.
+        !matches!(self.measure, Measure::Duplicates(_))
     }
 
     pub(super) fn run(&self) -> Result<()> {

@@ -7,6 +7,7 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use indicatif::MultiProgress;
@@ -32,6 +33,19 @@ pub(super) static HAS_BARS: LazyLock<bool> = LazyLock::new(|| {
 /// What each line on stderr begins with: which rank says it.
 static BEGINNING: OnceLock<String> = OnceLock::new();
 
+/// True for a rank whose notes and bars another rank shows for all.
+static HUSHED: AtomicBool = AtomicBool::new(false);
+
+/// From here on shows nothing on stderr but why the program ends.
+pub(super) fn hush() {
+    HUSHED.store(true, Ordering::Relaxed);
+}
+
+/// True after [`hush`].
+pub(super) fn is_hushed() -> bool {
+    HUSHED.load(Ordering::Relaxed)
+}
+
 /// Has each line on stderr begin with `text` from here on.
 pub(super) fn begin_lines_with(text: String) {
     // Once per process.
@@ -40,6 +54,12 @@ pub(super) fn begin_lines_with(text: String) {
 
 /// Prints a line on stderr, above the bars.
 pub(super) fn say(text: &str) {
+    if !is_hushed() {
+        show(text);
+    }
+}
+
+fn show(text: &str) {
     let beginning = BEGINNING.get().map_or("", String::as_str);
     let text = format!("{beginning}{}", text::message(text));
     // Not `suspend`, which panics when the terminal is gone.
@@ -91,7 +111,7 @@ pub(super) fn print_help(help: &clap::Error) {
 /// Prints why the program ends, on stderr, and tells torchrun.
 pub fn fail(message: &str) -> ExitCode {
     write_error_file(message);
-    say(&format!("error: {message}"));
+    show(&format!("error: {message}"));
     ExitCode::FAILURE
 }
 

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::out::{BARS, HAS_BARS, say};
+use super::out::{BARS, HAS_BARS, is_hushed, say};
 use crate::report::{StepMetrics, duration};
 
 /// Interval between lines where stderr is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 fn bar(total: u64, template: &str) -> Option<ProgressBar> {
-    HAS_BARS.then(|| {
+    (*HAS_BARS && !is_hushed()).then(|| {
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         BARS.add(ProgressBar::new(total).with_style(style))

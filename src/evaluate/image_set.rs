@@ -16,6 +16,23 @@ pub trait ImageSet {
     /// # Errors
     /// Images that cannot be read or made, and errors of `take`.
     fn for_each(&self, take: &mut dyn FnMut(&Tensor) -> Result<()>) -> Result<u64>;
+
+    /// Measures all images: `measure` is called with some at a time, as `take` of [`for_each`](ImageSet::for_each) is, and
+    /// `take` with what it returned, in order; returns their number. A set that processes share
+    /// ([`SharedSet`](super::SharedSet)) has each measure a part of the images, and hands all that was found to each.
+    ///
+    /// # Shapes
+    /// - `measure` returns tensors of f32 or u8, always as many of the same kinds
+    ///
+    /// # Errors
+    /// Images that cannot be read or made, and errors of `measure` and `take`.
+    fn measure(
+        &self,
+        measure: &mut dyn FnMut(&Tensor) -> Result<Vec<Tensor>>,
+        take: &mut dyn FnMut(Vec<Tensor>) -> Result<()>,
+    ) -> Result<u64> {
+        self.for_each(&mut |images| take(measure(images)?))
+    }
 }
 
 /// Images in one tensor.

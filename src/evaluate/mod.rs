@@ -25,9 +25,11 @@ mod numpy_random;
 pub mod ode;
 pub mod precision;
 pub mod seen;
+mod shared_set;
 pub mod sliced;
 mod strata;
 
 pub use image_set::{ImageSet, Stored};
 pub use not_finite::NotFiniteFor;
+pub use shared_set::SharedSet;
 pub use strata::Mean;

@@ -32,9 +32,23 @@ const MARGIN: i64 = 8;
 /// # Errors
 /// Those of the set, and a set without images.
 pub fn thumbnails(set: &dyn ImageSet) -> Result<Tensor> {
+    vectors(set, &mut |images| Ok(thumbnail(images)))
+}
+
+/// What `measure` makes of all images of a set, one vector of each.
+///
+/// # Shapes
+/// `measure` receives `[some, C, H, W]` u8 and returns `[some, d]` f32; returns `[N, d]`.
+///
+/// # Errors
+/// Those of the set and of `measure`, and a set without images.
+pub fn vectors(
+    set: &dyn ImageSet,
+    measure: &mut dyn FnMut(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
     let mut parts = Vec::new();
-    set.for_each(&mut |images| {
-        parts.push(thumbnail(images));
+    set.measure(&mut |images| Ok(vec![measure(images)?]), &mut |found| {
+        parts.extend(found);
         Ok(())
     })?;
     ensure!(!parts.is_empty(), "{}: no images", set.origin());

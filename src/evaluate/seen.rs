@@ -39,17 +39,27 @@ pub fn see(set: &dyn ImageSet, network: &dyn FeatureExtractor, keep: Keep) -> Re
     let mut sums = Sums::new(network.dims() as i64);
     let (mut features, mut logits) = (Vec::new(), Vec::new());
     let on_host = |x: &Tensor| x.to_device(Device::Cpu).to_kind(Kind::Float);
-    set.for_each(&mut |images| {
+    let mut measure = |images: &Tensor| {
+        let (mut features, mut logits) = (Vec::new(), Vec::new());
         for some in images.split(BATCH, 0) {
             let found = network.features(&some)?;
-            sums.add(&found.pooled)?;
-            if keep.features {
-                features.push(on_host(&found.pooled));
-            }
+            features.push(on_host(&found.pooled));
             if keep.logits {
                 logits.extend(found.logits.iter().map(on_host));
             }
         }
+        let parts = [features, logits];
+        let parts = parts.iter().filter(|parts| !parts.is_empty());
+        Ok(parts.map(|parts| Tensor::cat(parts, 0)).collect())
+    };
+    set.measure(&mut measure, &mut |found| {
+        let mut found = found.into_iter();
+        let seen = found.next().context("features of some images")?;
+        sums.add(&seen)?;
+        if keep.features {
+            features.push(seen);
+        }
+        logits.extend(found);
         Ok(())
     })?;
     let all = |parts: Vec<Tensor>| (!parts.is_empty()).then(|| Tensor::cat(&parts, 0));

@@ -119,3 +119,29 @@ fn bench_times_each_kind_of_work() {
         assert!(said["peak_bytes"].as_u64().unwrap() > 0, "{said}");
     }
 }
+
+/// Steps wait no more for the device in a run that is evaluated, and the numbers are a CPU's.
+#[test]
+fn a_run_that_is_evaluated_waits_for_evaluations_alone() {
+    let lab = Lab::new();
+    let train = |run: &str, steps: u64, device: &str| {
+        let settings = SMALL.replace("--device cuda", device);
+        format!(
+            "train {settings} --timesteps 8 --precision f32 --save-every 1000 --sample-every 0 --hold-out 4 \
+             --evaluate-every 20 --evaluate-images 4 --steps {steps} --run {run}"
+        )
+    };
+    let [short, long] =
+        [29, 39].map(|steps| lab.ok(&train(&format!("run-{steps}"), steps, "--device cuda")));
+    assert_eq!(short.count("idle"), long.count("idle"));
+    // Numbers of ten steps are read at once.
+    assert!(long.waits() <= short.waits() + 1);
+    lab.on_cpu(&train("cpu", 29, "--device cpu"));
+    let [cpu, device] = ["cpu", "run-29"].map(|run| {
+        let text = std::fs::read_to_string(lab.path(run).join("metrics.jsonl")).unwrap();
+        let line = text.lines().find(|line| line.contains("evaluation"));
+        let line: serde_json::Value = serde_json::from_str(line.unwrap()).unwrap();
+        line["evaluation"]["loss"].as_f64().unwrap()
+    });
+    assert!((cpu - device).abs() < 1e-4 * cpu, "{cpu} {device}");
+}

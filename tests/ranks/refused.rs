@@ -94,7 +94,7 @@ fn what_is_work_for_one_process() {
     );
     refused(&words, "is work for one process, and this is rank ");
     assert!(!dir.path().join("w.pt").exists());
-    let words = format!("{} evaluate swd {1} {1}", program(), run.display());
+    let words = format!("{} evaluate duplicates {}", program(), run.display());
     refused(&words, "is work for one process, and this is rank ");
 }
 

@@ -1,5 +1,7 @@
 //! Steps with bad numbers.
 
+use std::path::Path;
+
 use ddpm::checkpoint::read_checkpoint;
 use ddpm::train::StepRecord;
 
@@ -188,4 +190,41 @@ fn rollbacks_are_bounded_and_go_further_back() {
     assert_eq!(left, [2]);
     let history = read_checkpoint(&checkpoint(&run, 2)).unwrap().meta.history;
     assert_eq!((history.rollbacks, history.lr_factor), (5, 1.0 / 32.0));
+}
+
+/// The best step is one of those that are left: that of abandoned steps goes with them.
+#[test]
+fn a_rollback_past_the_best_step_has_the_best_of_what_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let best = || std::fs::read_link(run.join("checkpoints/best.safetensors")).unwrap();
+    let evaluated = [
+        "--hold-out",
+        "3",
+        "--evaluate-every",
+        "2",
+        "--evaluate-images",
+        "4",
+    ];
+    train_to(&run, 6, &evaluated);
+    assert_eq!(best().to_str(), Some("step-00000006.safetensors"));
+    let more = ["--on-bad-step", "rollback", "--lr", "1e36"];
+    let out = train(&run, 100, &more).output().unwrap();
+    assert!(stderr(&out).contains("back to step 2"), "{}", stderr(&out));
+    assert_eq!(best().to_str(), Some("step-00000002.safetensors"));
+    let files = std::fs::read_dir(run.join("checkpoints")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    let [best_link, latest, pin, step] = &names[..] else {
+        panic!("{names:?}");
+    };
+    assert_eq!([best_link, latest], ["best.safetensors", "latest"]);
+    assert_eq!(
+        [pin, step],
+        ["step-00000002.best.pin", "step-00000002.safetensors"]
+    );
+    // And a later one takes its place.
+    train_to(&run, 12, &["--lr", "1e-3"]);
+    assert!(best().as_path() > Path::new("step-00000002.safetensors"));
 }

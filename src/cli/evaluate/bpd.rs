@@ -9,7 +9,7 @@ use tch::Tensor;
 
 use super::images::{ImagesArgs, Measured};
 use super::ranks::Ranks;
-use super::table::{aligned, curve_line, shown};
+use super::table::{aligned, curve_line, number, shown};
 use crate::cli::args::foreign::SamplerHints;
 use crate::cli::args::group::GroupArgs;
 use crate::cli::args::load::{LoadArgs, weights_line};
@@ -43,8 +43,8 @@ pub(in crate::cli) struct BpdCommand {
     ///
     /// An unbiased estimate, whose standard error says what the others may change. It is one out of t / 4 where that is
     /// less than K, and every one below t = 8.
-    #[arg(long, default_value_t = 1, value_name = "K")]
-    every: usize,
+    #[arg(long, default_value_t = 1, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    every: u32,
     /// Standard deviation of the reverse steps [default: the model's setting]
     #[arg(long, value_enum)]
     sigma: Option<Sigma>,
@@ -98,9 +98,12 @@ struct Printed<'a> {
 impl BpdCommand {
     pub(in crate::cli) fn run(&self) -> Result<()> {
         let check = || self.check_outputs();
-        Ranks::run(&self.load, self.group, check, |chosen, ranks| {
-            self.measure(chosen, ranks)
-        })
+        Ranks::run(
+            &self.load.compute.exact(),
+            self.group,
+            check,
+            |chosen, ranks| self.measure(chosen, ranks),
+        )
     }
 
     fn check_outputs(&self) -> Result<()> {
@@ -155,7 +158,7 @@ impl BpdCommand {
             prediction: config.diffusion.prediction,
             // The flag has taken its place already.
             sigma: config.sample.sigma,
-            every: self.every,
+            every: self.every as usize,
             seed: self.images.seed,
         }
     }
@@ -271,7 +274,7 @@ fn table(report: &BoundReport) -> String {
             true => format!("    t = {}", decade.from),
             false => format!("    t = {} to {}", decade.from, decade.to),
         };
-        let [a, b] = [decade.clipped, decade.unclipped].map(|sum| format!("{sum:.4}"));
+        let [a, b] = [decade.clipped, decade.unclipped].map(number);
         rows.push(vec![name, a, b]);
     }
     rows.push(vec![

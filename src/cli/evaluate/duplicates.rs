@@ -20,7 +20,8 @@ const SHOWN: usize = 20;
 /// Does a data set hold the same image twice? Groups of images that look alike.
 ///
 /// Their centre squares are compared as thumbnails of 32x32 pixels, so that copies of other sizes, quality, and
-/// names are found.
+/// names are found. Images of one folder are compared, with those in the folders below it: to find what two folders share,
+/// name one that holds both.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   ddpm evaluate duplicates photos")]

@@ -8,9 +8,11 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use super::features::FeatureArgs;
+use super::ranks::Ranks;
 use super::source::{Source, SourceArgs};
 use crate::cli::args::run::run_or_latest;
 use crate::cli::out::{self, say};
+use crate::device::Chosen;
 use crate::evaluate::features::FeatureExtractor;
 use crate::evaluate::frechet::{self, Remark};
 use crate::evaluate::inception_score::{SCORE_SEED, inception_score};
@@ -96,9 +98,19 @@ struct Measured {
 
 impl FidCommand {
     pub(in crate::cli) fn run(&self) -> Result<()> {
-        let chosen = self.source.compute.choose()?;
+        let check = || Ok(());
+        Ranks::run(
+            &self.source.compute,
+            self.source.group,
+            check,
+            |chosen, ranks| self.compare(chosen, ranks),
+        )
+    }
+
+    fn compare(&self, chosen: &Chosen, ranks: &Ranks) -> Result<()> {
         let network = self.features.open(chosen.device)?;
-        let [set, reference] = (self.source).open_both(&self.set, &self.reference, &chosen)?;
+        ranks.same("feature network", || self.features.fingerprint())?;
+        let [set, reference] = (self.source).open_both(&self.set, &self.reference, chosen)?;
         let has_images = |source: &Source| !matches!(source, Source::Statistics(..));
         let both = has_images(&set) && has_images(&reference);
         let classifies = has_images(&set) && classifies(&*network)?;
@@ -107,12 +119,24 @@ impl FidCommand {
             features: both && (self.wants(Metric::Kid) || self.wants(Metric::Pr)),
             logits: classifies && self.wants(Metric::Is),
         };
-        let set = self.measure(set, &*network, keep)?;
+        // The others only help to see the images.
+        let keep = if ranks.leads() {
+            keep
+        } else {
+            Keep {
+                features: false,
+                ..keep
+            }
+        };
+        let set = self.measure(set, &*network, keep, ranks)?;
         let keep = Keep {
             logits: false,
             ..keep
         };
-        let reference = self.measure(reference, &*network, keep)?;
+        let reference = self.measure(reference, &*network, keep, ranks)?;
+        if !ranks.leads() {
+            return Ok(());
+        }
         let report = self.report(&set, &reference, &network.name())?;
         match self.json {
             true => out::json(&serde_json::to_string(&report)?),
@@ -157,6 +181,7 @@ impl FidCommand {
         source: Source,
         network: &dyn FeatureExtractor,
         keep: Keep,
+        ranks: &Ranks,
     ) -> Result<Measured> {
         if let Source::Statistics(path, statistics) = source {
             check_same_network(&path, &statistics, network)?;
@@ -168,7 +193,7 @@ impl FidCommand {
                 logits: None,
             });
         }
-        source.with_images(&self.source, |set| {
+        source.with_images(&self.source, ranks, |set| {
             let Seen {
                 moments,
                 features,

@@ -4,14 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::trained_on::TrainedOn;
 use crate::cli::out::say;
 use crate::cli::progress::DecodeProgress;
+use crate::config::{LabelsFrom, RunConfig, Sources};
 use crate::data::{self, Loaded, Order};
 use crate::evaluate::NotFiniteFor;
 use crate::pretrained::Pretrained;
+use crate::text::plural;
 
 /// Images, decoded as those of the model's training are.
 #[derive(Debug, Args)]
@@ -39,7 +41,8 @@ pub(in crate::cli) struct Measured {
     /// Their numbers in the data set, in the order of the seed.
     numbers: Vec<u64>,
     batch: usize,
-    classes: Option<i64>,
+    /// The class of each image of the data set, for class-conditional networks.
+    classes: Option<Vec<i64>>,
 }
 
 /// Some of them.
@@ -66,7 +69,10 @@ impl ImagesArgs {
         let there = loaded.store.len();
         let number = self.number.unwrap_or(USUAL).min(there);
         let chosen = Order::new(self.seed, there).batch(0, number as i64);
-        let classes = network.config().model.classes();
+        let classes = match network.config().model.classes() {
+            Some(known) => Some(classes_of(&loaded, network.config(), known, tells)?),
+            None => None,
+        };
         if tells {
             if seen_in_training {
                 say(
@@ -78,7 +84,7 @@ impl ImagesArgs {
             } else {
                 trained_on.tell(&loaded.manifest);
             }
-            self.tell(number, there, classes);
+            self.tell(number, there);
         }
         Ok(Measured {
             loaded,
@@ -88,19 +94,13 @@ impl ImagesArgs {
         })
     }
 
-    fn tell(&self, number: u64, there: u64, classes: Option<i64>) {
+    fn tell(&self, number: u64, there: u64) {
         match self.number {
             Some(wanted) if wanted > there => {
                 say(&format!("note: -n {wanted}: there are only {there}"));
             }
             _ if number < there => say(&format!("{number} of {there}, chosen by --seed")),
             _ => {}
-        }
-        if let Some(classes) = classes {
-            say(&format!(
-                "note: this network is class-conditional, and the images have no classes: they are given the {classes} \
-                 classes in turn"
-            ));
         }
     }
 }
@@ -137,11 +137,14 @@ impl Measured {
     /// # Errors
     /// Out of memory.
     pub(in crate::cli) fn get(&self, k: usize, device: Device) -> Result<ImageBatch> {
-        let (first, numbers) = (k * self.batch, self.numbers_of(k));
+        let numbers = self.numbers_of(k);
         let indices: Vec<i64> = numbers.iter().map(|number| *number as i64).collect();
-        let classes = self.classes.map(|classes| {
-            let place = Tensor::arange(indices.len() as i64, (Kind::Int64, device));
-            (place + first as i64).remainder(classes)
+        let classes = self.classes.as_ref().map(|classes| {
+            let own: Vec<i64> = numbers
+                .iter()
+                .map(|number| classes[*number as usize])
+                .collect();
+            Tensor::from_slice(&own).to_device(device)
         });
         Ok(ImageBatch {
             x_0: self.loaded.store.batch(&indices, None)?,
@@ -160,6 +163,49 @@ impl Measured {
             None => error,
         }
     }
+}
+
+/// The class of each image, in the numbers of a network of `known` classes: by its label, or in turn where there are none.
+///
+/// # Errors
+/// Labels that are not the network's classes; an image without one, for a network that must always have a class.
+fn classes_of(loaded: &Loaded, config: &RunConfig, known: i64, tells: bool) -> Result<Vec<i64>> {
+    let Some(labels) = &loaded.labels else {
+        if tells {
+            say(&format!(
+                "note: this network is class-conditional, and the images have no classes: they are given the {known} \
+                 classes in turn"
+            ));
+        }
+        return Ok((0..loaded.store.len() as i64)
+            .map(|place| place % known)
+            .collect());
+    };
+    let names = config
+        .conditional
+        .as_ref()
+        .map_or(&[][..], |conditional| &conditional.classes);
+    let place = |name: &String| names.iter().position(|known| known == name);
+    let to: Vec<Option<i64>> = match names.is_empty() {
+        true => (0..labels.names.len() as i64).map(Some).collect(),
+        false => (labels.names.iter())
+            .map(|name| place(name).map(|place| place as i64))
+            .collect(),
+    };
+    ensure!(
+        !names.is_empty() || to.len() as i64 == known,
+        "the images are of {}, and the network has {known}, whose names it does not say; leave out their labels, or name \
+         images of as many classes",
+        plural(to.len() as u64, "class")
+    );
+    let class = |(place, class): (usize, &Option<u32>)| {
+        let own = class.and_then(|class| to[class as usize]);
+        own.or(config.model.null_class()).with_context(|| {
+            let image = loaded.manifest.name(place).unwrap_or_default();
+            format!("{image} is of none of the network's classes, and it must always have one")
+        })
+    };
+    labels.of.iter().enumerate().map(class).collect()
 }
 
 /// Decodes a folder of images as the network's training data are, or those again, for this command.
@@ -181,9 +227,10 @@ pub(in crate::cli) fn decode(
     );
     let mut wanted = config.data.clone();
     if folder.is_some() {
-        wanted.folder = folder.cloned();
+        wanted.folder = folder.cloned().map(Sources::from);
         // That is about the run's own images.
         wanted.hold_out = None;
+        wanted.labels = Some(LabelsFrom::Auto);
     }
     let bar = tells.then(DecodeProgress::new);
     let progress = |done, total| bar.iter().for_each(|bar| bar.set(done, total));

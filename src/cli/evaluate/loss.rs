@@ -42,8 +42,8 @@ pub(in crate::cli) struct LossCommand {
     ///
     /// An unbiased estimate, whose standard error says what the others may change. It is one out of t / 4 where that is
     /// less than K, and every one below t = 8.
-    #[arg(long, default_value_t = 1, value_name = "K")]
-    every: usize,
+    #[arg(long, default_value_t = 1, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    every: u32,
     /// Print JSON, with the loss at each t and of each image
     #[arg(long)]
     json: bool,
@@ -86,9 +86,12 @@ struct Printed<'a> {
 impl LossCommand {
     pub(in crate::cli) fn run(&self) -> Result<()> {
         let check = || self.check_outputs();
-        Ranks::run(&self.load, self.group, check, |chosen, ranks| {
-            self.measure(chosen, ranks)
-        })
+        Ranks::run(
+            &self.load.compute.exact(),
+            self.group,
+            check,
+            |chosen, ranks| self.measure(chosen, ranks),
+        )
     }
 
     fn check_outputs(&self) -> Result<()> {
@@ -104,7 +107,12 @@ impl LossCommand {
         let networks = self.networks(chosen, ranks.leads())?;
         let network = &networks[0];
         let diffusion = &network.config().diffusion;
-        let loss = LossByT::new(diffusion, self.every, self.images.seed, chosen.device)?;
+        let loss = LossByT::new(
+            diffusion,
+            self.every as usize,
+            self.images.seed,
+            chosen.device,
+        )?;
         let images = self.images.load(network, ranks.leads())?;
         ranks.compare(network, &images)?;
         let reports = measure(&networks, &loss, &images, ranks)?;

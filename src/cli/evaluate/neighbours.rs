@@ -1,20 +1,26 @@
 //! `ddpm evaluate neighbours`.
 
+mod report;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use ndarray::{Array1, Array3, Axis, stack};
-use serde::Serialize;
 use tch::{Device, Tensor};
 
+use self::report::{Neighbour, OfImage, Report};
+use super::features::{FeatureArgs, MaybeFeatureArgs};
+use super::looks::{Looks, median};
+use super::ranks::Ranks;
 use super::source::{Source, SourceArgs, folder_like, training_images};
 use super::trained_on::TrainedOn;
 use crate::cli::args::run::run_or_latest;
 use crate::cli::out::{self, say};
 use crate::cli::outputs::{ForceArg, Outputs};
+use crate::device::Chosen;
 use crate::evaluate::ImageSet;
-use crate::evaluate::neighbours::{Copying, Nearest, mirrored, nearest, thumbnail, thumbnails};
+use crate::evaluate::neighbours::{Copying, Nearest, nearest};
 use crate::images::to_array;
 use crate::report::{grid_of_columns, write_png};
 use crate::text::plural;
@@ -22,12 +28,13 @@ use crate::text::plural;
 /// Does a network copy its training images? The nearest training image of each generated one.
 ///
 /// Images are compared as thumbnails of 32x32 pixels; the distance is their root mean square difference, in levels from
-/// 0 to 255. A network that has learned by heart makes images that are nearer to its training images than others of the
+/// 0 to 255. With --features it is the Euclidean distance of what a network sees in them. A network that has learned by heart makes images that are nearer to its training images than others of the
 /// same kind are: --held-out names such others.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   ddpm evaluate neighbours runs/NAME -n 1000 --sampler unipc --held-out photos-held-out
-  ddpm evaluate neighbours generated --data photos --out nearest.png")]
+  ddpm evaluate neighbours generated --data photos --out nearest.png
+  ddpm evaluate neighbours runs/NAME --features inception --weights pt_inception-2015-12-05-6726825d.pth")]
 pub(in crate::cli) struct NeighboursCommand {
     /// Generated images: a run folder, a checkpoint, or a folder of images
     #[arg(value_name = "IMAGES", value_parser = run_or_latest())]
@@ -56,148 +63,241 @@ pub(in crate::cli) struct NeighboursCommand {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    features: MaybeFeatureArgs,
+    #[command(flatten)]
     source: SourceArgs,
 }
 
-/// What is printed.
-#[derive(Serialize)]
-struct Report {
-    generated: String,
-    training: String,
-    held_out: Option<String>,
+/// What generated images are compared with.
+struct Sets {
+    training: Source,
+    held_out: Option<Source>,
+    /// True if training images count mirrored as well.
     mirrored: bool,
-    median_distance: f64,
-    held_out_median_distance: Option<f64>,
-    nearer_than_half_of_held_out: Option<f64>,
-    nearer_than_99_percent_of_held_out: Option<f64>,
-    chance: Option<f64>,
-    images: Vec<OfImage>,
 }
 
-#[derive(Serialize)]
-struct OfImage {
-    image: String,
-    nearest: Vec<Neighbour>,
+/// The training images, and mirrored ones after them.
+struct Base {
+    /// `[N, d]`.
+    vectors: Tensor,
+    /// How many are not mirrored.
+    plain: usize,
+    chw: [i64; 3],
+    origin: String,
 }
 
-#[derive(Serialize)]
-struct Neighbour {
-    name: String,
-    mirrored: bool,
-    distance: f64,
+/// The generated images.
+struct Made {
+    /// `[N, d]`.
+    vectors: Tensor,
+    /// Their pixels in batches, if they are to be drawn.
+    kept: Vec<Tensor>,
+    origin: String,
 }
-
-/// Levels of a distance of thumbnails.
-const LEVELS: f64 = 255.0;
 
 impl NeighboursCommand {
     pub(in crate::cli) fn run(&self) -> Result<()> {
+        let check = || self.check_outputs();
+        Ranks::run(
+            &self.source.compute,
+            self.source.group,
+            check,
+            |chosen, ranks| self.compare(chosen, ranks),
+        )
+    }
+
+    fn check_outputs(&self) -> Result<()> {
         let mut outputs = Outputs::new(self.force);
         outputs.reads([&self.generated]);
         outputs.reads(self.data.iter().chain(&self.held_out));
+        outputs.reads(self.features.chosen().iter().flat_map(FeatureArgs::file));
         if let Some(out) = &self.out {
             outputs.writes("--out", out, &["png"], None);
         }
-        outputs.check()?;
-        let chosen = self.source.compute.choose()?;
-        let mut sources = self.source.open(&[&self.generated], &chosen)?;
+        outputs.check()
+    }
+
+    fn compare(&self, chosen: &Chosen, ranks: &Ranks) -> Result<()> {
+        let looks = Looks::new(self.features.chosen(), chosen.device, ranks)?;
+        let mut sources = self.source.open(&[&self.generated], chosen)?;
         let generated = sources.pop().context("a set of images")?;
-        let training = match (&self.data, &generated) {
-            (Some(data), _) => folder_like(data, &generated, "--data")?,
+        // Pixels are compared by the leading process alone.
+        let compares = ranks.leads() || looks.network.is_some();
+        let sets = match compares {
+            true => Some(self.sets(&generated)?),
+            false => None,
+        };
+        let training = match &sets {
+            Some(sets) => Some(self.base(sets, &looks, ranks)?),
+            None => None,
+        };
+        let made = self.made(&generated, training.as_ref(), &looks, ranks)?;
+        let held = match &sets {
+            Some(sets) => self.held_out(sets, &looks, ranks)?,
+            None => None,
+        };
+        match (&sets, training, made) {
+            (Some(sets), Some(training), Some(made)) if ranks.leads() => {
+                self.tell(&generated, sets, &training, &made, held.as_ref(), &looks)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens what generated images are compared with.
+    fn sets(&self, generated: &Source) -> Result<Sets> {
+        let training = match (&self.data, generated) {
+            (Some(data), _) => folder_like(data, generated, "--data")?,
             (None, Source::Network(network)) => {
-                let training = training_images(network.config())?;
+                let training = training_images(network.network.config())?;
                 if let Source::Loaded(loaded) = &training {
-                    TrainedOn::of(network)?.check_held_out(loaded.loaded(), true)?;
+                    TrainedOn::of(&network.network)?.check_held_out(loaded.loaded(), true)?;
                 }
                 training
             }
             (None, _) => bail!("name the folder of the training images with --data DIR"),
         };
         let held_out = match &self.held_out {
-            Some(dir) => Some(folder_like(dir, &generated, "--held-out")?),
+            Some(dir) => Some(folder_like(dir, generated, "--held-out")?),
             None => None,
         };
-        self.compare(&generated, &training, held_out.as_ref())
-    }
-
-    fn compare(
-        &self,
-        generated: &Source,
-        training: &Source,
-        held_out: Option<&Source>,
-    ) -> Result<()> {
-        let is_mirrored = self.mirrored.unwrap_or(match generated {
-            Source::Network(network) => network.config().data.flip,
+        let mirrored = self.mirrored.unwrap_or(match generated {
+            Source::Network(network) => network.network.config().data.flip,
             _ => false,
         });
-        let (base, chw, training_origin) = self.base(training, is_mirrored)?;
-        let plain = base.size()[0] / if is_mirrored { 2 } else { 1 };
-        let k = (self.nearest as usize).min(base.size()[0] as usize);
+        Ok(Sets {
+            training,
+            held_out,
+            mirrored,
+        })
+    }
 
-        let (mut vectors, mut kept) = (Vec::new(), Vec::new());
-        let generated_origin = generated.with_images(&self.source, |set| {
-            ensure!(
-                set.chw() == chw,
-                "the images to compare differ in size or channels: {:?} and {chw:?} (C, H, W)",
-                set.chw()
-            );
-            set.for_each(&mut |images| {
-                vectors.push(thumbnail(images));
-                if self.out.is_some() {
-                    kept.push(images.shallow_clone());
-                }
+    /// The training images, then mirrored ones where they count.
+    fn base(&self, sets: &Sets, looks: &Looks, ranks: &Ranks) -> Result<Base> {
+        let ranks = looks.ranks(ranks);
+        sets.training.with_images(&self.source, ranks, |set| {
+            let vectors = match sets.mirrored {
+                true => looks.also_mirrored(set)?,
+                false => looks.all(set)?,
+            };
+            Ok(Base {
+                plain: vectors.size()[0] as usize / if sets.mirrored { 2 } else { 1 },
+                vectors,
+                chw: set.chw(),
+                origin: set.origin(),
+            })
+        })
+    }
+
+    /// The generated images; all ranks share the work of making them, and the leading one has them.
+    fn made(
+        &self,
+        generated: &Source,
+        training: Option<&Base>,
+        looks: &Looks,
+        ranks: &Ranks,
+    ) -> Result<Option<Made>> {
+        let all = match looks.network {
+            Some(_) => Some(ranks),
+            None => generated.sampled_by(ranks),
+        };
+        let Some(all) = all else {
+            return Ok(None);
+        };
+        let draws = self.out.is_some();
+        generated.with_images(&self.source, all, |set| {
+            if let Some(Base { chw, .. }) = training {
+                ensure!(
+                    set.chw() == *chw,
+                    "the images to compare differ in size or channels: {:?} and {chw:?} (C, H, W)",
+                    set.chw()
+                );
+            }
+            let (mut vectors, mut kept) = (Vec::new(), Vec::new());
+            let mut measure = |images: &Tensor| {
+                let own = draws.then(|| images.shallow_clone());
+                Ok([looks.at(images)?].into_iter().chain(own).collect())
+            };
+            set.measure(&mut measure, &mut |found| {
+                let mut found = found.into_iter().filter(|_| ranks.leads());
+                vectors.extend(found.next());
+                kept.extend(found);
                 Ok(())
             })?;
-            Ok(set.origin())
-        })?;
-        let found = nearest(&Tensor::cat(&vectors, 0), &base, k, false)?;
-        let seen = |set: &dyn ImageSet| Ok((thumbnails(set)?, set.origin()));
-        let held = match (held_out, training) {
-            (Some(held_out), _) => Some(held_out.with_images(&self.source, seen)?),
+            Ok((!vectors.is_empty()).then(|| Made {
+                vectors: Tensor::cat(&vectors, 0),
+                kept,
+                origin: set.origin(),
+            }))
+        })
+    }
+
+    /// Images that were not trained on, and what they are.
+    fn held_out(
+        &self,
+        sets: &Sets,
+        looks: &Looks,
+        ranks: &Ranks,
+    ) -> Result<Option<(Tensor, String)>> {
+        let ranks = looks.ranks(ranks);
+        let seen = |set: &dyn ImageSet| Ok((looks.all(set)?, set.origin()));
+        match (&sets.held_out, &sets.training) {
+            (Some(held_out), _) => held_out.with_images(&self.source, ranks, seen).map(Some),
             (None, Source::Loaded(loaded)) => match loaded.held_out()? {
-                Some(held_out) => Some(seen(&held_out)?),
-                None => None,
+                Some(held_out) => ranks.with_shared(&held_out, false, seen).map(Some),
+                None => Ok(None),
             },
-            (None, _) => None,
-        };
+            (None, _) => Ok(None),
+        }
+    }
+
+    fn tell(
+        &self,
+        generated: &Source,
+        sets: &Sets,
+        training: &Base,
+        made: &Made,
+        held: Option<&(Tensor, String)>,
+        looks: &Looks,
+    ) -> Result<()> {
+        let base = &training.vectors;
+        let k = (self.nearest as usize).min(base.size()[0] as usize);
+        let found = nearest(&made.vectors, base, k, false)?;
         let held = match held {
-            Some((vectors, origin)) => Some((nearest(&vectors, &base, 1, false)?, origin)),
+            Some((vectors, origin)) => Some((nearest(vectors, base, 1, false)?, origin)),
             None => None,
         };
-
+        let unit = looks.unit();
         let order = by_distance(&found);
-        let name = |place: usize| Neighbour {
-            name: training.name(place % plain as usize),
-            mirrored: place >= plain as usize,
-            distance: 0.0,
+        let neighbour = |place: usize, distance: f64| Neighbour {
+            name: sets.training.name(place % training.plain),
+            mirrored: place >= training.plain,
+            distance: distance * unit,
         };
         let of_image = |image: &usize| OfImage {
             image: generated.name(*image),
             nearest: (0..k)
-                .map(|rank| Neighbour {
-                    distance: found.distances[[*image, rank]] * LEVELS,
-                    ..name(found.places[[*image, rank]])
-                })
+                .map(|rank| [*image, rank])
+                .map(|at| neighbour(found.places[at], found.distances[at]))
                 .collect(),
         };
         let own = found.distances.column(0).to_owned();
-        let copying = match &held {
-            Some((held, origin)) => {
-                let theirs = held.distances.column(0).to_owned();
-                tell_of_held_out(&theirs, origin);
-                Some(Copying::new(&own, &theirs)?)
+        let theirs = held.map(|(held, origin)| (held.distances.column(0).to_owned(), origin));
+        let copying = match &theirs {
+            Some((theirs, origin)) => {
+                tell_of_held_out(theirs, origin, looks);
+                Some(Copying::new(&own, theirs)?)
             }
             None => None,
         };
         let report = Report {
-            generated: generated_origin,
-            training: training_origin,
-            held_out: held.as_ref().map(|(_, origin)| origin.clone()),
-            mirrored: is_mirrored,
-            median_distance: median(&own) * LEVELS,
-            held_out_median_distance: held
-                .as_ref()
-                .map(|(held, _)| median(&held.distances.column(0).to_owned()) * LEVELS),
+            features: looks.network.as_ref().map(|network| network.name()),
+            generated: made.origin.clone(),
+            training: training.origin.clone(),
+            held_out: theirs.as_ref().map(|(_, origin)| (*origin).clone()),
+            mirrored: sets.mirrored,
+            median_distance: median(&own) * unit,
+            held_out_median_distance: theirs.as_ref().map(|(theirs, _)| median(theirs) * unit),
             nearer_than_half_of_held_out: copying.as_ref().map(|c| c.nearer_than_half),
             nearer_than_99_percent_of_held_out: copying.as_ref().map(|c| c.nearer_than_99_percent),
             chance: copying.as_ref().map(|c| c.chance),
@@ -205,25 +305,20 @@ impl NeighboursCommand {
         };
         if let Some(out) = &self.out {
             let shown = &order[..order.len().min(self.show as usize)];
-            self.draw(out, shown, &kept, &found, training, plain as usize)?;
+            self.draw(
+                out,
+                shown,
+                &made.kept,
+                &found,
+                &sets.training,
+                training.plain,
+            )?;
         }
         match self.json {
             true => out::json(&serde_json::to_string(&report)?),
-            false => self.print(&report),
+            false => report.print(self.show as usize),
         }
         Ok(())
-    }
-
-    /// Thumbnails of the training images, then mirrored ones where they count; their shape, and what they are.
-    fn base(&self, training: &Source, is_mirrored: bool) -> Result<(Tensor, [i64; 3], String)> {
-        training.with_images(&self.source, |set| {
-            let plain = thumbnails(set)?;
-            let base = match is_mirrored {
-                true => Tensor::cat(&[&plain, &mirrored(&plain, set.chw())], 0),
-                false => plain,
-            };
-            Ok((base, set.chw(), set.origin()))
-        })
     }
 
     fn draw(
@@ -261,57 +356,13 @@ impl NeighboursCommand {
         ));
         Ok(())
     }
-
-    fn print(&self, report: &Report) {
-        let also = if report.mirrored {
-            ", also mirrored"
-        } else {
-            ""
-        };
-        out::result(&format!("{}, {}{also}", report.generated, report.training));
-        out::result(&format!(
-            "distance to the nearest training image: median {:.2} levels",
-            report.median_distance
-        ));
-        match (
-            &report.held_out,
-            report.held_out_median_distance,
-            report.nearer_than_half_of_held_out,
-            report.nearer_than_99_percent_of_held_out,
-            report.chance,
-        ) {
-            (Some(held_out), Some(median), Some(half), Some(nearest), Some(chance)) => {
-                out::result(&format!(
-                    "of held-out images ({held_out}): median {median:.2}"
-                ));
-                out::result(&format!(
-                    "nearer than half of the held-out images: {:.1} % (50 % if nothing is copied)",
-                    100.0 * half
-                ));
-                out::result(&format!(
-                    "nearer than 99 % of the held-out images: {:.1} % (1 ± {:.1} % if nothing is copied)",
-                    100.0 * nearest,
-                    100.0 * chance
-                ));
-            }
-            _ => out::result(
-                "how near is near? --held-out DIR compares with images that were not trained on",
-            ),
-        }
-        for image in report.images.iter().take(self.show as usize) {
-            let near: Vec<String> = image.nearest.iter().map(named).collect();
-            out::result(&format!("  {}: {}", image.image, near.join(", ")));
-        }
-    }
 }
 
 /// Says what makes a comparison with held-out images doubtful.
-fn tell_of_held_out(distances: &Array1<f64>, origin: &str) {
+fn tell_of_held_out(distances: &Array1<f64>, origin: &str, looks: &Looks) {
     const FEW: usize = 100;
-    let trained_on = distances
-        .iter()
-        .filter(|distance| **distance == 0.0)
-        .count() as u64;
+    let same = looks.same_within(distances);
+    let trained_on = distances.iter().filter(|apart| **apart <= same).count() as u64;
     if trained_on > 0 {
         say(&format!(
             "warning: {} of {origin} {} the same as a training image, and not held out",
@@ -326,24 +377,9 @@ fn tell_of_held_out(distances: &Array1<f64>, origin: &str) {
     }
 }
 
-fn named(near: &Neighbour) -> String {
-    let mirrored = if near.mirrored { " mirrored" } else { "" };
-    format!("{}{mirrored} {:.2}", near.name, near.distance)
-}
-
 /// The generated images, the nearest to a training image first.
 fn by_distance(found: &Nearest) -> Vec<usize> {
     let mut order: Vec<usize> = (0..found.distances.nrows()).collect();
     order.sort_by(|a, b| found.distances[[*a, 0]].total_cmp(&found.distances[[*b, 0]]));
     order
-}
-
-fn median(values: &Array1<f64>) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() % 2 {
-        1 => sorted[middle],
-        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
-    }
 }

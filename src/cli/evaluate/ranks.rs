@@ -1,5 +1,5 @@
-//! Batches of images measured by several ranks: batch i by rank i mod W, and all of them counted by the leading one, in
-//! their order, so that the result is that of one process.
+//! Images measured by several ranks: batch i by rank i mod W, and all of them counted by the leading one, in their order, so
+//! that the result is that of one process.
 
 use std::sync::Arc;
 
@@ -7,11 +7,13 @@ use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
 use super::images::{ImageBatch, Measured};
-use crate::cli::args::group::{GroupArgs, as_rank, asked};
-use crate::cli::args::load::LoadArgs;
+use crate::cli::args::compute::ComputeArgs;
+use crate::cli::args::group::{GroupArgs, as_rank, asked, before_meeting};
+use crate::cli::out;
 use crate::cli::progress::SampleProgress;
 use crate::device::Chosen;
 use crate::distributed::{Group, Place};
+use crate::evaluate::{ImageSet, SharedSet};
 use crate::pretrained::Pretrained;
 
 /// A process by itself, or a rank of a group.
@@ -20,13 +22,16 @@ pub(super) struct Ranks {
 }
 
 impl Ranks {
-    /// Runs `work` on the device of this process, in full f32 unless --precision is given; `check` is what the leading
-    /// process does before.
+    /// This process by itself.
+    pub(super) const ALONE: Ranks = Ranks { group: None };
+
+    /// Runs `work` on the device of this process; `check` is what the leading process does before. What the others find is
+    /// the same, so they say nothing but errors.
     ///
     /// # Errors
     /// Those of `check` and of `work`, an unusable device, other ranks with other arguments, and a lost rank.
     pub(super) fn run(
-        load: &LoadArgs,
+        compute: &ComputeArgs,
         group: GroupArgs,
         check: impl FnOnce() -> Result<()>,
         work: impl FnOnce(&Chosen, &Ranks) -> Result<()>,
@@ -34,14 +39,17 @@ impl Ranks {
         let place = Place::of_environment()?;
         if place.is_none() {
             check()?;
-            return work(&load.compute.choose_exact()?, &Ranks { group: None });
+            return work(&compute.choose()?, &Ranks::ALONE);
         }
-        let chosen = load.compute.exact().choose_for(place.as_ref())?;
+        let chosen = before_meeting(place.as_ref(), || compute.choose_for(place.as_ref()))?;
         let group = group.join(place, &chosen)?;
         as_rank(group.as_ref(), || {
             if let Some(group) = &group {
                 group.compare("command line", &asked(None)?)?;
                 group.follow(check)?;
+                if !group.leads() {
+                    out::hush();
+                }
             }
             let ranks = Ranks {
                 group: group.clone(),
@@ -56,6 +64,42 @@ impl Ranks {
         self.group.as_ref().is_none_or(|group| group.leads())
     }
 
+    /// The number of this process, from 0, and how many there are.
+    pub(super) fn place(&self) -> (usize, usize) {
+        match &self.group {
+            Some(group) => (group.rank() as usize, group.size() as usize),
+            None => (0, 1),
+        }
+    }
+
+    /// `set`, of which each rank measures its part.
+    pub(super) fn with_shared<T>(
+        &self,
+        set: &dyn ImageSet,
+        is_part: bool,
+        work: impl FnOnce(&dyn ImageSet) -> Result<T>,
+    ) -> Result<T> {
+        match self.group.as_deref() {
+            None => work(set),
+            Some(group) => work(&SharedSet {
+                set,
+                group,
+                is_part,
+            }),
+        }
+    }
+
+    /// Checks that `own`, which says what `what` is, is the same on all ranks.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(super) fn same(&self, what: &str, own: impl FnOnce() -> Result<String>) -> Result<()> {
+        match &self.group {
+            Some(group) => group.compare(what, &own()?),
+            None => Ok(()),
+        }
+    }
+
     fn await_all(&self) -> Result<()> {
         match &self.group {
             Some(group) => group.gather("done").map(drop),
@@ -68,15 +112,13 @@ impl Ranks {
     /// # Errors
     /// They do not.
     pub(super) fn compare(&self, network: &Pretrained, images: &Measured) -> Result<()> {
-        let Some(group) = &self.group else {
-            return Ok(());
-        };
-        let own = format!(
-            "weights {}\nimages {}",
-            network.fingerprint()?.to_hex(),
-            images.fingerprint()
-        );
-        group.compare("weights or images", &own)
+        self.same("weights or images", || {
+            let weights = network.fingerprint()?.to_hex();
+            Ok(format!(
+                "weights {weights}\nimages {}",
+                images.fingerprint()
+            ))
+        })
     }
 
     /// Has each batch measured by one rank, with a bar that counts to `evaluations` for each. `measure` returns `columns`
@@ -92,10 +134,7 @@ impl Ranks {
         mut measure: impl FnMut(&ImageBatch, &mut dyn FnMut()) -> Result<Vec<f64>>,
         mut take: impl FnMut(&[u64], Vec<f64>) -> Result<()>,
     ) -> Result<()> {
-        let (rank, size) = match &self.group {
-            Some(group) => (group.rank() as usize, group.size() as usize),
-            None => (0, 1),
-        };
+        let (rank, size) = self.place();
         let batches = images.batches();
         let own = (rank..batches).step_by(size).count();
         let bar = (self.leads()).then(|| SampleProgress::new(work, (own * evaluations) as u64));

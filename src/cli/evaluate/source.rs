@@ -11,28 +11,31 @@ use clap::Args;
 use ndarray::Array3;
 use tch::Device;
 
+use super::ranks::Ranks;
 use arrays::ArraySource;
-pub(super) use folder::FolderSource;
+pub(in crate::cli) use folder::FolderSource;
 use folder::tell_of_skipped;
 use loaded::LoadedSource;
 
 use crate::checkpoint::Weights;
+use crate::cli::args::class::ClassArgs;
 use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::foreign::ForeignArgs;
+use crate::cli::args::group::GroupArgs;
 use crate::cli::args::load::weights_line;
 use crate::cli::args::sampler::SamplerArgs;
 use crate::cli::args::values::Size;
 use crate::cli::findings;
 use crate::cli::out::say;
 use crate::cli::progress::{DecodeProgress, SampleProgress};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, Sources};
 use crate::data::{self, ImageSpec};
 use crate::device::Chosen;
 use crate::evaluate::ImageSet;
 use crate::evaluate::moments::Statistics;
 use crate::formats::npz;
 use crate::pretrained::{self, Pretrained, SampledSet, Sampling};
-use crate::sample::SamplerKind;
+use crate::sample::{Classes, SamplerKind};
 use crate::text;
 
 /// Images of a folder or file that are passed on at a time.
@@ -53,9 +56,6 @@ pub(super) struct SourceArgs {
     /// Images per batch
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub(super) batch: u64,
-    /// Class of the sampled images, for class-conditional networks [default: all classes in turn]
-    #[arg(long, value_name = "K", hide_short_help = true)]
-    class: Option<i64>,
     /// Bring the images of folders to this size: 64, or 48x64 (height x width) [default: beside a network as its training
     /// images, else as they are]
     #[arg(long, value_name = "PIXELS", hide_short_help = true)]
@@ -64,16 +64,27 @@ pub(super) struct SourceArgs {
     #[arg(long)]
     raw: bool,
     #[command(flatten)]
+    class: ClassArgs,
+    #[command(flatten)]
     sampler: SamplerArgs,
     #[command(flatten)]
     pub(super) compute: ComputeArgs,
     #[command(flatten)]
+    pub(super) group: GroupArgs,
+    #[command(flatten)]
     foreign: ForeignArgs,
+}
+
+/// A network whose images are sampled.
+pub(super) struct NetworkSource {
+    pub(super) network: Pretrained,
+    guide: Option<Pretrained>,
+    classes: Classes,
 }
 
 /// A set of images, opened but not read.
 pub(super) enum Source {
-    Network(Box<Pretrained>),
+    Network(Box<NetworkSource>),
     Folder(Box<FolderSource>),
     /// A data set in memory.
     Loaded(Box<LoadedSource>),
@@ -112,12 +123,17 @@ impl SourceArgs {
             kinds.push(kind);
         }
         let samples = networks.iter().any(Option::is_some);
-        if !samples && (self.number.is_some() || self.raw || self.class.is_some()) {
+        if !samples && (self.number.is_some() || self.raw || self.class.class.given()) {
             say(
                 "note: no network is among the sets, so -n, --raw and --class play no part: all images are taken",
             );
         }
-        let spec = self.spec(networks.iter().flatten().map(|network| network.config()))?;
+        let spec = self.spec(
+            networks
+                .iter()
+                .flatten()
+                .map(|source| source.network.config()),
+        )?;
         let mut sources = Vec::new();
         for ((path, kind), network) in paths.iter().zip(kinds).zip(networks) {
             sources.push(match (kind, network) {
@@ -137,24 +153,34 @@ impl SourceArgs {
         self.number.unwrap_or(1000)
     }
 
-    fn load(&self, path: &Path, chosen: &Chosen) -> Result<Pretrained> {
+    fn load(&self, path: &Path, chosen: &Chosen) -> Result<NetworkSource> {
         let uses = self.sampler.uses(SamplerKind::Ddpm);
         let request = self.foreign.request(self.raw, self.sampler.hints(), uses)?;
         let mut network = findings::load(path, &request, chosen.device)?;
         network.set_precision(chosen.precision);
-        // Found wrong before the hours of sampling.
-        self.sampling(&network).chosen()?;
         let which = if self.raw { Weights::Raw } else { Weights::Ema };
         let weights = weights_line(&network, which, path);
         say(&format!("{weights} on {}", chosen.description));
-        Ok(network)
+        let source = NetworkSource {
+            classes: self.class.class.classes(network.config())?,
+            guide: self.class.guidance.load(chosen)?,
+            network,
+        };
+        // Found wrong before the hours of sampling.
+        let (network, guide) = (&source.network, source.guide.as_ref());
+        self.class.guidance.guided(network, guide, true)?;
+        source.classes.of_images(&network.config().model, 1)?;
+        self.sampling(&source).chosen()?;
+        Ok(source)
     }
 
-    fn sampling<'a>(&self, network: &'a Pretrained) -> Sampling<'a> {
+    fn sampling<'a>(&self, source: &'a NetworkSource) -> Sampling<'a> {
         let options = self.sampler.options(SamplerKind::Ddpm);
-        let sampling = network.sampler(options.kind).options(options);
-        match self.class {
-            Some(class) => sampling.class(class),
+        let sampling = source.network.sampler(options.kind).options(options);
+        let sampling = sampling.classes(source.classes.clone());
+        let sampling = sampling.guidance(self.class.guidance.asked());
+        match &source.guide {
+            Some(guide) => sampling.guide_with(guide),
             None => sampling,
         }
         .batch(self.batch)
@@ -187,7 +213,7 @@ impl SourceArgs {
 }
 
 /// The form of a network's training images.
-pub(super) fn spec_of(config: &RunConfig) -> ImageSpec {
+pub(in crate::cli) fn spec_of(config: &RunConfig) -> ImageSpec {
     let [channels, height, width] = config.model.chw().map(|n| n as usize);
     ImageSpec {
         height,
@@ -205,7 +231,7 @@ pub(super) fn spec_of(config: &RunConfig) -> ImageSpec {
 /// What is no folder of images, or holds a network.
 pub(super) fn folder_like(dir: &Path, like: &Source, flag: &str) -> Result<Source> {
     let spec = match like {
-        Source::Network(network) => spec_of(network.config()),
+        Source::Network(network) => spec_of(network.network.config()),
         Source::Folder(folder) => *folder.spec(),
         Source::Loaded(_) | Source::Arrays(_) | Source::Statistics(..) => {
             like.chw().map(|[channels, height, width]| ImageSpec {
@@ -228,7 +254,7 @@ pub(super) fn folder_like(dir: &Path, like: &Source, flag: &str) -> Result<Sourc
 /// The training images of a network, without those that its run held out; best without more than a pass over a folder.
 pub(super) fn training_images(config: &RunConfig) -> Result<Source> {
     let cannot = "the training images of the network; name their folder with --data DIR";
-    match &config.data.folder {
+    match config.data.folder.as_ref().and_then(Sources::one) {
         Some(folder) if config.data.hold_out.is_none() => {
             let opened = FolderSource::open(folder, Some(spec_of(config)));
             Ok(Source::Folder(Box::new(opened.context(cannot)?)))
@@ -290,6 +316,17 @@ fn kind_of(path: &Path) -> Result<SourceKind> {
     })
 }
 
+impl NetworkSource {
+    /// Names the weights of the network, and of what it is guided with.
+    fn fingerprint(&self) -> Result<String> {
+        let mut named = self.network.fingerprint()?.to_hex().to_string();
+        if let Some(guide) = &self.guide {
+            named += &format!(", guided with {}", guide.fingerprint()?.to_hex());
+        }
+        Ok(named)
+    }
+}
+
 impl Source {
     /// Channels, height and width of images in memory or in a file.
     ///
@@ -297,7 +334,7 @@ impl Source {
     /// Statistics, which are of no images any more.
     fn chw(&self) -> Result<[usize; 3]> {
         let chw = match self {
-            Source::Network(network) => network.config().model.chw(),
+            Source::Network(network) => network.network.config().model.chw(),
             Source::Folder(folder) => folder.chw(),
             Source::Loaded(loaded) => loaded.chw(),
             Source::Arrays(arrays) => arrays.chw(),
@@ -309,20 +346,24 @@ impl Source {
         Ok(chw.map(|n| n as usize))
     }
 
-    /// Passes the images of the set, with a progress bar; says afterwards what could not be read.
+    /// Passes the images of the set, which `ranks` share, with a progress bar; says afterwards what could not be read.
     ///
     /// # Errors
-    /// Those of the set and of `work`.
+    /// Those of the set and of `work`, a lost rank, and ranks with other images.
     pub(super) fn with_images<T>(
         &self,
         args: &SourceArgs,
+        ranks: &Ranks,
         work: impl FnOnce(&dyn ImageSet) -> Result<T>,
     ) -> Result<T> {
         match self {
             Source::Network(network) => {
-                let sampling = args.sampling(network);
+                ranks.same("weights", || network.fingerprint())?;
+                let (rank, size) = ranks.place();
+                let sampling = args.sampling(network).part(rank, size);
                 let evaluations = sampling.chosen()?.steps.len() as u64;
-                let steps = evaluations * args.number().div_ceil(args.batch);
+                let own = (rank as u64..args.number().div_ceil(args.batch)).step_by(size);
+                let steps = evaluations * own.count() as u64;
                 let bar = SampleProgress::new("sampling", steps);
                 let set = SampledSet {
                     sampling,
@@ -330,17 +371,26 @@ impl Source {
                     seed: args.seed,
                     on_step: &|| bar.step(),
                 };
-                let done = work(&set);
+                let done = ranks.with_shared(&set, true, work);
                 bar.finish();
                 done
             }
-            Source::Folder(folder) => work(&**folder),
-            Source::Arrays(arrays) => work(arrays),
+            Source::Folder(folder) => ranks.with_shared(&**folder, false, work),
+            Source::Arrays(arrays) => ranks.with_shared(arrays, false, work),
             Source::Statistics(path, _) => bail!(
                 "{} holds statistics, and this needs images",
                 text::path(path)
             ),
-            Source::Loaded(loaded) => work(&**loaded),
+            Source::Loaded(loaded) => ranks.with_shared(&**loaded, false, work),
+        }
+    }
+
+    /// Those of `ranks` that pass its images on: all if they are sampled, the leading process alone if they are only read,
+    /// and `None` for a rank that has no part in it.
+    pub(super) fn sampled_by<'a>(&self, ranks: &'a Ranks) -> Option<&'a Ranks> {
+        match self {
+            Source::Network(_) => Some(ranks),
+            _ => ranks.leads().then_some(&Ranks::ALONE),
         }
     }
 

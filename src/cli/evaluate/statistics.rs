@@ -6,10 +6,12 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::features::FeatureArgs;
+use super::ranks::Ranks;
 use super::source::{Source, SourceArgs};
 use crate::cli::args::run::run_or_latest;
 use crate::cli::out;
 use crate::cli::outputs::{ForceArg, Outputs};
+use crate::device::Chosen;
 use crate::evaluate::frechet;
 use crate::evaluate::moments::Statistics;
 use crate::evaluate::seen::{Keep, see};
@@ -38,19 +40,35 @@ pub(in crate::cli) struct StatisticsCommand {
 
 impl StatisticsCommand {
     pub(in crate::cli) fn run(&self) -> Result<()> {
+        let check = || self.check_outputs();
+        Ranks::run(
+            &self.source.compute,
+            self.source.group,
+            check,
+            |chosen, ranks| self.measure(chosen, ranks),
+        )
+    }
+
+    fn check_outputs(&self) -> Result<()> {
         let mut outputs = Outputs::new(self.force);
         outputs.reads([&self.set].into_iter().chain(self.features.file()));
         outputs.writes("--out", &self.out, &["npz"], None);
-        outputs.check()?;
-        let chosen = self.source.compute.choose()?;
+        outputs.check()
+    }
+
+    fn measure(&self, chosen: &Chosen, ranks: &Ranks) -> Result<()> {
         let network = self.features.open(chosen.device)?;
-        let mut sources = self.source.open(&[&self.set], &chosen)?;
+        ranks.same("feature network", || self.features.fingerprint())?;
+        let mut sources = self.source.open(&[&self.set], chosen)?;
         let source = sources.pop().context("a set of images")?;
         if let Source::Statistics(path, _) = &source {
             bail!("{} holds statistics already", path.display());
         }
-        source.with_images(&self.source, |set| {
+        source.with_images(&self.source, ranks, |set| {
             let seen = see(set, &*network, Keep::default())?;
+            if !ranks.leads() {
+                return Ok(());
+            }
             let root = frechet::sqrt(&seen.moments.cov)?;
             let statistics = Statistics {
                 moments: seen.moments,

@@ -6,10 +6,13 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
+use super::ranks::Ranks;
 use super::source::{Source, SourceArgs};
 use crate::cli::args::run::run_or_latest;
-use crate::cli::out;
+use crate::cli::out::{self, say};
+use crate::device::Chosen;
 use crate::evaluate::sliced::{Level, Patches, Sliced, SlicedOptions, baseline, sliced};
+use crate::text::plural;
 
 /// Sliced Wasserstein distance of two sets of images, by their details of each size; needs no other network.
 ///
@@ -49,7 +52,11 @@ struct Report {
     mean: f64,
     baseline: Option<f64>,
     levels: Vec<OfLevel>,
+    remarks: Vec<String>,
 }
+
+/// Below this, chance decides much of the distance.
+const FEW: u64 = 1000;
 
 #[derive(Serialize)]
 struct OfLevel {
@@ -61,10 +68,23 @@ struct OfLevel {
 
 impl SwdCommand {
     pub(in crate::cli) fn run(&self) -> Result<()> {
-        let chosen = self.source.compute.choose()?;
-        let [set, reference] = (self.source).open_both(&self.set, &self.reference, &chosen)?;
-        let (set, set_origin) = self.patches(&set)?;
-        let (reference, reference_origin) = self.patches(&reference)?;
+        let check = || Ok(());
+        Ranks::run(
+            &self.source.compute,
+            self.source.group,
+            check,
+            |chosen, ranks| self.compare(chosen, ranks),
+        )
+    }
+
+    fn compare(&self, chosen: &Chosen, ranks: &Ranks) -> Result<()> {
+        let [set, reference] = (self.source).open_both(&self.set, &self.reference, chosen)?;
+        let set = self.patches(&set, ranks)?;
+        let reference = self.patches(&reference, ranks)?;
+        let (Some((set, set_origin)), Some((reference, reference_origin))) = (set, reference)
+        else {
+            return Ok(());
+        };
         let found = sliced(&set, &reference)?;
         // One image has no halves.
         let apart = match reference.images() {
@@ -79,6 +99,7 @@ impl SwdCommand {
             mean: found.mean,
             baseline: apart.as_ref().map(|apart| apart.mean),
             levels: levels(&found, apart.as_ref()),
+            remarks: few(&set, &reference),
         };
         match self.json {
             true => out::json(&serde_json::to_string(&report)?),
@@ -87,17 +108,37 @@ impl SwdCommand {
         Ok(())
     }
 
-    fn patches(&self, source: &Source) -> Result<(Patches, String)> {
+    /// Patches of a set, and what it is, in the leading process: the others help to sample.
+    fn patches(&self, source: &Source, ranks: &Ranks) -> Result<Option<(Patches, String)>> {
+        let Some(all) = source.sampled_by(ranks) else {
+            return Ok(None);
+        };
         let options = SlicedOptions {
             patches_per_image: self.patches,
             directions: self.directions,
             seed: self.source.seed,
             ..SlicedOptions::default()
         };
-        source.with_images(&self.source, |set| {
-            Ok((Patches::of(set, &options)?, set.origin()))
+        source.with_images(&self.source, all, |set| {
+            if !ranks.leads() {
+                return set.for_each(&mut |_| Ok(())).map(|_| None);
+            }
+            Ok(Some((Patches::of(set, &options)?, set.origin())))
         })
     }
+}
+
+/// Says that there are few images.
+fn few(set: &Patches, reference: &Patches) -> Vec<String> {
+    let both = [("A", set.images()), ("B", reference.images())];
+    let few = both.into_iter().filter(|(_, images)| *images < FEW);
+    let remark = |(name, images)| {
+        let images = plural(images, "image");
+        format!(
+            "{name} has {images}: with fewer than {FEW}, much of the distance is chance, as that of two halves of B shows"
+        )
+    };
+    few.map(remark).collect()
 }
 
 fn levels(found: &Sliced, apart: Option<&Sliced>) -> Vec<OfLevel> {
@@ -124,5 +165,8 @@ impl Report {
             row(&size, level.distance, level.baseline);
         }
         row("mean", self.mean, self.baseline);
+        for remark in &self.remarks {
+            say(&format!("note: {remark}"));
+        }
     }
 }

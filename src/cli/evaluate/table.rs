@@ -6,8 +6,16 @@ use crate::report::PlotLine;
 /// "3.1234 ± 0.0123"
 pub(super) fn shown(mean: &Mean) -> String {
     match mean.standard_error {
-        Some(error) => format!("{:.4} ± {error:.4}", mean.mean),
-        None => format!("{:.4}", mean.mean),
+        Some(error) => format!("{} ± {}", number(mean.mean), number(error)),
+        None => number(mean.mean),
+    }
+}
+
+/// "3.1234"; "1.2346e11" where that is shorter, as of a network that diverges.
+pub(super) fn number(value: f64) -> String {
+    match value.abs() < 1e7 || !value.is_finite() {
+        true => format!("{value:.4}"),
+        false => format!("{value:.4e}"),
     }
 }
 
@@ -52,5 +60,10 @@ mod tests {
         assert_eq!(shown(&mean), "1.2346 ± 0.0100");
         mean.standard_error = None;
         assert_eq!(shown(&mean), "1.2346");
+        let diverged = Mean {
+            mean: 3e24,
+            standard_error: Some(f64::NAN),
+        };
+        assert_eq!(shown(&diverged), "3.0000e24 ± NaN");
     }
 }

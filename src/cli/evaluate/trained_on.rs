@@ -12,7 +12,7 @@ use crate::pretrained::Pretrained;
 use crate::text::plural;
 
 /// The lists of a run; nothing for a network without its run folder.
-pub(super) struct TrainedOn {
+pub(in crate::cli) struct TrainedOn {
     trained: Option<Manifest>,
     held_out: Option<Manifest>,
 }
@@ -22,7 +22,7 @@ impl TrainedOn {
     ///
     /// # Errors
     /// Lists that cannot be read.
-    pub(super) fn of(network: &Pretrained) -> Result<TrainedOn> {
+    pub(in crate::cli) fn of(network: &Pretrained) -> Result<TrainedOn> {
         let folder = network
             .path
             .parent()
@@ -44,7 +44,7 @@ impl TrainedOn {
     ///
     /// # Errors
     /// Such images; the message says how they differ.
-    pub(super) fn check_held_out(&self, loaded: &Loaded, tells: bool) -> Result<()> {
+    pub(in crate::cli) fn check_held_out(&self, loaded: &Loaded, tells: bool) -> Result<()> {
         let Some(now) = &loaded.held_out else {
             return Ok(());
         };

@@ -15,17 +15,14 @@ use crate::evaluate::ImageSet;
 use crate::text::{self, plural};
 
 /// A folder whose images are decoded in each pass.
-pub(in crate::cli::evaluate) struct FolderSource {
+pub(in crate::cli) struct FolderSource {
     folder: ImageFolder,
     manifest: OnceCell<Manifest>,
 }
 
 impl FolderSource {
     /// Opens a folder, and says what of it is passed over.
-    pub(in crate::cli::evaluate) fn open(
-        path: &Path,
-        spec: Option<ImageSpec>,
-    ) -> Result<FolderSource> {
+    pub(in crate::cli) fn open(path: &Path, spec: Option<ImageSpec>) -> Result<FolderSource> {
         let folder = match spec {
             Some(spec) => ImageFolder::open(path, spec)?,
             None => ImageFolder::of_one_size(path)?,
