@@ -33,16 +33,18 @@ pub(super) fn mark_gif(gif: &mut Vec<u8>) {
 
 /// True for a PNG or GIF file that this program wrote; false for any other, and for one that cannot be read.
 pub(crate) fn is_marked(path: &Path) -> bool {
-    let read = || -> Result<bool> {
-        // A pipe would be waited for.
-        if !std::fs::metadata(path)?.is_file() {
-            return Ok(false);
-        }
-        let mut file = File::open(path)?;
+    // A pipe would be waited for.
+    let is_file = std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+    is_file && File::open(path).is_ok_and(|mut file| is_marked_in(&mut file))
+}
+
+/// [`is_marked`] for a file that is read from its start.
+pub(crate) fn is_marked_in(file: &mut (impl Read + Seek)) -> bool {
+    let mut read = || -> Result<bool> {
         let chunk = png_chunk();
         let mut head = Vec::new();
         let wanted = (PNG_HEADER + chunk.len()) as u64;
-        (&mut file).take(wanted).read_to_end(&mut head)?;
+        (&mut *file).take(wanted).read_to_end(&mut head)?;
         if head.starts_with(b"GIF8") {
             file.seek(SeekFrom::End(-(GIF_END.len() as i64)))?;
             let mut end = Vec::new();

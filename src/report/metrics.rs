@@ -45,6 +45,27 @@ pub struct EvaluationMetrics {
     pub evaluation: BTreeMap<String, f64>,
 }
 
+/// An evaluation, and when in its run it was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TimedEvaluation {
+    /// Its step and its values.
+    pub metrics: EvaluationMetrics,
+    /// Seconds of the run when its step was done, over all its starts, with all but steps that were lost; `None`
+    /// without the line of its step.
+    pub secs: Option<f64>,
+}
+
+/// The evaluations of a run, as its metrics.jsonl tells them.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct EvaluationHistory {
+    /// One a step, in the order of steps.
+    pub evaluations: Vec<TimedEvaluation>,
+    /// The largest step in the file.
+    pub last_step: u64,
+    /// Whole lines that are neither of a step nor of an evaluation.
+    pub bad_lines: u64,
+}
+
 /// JSON has no infinities and NaNs: they are written as null.
 fn number<'de, D: Deserializer<'de>>(json: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(json)?.unwrap_or(f64::NAN))
@@ -85,6 +106,15 @@ pub fn of_step(path: &Path, step: u64) -> Result<Option<StepMetrics>> {
 /// Not a regular file, or one that cannot be read.
 pub fn evaluations(path: &Path) -> Result<Vec<EvaluationMetrics>> {
     lines::find_evaluations(path)
+}
+
+/// The evaluations in metrics.jsonl with their times; none without the file. A last line that is cut short, as while a
+/// run is writing it, is passed over.
+///
+/// # Errors
+/// Not a regular file, or one that cannot be read.
+pub fn evaluation_history(path: &Path) -> Result<EvaluationHistory> {
+    lines::find_history(path)
 }
 
 /// The open file.

@@ -4,14 +4,17 @@ mod animation;
 mod figure;
 mod mark;
 mod metrics;
+mod names;
 mod plot;
 mod units;
 
 pub use animation::{ANIMATION_ENDINGS, frame_steps, strip, write_animation};
 pub use figure::{beside, grid, grid_of_columns, mean_sq_error, psnr_db, read_png, write_png};
-pub(crate) use mark::is_marked;
+pub(crate) use mark::{is_marked, is_marked_in};
 pub use metrics::{
-    EvaluationMetrics, Later, Metrics, StepMetrics, evaluations, last_step, of_step,
+    EvaluationHistory, EvaluationMetrics, Later, Metrics, StepMetrics, TimedEvaluation,
+    evaluation_history, evaluations, last_step, of_step,
 };
+pub use names::with_names;
 pub use plot::{Plot, PlotAxis, PlotLine};
 pub use units::{bytes, count, duration};

@@ -1,5 +1,6 @@
 //! Which lines of metrics.jsonl a resumed run keeps, and what becomes of the others.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{EvaluationMetrics, Later, StepMetrics};
+use super::{EvaluationHistory, EvaluationMetrics, Later, StepMetrics, TimedEvaluation};
 use crate::fs::{open_regular, open_regular_with, write_atomic};
 use crate::text::plural;
 
@@ -216,7 +217,7 @@ pub(super) fn step_of(line: &[u8]) -> Option<(u64, Option<f64>)> {
 /// The line of `step`; the last, if there are several.
 pub(super) fn find_step(path: &Path, step: u64) -> Result<Option<StepMetrics>> {
     let mut found = None;
-    for_each(path, |line| {
+    for_each(path, |line, _| {
         let metrics = serde_json::from_slice::<StepMetrics>(line).ok();
         found = metrics.filter(|metrics| metrics.step == step).or(found);
     })?;
@@ -226,14 +227,37 @@ pub(super) fn find_step(path: &Path, step: u64) -> Result<Option<StepMetrics>> {
 /// All evaluations.
 pub(super) fn find_evaluations(path: &Path) -> Result<Vec<EvaluationMetrics>> {
     let mut found = Vec::new();
-    for_each(path, |line| {
+    for_each(path, |line, _| {
         found.extend(serde_json::from_slice::<EvaluationMetrics>(line).ok());
     })?;
     Ok(found)
 }
 
-/// Calls `take` with each line; not at all without the file.
-fn for_each(path: &Path, mut take: impl FnMut(&[u8])) -> Result<()> {
+/// All evaluations with the times of their steps.
+pub(super) fn find_history(path: &Path) -> Result<EvaluationHistory> {
+    let mut found = EvaluationHistory::default();
+    let mut by_step = BTreeMap::new();
+    let mut newest: Option<StepMetrics> = None;
+    for_each(path, |line, whole| {
+        if let Ok(metrics) = serde_json::from_slice::<StepMetrics>(line) {
+            found.last_step = found.last_step.max(metrics.step);
+            newest = Some(metrics);
+        } else if let Ok(metrics) = serde_json::from_slice::<EvaluationMetrics>(line) {
+            found.last_step = found.last_step.max(metrics.step);
+            let own = newest.filter(|newest| newest.step == metrics.step);
+            let secs = own.map(|own| own.secs).filter(|secs| secs.is_finite());
+            // A later line of a step counts.
+            by_step.insert(metrics.step, TimedEvaluation { metrics, secs });
+        } else if whole {
+            found.bad_lines += 1;
+        }
+    })?;
+    found.evaluations = by_step.into_values().collect();
+    Ok(found)
+}
+
+/// Calls `take` with each line, and whether it ends in a newline; not at all without the file.
+fn for_each(path: &Path, mut take: impl FnMut(&[u8], bool)) -> Result<()> {
     let cannot = || format!("cannot read {}", path.display());
     let file = match open_regular(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -242,11 +266,11 @@ fn for_each(path: &Path, mut take: impl FnMut(&[u8])) -> Result<()> {
     let (mut reader, mut line, mut position) = (BufReader::new(file), Vec::new(), 0);
     loop {
         let start = position;
-        next_line(&mut reader, &mut line, &mut position).with_context(cannot)?;
+        let whole = next_line(&mut reader, &mut line, &mut position).with_context(cannot)?;
         if position == start {
             return Ok(());
         }
-        take(&line);
+        take(&line, whole);
     }
 }
 

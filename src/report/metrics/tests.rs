@@ -191,3 +191,36 @@ fn something_else_in_its_place_is_refused() {
     );
     assert!(last_step(dir.path()).is_err());
 }
+
+#[test]
+fn the_history_of_evaluations_has_the_times_of_their_steps() {
+    let evaluation = |step: u64, value: f64| {
+        let metrics = EvaluationMetrics {
+            step,
+            evaluation: BTreeMap::from([("fid".to_owned(), value)]),
+        };
+        serde_json::to_string(&metrics).unwrap() + "\n"
+    };
+    let lines = [
+        text(1..=2),
+        evaluation(2, 5.0),
+        // Made up for by the next start.
+        evaluation(2, 4.0),
+        "{\"step\":3\n\n".into(),
+        evaluation(4, 3.0),
+        text([5]),
+        "{\"step\":6,\"evaluation\":{\"fi".into(),
+    ];
+    let (_dir, path) = file(lines.concat());
+    let found = evaluation_history(&path).unwrap();
+    let values: Vec<_> = (found.evaluations.iter())
+        .map(|found| {
+            let metrics = &found.metrics;
+            (metrics.step, metrics.evaluation["fid"], found.secs)
+        })
+        .collect();
+    assert_eq!(values, [(2, 4.0, Some(2.0)), (4, 3.0, None)]);
+    assert_eq!((found.last_step, found.bad_lines), (5, 2));
+    let nothing = evaluation_history(&path.with_file_name("none")).unwrap();
+    assert_eq!(nothing, EvaluationHistory::default());
+}
