@@ -41,7 +41,7 @@ fn main() -> Result<()> {
         Start::resume(folder)?
     } else {
         let mut config = Preset::Demo.config();
-        config.data.folder = Some(std::path::absolute(images)?);
+        config.data.folder = Some(std::path::absolute(images)?.into());
         config.data.flip = true;
         Start {
             folder,

@@ -194,7 +194,7 @@ fn decoders_take_no_more_than_is_reckoned_with() {
 /// The data set of `dir` at 8x8, through `cache`.
 fn load(dir: &Path, cache: Option<&Path>) -> Loaded {
     let mut config = Preset::Demo.config();
-    config.data.folder = Some(dir.to_owned());
+    config.data.folder = Some(dir.into());
     load_with(&config.data, &config.model, cache)
 }
 

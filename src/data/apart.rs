@@ -6,9 +6,10 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 
 use super::held_out::{at_least, share};
-use super::{DataError, HeldOut, Loaded};
+use super::passed_over::quoted;
+use super::{DataError, HeldOut, Labels, Loaded};
 use crate::config::HoldOut;
-use crate::text::plural;
+use crate::text::{plural, printable};
 
 /// Sets the images apart that `hold_out` names. `read` reads a folder in the form of `all`.
 ///
@@ -45,8 +46,11 @@ pub(super) fn set_apart(
         manifest,
         passed_over,
         remarks,
+        labels,
+        notices,
         held_out: _,
     } = all;
+    let labels_of = |indices: &[usize]| labels.as_ref().map(|labels| labels.of_images(indices));
     let held_out = match theirs {
         None => {
             origin += &format!(", {} of them held out", held.len());
@@ -54,6 +58,7 @@ pub(super) fn set_apart(
                 pixels: store.pixels().shallow_clone(),
                 indices: numbers(&held),
                 manifest: manifest.of(&held),
+                labels: labels_of(&held),
                 notices: vec![],
             }
         }
@@ -63,7 +68,10 @@ pub(super) fn set_apart(
                 let same = plural(held.len() as u64, "image");
                 origin += &format!(", and {same} of the former with the same pixels");
             }
-            let notices = theirs.notices().into_iter();
+            let mut notices = theirs.notices();
+            let (labels, lost) = in_our_numbers(theirs.labels, labels.as_ref());
+            notices.extend(lost);
+            let notices = notices.into_iter();
             let notices = notices.map(|notice| format!("images held out: {notice}"));
             skipped.extend(theirs.skipped.iter().cloned());
             HeldOut {
@@ -71,9 +79,11 @@ pub(super) fn set_apart(
                 indices: (0..theirs.manifest.len() as i64).collect(),
                 pixels: theirs.store.pixels().shallow_clone(),
                 manifest: theirs.manifest,
+                labels,
             }
         }
     };
+    let kept_labels = labels_of(&kept);
     let kept_manifest = manifest.of(&kept);
     if !held.is_empty() {
         store.keep_only(numbers(&kept));
@@ -85,8 +95,35 @@ pub(super) fn set_apart(
         remarks,
         origin,
         manifest: kept_manifest,
+        labels: kept_labels,
+        notices,
         held_out: Some(held_out),
     })
+}
+
+/// Labels of other images in the numbers of `ours`, and what is lost.
+fn in_our_numbers(
+    theirs: Option<Labels>,
+    ours: Option<&Labels>,
+) -> (Option<Labels>, Option<String>) {
+    let (Some(theirs), Some(ours)) = (theirs, ours) else {
+        return (None, None);
+    };
+    let (labels, lost) = theirs.among(&ours.names);
+    let told = (!lost.is_empty()).then(|| {
+        let names: Vec<String> = lost.iter().map(|name| printable(name)).collect();
+        let verb = if lost.len() == 1 {
+            "class is"
+        } else {
+            "classes are"
+        };
+        let n = lost.len();
+        format!(
+            "warning: {n} {verb} none of those trained on, and no labels: {}",
+            quoted(&names)
+        )
+    });
+    (Some(labels), told)
 }
 
 /// An error of the folder that is held out; a stop stays one.
@@ -116,6 +153,8 @@ mod tests {
             remarks: Remarks::default(),
             origin: format!("{} images", values.len()),
             manifest: Manifest::new(images),
+            labels: None,
+            notices: vec![],
             held_out: None,
         }
     }

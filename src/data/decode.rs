@@ -30,12 +30,14 @@ use image::{DynamicImage, GrayImage, ImageBuffer, ImageDecoder, ImageError, Imag
 use image::{ImageReader, Limits, Pixel, RgbImage};
 use ndarray::Array3;
 
-use super::budget::{Capped, DecodeBudget, Permit};
+use super::budget::{DecodeBudget, Permit};
+use super::entry::{Contents, ContentsReader, Pixels, Place};
 use super::error::DataError;
 use super::jpeg::Jpeg;
 use super::resize;
 use super::spec::ImageSpec;
 use crate::config::{ImageRules, Resize};
+use crate::report::{is_marked, is_marked_in};
 use cost::{Work, file_copies};
 pub(super) use flat::luma;
 use flat::{Crop, flatten};
@@ -107,8 +109,16 @@ pub enum Oddity {
 /// [`DataError::Spec`]. A file that is damaged or cut short is an error; by the first rules
 /// ([`ImageRules::V1`]) a JPEG is not, and the decoder fills in the missing part.
 pub fn decode(path: &Path, spec: &ImageSpec) -> Result<Decoded, DataError> {
+    decode_place(&Place::File(path.to_owned()), spec)
+}
+
+/// [`decode`] for an image wherever it is.
+///
+/// # Errors
+/// As `decode`.
+pub(super) fn decode_place(place: &Place, spec: &ImageSpec) -> Result<Decoded, DataError> {
     spec.check()?;
-    let (image, permit) = open(path, Some(spec))?;
+    let (image, permit) = open(place, Some(spec))?;
     let (pixels, oddity) = match image {
         Image::Whole(image) => {
             let odd = spec.rules >= ImageRules::V2 && is_twelve_bits(&image);
@@ -155,9 +165,33 @@ fn fit(image: DynamicImage, spec: &ImageSpec) -> Array3<u8> {
 /// # Errors
 /// As [`decode`].
 pub fn upright_size(path: &Path) -> Result<(usize, usize), DataError> {
-    match open(path, None)? {
+    size_of(&Place::File(path.to_owned()))
+}
+
+/// [`upright_size`] of an image wherever it is.
+///
+/// # Errors
+/// As [`decode`].
+pub(super) fn size_of(place: &Place) -> Result<(usize, usize), DataError> {
+    if let Place::Pixels(pixels) = place {
+        return Ok((pixels.height as usize, pixels.width as usize));
+    }
+    match open(place, None)? {
         (Image::Whole(image), _) => Ok((image.height() as usize, image.width() as usize)),
         (Image::Shrunk(image), _) => Ok(image.full),
+    }
+}
+
+/// True for an image file that this program made.
+pub(super) fn is_ours(place: &Place) -> bool {
+    match place {
+        Place::File(path) => is_marked(path),
+        Place::Member(member) => {
+            let _permit = WORKING.take(place.held_bytes());
+            member.bytes <= MAX_FILE_BYTES
+                && (member.read()).is_ok_and(|bytes| is_marked_in(&mut io::Cursor::new(bytes)))
+        }
+        Place::Pixels(_) => false,
     }
 }
 
@@ -205,9 +239,9 @@ enum Source<'a> {
 #[derive(Clone, Copy)]
 struct Job<'a> {
     path: &'a Path,
-    file: &'a fs_err::File,
-    /// Only so many bytes of the file count.
-    bytes: u64,
+    contents: &'a Contents,
+    /// Memory that the contents take, bytes.
+    held: u64,
     spec: Option<&'a ImageSpec>,
 }
 
@@ -229,10 +263,8 @@ impl<'a> Job<'a> {
     }
 
     /// The file from its start.
-    fn reader(&self) -> io::Result<BufReader<Capped<&'a fs_err::File>>> {
-        let mut source = Capped::new(self.file, self.bytes);
-        io::Seek::rewind(&mut source)?;
-        Ok(BufReader::new(source))
+    fn reader(&self) -> io::Result<BufReader<ContentsReader<'a>>> {
+        self.contents.reader()
     }
 
     /// Reads the header again, once memory for it is there.
@@ -273,7 +305,7 @@ impl<'a> Job<'a> {
         let (width, height) = decoder.dimensions();
         let size = (height as usize, width as usize);
         let work = Work::new(size, decoded, orientation, self.spec);
-        let cost = work.cost(format, self.bytes);
+        let cost = self.held + work.cost(format, self.contents.bytes());
         self.check_size(size, decoded, cost)?;
         decoder
             .set_limits(limits(decoded + HEADER_LIMIT_BYTES))
@@ -297,7 +329,7 @@ impl<'a> Job<'a> {
         let work = Work::new(size, decoded, orientation, self.spec);
         let spec = self.spec.filter(|_| jpeg.structure.can_shrink);
         let factor = spec.and_then(|spec| shrink_factor(work.crop(spec), spec));
-        let cost = work.cost_of_jpeg(&jpeg, factor);
+        let cost = self.held + work.cost_of_jpeg(&jpeg, factor);
         self.check_size(size, decoded, cost)?;
         Ok(Opened {
             source: Source::Jpeg(jpeg),
@@ -329,40 +361,66 @@ impl<'a> Job<'a> {
 /// Decodes the file and turns it upright.
 ///
 /// The permit covers the image, and [`decode`]'s work on it for `spec`, until it is dropped.
-fn open(path: &Path, spec: Option<&ImageSpec>) -> Result<(Image, Permit<'static>), DataError> {
-    let not_a_file = || DataError::Decode {
+fn open(place: &Place, spec: Option<&ImageSpec>) -> Result<(Image, Permit<'static>), DataError> {
+    if let Place::Pixels(pixels) = place {
+        return open_pixels(pixels);
+    }
+    let path = place.file();
+    let failed = |error| DataError::Decode {
         path: path.to_owned(),
-        source: ImageError::IoError(io::Error::other("not a file")),
+        source: ImageError::IoError(error),
     };
     // Opening something other than a file (a pipe) can wait for ever.
-    if !fs_err::metadata(path)?.is_file() {
-        return Err(not_a_file());
-    }
-    let file = fs_err::File::open(path)?;
-    let bytes = file.metadata()?.len();
-    if bytes > MAX_FILE_BYTES {
-        return Err(DataError::FileTooLong {
-            path: path.to_owned(),
-            bytes,
-            limit: MAX_FILE_BYTES,
-        });
-    }
-    let job = Job {
-        path,
-        file: &file,
-        bytes,
-        spec,
+    let bytes = match place.bytes() {
+        Err(error) if error.kind() == io::ErrorKind::Other => return Err(failed(error)),
+        bytes => bytes?,
     };
-    let mut permit = WORKING.take(HEADER_BYTES + file_copies(bytes));
-    let mut opened = job.open()?;
-    if !permit.try_resize(opened.cost) {
-        // Waiting for more memory while holding some could deadlock: release it, and begin again.
-        let cost = opened.cost;
-        drop((opened, permit));
-        permit = WORKING.take(cost);
-        opened = job.open_again(cost)?;
+    let too_long = |bytes| DataError::FileTooLong {
+        path: path.to_owned(),
+        bytes,
+        limit: MAX_FILE_BYTES,
+    };
+    if bytes > MAX_FILE_BYTES {
+        return Err(too_long(bytes));
     }
-    Ok((pixels(job, opened)?, permit))
+    let held = place.held_bytes();
+    let mut wanted = None;
+    loop {
+        let mut permit = WORKING.take(wanted.unwrap_or(HEADER_BYTES + held + file_copies(bytes)));
+        let contents = match place {
+            Place::File(_) => place.contents()?,
+            _ => place.contents().map_err(failed)?,
+        };
+        if contents.bytes() > MAX_FILE_BYTES {
+            return Err(too_long(contents.bytes()));
+        }
+        let job = Job {
+            path,
+            contents: &contents,
+            held,
+            spec,
+        };
+        let opened = match wanted {
+            None => job.open()?,
+            Some(cost) => job.open_again(cost)?,
+        };
+        if wanted.is_some() || permit.try_resize(opened.cost) {
+            return Ok((pixels(job, opened)?, permit));
+        }
+        // Waiting for more memory while holding some could deadlock: release it, and begin again.
+        wanted = Some(opened.cost);
+    }
+}
+
+/// Pixels without a header, and a permit for them and the work on them.
+fn open_pixels(pixels: &Pixels) -> Result<(Image, Permit<'static>), DataError> {
+    // As read, in another order, and cropped.
+    let permit = WORKING.take(3 * pixels.bytes() as u64);
+    let image = pixels.read().map_err(|error| DataError::Decode {
+        path: pixels.archive.path().to_owned(),
+        source: ImageError::IoError(error),
+    })?;
+    Ok((Image::Whole(image), permit))
 }
 
 /// Decodes the pixels and turns them upright.
@@ -389,7 +447,7 @@ fn pixels(job: Job, opened: Opened) -> Result<Image, DataError> {
         (Source::Other(decoder, _), Some(factor)) => {
             // The decoder holds the file.
             drop(decoder);
-            if let Some(image) = rules_1::shrink(job.file, job.bytes, size, factor, orientation) {
+            if let Some(image) = rules_1::shrink(job.contents, size, factor, orientation) {
                 return Ok(Image::Shrunk(image));
             }
             let factor = None;

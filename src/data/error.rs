@@ -11,7 +11,7 @@ use crate::report::bytes;
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The path of the data set does not exist.
-    #[error("there is no folder {}: give the folder that holds the images", dir.display())]
+    #[error("there is no folder or file {}: give what holds the images", dir.display())]
     NoSuchFolder {
         /// The path as given.
         dir: PathBuf,
@@ -22,6 +22,35 @@ pub enum DataError {
     NotAFolder {
         /// The path as given.
         dir: PathBuf,
+    },
+
+    /// The path of the data set is a file of no kind that holds images.
+    #[error(
+        "{} is neither a folder of images nor a file that holds some: give a folder, a .zip or .tar archive, an .npz \
+         or IDX file, or one of CIFAR's",
+        path.display()
+    )]
+    NoSource {
+        /// The path as given.
+        path: PathBuf,
+    },
+
+    /// An archive or another file of images that cannot be used, or one with their classes.
+    #[error("cannot use {}: {reason}", path.display())]
+    BadSource {
+        /// The file, or the image in it.
+        path: PathBuf,
+        /// What is wrong, and what was wanted.
+        reason: String,
+    },
+
+    /// Classes of images that cannot be used.
+    #[error("`data.labels` = {labels}: {reason}")]
+    Labels {
+        /// The setting.
+        labels: String,
+        /// What is wrong, and what to do.
+        reason: String,
     },
 
     /// The folder exists, but no file in it or below it looks like an image.
@@ -166,6 +195,9 @@ pub enum DataError {
 /// What is there instead of images.
 fn found_note(passed_over: &PassedOver, unreadable: usize) -> String {
     match passed_over.in_short() {
+        found if passed_over.has_archives() => {
+            format!("; found {found}: an archive is read where it is named itself, not its folder")
+        }
         found if !found.is_empty() => format!("; found {found}"),
         _ if unreadable > 0 => String::new(),
         _ => "; there are no files".to_owned(),

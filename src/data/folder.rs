@@ -1,23 +1,23 @@
-//! Decodes the image files of a folder, part by part.
+//! Decodes the images of a folder or another source, part by part.
 
-use std::fs::Metadata;
+use std::collections::HashSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
 
 use ndarray::{ArrayView3, ArrayViewMut3};
 use rayon::prelude::*;
 
-use super::decode::decode;
+use super::archive::Stamp;
+use super::decode::{decode_place, is_ours};
+use super::entry::{Entry, Place, Start};
 use super::error::DataError;
-use super::listing::{Listing, path_bytes};
+use super::listing::Listing;
 use super::manifest::{Manifest, escape, hash};
 use super::remarks::{Remark, Remarks};
 use super::spec::ImageSpec;
 use crate::config::ImageRules;
-use crate::report::is_marked;
 use crate::text::{self, one_line};
 
 /// Part of every fingerprint: raise it when the same file decodes to other bytes than before.
@@ -37,10 +37,10 @@ const PART_PER_THREAD: usize = 16;
 /// Receives decoded images, some at a time: `[some, C, H, W]` u8.
 pub(crate) type Take<'a> = dyn FnMut(&[u8]) -> io::Result<()> + 'a;
 
-/// Result of decoding the files of a folder.
+/// Result of decoding the images of a source.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    /// The path below the folder of each image, in order, and its hash.
+    /// The path below the source of each image, in order, and its hash.
     pub(crate) manifest: Manifest,
     /// Files and folders that could not be read, and why.
     pub(crate) skipped: Vec<(PathBuf, String)>,
@@ -60,7 +60,7 @@ enum LeftOut {
     MadeByDdpm,
 }
 
-/// Decodes every image of a listing of `dir`, on all threads of the current rayon pool, and passes the pixels
+/// Decodes every image of a listing of `dir`, a folder or another source, on all threads of the current rayon pool, and passes the pixels
 /// to `take`, some images at a time and in the order of [`list`].
 ///
 /// Order and bytes do not depend on the number of threads. Files that cannot be read, and files that
@@ -77,34 +77,34 @@ enum LeftOut {
 /// [`DataError::NoneReadable`], [`DataError::Spec`], [`DataError::Stopped`], and errors of `take`.
 pub(crate) fn load(
     dir: &Path,
-    listing: Listing,
+    listing: &Listing,
     spec: &ImageSpec,
     progress: &(dyn Fn(usize) + Sync),
     stop: &(dyn Fn() -> bool + Sync),
     take: &mut Take,
 ) -> Result<Folder, DataError> {
     spec.check()?;
-    let Listing {
-        files, unreadable, ..
-    } = listing;
+    let entries = &listing.entries;
     let part = (PART_BYTES / spec.bytes()).max(PART_PER_THREAD * rayon::current_num_threads());
-    let mut pixels = vec![0; part.min(files.len()) * spec.bytes()];
+    let mut pixels = vec![0; part.min(entries.len()) * spec.bytes()];
     let done = AtomicUsize::new(0);
-    let (mut images, mut skipped) = (Vec::with_capacity(files.len()), Vec::new());
+    let (mut images, mut skipped) = (Vec::with_capacity(entries.len()), Vec::new());
     let mut remarks = Remarks::default();
     // A folder of ours alone is a data set, whatever cannot be read beside them.
-    let is_other = |file: &PathBuf| !is_marked(file) && guarded(|| decode(file, spec)).is_ok();
-    let leave_ours = spec.rules >= ImageRules::V2 && files.iter().any(is_other);
-    for files in files.chunks(part) {
-        let outcomes = decode_all(files, spec, leave_ours, &mut pixels, stop, &|| {
+    let is_other = |Entry { place, .. }: &Entry| {
+        !is_ours(place) && guarded(|| decode_place(place, spec)).is_ok()
+    };
+    let leave_ours = spec.rules >= ImageRules::V2 && entries.iter().any(is_other);
+    for entries in entries.chunks(part) {
+        let outcomes = decode_all(entries, spec, leave_ours, &mut pixels, stop, &|| {
             progress(done.fetch_add(1, Ordering::Relaxed) + 1);
         });
         if stop() {
             return Err(DataError::Stopped);
         }
         let before = images.len();
-        for (i, (path, outcome)) in files.iter().zip(outcomes).enumerate() {
-            let name = || escape(path_bytes(dir, path));
+        for (i, (entry, outcome)) in entries.iter().zip(outcomes).enumerate() {
+            let name = || escape(&entry.name);
             match outcome {
                 Ok(seen) => {
                     // Close the gaps left by unreadable images.
@@ -115,7 +115,7 @@ pub(crate) fn load(
                         remarks.add(remark, name());
                     }
                 }
-                Err(LeftOut::Unreadable(reason)) => skipped.push((path.clone(), reason)),
+                Err(LeftOut::Unreadable(reason)) => skipped.push((entry.path(), reason)),
                 Err(LeftOut::MadeByDdpm) => remarks.add(Remark::MadeByDdpm, name()),
             }
         }
@@ -124,7 +124,7 @@ pub(crate) fn load(
     if images.is_empty() {
         return Err(none_readable(dir, &skipped));
     }
-    skipped.extend(unreadable);
+    skipped.extend(listing.unreadable.iter().cloned());
     Ok(Folder {
         manifest: Manifest::new(images),
         skipped,
@@ -135,7 +135,7 @@ pub(crate) fn load(
 /// Decodes each file into its place in `pixels`; `leave_ours`: but none that this program made. All results are
 /// meaningless once `stop` is true.
 fn decode_all(
-    files: &[PathBuf],
+    entries: &[Entry],
     spec: &ImageSpec,
     leave_ours: bool,
     pixels: &mut [u8],
@@ -143,14 +143,14 @@ fn decode_all(
     done: &(dyn Fn() + Sync),
 ) -> Vec<Result<Seen, LeftOut>> {
     (pixels.par_chunks_exact_mut(spec.bytes()))
-        .zip(files)
-        .map(|(slot, path)| {
+        .zip(entries)
+        .map(|(slot, Entry { place, .. })| {
             if stop() {
                 return Err(LeftOut::Unreadable(String::new()));
             }
-            let outcome = match leave_ours && is_marked(path) {
+            let outcome = match leave_ours && is_ours(place) {
                 true => Err(LeftOut::MadeByDdpm),
-                false => guarded(|| decode_into(slot, path, spec)).map_err(LeftOut::Unreadable),
+                false => guarded(|| decode_into(slot, place, spec)).map_err(LeftOut::Unreadable),
             };
             done();
             outcome
@@ -158,8 +158,8 @@ fn decode_all(
         .collect()
 }
 
-fn decode_into(slot: &mut [u8], path: &Path, spec: &ImageSpec) -> Result<Seen, DataError> {
-    let decoded = decode(path, spec)?;
+fn decode_into(slot: &mut [u8], place: &Place, spec: &ImageSpec) -> Result<Seen, DataError> {
+    let decoded = decode_place(place, spec)?;
     to_planes(decoded.pixels.view(), slot);
     let mut remarks: Vec<Remark> = decoded.oddity.map(Remark::from).into_iter().collect();
     let mut planes = slot.chunks_exact(spec.height * spec.width);
@@ -233,11 +233,12 @@ fn none_readable(dir: &Path, skipped: &[(PathBuf, String)]) -> DataError {
 
 /// Digest that changes with the images or `spec`: 64 hexadecimal digits.
 ///
-/// Decides if decoded images from an earlier run are still valid. Covers each file's path below `dir`,
+/// Decides if decoded images from an earlier run are still valid. Covers each file's path below its source,
 /// size and modification time, not its content, so that it needs only milliseconds; an edit that keeps
-/// size and time goes unseen. Moving the whole folder changes nothing. A file deleted since listing
-/// counts as gone: when it is no longer listed, or back, the digest differs.
-pub(crate) fn fingerprint(dir: &Path, files: &[PathBuf], spec: &ImageSpec) -> String {
+/// size and time goes unseen. Of an archive it covers these of the archive, and name, place and size of each member.
+/// Moving the whole source changes nothing. A file deleted since listing counts as gone: when it is no longer listed,
+/// or back, the digest differs.
+pub(crate) fn fingerprint(entries: &[Entry], spec: &ImageSpec) -> String {
     let mut hasher = blake3::Hasher::new();
     // Each part with its length, so that different lists of parts never give the same bytes.
     let mut add = |part: &[u8]| {
@@ -258,29 +259,34 @@ pub(crate) fn fingerprint(dir: &Path, files: &[PathBuf], spec: &ImageSpec) -> St
     if !rules.are_unnamed() {
         add(format!("rules {}", i64::from(*rules)).as_bytes());
     }
-    for path in files {
-        add(path_bytes(dir, path));
-        let stamp = |metadata: Metadata| Ok((metadata.len(), modified_nanos(&metadata)?));
-        match std::fs::metadata(path).and_then(stamp) {
-            Ok((length, modified)) => {
-                add(&length.to_le_bytes());
+    let mut archives = HashSet::new();
+    for entry in entries {
+        add(&entry.name);
+        let stamp = match &entry.place {
+            Place::File(path) => std::fs::metadata(path).and_then(|found| Stamp::of(&found)),
+            Place::Member(member) => {
+                let (Start::Data(at) | Start::ZipHeader(at)) = member.start;
+                add(format!("member {at} {} {:?}", member.bytes, member.crc32).as_bytes());
+                Ok(member.archive.stamp())
+            }
+            Place::Pixels(pixels) => {
+                add(format!("pixels {} {:?}", pixels.start, pixels.order).as_bytes());
+                Ok(pixels.archive.stamp())
+            }
+        };
+        // Once for all of its members.
+        if !matches!(entry.place, Place::File(_)) && !archives.insert(entry.place.file()) {
+            continue;
+        }
+        match stamp {
+            Ok(Stamp { bytes, modified }) => {
+                add(&bytes.to_le_bytes());
                 add(&modified.to_le_bytes());
             }
             Err(_) => add(b"gone"),
         }
     }
     hasher.finalize().to_hex().to_string()
-}
-
-/// Nanoseconds since 1970, negative before.
-fn modified_nanos(metadata: &Metadata) -> std::io::Result<i128> {
-    let nanos = |duration: Duration| duration.as_nanos() as i128;
-    Ok(
-        match metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(after) => nanos(after),
-            Err(before) => -nanos(before.duration()),
-        },
-    )
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::ops::Range;
 use anyhow::Result;
 use tch::{Device, Tensor};
 
-use super::Manifest;
+use super::{Labels, Manifest};
 
 /// The images held out of a data set, in its order, or in that of the folder that they are from.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct HeldOut {
     pub(super) indices: Vec<i64>,
     /// Name and hash of each.
     pub manifest: Manifest,
+    /// The class of each, if anything says them, in the numbers of the images that are trained on if these have classes.
+    pub labels: Option<Labels>,
     /// What there is to say of the folder that they are from, if they have one of their own.
     pub(super) notices: Vec<String>,
 }

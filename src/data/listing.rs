@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use image::ImageFormat;
 use walkdir::{DirEntry, WalkDir};
 
+use super::entry::{Entry, Place};
 use super::error::DataError;
 use super::manifest::{MAGIC, escape};
 use super::passed_over::PassedOver;
@@ -27,7 +28,7 @@ const ENDINGS_V2: &[&str] = &[
 const MAX_ENDING: usize = 12;
 
 /// Bytes from which a format is known.
-const HEAD_BYTES: u64 = 16;
+pub(super) const HEAD_BYTES: u64 = 16;
 
 /// Files and folders that systems put beside a user's, besides those whose name begins with a dot.
 const SYSTEM_NAMES: [&str; 15] = [
@@ -48,11 +49,17 @@ const SYSTEM_NAMES: [&str; 15] = [
     "desktop.ini",
 ];
 
-/// Contents of a folder.
+/// The images of a folder or another source, not yet decoded.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Listing {
-    /// Image files, ordered by the bytes of their path below the folder.
-    pub(crate) files: Vec<PathBuf>,
+    /// Images, ordered by the bytes of their path below the folder.
+    pub(crate) entries: Vec<Entry>,
+    /// True if the source itself says the classes of its images, or that they have none.
+    pub(crate) says_classes: bool,
+    /// Names of the classes that the images' labels number, where the source has them.
+    pub(crate) class_names: Option<Vec<String>>,
+    /// What else is to be said.
+    pub(crate) notices: Vec<String>,
     /// Files, folders and links that could not be followed or opened, and why.
     pub(crate) unreadable: Vec<(PathBuf, String)>,
     /// Everything else.
@@ -94,20 +101,70 @@ pub(crate) fn list(dir: &Path, rules: ImageRules) -> Result<Listing, DataError> 
             Err(error) => walk.failure(&error),
         }
     }
-    let mut listing = walk.listing;
-    if listing.files.is_empty() {
-        return Err(DataError::NoImages {
-            dir: dir.to_owned(),
-            extensions: endings(rules),
-            unreadable: listing.unreadable.len(),
-            passed_over: Box::new(listing.passed_over),
-        });
+    walk.listing.in_order(dir, rules)
+}
+
+impl Listing {
+    /// Adds what another source has, but for the names of its classes.
+    pub(super) fn add_all(&mut self, other: Listing) {
+        self.entries.extend(other.entries);
+        self.says_classes |= other.says_classes;
+        self.notices.extend(other.notices);
+        self.unreadable.extend(other.unreadable);
+        self.passed_over.add_all(other.passed_over);
     }
-    listing
-        .files
-        .sort_by(|a, b| path_bytes(dir, a).cmp(path_bytes(dir, b)));
-    listing.unreadable.sort();
-    Ok(listing)
+
+    /// Sorts what was found in `source`.
+    ///
+    /// # Errors
+    /// [`DataError::NoImages`].
+    pub(super) fn in_order(
+        mut self,
+        source: &Path,
+        rules: ImageRules,
+    ) -> Result<Listing, DataError> {
+        if self.entries.is_empty() {
+            return Err(DataError::NoImages {
+                dir: source.to_owned(),
+                extensions: endings(rules),
+                unreadable: self.unreadable.len(),
+                passed_over: Box::new(self.passed_over),
+            });
+        }
+        self.entries.sort_by(|a, b| a.name.cmp(&b.name));
+        self.unreadable.sort();
+        Ok(self)
+    }
+}
+
+/// What a name says of a file.
+pub(super) enum Kind {
+    /// An image.
+    Image,
+    /// Hidden, or a system's; the name under which it is counted.
+    Hidden(String),
+    /// A file with this ending, which no image has.
+    Other(String),
+    /// Nothing: it has no ending.
+    Unknown,
+}
+
+/// What the last part of a path says of a file.
+pub(super) fn kind(path: &Path, rules: ImageRules) -> Kind {
+    if rules >= ImageRules::V2
+        && let Some(name) = hidden_name(path)
+    {
+        return Kind::Hidden(name);
+    }
+    let ending = path.extension().unwrap_or_default();
+    let known = |wanted: &&str| ending.eq_ignore_ascii_case(wanted);
+    if endings(rules).iter().any(known) {
+        return Kind::Image;
+    }
+    match ending.to_str().filter(|ending| is_ending(ending)) {
+        Some(ending) => Kind::Other(ending.to_owned()),
+        None => Kind::Unknown,
+    }
 }
 
 /// One pass through a folder.
@@ -142,37 +199,38 @@ impl Walk<'_> {
 
     fn file(&mut self, file: DirEntry) {
         let path = file.path();
+        let kind = kind(path, self.rules);
+        let is_image = matches!(kind, Kind::Image);
         let passed_over = &mut self.listing.passed_over;
-        if self.rules >= ImageRules::V2
-            && let Some(name) = hidden_name(path)
-        {
-            return passed_over.add_hidden(name);
-        }
-        let ending = path.extension().unwrap_or_default();
-        let known = |wanted: &&str| ending.eq_ignore_ascii_case(wanted);
-        let is_image = endings(self.rules).iter().any(known);
-        if !file.file_type().is_file() {
+        match kind {
+            Kind::Hidden(name) => passed_over.add_hidden(name),
             // A pipe, a socket or a device: only one that looks like an image is worth a word.
-            if is_image {
-                let name = self.name(path);
-                self.listing.passed_over.special.push(name);
+            _ if !file.file_type().is_file() => {
+                if is_image {
+                    let name = self.name(path);
+                    self.listing.passed_over.special.push(name);
+                }
             }
-        } else if is_image {
-            self.listing.files.push(file.into_path());
-        } else if let Some(ending) = ending.to_str().filter(|ending| is_ending(ending)) {
-            passed_over.add_ending(ending);
-        } else if self.rules < ImageRules::V2 {
-            passed_over.without_ending += 1;
-        } else {
-            match is_image_by_content(path) {
-                Ok(true) => self.listing.files.push(file.into_path()),
+            Kind::Image => self.image(file),
+            Kind::Other(ending) => passed_over.add_ending(&ending),
+            Kind::Unknown if self.rules < ImageRules::V2 => passed_over.without_ending += 1,
+            Kind::Unknown => match is_image_by_content(path) {
+                Ok(true) => self.image(file),
                 Ok(false) => passed_over.without_ending += 1,
                 Err(error) => {
                     let reason = (file.into_path(), error.to_string());
                     self.listing.unreadable.push(reason);
                 }
-            }
+            },
         }
+    }
+
+    fn image(&mut self, file: DirEntry) {
+        let path = file.into_path();
+        let name: Box<[u8]> = path_bytes(self.dir, &path).into();
+        self.listing
+            .entries
+            .push(Entry::new(&name, Place::File(path)));
     }
 
     fn failure(&mut self, error: &walkdir::Error) {
@@ -239,6 +297,12 @@ fn check_folder(dir: &Path) -> Result<(), DataError> {
     }
 }
 
+/// True for a name that an image in a folder may have.
+pub(crate) fn has_image_ending(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    ending.is_some_and(|ending| ENDINGS_V2.contains(&&*ending.to_ascii_lowercase()))
+}
+
 fn endings(rules: ImageRules) -> &'static [&'static str] {
     match rules {
         ImageRules::V1 => ENDINGS_V1,
@@ -256,15 +320,20 @@ fn is_ending(text: &str) -> bool {
 
 /// True if the file begins as one of the formats that are read.
 fn is_image_by_content(path: &Path) -> std::io::Result<bool> {
-    use ImageFormat::{Bmp, Gif, Jpeg, Png, WebP};
     let mut head = Vec::new();
     File::open(path)?.take(HEAD_BYTES).read_to_end(&mut head)?;
-    let format = image::guess_format(&head);
-    Ok(matches!(format, Ok(Png | Jpeg | WebP | Bmp | Gif)))
+    Ok(begins_as_an_image(&head))
+}
+
+/// True for the first bytes of a format that is read.
+pub(super) fn begins_as_an_image(head: &[u8]) -> bool {
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, WebP};
+    let format = image::guess_format(head);
+    matches!(format, Ok(Png | Jpeg | WebP | Bmp | Gif))
 }
 
 /// The name under which a hidden file or folder is counted; `None` for others.
-fn hidden_name(path: &Path) -> Option<String> {
+pub(super) fn hidden_name(path: &Path) -> Option<String> {
     let name = path.file_name()?;
     let bytes = name.as_encoded_bytes();
     // Each file on a Mac's disk may have one.

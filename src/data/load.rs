@@ -1,18 +1,22 @@
 //! Loads and decodes the data set that the settings describe.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::cache::{self, CacheKey, Cached};
+use super::entry::Entry;
 use super::folder::{self, Take};
-use super::listing::{self, Listing};
+use super::labels::{self, Assigned};
+use super::listing::Listing;
+use super::manifest::escape;
+use super::sources::{self, Wanted};
 use super::{
     DataError, ImageSpec, Loaded, Manifest, PassedOver, Remarks, Store, apart, faces, manifest,
 };
-use crate::config::{DataConfig, ImageRules, ModelConfig};
+use crate::config::{DataConfig, ImageRules, LabelsFrom, ModelConfig, Sources};
 use crate::memory::available_bytes;
 use crate::native;
 use crate::report::bytes;
@@ -24,8 +28,8 @@ use crate::text::plural;
 /// built-in images.
 ///
 /// # Errors
-/// A missing folder, one without readable images, or a `cache` file that is not an image cache; too many built-in
-/// images; all of them held out.
+/// A missing folder, one without readable images, an archive that is damaged, or a `cache` file that is not an image
+/// cache; labels that cannot be used; too many built-in images; all of them held out.
 pub fn load(
     data: &DataConfig,
     model: &ModelConfig,
@@ -59,30 +63,44 @@ pub fn load_until(
         background: data.background,
         rules: data.rules,
     };
+    let from = data.labels.as_ref().unwrap_or(&LabelsFrom::None);
     let all = match &data.folder {
         None => {
             data.check_builtin(model.chw())?;
             builtin(data.builtin_images, seed, &spec, device)?
         }
-        Some(dir) => from_folder(dir, &spec, cache, device, progress, stop)?,
+        Some(places) => from_sources(places, &spec, from, cache, device, progress, stop)?,
     };
     match &data.hold_out {
         None => Ok(all),
         Some(hold_out) => apart::set_apart(all, hold_out, |dir| {
-            from_folder(dir, &spec, None, Device::Cpu, progress, stop)
+            let places = Sources::from(dir);
+            let read = |from| from_sources(&places, &spec, from, None, Device::Cpu, progress, stop);
+            match read(from) {
+                // What says the classes of the others need not know these.
+                Err(error) if is_about_labels(&error) => {
+                    let mut read = read(&LabelsFrom::None)?;
+                    read.notices.push(format!("no labels: {error:#}"));
+                    Ok(read)
+                }
+                read => read,
+            }
         }),
     }
 }
 
-/// Total size of the image files in `dir` and below by these rules, bytes.
+fn is_about_labels(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(DataError::Labels { .. }))
+}
+
+/// Total size of the images of these sources by these rules, as files or bare pixels, bytes.
 ///
 /// # Errors
-/// A missing folder, or one without images.
-pub fn file_bytes(dir: &Path, rules: ImageRules) -> Result<u64> {
-    let files = listing::list(dir, rules)?.files;
-    let sizes = files
-        .iter()
-        .filter_map(|file| Some(std::fs::metadata(file).ok()?.len()));
+/// A missing source, or one without images.
+pub fn file_bytes(places: &Sources, rules: ImageRules) -> Result<u64> {
+    let labels = false;
+    let entries = sources::list(places, Wanted { rules, labels })?.entries;
+    let sizes = entries.iter().filter_map(|entry| entry.place.bytes().ok());
     Ok(sizes.sum())
 }
 
@@ -102,13 +120,16 @@ fn builtin(count: u64, seed: u64, spec: &ImageSpec, device: Device) -> Result<Lo
         remarks: Remarks::default(),
         origin: format!("{count} built-in faces"),
         manifest,
+        labels: None,
+        notices: vec![],
         held_out: None,
     })
 }
 
-fn from_folder(
-    dir: &Path,
+fn from_sources(
+    places: &Sources,
     spec: &ImageSpec,
+    from: &LabelsFrom,
     cache: Option<&Path>,
     device: Device,
     progress: &(dyn Fn(usize, usize) + Sync),
@@ -116,24 +137,30 @@ fn from_folder(
 ) -> Result<Loaded> {
     // Listed once, so that the key covers exactly the decoded files. A file that changes from here on
     // is decoded as it is then, and changes the key the next time.
-    let listing = listing::list(dir, spec.rules)?;
-    let passed_over = listing.passed_over.clone();
-    let loaded = |from, origin, store: &dyn Fn(Tensor) -> Result<Store>| {
-        loaded(from, origin, passed_over.clone(), store)
+    let wanted = Wanted {
+        rules: spec.rules,
+        labels: *from == LabelsFrom::Auto,
+    };
+    let listing = sources::list(places, wanted)?;
+    let loaded = |read, origin, store: &dyn Fn(Tensor) -> Result<Store>| {
+        loaded(read, origin, &listing, from, store)
     };
     let key = CacheKey {
         version: cache::version(spec.rules),
-        fingerprint: folder::fingerprint(dir, &listing.files, spec),
+        fingerprint: folder::fingerprint(&listing.entries, spec),
     };
-    let total = listing.files.len();
+    let total = listing.entries.len();
     let progress = |done| progress(done, total);
+    // For messages, and what paths in a cache are below.
+    let dir = &PathBuf::from(places.to_string());
+    let below = places.one().unwrap_or(Path::new(""));
     let Some(path) = cache else {
-        let read = in_memory(dir, listing, spec, &progress, stop)?;
-        let origin = from(read.manifest.len(), dir);
+        let read = in_memory(dir, &listing, spec, &progress, stop)?;
+        let origin = origin(read.manifest.len(), places);
         return loaded(read, origin, &|pixels| Store::new(pixels, device));
     };
     let mapped = |pixels| Store::mapped(pixels, device);
-    if let Some(found) = cache::read(path, &key, dir, spec)? {
+    if let Some(found) = cache::read(path, &key, below, spec)? {
         let count = found.manifest.len();
         let origin = format!(
             "{} cached in {}",
@@ -143,43 +170,60 @@ fn from_folder(
         return loaded(found, origin, &mapped);
     }
     check_room(path, total, spec)?;
-    let decode = |take: &mut Take| Ok(folder::load(dir, listing, spec, &progress, stop, take)?);
-    cache::write(path, &key, dir, spec, decode).context("cannot keep the decoded images")?;
-    let made = cache::read(path, &key, dir, spec)?.context("the cache was replaced meanwhile")?;
-    let origin = from(made.manifest.len(), dir);
+    let decode = |take: &mut Take| Ok(folder::load(dir, &listing, spec, &progress, stop, take)?);
+    cache::write(path, &key, below, spec, decode).context("cannot keep the decoded images")?;
+    let made = cache::read(path, &key, below, spec)?.context("the cache was replaced meanwhile")?;
+    let origin = origin(made.manifest.len(), places);
     loaded(made, origin, &mapped)
 }
 
-fn from(count: usize, dir: &Path) -> String {
-    format!("{} from {}", plural(count as u64, "image"), dir.display())
+fn origin(count: usize, places: &Sources) -> String {
+    format!("{} from {places}", plural(count as u64, "image"))
 }
 
 fn loaded(
-    from: Cached,
+    read: Cached,
     origin: String,
-    passed_over: PassedOver,
+    listing: &Listing,
+    from: &LabelsFrom,
     store: impl FnOnce(Tensor) -> Result<Store>,
 ) -> Result<Loaded> {
+    let entries = entries_of(&read.manifest, &listing.entries);
+    let names = listing.class_names.as_deref();
+    let Assigned { labels, notices } = labels::assign(from, &entries, listing.says_classes, names)?;
     Ok(Loaded {
-        store: store(from.pixels)?,
-        skipped: from.skipped,
-        passed_over,
-        remarks: from.remarks,
+        store: store(read.pixels)?,
+        skipped: read.skipped,
+        passed_over: listing.passed_over.clone(),
+        remarks: read.remarks,
         origin,
-        manifest: from.manifest,
+        manifest: read.manifest,
+        labels,
+        notices: [&listing.notices[..], &notices].concat(),
         held_out: None,
     })
 }
 
-/// Decodes a folder into one tensor.
+/// Where each image of a list is from: those that could not be decoded are not in it.
+fn entries_of<'a>(manifest: &Manifest, entries: &'a [Entry]) -> Vec<&'a Entry> {
+    let mut found = Vec::with_capacity(manifest.len());
+    for entry in entries {
+        if manifest.name(found.len()) == Some(&escape(&entry.name)) {
+            found.push(entry);
+        }
+    }
+    found
+}
+
+/// Decodes all images into one tensor.
 fn in_memory(
     dir: &Path,
-    listing: Listing,
+    listing: &Listing,
     spec: &ImageSpec,
     progress: &(dyn Fn(usize) + Sync),
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Cached> {
-    let count = listing.files.len();
+    let count = listing.entries.len();
     let mut pixels = allocate(count, spec, available_bytes(Device::Cpu))?;
     let (room, mut filled) = (native::host_bytes_mut(&mut pixels)?, 0);
     let mut take = |part: &[u8]| {

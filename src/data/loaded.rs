@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use tch::Device;
 
-use super::{HeldOut, Manifest, PassedOver, Remarks, Store};
+use super::{HeldOut, Labels, Manifest, PassedOver, Remarks, Store};
 use crate::text::plural;
 
 /// A data set ready for training, and information about it.
@@ -23,16 +23,29 @@ pub struct Loaded {
     pub origin: String,
     /// Name and hash of each image, in the store's order.
     pub manifest: Manifest,
+    /// The class of each image, in the same order, if anything says them.
+    pub labels: Option<Labels>,
+    /// What else there is to say of the source and its labels.
+    pub(super) notices: Vec<String>,
     /// The images that are not trained on, if the settings hold some out; neither the store nor the manifest has them.
     pub held_out: Option<HeldOut>,
 }
 
 impl Loaded {
-    /// What is left out besides the files that could not be read, and what is odd: a line for each kind.
+    /// What is left out besides the files that could not be read, what is odd, and the classes: a line for each kind.
     pub fn notices(&self) -> Vec<String> {
         let held_out = self.held_out.as_ref();
         let held_out = held_out.map_or(&[][..], |held_out| &held_out.notices);
-        [&self.passed_over.lines(), &self.remarks.lines(), held_out].concat()
+        let labels = self.labels.as_ref();
+        let labels = labels.map_or(vec![], |labels| labels.lines(&self.manifest));
+        [
+            &self.passed_over.lines(),
+            &self.remarks.lines(),
+            &self.notices,
+            &labels[..],
+            held_out,
+        ]
+        .concat()
     }
 
     /// The images that are held out, as a data set of their own; all of it, if none are.
@@ -48,6 +61,7 @@ impl Loaded {
             store: Store::new(held_out.pixels(0..count)?, device)?,
             origin: format!("{} held out", plural(count as u64, "image")),
             manifest: held_out.manifest,
+            labels: held_out.labels,
             held_out: None,
             ..self
         })

@@ -9,11 +9,9 @@
 //! the file.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Read;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -316,11 +314,6 @@ pub(super) fn escape(bytes: &[u8]) -> String {
         hex(&mut text, chunk.invalid());
     }
     text
-}
-
-/// The path below the folder that a name stands for.
-pub(super) fn path_of(name: &str) -> Option<PathBuf> {
-    Some(PathBuf::from(OsString::from_vec(unescape(name)?)))
 }
 
 /// Inverse of [`escape`]; `None` for an escape that it does not write.

@@ -1,23 +1,27 @@
 //! Images: found, decoded and resized once into one u8 tensor that training reads.
 //!
-//! Order: `spec` (the wanted form) → `listing` (which files) → `folder` (all of them, by `decode`, `jpeg` and `resize`:
-//! one file to bytes) or `faces` (the built-in data set) → `manifest` (names and hashes) → `cache` (decoded tensor on
-//! disk) → `store` (the tensor on its device, batches; `prefetch` gathers them from a mapped file). Some
-//! may be set `apart`, to be `held_out`.
+//! Order: `spec` (the wanted form) → `sources` (folders, archives and files of bare pixels; `listing` finds the files of
+//! a folder) → `entry` (an image in one of them; `archive` reads its bytes) → `folder` (all of them, by `decode`, `jpeg`
+//! and `resize`: one image to bytes) or `faces` (the built-in data set) → `manifest` (names and hashes) → `cache`
+//! (decoded tensor on disk) → `labels` (the class of each) → `store` (the tensor on its device, batches; `prefetch`
+//! gathers them from a mapped file). Some may be set `apart`, to be `held_out`.
 //!
 //! A file that cannot be read, for whatever reason and at whatever moment, is left out and listed; it never ends a run.
 //! What is `passed_over`, and `remarks` on what is not, are said at each start. Memory for decoding is bounded: see
 //! `decode`.
 
 mod apart;
+mod archive;
 mod budget;
 mod cache;
 mod decode;
+mod entry;
 mod error;
 mod faces;
 mod folder;
 mod held_out;
 mod jpeg;
+mod labels;
 mod listing;
 mod load;
 mod loaded;
@@ -27,6 +31,7 @@ mod passed_over;
 mod prefetch;
 mod remarks;
 mod resize;
+mod sources;
 mod spec;
 mod store;
 mod stream;
@@ -34,6 +39,8 @@ mod stream;
 pub use decode::{Decoded, Oddity, decode, upright_size};
 pub use error::DataError;
 pub use held_out::HeldOut;
+pub use labels::Labels;
+pub(crate) use listing::has_image_ending;
 pub use load::{file_bytes, load, load_until};
 pub use loaded::Loaded;
 pub use manifest::Manifest;

@@ -34,6 +34,28 @@ impl PassedOver {
         *self.hidden.entry(name).or_default() += 1;
     }
 
+    /// Adds what another place has.
+    pub(super) fn add_all(&mut self, other: PassedOver) {
+        for (ending, files) in other.endings {
+            *self.endings.entry(ending).or_default() += files;
+        }
+        for (name, items) in other.hidden {
+            *self.hidden.entry(name).or_default() += items;
+        }
+        self.without_ending += other.without_ending;
+        self.runs.extend(other.runs);
+        self.special.extend(other.special);
+        self.links.extend(other.links);
+    }
+
+    /// True if there are files that may hold images, which are read only where they are named themselves.
+    pub(super) fn has_archives(&self) -> bool {
+        let archives = [".zip", ".tar", ".gz", ".tgz", ".npz"];
+        archives
+            .iter()
+            .any(|ending| self.endings.contains_key(*ending))
+    }
+
     /// A line for each kind that there is.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();

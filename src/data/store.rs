@@ -20,6 +20,8 @@ pub struct Store {
     device: Device,
     /// Those of them that the store is about, if not all.
     kept: Option<Vec<i64>>,
+    /// The class of each of those, where a network is told it.
+    classes: Option<Vec<i64>>,
     /// For images that are not on the device.
     prefetcher: Option<RefCell<Prefetcher>>,
 }
@@ -72,6 +74,7 @@ impl Store {
             pixels,
             device,
             kept: None,
+            classes: None,
             prefetcher,
         })
     }
@@ -79,6 +82,33 @@ impl Store {
     /// Has the store be about these images alone, numbered from 0 in this order. The others stay where they are.
     pub(super) fn keep_only(&mut self, kept: Vec<i64>) {
         self.kept = Some(kept);
+    }
+
+    /// Gives each image its class, by which a network is trained.
+    ///
+    /// # Panics
+    /// Another number of classes than of images.
+    pub fn set_classes(&mut self, classes: Vec<i64>) {
+        assert_eq!(classes.len() as u64, self.len(), "a class for each image");
+        self.classes = Some(classes);
+    }
+
+    /// The classes of images, `[indices.len()]` i64 on the CPU; `None` if they have none.
+    ///
+    /// # Errors
+    /// An index outside `0..len`.
+    pub fn classes(&self, indices: &[i64]) -> Result<Option<Tensor>> {
+        let Some(classes) = &self.classes else {
+            return Ok(None);
+        };
+        let class = |index: &i64| {
+            let class = usize::try_from(*index).ok().and_then(|i| classes.get(i));
+            class
+                .copied()
+                .with_context(|| format!("there is no image {index} among {}", classes.len()))
+        };
+        let found: Vec<i64> = indices.iter().map(class).collect::<Result<_>>()?;
+        Ok(Some(Tensor::from_slice(&found)))
     }
 
     /// Number of images.

@@ -1,4 +1,4 @@
-//! The images of a folder, decoded as they are needed: for passes over more images than memory holds.
+//! The images of a folder or another source, decoded as they are needed: for passes over more images than memory holds.
 
 use std::path::{Path, PathBuf};
 
@@ -7,14 +7,18 @@ use ndarray::Array3;
 use rayon::prelude::*;
 use tch::Tensor;
 
+use super::decode::{decode_place, size_of};
+use super::entry::Entry;
 use super::error::DataError;
 use super::folder;
-use super::listing::{self, Listing};
-use super::manifest;
-use super::{ImageSpec, Manifest, Remarks, decode, upright_size};
+use super::listing::Listing;
+use super::manifest::unescape;
+use super::sources::{self, Wanted};
+use super::{ImageSpec, Manifest, Remarks};
+use crate::config::Sources;
 use crate::text;
 
-/// A folder of images, of which no pass keeps more than a part in memory.
+/// A folder of images, or another source, of which no pass keeps more than a part in memory.
 #[derive(Debug)]
 pub struct ImageFolder {
     dir: PathBuf,
@@ -37,11 +41,15 @@ impl ImageFolder {
     /// The images of `dir` in the form that `spec` describes, as training reads them.
     ///
     /// # Errors
-    /// A missing folder, or one without images.
+    /// A missing folder, or one without images; an archive that is damaged.
     pub fn open(dir: &Path, spec: ImageSpec) -> Result<ImageFolder, DataError> {
+        let wanted = Wanted {
+            rules: spec.rules,
+            labels: false,
+        };
         Ok(ImageFolder {
             dir: dir.to_owned(),
-            listing: listing::list(dir, spec.rules)?,
+            listing: sources::list(&Sources::from(dir), wanted)?,
             spec,
         })
     }
@@ -53,8 +61,9 @@ impl ImageFolder {
     pub fn of_one_size(dir: &Path) -> Result<ImageFolder, DataError> {
         let mut folder = ImageFolder::open(dir, ImageSpec::rgb(1, 1))?;
         // What cannot be read is left out when it is its turn.
-        let sized = |path: &PathBuf| Some((path.clone(), upright_size(path).ok()?));
-        let sizes: Vec<_> = folder.listing.files.par_iter().filter_map(sized).collect();
+        let sized = |entry: &Entry| Some((entry.path(), size_of(&entry.place).ok()?));
+        let entries = &folder.listing.entries;
+        let sizes: Vec<_> = entries.par_iter().filter_map(sized).collect();
         let Some((first, size)) = sizes.first() else {
             return Ok(folder);
         };
@@ -77,7 +86,7 @@ impl ImageFolder {
 
     /// Files that look like images.
     pub fn files(&self) -> usize {
-        self.listing.files.len()
+        self.listing.entries.len()
     }
 
     /// The form of the images.
@@ -87,7 +96,7 @@ impl ImageFolder {
 
     /// What is left out besides files that cannot be read: a line for each kind.
     pub fn notices(&self) -> Vec<String> {
-        self.listing.passed_over.lines()
+        [&self.listing.passed_over.lines()[..], &self.listing.notices].concat()
     }
 
     /// One image, by its name in a [`Pass::manifest`], `[height, width, channels]` u8.
@@ -95,10 +104,11 @@ impl ImageFolder {
     /// # Errors
     /// A file that cannot be read any more.
     pub fn image(&self, name: &str) -> Result<Array3<u8>> {
-        let path = self
-            .dir
-            .join(manifest::path_of(name).context("not a name of an image")?);
-        Ok(decode(&path, &self.spec)?.pixels)
+        let name = unescape(name).context("not a name of an image")?;
+        let mut entries = self.listing.entries.iter();
+        let entry = entries.find(|entry| *entry.name == *name);
+        let place = &entry.context("no image of this name")?.place;
+        Ok(decode_place(place, &self.spec)?.pixels)
     }
 
     /// Passes on all images in order, at most `batch` at a time; `progress` is called with the number of files done, from
@@ -128,10 +138,9 @@ impl ImageFolder {
             }
             Ok(())
         };
-        let listing = self.listing.clone();
         let read = folder::load(
             &self.dir,
-            listing,
+            &self.listing,
             &self.spec,
             progress,
             &|| false,

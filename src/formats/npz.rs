@@ -11,20 +11,24 @@
 
 mod error;
 mod header;
+mod rows;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod write;
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array4, ArrayD, IxDyn, ShapeBuilder};
+use ndarray::ArrayD;
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
 pub use self::error::NpzError;
-use self::header::{ElementType, Header, NPY_MAGIC, Problem};
+use self::header::{ElementType, NPY_MAGIC};
+pub use self::rows::ImageRows;
+use self::stored::Stored;
 pub use self::write::write;
 use crate::fs::open_regular;
 use crate::text::shown;
@@ -33,12 +37,8 @@ use crate::text::shown;
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 /// What deflate can make of a byte at most: 258 of two bits.
 const MAX_DEFLATE_RATIO: u64 = 1032;
-/// Bytes that are unpacked at a time; a multiple of every element's size.
-const CHUNK_BYTES: usize = 1 << 16;
 /// Most bytes that an image of [`NumpyFile::images`] may take: RGB of 16384 by 16384.
 const MAX_IMAGE_BYTES: u64 = 3 << 28;
-/// Longest text, in characters.
-const MAX_TEXT_CHARS: usize = 4096;
 /// The name of the only array of a `.npy` file, as NumPy calls the first of an archive.
 pub const FIRST_ARRAY: &str = "arr_0";
 
@@ -243,9 +243,8 @@ impl NumpyFile {
             found: listed(&self.names()),
         };
         let path = &self.path;
-        let (reader, bytes, most): (Box<dyn Read + '_>, u64, Option<u64>) = match &mut self
-            .container
-        {
+        type Found<'a> = (Box<dyn Read + 'a>, u64, Option<u64>, Option<u64>);
+        let (reader, bytes, most, start): Found<'_> = match &mut self.container {
             Container::Npy(file) if name == FIRST_ARRAY => {
                 let io = |source| NpzError::Io {
                     path: path.clone(),
@@ -254,7 +253,7 @@ impl NumpyFile {
                 };
                 file.rewind().map_err(io)?;
                 let bytes = file.metadata().map_err(io)?.len();
-                (Box::new(BufReader::new(file)), bytes, None)
+                (Box::new(BufReader::new(file)), bytes, None, Some(0))
             }
             Container::Npz(archive, arrays) if arrays.iter().any(|(found, _)| found == name) => {
                 let entry_error = |source| NpzError::Entry {
@@ -266,16 +265,18 @@ impl NumpyFile {
                 let index = found.expect("it is there").1;
                 let entry = archive.by_index(index).map_err(entry_error)?;
                 let packed = entry.compressed_size();
-                let most = match entry.compression() {
-                    CompressionMethod::Stored => packed,
-                    _ => packed.saturating_mul(MAX_DEFLATE_RATIO),
+                let (most, start) = match entry.compression() {
+                    CompressionMethod::Stored => (packed, entry.data_start()),
+                    _ => (packed.saturating_mul(MAX_DEFLATE_RATIO), None),
                 };
                 let bytes = entry.size();
-                (Box::new(entry), bytes, Some(most))
+                (Box::new(entry), bytes, Some(most), start)
             }
             _ => return Err(missing),
         };
-        Stored::begin(path, shown(name), reader, bytes, most)
+        let mut array = Stored::begin(path, shown(name), reader, bytes, most)?;
+        array.start = start.map(|start| start + array.header.bytes);
+        Ok(array)
     }
 }
 
@@ -294,223 +295,4 @@ fn listed(names: &[&str]) -> String {
         list.push(format!("{} more", names.len() - MOST));
     }
     list.join(", ")
-}
-
-/// An array whose header was read, at the first byte of its data.
-struct Stored<'a> {
-    path: &'a Path,
-    name: String,
-    header: Header,
-    data_bytes: u64,
-    reader: Box<dyn Read + 'a>,
-}
-
-impl std::fmt::Debug for Stored<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stored")
-            .field("name", &self.name)
-            .field("header", &self.header)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<'a> Stored<'a> {
-    /// Reads the header. `bytes`: header and data by the file's account; `most`: what the packed bytes can unpack to.
-    fn begin(
-        path: &'a Path,
-        name: String,
-        mut reader: Box<dyn Read + 'a>,
-        bytes: u64,
-        most: Option<u64>,
-    ) -> Result<Self> {
-        let header = Header::read(&mut reader).map_err(|problem| match problem {
-            Problem::Io(source) => NpzError::Data {
-                path: path.to_owned(),
-                array: name.clone(),
-                source,
-            },
-            Problem::Text(problem) => NpzError::Header {
-                path: path.to_owned(),
-                array: name.clone(),
-                problem,
-            },
-            Problem::ElementType(found) => NpzError::ElementType {
-                path: path.to_owned(),
-                array: name.clone(),
-                found: shown(&found),
-            },
-        })?;
-        let wanted_bytes = header.data_bytes();
-        let found_bytes = bytes.saturating_sub(header.bytes);
-        if wanted_bytes != Some(found_bytes) {
-            return Err(NpzError::Length {
-                path: path.to_owned(),
-                array: name,
-                shape: header.shape,
-                wanted_bytes: wanted_bytes.unwrap_or(u64::MAX),
-                found_bytes,
-            });
-        }
-        let array = Self {
-            path,
-            name,
-            header,
-            data_bytes: found_bytes,
-            reader,
-        };
-        match most {
-            Some(most) if bytes > most => {
-                let limit = format!("which the {most} that its packed bytes can hold at most deny");
-                Err(array.too_large(limit))
-            }
-            _ => Ok(array),
-        }
-    }
-
-    /// Reads all elements; `decode` takes little-endian bytes.
-    fn elements<T: Clone, const B: usize>(
-        &mut self,
-        decode: impl Fn([u8; B]) -> T,
-    ) -> Result<ArrayD<T>> {
-        let count = self.data_bytes as usize / B;
-        let mut values = Vec::new();
-        values
-            .try_reserve_exact(count)
-            .map_err(|_| self.damaged(io::ErrorKind::OutOfMemory.into()))?;
-        let mut chunk = vec![0; CHUNK_BYTES.min(count * B)];
-        while values.len() < count {
-            let bytes = chunk.len().min((count - values.len()) * B);
-            self.fill(&mut chunk[..bytes])?;
-            let elements = chunk[..bytes].as_chunks::<B>().0;
-            values.extend(elements.iter().map(|&element| {
-                let mut element = element;
-                if self.header.big_endian {
-                    element.reverse();
-                }
-                decode(element)
-            }));
-        }
-        let shape = IxDyn(&self.header.shape).set_f(self.header.fortran);
-        let array =
-            ArrayD::from_shape_vec(shape, values).expect("as many elements as the shape says");
-        Ok(match self.header.fortran {
-            true => array.as_standard_layout().into_owned(),
-            false => array,
-        })
-    }
-
-    /// Reads one text.
-    fn text(&mut self) -> Result<String> {
-        let chars = match self.header.element {
-            ElementType::Text(chars)
-                if chars <= MAX_TEXT_CHARS && self.header.shape.iter().all(|&n| n == 1) =>
-            {
-                chars
-            }
-            _ => {
-                return Err(
-                    self.unexpected(&format!("one text of at most {MAX_TEXT_CHARS} characters"))
-                );
-            }
-        };
-        // As numbers of characters, four bytes each.
-        let mut bytes = vec![0; chars * 4];
-        self.fill(&mut bytes)?;
-        let char = |element: &[u8; 4]| match self.header.big_endian {
-            true => u32::from_be_bytes(*element),
-            false => u32::from_le_bytes(*element),
-        };
-        let codes = bytes.as_chunks::<4>().0.iter().map(char);
-        let text: Option<String> = codes.map(char::from_u32).collect();
-        let text = text.ok_or_else(|| self.unexpected("text of valid characters"))?;
-        Ok(text.trim_end_matches('\0').to_owned())
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
-        let read = self.reader.read_exact(bytes);
-        read.map_err(|source| self.damaged(source))
-    }
-
-    /// Checks that nothing follows; the checksum is compared there.
-    fn end(&mut self) -> Result<()> {
-        match self.reader.read(&mut [0]) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(self.damaged(io::Error::other("more data than its header says"))),
-            Err(source) => Err(self.damaged(source)),
-        }
-    }
-
-    fn damaged(&self, source: io::Error) -> NpzError {
-        NpzError::Data {
-            path: self.path.to_owned(),
-            array: self.name.clone(),
-            source,
-        }
-    }
-
-    fn too_large(&self, limit: String) -> NpzError {
-        NpzError::TooLarge {
-            path: self.path.to_owned(),
-            array: self.name.clone(),
-            bytes: self.data_bytes,
-            limit,
-        }
-    }
-
-    fn unexpected(&self, wanted: &str) -> NpzError {
-        let order = if self.header.fortran {
-            " in Fortran order"
-        } else {
-            ""
-        };
-        NpzError::Unexpected {
-            path: self.path.to_owned(),
-            array: self.name.clone(),
-            found: format!("{} {:?}{order}", self.header.element, self.header.shape),
-            wanted: wanted.to_owned(),
-        }
-    }
-}
-
-/// A set of images that is read some at a time.
-#[derive(Debug)]
-pub struct ImageRows<'a> {
-    array: Stored<'a>,
-    count: u64,
-    next: u64,
-    hwc: [usize; 3],
-}
-
-impl ImageRows<'_> {
-    /// Number of images.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Height, width and channels of every image.
-    pub fn hwc(&self) -> [usize; 3] {
-        self.hwc
-    }
-
-    /// Reads the next images, at most `most` of them, which take `most * H * W * C` bytes; `None` after the last, when
-    /// the checksum of all was found to be right.
-    ///
-    /// # Shapes
-    /// Returns `[some, H, W, C]`.
-    ///
-    /// # Errors
-    /// Data that end early, do not unpack or fail their checksum.
-    pub fn next_images(&mut self, most: usize) -> Result<Option<Array4<u8>>> {
-        let some = (self.count - self.next).min(most as u64) as usize;
-        if some == 0 {
-            self.array.end()?;
-            return Ok(None);
-        }
-        let [h, w, c] = self.hwc;
-        let mut images = Array4::zeros((some, h, w, c));
-        let bytes = images.as_slice_mut().expect("an array in C order");
-        self.array.fill(bytes)?;
-        self.next += some as u64;
-        Ok(Some(images))
-    }
 }

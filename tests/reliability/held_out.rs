@@ -161,7 +161,7 @@ fn a_folder_is_held_out_and_may_move() {
     assert_same_training(&at("run"), &at("alone"), 3);
 
     fs::rename(at("held"), at("moved")).unwrap();
-    let want = format!("--hold-out {held}: there is no folder {held}");
+    let want = format!("--hold-out {held}: there is no folder or file {held}");
     refused(&at("run"), &[], 1, &want);
     train_to(&at("run"), 4, &["--hold-out", &text(&at("moved"))]);
     images(&at("moved"), [20]);

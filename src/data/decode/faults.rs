@@ -49,7 +49,7 @@ fn the_colour_space_is_the_same_shrunk_and_whole() {
         ..ImageSpec::rgb(32, 32)
     };
     let path = file("rgb-320.jpg");
-    let (Image::Shrunk(_), _) = open(&path, Some(&shrunk)).unwrap() else {
+    let (Image::Shrunk(_), _) = open(&Place::File(path.clone()), Some(&shrunk)).unwrap() else {
         panic!("not shrunk");
     };
     let shrunk = decode(&path, &shrunk).unwrap().pixels;

@@ -9,14 +9,14 @@
 //! Metadata, the shrunk image twice, and for a progressive file all frequencies, two bytes per sample of the full
 //! image.
 
-use std::io::{BufReader, Read, Seek};
+use std::io::Read;
 
 use image::metadata::Orientation;
 use jpeg_decoder::{Decoder, PixelFormat};
 use ndarray::Array3;
 
 use super::shrunk::ShrunkImage;
-use crate::data::budget::Capped;
+use crate::data::entry::Contents;
 
 /// Decodes a JPEG of `width` x `height` pixels at 1/`factor` of its size; `None` unless it is a plain, valid JPEG of
 /// that size and the factor is 2, 4 or 8.
@@ -47,18 +47,15 @@ fn means(file: impl Read, (width, height): (usize, usize), factor: usize) -> Opt
     Array3::from_shape_vec((shrunk_height, shrunk_width, channels), pixels).ok()
 }
 
-/// Decodes a JPEG of `file_bytes` bytes and `size` (height, width) at 1/`factor` of its size; `None` if it has to be
+/// Decodes a JPEG of `size` (height, width) at 1/`factor` of its size; `None` if it has to be
 /// decoded in full.
 pub(super) fn shrink(
-    file: &fs_err::File,
-    file_bytes: u64,
+    file: &Contents,
     size: (usize, usize),
     factor: usize,
     orientation: Orientation,
 ) -> Option<ShrunkImage> {
-    let mut source = Capped::new(file, file_bytes);
-    source.rewind().ok()?;
-    let means = means(BufReader::new(source), (size.1, size.0), factor)?;
+    let means = means(file.reader().ok()?, (size.1, size.0), factor)?;
     ShrunkImage::new(means, size, factor, orientation)
 }
 

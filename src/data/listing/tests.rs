@@ -16,8 +16,8 @@ fn tree(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 fn names(dir: &Path, rules: ImageRules) -> (Vec<String>, PassedOver) {
     let listing = list(dir, rules).unwrap();
     assert_eq!(listing.unreadable, []);
-    let below = |path: &PathBuf| escape(path_bytes(dir, path));
-    let files = listing.files.iter().map(below).collect();
+    let name = |entry: &Entry| escape(&entry.name);
+    let files = listing.entries.iter().map(name).collect();
     (files, listing.passed_over)
 }
 

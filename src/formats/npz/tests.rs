@@ -1,6 +1,6 @@
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
-use ndarray::{arr0, array};
+use ndarray::{Array4, arr0, array};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 

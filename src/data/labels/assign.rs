@@ -1,0 +1,173 @@
+//! Which class each image is of, by what the settings say.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::table::{self, Table};
+use super::{Labels, Numbering};
+use crate::config::LabelsFrom;
+use crate::data::entry::Entry;
+use crate::data::error::DataError;
+use crate::data::manifest::escape;
+use crate::data::passed_over::{are, quoted};
+use crate::text::{plural, printable};
+
+/// Names that a line or an error quotes.
+const QUOTED: usize = 6;
+
+/// The classes of images, and what else there is to say.
+#[derive(Debug, Default)]
+pub(in crate::data) struct Assigned {
+    pub(in crate::data) labels: Option<Labels>,
+    pub(in crate::data) notices: Vec<String>,
+}
+
+/// The classes of `entries`, by `from`. `says_classes`: the source itself says them, or that there are none;
+/// `class_names` are then those of its numbers, if it has any.
+///
+/// # Errors
+/// Nothing says the class of any image, where that was asked for; a file that cannot be used; too many classes.
+pub(in crate::data) fn assign(
+    from: &LabelsFrom,
+    entries: &[&Entry],
+    says_classes: bool,
+    class_names: Option<&[String]>,
+) -> Result<Assigned, DataError> {
+    let failed = |reason: String| DataError::Labels {
+        labels: from.to_string(),
+        reason,
+    };
+    let mut notices = Vec::new();
+    let (texts, numbering) = match from {
+        LabelsFrom::None => return Ok(Assigned::default()),
+        LabelsFrom::Auto if says_classes => {
+            let label = |entry: &&Entry| entry.label.as_deref().map(str::to_owned);
+            let numbering = class_names.map_or(Numbering::AsTheyAre, Numbering::Named);
+            (entries.iter().map(label).collect(), numbering)
+        }
+        LabelsFrom::Auto => {
+            let folders: Vec<Option<String>> = entries.iter().map(|entry| folder(entry)).collect();
+            let distinct: BTreeSet<_> = folders.iter().collect();
+            match folders.contains(&None) || distinct.len() < 2 {
+                true => return Ok(Assigned::default()),
+                false => (folders, Numbering::Sorted),
+            }
+        }
+        LabelsFrom::Folder => (
+            entries.iter().map(|entry| folder(entry)).collect(),
+            Numbering::Sorted,
+        ),
+        LabelsFrom::Prefix => (
+            entries.iter().map(|entry| prefix(entry)).collect(),
+            Numbering::Sorted,
+        ),
+        LabelsFrom::File(path) => {
+            let table = table::read(path).map_err(failed)?;
+            let (texts, told) = look_up(&table, entries).map_err(failed)?;
+            notices.extend(told);
+            (texts, Numbering::AsTheyAre)
+        }
+    };
+    let texts: Vec<Option<String>> = texts;
+    if texts.iter().all(Option::is_none) {
+        let wanted = match from {
+            LabelsFrom::Folder => {
+                "no image lies in a folder of its own class below the place of the images"
+            }
+            LabelsFrom::Prefix => {
+                "no image has a class before the first _ of its name, as in cat_0001.png"
+            }
+            LabelsFrom::File(_) => "the file gives none of the images a class",
+            LabelsFrom::Auto | LabelsFrom::None => return Ok(Assigned::default()),
+        };
+        return Err(failed(wanted.to_owned()));
+    }
+    let labels = Some(Labels::new(&texts, numbering).map_err(failed)?);
+    Ok(Assigned { labels, notices })
+}
+
+/// The topmost folder that an image lies in.
+fn folder(entry: &Entry) -> Option<String> {
+    let path = entry.path_below();
+    let start = path.iter().position(|b| *b != b'/')?;
+    let length = path[start..].iter().position(|b| *b == b'/')?;
+    Some(escape(&path[start..start + length]))
+}
+
+/// The file's name before the first `_`.
+fn prefix(entry: &Entry) -> Option<String> {
+    let name = base(entry.path_below());
+    let end = name.iter().position(|b| *b == b'_')?;
+    (end > 0).then(|| escape(&name[..end]))
+}
+
+/// The last part of a path.
+fn base(path: &[u8]) -> &[u8] {
+    path.rsplit(|b| *b == b'/').next().unwrap_or(path)
+}
+
+/// A name of a table and its class.
+type Row<'a> = (&'a String, &'a Option<String>);
+
+/// The row of an image by its whole name, or by its path below its source.
+fn exact<'a>(table: &'a Table, entry: &Entry) -> Option<Row<'a>> {
+    let row = |name| table.get_key_value(std::str::from_utf8(name).ok()?);
+    row(&entry.name).or_else(|| row(entry.path_below()))
+}
+
+/// The class of each image by a table of names, and what there is to say.
+///
+/// # Errors
+/// None of the names is one of an image.
+fn look_up(
+    table: &Table,
+    entries: &[&Entry],
+) -> Result<(Vec<Option<String>>, Option<String>), String> {
+    let mut rows: Vec<Option<Row>> = entries.iter().map(|entry| exact(table, entry)).collect();
+    if rows.iter().all(Option::is_none) {
+        // Folders may differ; names that several have tell nothing.
+        let of_entries = unique(entries.iter().map(|entry| base(&entry.name)));
+        let by_base: HashMap<&[u8], _> = table
+            .iter()
+            .map(|row| (base(row.0.as_bytes()), row))
+            .collect();
+        let of_rows = unique(table.keys().map(|name| base(name.as_bytes())));
+        let row = |entry: &&Entry| {
+            let name = base(&entry.name);
+            let tells = of_entries.get(name) == Some(&1) && of_rows.get(name) == Some(&1);
+            by_base.get(name).copied().filter(|_| tells)
+        };
+        rows = entries.iter().map(row).collect();
+    }
+    let used: BTreeSet<&String> = rows.iter().flatten().map(|(name, _)| *name).collect();
+    let unused = table.keys().filter(|name| !used.contains(*name));
+    let mut unused: Vec<String> = unused.map(|name| printable(name)).collect();
+    unused.sort();
+    if used.is_empty() {
+        let example = |names: Option<String>| names.unwrap_or_else(|| "nothing".to_owned());
+        return Err(format!(
+            "none of its {} is that of an image: it names, for example, {}, and an image is {}",
+            plural(table.len() as u64, "name"),
+            example(unused.into_iter().next()),
+            example(entries.first().map(|entry| escape(&entry.name)))
+        ));
+    }
+    let told = (!unused.is_empty()).then(|| {
+        let n = unused.len() as u64;
+        unused.truncate(QUOTED);
+        format!(
+            "{} of the labels {} no image: {}",
+            plural(n, "name"),
+            are(n),
+            quoted(&unused)
+        )
+    });
+    let labels = rows.into_iter().map(|row| row?.1.clone()).collect();
+    Ok((labels, told))
+}
+
+/// How often each name occurs.
+fn unique<'a>(names: impl Iterator<Item = &'a [u8]>) -> HashMap<&'a [u8], u32> {
+    let mut counts = HashMap::new();
+    names.for_each(|name| *counts.entry(name).or_default() += 1);
+    counts
+}
