@@ -2,6 +2,7 @@
 //!
 //! Nothing here prints: what is worth telling of a file stands in [`Pretrained::report`] and [`Pretrained::damaged`].
 
+mod guided;
 mod sampled_set;
 mod sampling;
 
@@ -11,9 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use ndarray::{Array1, Array4};
 use tch::{Device, Tensor};
 
+pub use guided::Guided;
 pub use sampled_set::SampledSet;
-pub(crate) use sampling::batch_labels;
-pub use sampling::{Sampling, class_labels};
+pub use sampling::Sampling;
 
 use crate::checkpoint::{
     Calibration, Checkpoint, Damaged, Meta, Weights, find, fingerprint, is_ours, read_checkpoint,

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{Golden, max_abs, python, repo, tiny_config};
+use ddpm::checkpoint::{Contents, Family, Meta};
 use ddpm::config::{
     Draws, LossKind, ModelConfig, ModelKind, Norm, OptimizerKind, RunConfig, ScheduleKind,
     TimeEmbedding,
@@ -13,6 +14,7 @@ use ddpm::config::{
 use ddpm::data;
 use ddpm::diffusion::microbatch_loss;
 use ddpm::formats::{read_state_dict, safetensors, write_state_dict};
+use ddpm::interop::{write_family_pt, write_pipeline};
 use ddpm::model::Model;
 use ddpm::rng::{Stream, batch_noise, normal};
 use ddpm::sample::{Ddpm, Images, NoiseSource, Process, Respaced, Sampler, sample_images};
@@ -107,6 +109,21 @@ fn variants() -> Vec<(&'static str, RunConfig)> {
             config.model.set_chw([1, 8, 20]);
             config
         }),
+        edit("classes", &|c| c.model.set_classes(Some(3), false)),
+        edit("classes and none, sinusoidal", &|c| {
+            c.model.unet_mut().time_embedding = TimeEmbedding::Sinusoidal;
+            c.model.set_classes(Some(2), true);
+        }),
+        ("concatenated skips, classes", {
+            let mut config = tiny_of(ModelKind::UnetConcat);
+            config.model.set_classes(Some(2), true);
+            config
+        }),
+        ("gated attention, classes", {
+            let mut config = tiny_of(ModelKind::Gau);
+            config.model.set_classes(Some(2), true);
+            config
+        }),
     ]
 }
 
@@ -134,8 +151,13 @@ fn forward_and_gradients_of_every_variant() {
             .collect();
         let about = || ("about".to_owned(), "test".to_owned());
         safetensors::write(&file("w.safetensors"), about(), &state).unwrap();
-        let input = [("x", &x), ("t", &t), ("noise", &noise)];
-        let input: Vec<_> = input.map(|(n, t)| (n.to_owned(), t.shallow_clone())).into();
+        let classes = config.model.classes();
+        let classes = classes.map(|_| Tensor::from_slice(&[1i64, 2, 0, 2]));
+        let input = [("x", &x), ("t", &t), ("noise", &noise)].into_iter();
+        let input = input.chain(classes.as_ref().map(|classes| ("classes", classes)));
+        let input: Vec<_> = input
+            .map(|(n, t)| (n.to_owned(), t.shallow_clone()))
+            .collect();
         safetensors::write(&file("in.safetensors"), about(), &input).unwrap();
         write_config(&file("run.json"), &config);
         run(
@@ -151,7 +173,7 @@ fn forward_and_gradients_of_every_variant() {
         );
         let theirs = Golden::open_path(&file("out.safetensors"));
 
-        let out = net.forward(&x, &t, None, false);
+        let out = net.forward(&x, &t, classes.as_ref(), false);
         let loss = microbatch_loss(config.diffusion.loss, &out, &noise, 4);
         loss.backward();
         // Same kernels; only the memory layout changes the order of sums.
@@ -182,6 +204,208 @@ fn forward_and_gradients_of_every_variant() {
                 "{name} {}: {error}",
                 p.name
             );
+        }
+    }
+}
+
+/// Output and gradients of the packages' own networks with classes, from files that were exported for them.
+const PACKAGES: &str = r#"
+import json, sys
+from pathlib import Path
+import torch
+from safetensors.torch import load_file, save_file
+folder = Path(sys.argv[1])
+config = json.loads((folder / "run.json").read_text())
+given = load_file(folder / "in.safetensors")
+x, t, classes, c = given["x"], given["t"], given["classes"], config["model"]
+if c["kind"] == "unet-attention":
+    from diffusers import UNet2DModel
+    net = UNet2DModel.from_pretrained(folder / "pipeline", subfolder="unet")
+    out = net(x, t, class_labels=classes).sample
+else:
+    from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion, Unet
+    net = Unet(c["base_width"], c["classes"], init_dim=c["init_width"], dim_mults=c["multipliers"])
+    diffusion = GaussianDiffusion(net, image_size=c["height"], timesteps=config["diffusion"]["timesteps"])
+    data = torch.load(folder / "model.pt", weights_only=True)
+    diffusion.load_state_dict(data["model"], strict=True)
+    out = net(x, t, classes.clamp(max=c["classes"] - 1), cond_keep_mask=classes < c["classes"])
+(out - given["noise"]).square().sum().backward()
+result = {"out": out.detach().contiguous()}
+result |= {f"grad.{name}": p.grad.contiguous() for name, p in net.named_parameters()}
+save_file(result, folder / "out.safetensors")
+"#;
+
+#[test]
+fn networks_with_classes_are_those_of_the_packages() {
+    let Some(python) = python() else { return };
+    let mut attention = tiny_config();
+    attention.model = ModelKind::UnetAttention.config([3, 16, 16]);
+    if let ModelConfig::UnetAttention(m) = &mut attention.model {
+        (m.base_width, m.widths, m.norm_groups) = (16, vec![16, 32], 4);
+        (m.time_channels, m.time_width, m.blocks) = (16, 64, 1);
+        (m.attention_down, m.attention_up) = (vec![false, true], vec![false, true]);
+    }
+    let mut guided = tiny_config();
+    guided.model = ModelKind::Lucidrains.config([3, 16, 16]);
+    if let ModelConfig::Lucidrains(m) = &mut guided.model {
+        (m.base_width, m.init_width, m.multipliers) = (16, 24, vec![1, 2, 1]);
+        (m.heads, m.head_channels) = (vec![4; 3], vec![32; 3]);
+        m.full_attention = vec![false; 3];
+    }
+    for mut config in [attention, guided] {
+        let kind = config.model.kind();
+        config.sample.last_noise = false;
+        config.model.make_conditional(3, true);
+        config.validate().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = |n: &str| dir.path().join(n);
+        let net = Model::new(&config.model, config.diffusion.timesteps, 11);
+        let draw = |stream, i, size: &[i64]| normal(1, stream, i, size, Device::Cpu);
+        for (i, p) in net.params().iter().enumerate() {
+            let size = p.tensor.size();
+            let fan_in = (p.tensor.numel() as f64 / size[0] as f64).max(1.0);
+            let drawn = draw(Stream::Init, i as u64, &size);
+            let drawn = match p.tensor.dim() {
+                1 => drawn * 0.1 + &p.tensor.detach(),
+                _ if p.is_norm() => drawn * 0.2 + 1.0,
+                _ => drawn / fan_in.sqrt(),
+            };
+            tch::no_grad(|| p.tensor.shallow_clone().copy_(&drawn));
+        }
+        let params = net.params();
+        let state = params.iter().map(|p| (p.name.clone(), p.tensor.detach()));
+        let state: Vec<_> = state.collect();
+        let meta = Meta::new(Contents::RawWeights, &config);
+        match kind {
+            ModelKind::Lucidrains => {
+                write_family_pt(&file("model.pt"), Family::Lucidrains, &meta, &state).unwrap();
+            }
+            _ => {
+                let notes = write_pipeline(&file("pipeline"), &meta, &state).unwrap();
+                assert!(
+                    notes.iter().any(|note| note.contains("sample_classes.py")),
+                    "{notes:?}"
+                );
+            }
+        }
+        let images = [4, 3, 16, 16];
+        let (x, noise) = (
+            draw(Stream::Data, 0, &images),
+            draw(Stream::Noise, 0, &images),
+        );
+        let t = Tensor::from_slice(&[0i64, 1, 500, 999]);
+        let classes = Tensor::from_slice(&[3i64, 0, 2, 3]);
+        let input = [
+            ("x", &x),
+            ("t", &t),
+            ("noise", &noise),
+            ("classes", &classes),
+        ];
+        let input: Vec<_> = input.map(|(n, t)| (n.to_owned(), t.shallow_clone())).into();
+        let about = ("about".to_owned(), "test".to_owned());
+        safetensors::write(&file("in.safetensors"), about, &input).unwrap();
+        write_config(&file("run.json"), &config);
+        run_program(&python, PACKAGES, dir.path());
+        let theirs = Golden::open_path(&file("out.safetensors"));
+
+        let out = net.forward(&x, &t, Some(&classes), false);
+        let error = |a: &Tensor, b: &Tensor| {
+            f64::try_from((a - b).norm()).unwrap() / f64::try_from(b.norm()).unwrap().max(1e-6)
+        };
+        // f32 sums in other orders.
+        let off = error(&out, theirs.get("out"));
+        assert!(off < 5e-6, "{kind:?}: {off}");
+        (&out - &noise).square().sum(Kind::Float).backward();
+        let largest = params
+            .iter()
+            .map(|p| p.tensor.grad().norm().double_value(&[]));
+        let floor = 1e-6 * largest.fold(0.0, f64::max);
+        for p in &params {
+            let (ours, theirs) = (p.tensor.grad(), theirs.get(&format!("grad.{}", p.name)));
+            let distance = (&ours - theirs).norm().double_value(&[]);
+            let off = error(&ours, theirs);
+            assert!(off < 1e-4 || distance < floor, "{kind:?} {}: {off}", p.name);
+        }
+        assert_eq!(theirs.section("").len(), params.len() + 1, "{kind:?}");
+    }
+}
+
+/// The program that an export with classes puts beside the weights, with and without a null class.
+#[test]
+fn the_program_in_an_exported_folder_samples_with_diffusers() {
+    let Some(python) = python() else { return };
+    for (null_class, learned) in [(true, true), (false, false)] {
+        let mut config = tiny_config();
+        config.model = ModelKind::UnetAttention.config([3, 8, 8]);
+        if let ModelConfig::UnetAttention(m) = &mut config.model {
+            (m.base_width, m.widths, m.norm_groups) = (8, vec![8, 8], 4);
+            (m.time_channels, m.time_width, m.blocks) = (8, 32, 1);
+            (m.attention_down, m.attention_up) = (vec![false; 2], vec![false; 2]);
+            (m.learned_variance, m.norm_groups) = (learned, 4);
+        }
+        config.model.set_classes(Some(3), null_class);
+        config.diffusion.timesteps = 4;
+        let dir = tempfile::tempdir().unwrap();
+        let net = Model::new(&config.model, 4, 0);
+        let state = net
+            .params()
+            .into_iter()
+            .map(|p| (p.name, p.tensor.detach()));
+        let state: Vec<_> = state.collect();
+        let folder = dir.path().join("pipeline");
+        let meta = Meta::new(Contents::RawWeights, &config);
+        write_pipeline(&folder, &meta, &state).unwrap();
+        let program = std::fs::read_to_string(folder.join("sample_classes.py")).unwrap();
+        assert_eq!(program.contains("guidance"), null_class);
+        let out = Command::new(&python)
+            .arg(folder.join("sample_classes.py"))
+            .current_dir(dir.path())
+            .env("OMP_NUM_THREADS", "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{program}\n{said}");
+        let size = image::image_dimensions(dir.path().join("classes.png")).unwrap();
+        assert_eq!(size, (64, 8));
+    }
+}
+
+/// Initial weights of networks with classes, drawn by the reference.
+const INITIAL: &str = r#"
+import json, sys
+from pathlib import Path
+folder, reference = map(Path, sys.argv[1:])
+sys.path.insert(0, str(reference))
+from safetensors.torch import save_file
+from networks import build
+config = json.loads((folder / "run.json").read_text())
+net = build(config["model"], config["diffusion"]["timesteps"]).initialise(config["train"]["seed"])
+save_file({name: p.detach().contiguous() for name, p in net.named_parameters()}, folder / "initial.safetensors")
+"#;
+
+#[test]
+fn classes_begin_as_in_the_reference_and_change_no_other_weight() {
+    let Some(python) = python() else { return };
+    for (name, config) in variants() {
+        if config.model.classes().is_none() {
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        write_config(&dir.path().join("run.json"), &config);
+        run_program(&python, INITIAL, dir.path());
+        let theirs = Golden::open_path(&dir.path().join("initial.safetensors"));
+        let seed = config.train.seed;
+        let net = Model::new(&config.model, config.diffusion.timesteps, seed);
+        let mut plain = config.model.clone();
+        plain.set_classes(None, false);
+        let plain = Model::new(&plain, config.diffusion.timesteps, seed).params();
+        let params = net.params();
+        assert_eq!(params.len(), plain.len() + 1, "{name}");
+        for (i, p) in params.iter().enumerate() {
+            assert_eq!(&p.tensor.detach(), theirs.get(&p.name), "{name} {}", p.name);
+            if let Some(plain) = plain.get(i) {
+                assert_eq!((&p.name, &p.tensor), (&plain.name, &plain.tensor), "{name}");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 
     shapes      diffusers' UNet2DModel in many shapes and file layouts: predictions, and export back
     images      diffusers' schedulers: images from the same noise, DDPM and DDIM from our exported folder
-    lucidrains  denoising-diffusion-pytorch: predictions, images, and export back
+    lucidrains  denoising-diffusion-pytorch: predictions, images, and export back; also its network with classes
     families    pesser, w86763777, improved and guided diffusion: predictions and round trips, by reference_nets
     stored      weights/peers: predictions and round trips
 
@@ -48,9 +48,11 @@ def check(groups: list[str], table: Table, ddpm: Ddpm, peers: Path) -> None:
         if "images" in groups:
             check_images(table, ddpm)
     if "lucidrains" in groups:
+        from peers.guided_cases import check_guided
         from peers.lucidrains_cases import check_lucidrains
 
         check_lucidrains(table, ddpm)
+        check_guided(table, ddpm)
     from peers.families_cases import check_families, check_stored
 
     if "families" in groups:

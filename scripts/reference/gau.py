@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rng import INIT, key
+from unet import class_embedding, with_class
 
 BASE = 1000.0  # of the rotary positions; text models have 10000
 
@@ -76,7 +77,8 @@ class Gau(nn.Module):
 
     `model_config` is the "model" object of a run's JSON; the keys read are those below. `timesteps` is T.
 
-    Shapes: x [N, C, H, W] f32 in about [-1, 1], t [N] i64 in 0..T -> eps_hat [N, C, H, W].
+    Shapes: x [N, C, H, W] f32 in about [-1, 1], t [N] i64 in 0..T, classes [N] i64 for networks with classes and only
+    for them -> eps_hat [N, C, H, W]. The original has no classes.
     """
 
     def __init__(self, model_config: dict, timesteps: int):
@@ -91,11 +93,13 @@ class Gau(nn.Module):
         )
         self.norm_out = nn.RMSNorm(width, eps=c["norm_eps"])
         self.patch_out = nn.Linear(width, values, bias=False)
+        self.class_embedding = class_embedding(c, width)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         patches = F.pixel_unshuffle(x, self.patch)
         positions = rotary_positions(*patches.shape[2:], self.key_width).to(x.device)
-        h = self.patch_in(patches.flatten(2).mT) + self.time_embedding(t)[:, None]
+        time = with_class(self.time_embedding(t), self.class_embedding, classes)
+        h = self.patch_in(patches.flatten(2).mT) + time[:, None]
         for layer in self.layers:
             h = layer(h, positions)
         return F.pixel_shuffle(self.patch_out(self.norm_out(h)).mT.reshape(patches.shape), self.patch)
@@ -104,7 +108,7 @@ class Gau(nn.Module):
     def initialise(self, seed: int) -> "Gau":
         """Draws every weight in registration order, after one seeding; returns self.
 
-        Variance scaling, fan_avg, uniform in +-sqrt(3 / fan_avg). Embedding: uniform +-0.05. Norms and
+        Variance scaling, fan_avg, uniform in +-sqrt(3 / fan_avg). Embeddings: uniform +-0.05. Norms and
         affine maps: weight 1, and all biases 0, no draw. f32 on the CPU.
         """
         torch.manual_seed(key(seed, INIT, 0))
@@ -112,6 +116,6 @@ class Gau(nn.Module):
             if p.dim() == 1:
                 p.fill_(1.0 if name.endswith("weight") else 0.0)
                 continue
-            limit = 0.05 if name == "time_embedding.weight" else (6.0 / (p.shape[0] + p.shape[1])) ** 0.5
+            limit = 0.05 if name.endswith("_embedding.weight") else (6.0 / (p.shape[0] + p.shape[1])) ** 0.5
             p.copy_(torch.empty(p.shape).uniform_(-limit, limit))
         return self

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Runs one forward and backward of the reference on given tensors, for comparison with the Rust program.
 
-Input file: `x` [N, C, H, W] f32, `t` [N] i64, `noise` [N, C, H, W] f32. Output file: `out` (eps_hat),
-`loss` (squared error against `noise`, summed per image, mean over the batch) and `grad.<name>`.
+Input file: `x` [N, C, H, W] f32, `t` [N] i64, `noise` [N, C, H, W] f32, and `classes` [N] i64 for networks with
+classes. Output file: `out` (eps_hat), `loss` (squared error against `noise`, summed per image, mean over the batch) and
+`grad.<name>`.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def main() -> None:
     model.load_state_dict(load_file(args.weights), strict=True)
     model.eval()  # no dropout: nothing here is random
     given = load_file(args.input)
-    out = model(given["x"], given["t"])
+    out = model(given["x"], given["t"], given.get("classes"))
     loss = F.mse_loss(out, given["noise"], reduction="sum") / len(out)
     loss.backward()
     result = {"out": out.detach().contiguous(), "loss": loss.detach().reshape(1)}

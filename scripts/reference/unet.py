@@ -45,7 +45,8 @@ class UNet(nn.Module):
 
     `model_config` is the "model" object of a run's JSON; the keys read are those below. `timesteps` is T.
 
-    Shapes: x [N, C, H, W] f32 in about [-1, 1], t [N] i64 in 0..T -> eps_hat [N, C, H, W].
+    Shapes: x [N, C, H, W] f32 in about [-1, 1], t [N] i64 in 0..T, classes [N] i64 for networks with classes and only
+    for them -> eps_hat [N, C, H, W]. The original has no classes.
 
     Skips: `conv_in`, every block and every pooling push their output; after the middle block the last
     entry is dropped, so that on the way up each block's output is added to the entry *before* its twin.
@@ -101,9 +102,11 @@ class UNet(nn.Module):
 
         self.norm_out = nn.GroupNorm(groups(width), width, eps=c["norm_eps"])
         self.conv_out = nn.Conv2d(width, c["channels"], 3, padding=1, bias=False)
+        self.class_embedding = class_embedding(c, base)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         time = self.time_embedding(t) if hasattr(self, "time_embedding") else self.time_table[t]
+        time = with_class(time, self.class_embedding, classes)
         x = self.conv_in(x)
         skips = [x]
         for level, pools in zip(self.down, self.pools):
@@ -127,7 +130,7 @@ class UNet(nn.Module):
         """Draws every weight in registration order, after one seeding; returns self.
 
         Variance scaling, fan_avg, uniform in +-sqrt(3 * scale / fan_avg) with scale 1, and
-        1 / sqrt(2 * levels + 1) for the two 3x3 convolutions of every block. Embedding: uniform +-0.05.
+        1 / sqrt(2 * levels + 1) for the two 3x3 convolutions of every block. Embeddings: uniform +-0.05.
         Norms: weight 1, bias 0, no draw. f32 on the CPU.
         """
         torch.manual_seed(key(seed, INIT, 0))
@@ -136,7 +139,7 @@ class UNet(nn.Module):
             if name in norms:
                 p.fill_(1.0 if name.endswith("weight") else 0.0)
                 continue
-            if name == "time_embedding.weight":
+            if name.endswith("_embedding.weight"):
                 limit = 0.05
             else:
                 scale = (2 * len(self.widths) + 1) ** -0.5 if ".conv" in name else 1.0
@@ -145,6 +148,19 @@ class UNet(nn.Module):
                 limit = (3.0 * scale / fan_avg) ** 0.5
             p.copy_(torch.empty(p.shape).uniform_(-limit, limit))
         return self
+
+
+def class_embedding(model_config: dict, width: int) -> nn.Embedding | None:
+    """A row for each class, and one more with `null_class`, which means that there is none; without classes, None."""
+    classes = model_config.get("classes")
+    return nn.Embedding(classes + model_config.get("null_class", False), width) if classes else None
+
+
+def with_class(time: Tensor, embedding: nn.Embedding | None, classes: Tensor | None) -> Tensor:
+    """The embedding of t plus that of the class, [N, E]."""
+    if (embedding is None) != (classes is None):
+        raise ValueError("classes are for networks that have them, and only for them")
+    return time if embedding is None else time + embedding(classes)
 
 
 def norm_parameter_names(model: nn.Module) -> set[str]:

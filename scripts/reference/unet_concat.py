@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rng import INIT, key
-from unet import norm_parameter_names, sinusoidal_table
+from unet import class_embedding, norm_parameter_names, sinusoidal_table, with_class
 
 ALMOST_ZERO = 1e-10  # variance scaling of the second convolution of every block
 
@@ -69,7 +69,8 @@ class ConcatUNet(nn.Module):
 
     `model_config` is the "model" object of a run's JSON; the keys read are those below. `timesteps` is T.
 
-    Shapes: x [N, C, H, W] f32 in about [-1, 1], t [N] i64 in 0..T -> eps_hat [N, C, H, W].
+    Shapes: x [N, C, H, W] f32 in about [-1, 1], t [N] i64 in 0..T, classes [N] i64 for networks with classes and only
+    for them -> eps_hat [N, C, H, W]. The original has no classes.
 
     Skips: `conv_in`, every block and every pooling push their output; every block on the way up, one more
     a level than on the way down, takes the last entry beside its input. Every level but the lowest pools.
@@ -111,9 +112,10 @@ class ConcatUNet(nn.Module):
 
         self.norm_out = nn.GroupNorm(self.groups, width, eps=c["norm_eps"])
         self.conv_out = nn.Conv2d(width, c["channels"], 3, padding=1, bias=False)
+        self.class_embedding = class_embedding(c, 4 * base)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        time = self.time_embedding(t)
+    def forward(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+        time = with_class(self.time_embedding(t), self.class_embedding, classes)
         x = self.conv_in(x)
         skips = [x]
         last = len(self.down) - 1
@@ -137,7 +139,8 @@ class ConcatUNet(nn.Module):
         """Draws every weight in registration order, after one seeding; returns self.
 
         Variance scaling, fan_avg, uniform in +-sqrt(3 * scale / fan_avg) with scale 1, and ALMOST_ZERO for
-        the second convolution of every block. Norms: weight 1, bias 0, no draw. f32 on the CPU.
+        the second convolution of every block. Class embedding: uniform +-0.05. Norms: weight 1, bias 0, no
+        draw. f32 on the CPU.
         """
         torch.manual_seed(key(seed, INIT, 0))
         norms = norm_parameter_names(self)
@@ -148,6 +151,6 @@ class ConcatUNet(nn.Module):
             scale = ALMOST_ZERO if name.endswith(".conv2.weight") else 1.0
             taps = p[0, 0].numel()
             fan_avg = taps * (p.shape[0] + p.shape[1]) / 2
-            limit = (3.0 * scale / fan_avg) ** 0.5
+            limit = 0.05 if name == "class_embedding.weight" else (3.0 * scale / fan_avg) ** 0.5
             p.copy_(torch.empty(p.shape).uniform_(-limit, limit))
         return self

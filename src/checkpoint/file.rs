@@ -19,10 +19,11 @@ use crate::formats::safetensors;
 use crate::optim::bias_correction;
 use crate::text::{quoting, shell};
 
-/// Layout version that this program writes.
+/// Latest layout version that this program reads.
 ///
-/// 1: no checksum, no history. 2: both.
-const FORMAT: u32 = 2;
+/// 1: no checksum, no history. 2: both. 3: the same, of a network with classes that programs of before do not know;
+/// other files are still written as 2, which those programs read.
+const FORMAT: u32 = 3;
 const METADATA_KEY: &str = "ddpm";
 
 /// Contents of a file.
@@ -168,7 +169,7 @@ impl Meta {
     /// Metadata of a file written now, for weights whose training is unknown.
     pub fn new(contents: Contents, config: &RunConfig) -> Meta {
         Meta {
-            format: FORMAT,
+            format: format_for(config),
             contents,
             written_by: concat!("ddpm ", env!("CARGO_PKG_VERSION")).to_owned(),
             step: 0,
@@ -214,12 +215,10 @@ impl Checkpoint {
             | (Contents::EmaWeights, Weights::Ema)
             | (Contents::RawWeights, Weights::Raw) => Ok(self.section("")),
             (Contents::RawWeights, Weights::Ema) => {
-                bail!(
-                    "this file holds raw weights only, no EMA weights; ask for those (`request.raw`)"
-                )
+                bail!("this file holds raw weights and no EMA; use them with `request.raw`")
             }
             (Contents::EmaWeights, Weights::Raw) => {
-                bail!("this file holds EMA weights only, no raw weights; leave `request.raw` out")
+                bail!("this file holds EMA weights and no raw ones; leave `request.raw` out")
             }
         }
     }
@@ -278,6 +277,14 @@ pub fn read_checkpoint(path: &Path) -> Result<Checkpoint> {
     })
 }
 
+/// The lowest layout version in which a file of these settings says all that it must.
+fn format_for(config: &RunConfig) -> u32 {
+    match config.model.has_new_classes() || config.conditional.is_some() {
+        true => 3,
+        false => 2,
+    }
+}
+
 /// Puts the checksum of a file in front of its settings.
 fn seal(meta: &str, checksum: &str) -> String {
     format!("{{\"checksum\":\"{checksum}\",{}", &meta[1..])
@@ -332,9 +339,46 @@ pub fn write_checkpoint(path: &Path, meta: &Meta, tensors: &[(String, Tensor)]) 
     let tensors: Vec<_> = tensors.iter().map(on_host).collect();
     // A file read in an older layout is written in the current one.
     let meta = serde_json::to_string(&Meta {
-        format: FORMAT,
+        format: format_for(&meta.config),
         ..meta.clone()
     })?;
     let sealed = seal(&meta, &checksum(&meta, &tensors)?);
     safetensors::write(path, (METADATA_KEY.to_owned(), sealed), &tensors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ModelKind, Preset};
+
+    #[test]
+    fn only_networks_that_older_programs_do_not_know_are_of_a_later_format() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let written = |kind: ModelKind, classes, null_class| {
+            let mut config = Preset::Demo.config();
+            config.model = kind.config([3, 32, 32]);
+            config.model.set_classes(classes, null_class);
+            let meta = Meta::new(Contents::Weights, &config);
+            write_checkpoint(&path, &meta, &[("w".into(), Tensor::from_slice(&[1f32]))]).unwrap();
+            let read = read_checkpoint(&path).unwrap().meta;
+            assert_eq!((read.format, &read.config), (meta.format, &config));
+            read.format
+        };
+        assert_eq!(written(ModelKind::Unet, None, false), 2);
+        assert_eq!(written(ModelKind::UnetAttention, Some(10), false), 2);
+        assert_eq!(written(ModelKind::UnetAttention, Some(10), true), 3);
+        for kind in [ModelKind::Unet, ModelKind::Lucidrains, ModelKind::Gau] {
+            assert_eq!(written(kind, Some(10), false), 3, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_later_format_is_refused_by_number() {
+        let error = parse_meta("{\"format\": 4, \"what\": \"ever\"}").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "its format is 4 and this program reads 1 to 3; use the ddpm that wrote it"
+        );
+    }
 }

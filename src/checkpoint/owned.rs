@@ -6,10 +6,11 @@ use super::file::{Contents, contents_of};
 use super::newest::step_of;
 
 /// Files and folders directly in a run's folder that belong to it. Grids in `samples/` begin with `step-`.
-const OWN: [&str; 11] = [
+const OWN: [&str; 12] = [
     "config.toml",
     "pictures.tsv",
     "held_out.tsv",
+    "labels.tsv",
     "skipped.tsv",
     "metrics.jsonl",
     "log.txt",

@@ -15,13 +15,14 @@ use crate::report::last_step;
 use crate::text::plural;
 
 /// What a start leaves that ended before it wrote its settings; the folders are empty then, and metrics.jsonl too.
-const LEFT_EARLY: [&str; 10] = [
+const LEFT_EARLY: [&str; 11] = [
     "lock",
     "samples",
     "checkpoints",
     "incidents",
     "pictures.tsv",
     "held_out.tsv",
+    "labels.tsv",
     "skipped.tsv",
     "metrics.jsonl",
     "log.txt",

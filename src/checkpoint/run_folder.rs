@@ -3,6 +3,7 @@
 //! ```text
 //! RUN/config.toml                        resolved settings, readable by --config
 //! RUN/pictures.tsv                       the images it is trained on
+//! RUN/labels.tsv                         the classes of the images, and that of each, if they have any
 //! RUN/held_out.tsv                       the images it is not trained on, if some are held out
 //! RUN/skipped.tsv                        files that could not be read, if there are any
 //! RUN/metrics.jsonl                      one line per step, and one per evaluation
@@ -73,6 +74,11 @@ impl RunFolder {
     /// The images the run is trained on.
     pub fn images_path(&self) -> PathBuf {
         self.dir.join("pictures.tsv")
+    }
+
+    /// The classes of the run's images, and that of each.
+    pub fn labels_path(&self) -> PathBuf {
+        self.dir.join("labels.tsv")
     }
 
     /// The images held out of the run.

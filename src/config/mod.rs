@@ -1,14 +1,14 @@
-//! All settings of a run: model + diffusion + optim + data + sample + train, and evaluations.
+//! All settings of a run: model + diffusion + optim + data + sample + train, evaluations, and classes.
 //!
 //! One [`RunConfig`] is resolved from, in rising priority, a preset, a `--config` TOML file and
 //! flags; it is validated once, saved with the run and carried by every checkpoint, so nothing that
 //! reads a checkpoint needs a flag.
 
-use std::path::PathBuf;
-
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+mod classes;
+mod conditional;
 mod evaluation;
 mod hold_out;
 mod images;
@@ -17,22 +17,26 @@ mod model;
 mod model_keras;
 pub mod presets;
 mod read;
+mod sources;
 mod validate;
 mod validate_keras;
 mod validate_model;
 mod versioned;
 
+pub(crate) use classes::class_rows;
+pub use conditional::{ConditionalConfig, LABEL_DROPOUT};
 pub use evaluation::{EvaluationConfig, Metric, QuickSampler};
 pub use hold_out::{HoldOut, ParseHoldOutError};
 pub use images::{Background, ImageRules, ParseBackgroundError, Resize, UnknownRulesError};
 pub use layout::MapLayout;
 pub use model::{
-    AttentionUNetConfig, Level, LucidrainsConfig, LucidrainsNorm, ModelConfig, ModelKind, Norm,
-    Resample, TimeEmbedding, UNetConfig,
+    AttentionUNetConfig, Level, LucidrainsConfig, LucidrainsNorm, LucidrainsStructure, ModelConfig,
+    ModelKind, Norm, Resample, TimeEmbedding, UNetConfig,
 };
 pub use model_keras::{BlockWidths, ConcatPlan, ConcatUNetConfig, GauConfig};
 pub use presets::Preset;
 pub use read::{Place, TomlError, place_of};
+pub use sources::{LabelsFrom, Sources};
 pub use validate::ConfigError;
 pub(crate) use validate_model::{MAX_SIDE, sides_wanted};
 pub use versioned::{Draws, Norms, Unnamed};
@@ -141,9 +145,15 @@ pub struct OptimConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Folder of images; none means the built-in faces.
+    /// Folder of images, or another place or places where they are; none means the built-in faces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub folder: Option<PathBuf>,
+    pub folder: Option<Sources>,
+    /// What says the classes of images; none in older runs, which have no classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelsFrom>,
+    /// Images are drawn from all classes alike, however many each has.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub balance: bool,
     /// Number of built-in faces.
     pub builtin_images: u64,
     /// Images that are never trained on, kept for evaluation.
@@ -190,6 +200,10 @@ pub struct SampleConfig {
     pub images: u64,
     /// Steps between grids; 0 for none.
     pub every_steps: u64,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn yes() -> bool {
@@ -282,6 +296,9 @@ pub struct RunConfig {
     /// Evaluations while training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<EvaluationConfig>,
+    /// Classes; none for a network that is not told any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditional: Option<ConditionalConfig>,
 }
 
 impl RunConfig {

@@ -88,6 +88,12 @@ pub struct UNetConfig {
     pub norm_eps: f64,
     /// Time embedding.
     pub time_embedding: TimeEmbedding,
+    /// Number of classes of a class-conditional network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<i64>,
+    /// One more class, whose number is `classes`, means that there is none.
+    #[serde(default, skip_serializing_if = "super::classes::is_false")]
+    pub null_class: bool,
     /// Dropout inside the residual blocks.
     pub dropout: f64,
 }
@@ -201,6 +207,9 @@ pub struct AttentionUNetConfig {
     /// Number of classes of a class-conditional network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<i64>,
+    /// One more class, whose number is `classes`, means that there is none.
+    #[serde(default, skip_serializing_if = "super::classes::is_false")]
+    pub null_class: bool,
     /// x becomes 2 x - 1 first.
     pub center_input: bool,
     /// Dropout inside the residual blocks.
@@ -226,6 +235,25 @@ pub enum LucidrainsNorm {
     Group,
     /// L2 norm over the channels: version 2.0 and later.
     Rms,
+}
+
+/// The two U-Nets of lucidrains' package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LucidrainsStructure {
+    /// That of its main file: attention has trained keys and values, and pixels become channels where an image is
+    /// halved.
+    #[default]
+    Main,
+    /// That of `classifier_free_guidance.py`: no trained keys and values, linear attention at every level, softmax
+    /// attention in the middle, and images halved by convolutions of 4×4 pixels.
+    ClassifierFreeGuidance,
+}
+
+impl LucidrainsStructure {
+    fn is_main(&self) -> bool {
+        *self == LucidrainsStructure::Main
+    }
 }
 
 /// lucidrains' U-Net. Lists are per level, from the full resolution downwards.
@@ -254,6 +282,15 @@ pub struct LucidrainsConfig {
     pub full_attention: Vec<bool>,
     /// Normalisation in the residual blocks.
     pub norm: LucidrainsNorm,
+    /// The package's file that its structure is of.
+    #[serde(default, skip_serializing_if = "LucidrainsStructure::is_main")]
+    pub structure: LucidrainsStructure,
+    /// Number of classes of a class-conditional network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<i64>,
+    /// One more class, whose number is `classes`, means that there is none.
+    #[serde(default, skip_serializing_if = "super::classes::is_false")]
+    pub null_class: bool,
     /// Dropout inside the residual blocks.
     pub dropout: f64,
 }
@@ -320,17 +357,6 @@ impl ModelConfig {
             self,
             ModelConfig::UnetAttention(_) | ModelConfig::Lucidrains(_)
         )
-    }
-
-    /// Number of classes of a class-conditional network.
-    pub fn classes(&self) -> Option<i64> {
-        match self {
-            ModelConfig::UnetAttention(m) => m.classes,
-            ModelConfig::Unet(_)
-            | ModelConfig::Lucidrains(_)
-            | ModelConfig::UnetConcat(_)
-            | ModelConfig::Gau(_) => None,
-        }
     }
 
     /// Lower bound on the number of parameters: the second convolutions of the widest level, or the first linear

@@ -24,6 +24,12 @@ pub struct ConcatUNetConfig {
     pub norm_groups: i64,
     /// Added to the variance in the norms.
     pub norm_eps: f64,
+    /// Number of classes of a class-conditional network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<i64>,
+    /// One more class, whose number is `classes`, means that there is none.
+    #[serde(default, skip_serializing_if = "super::classes::is_false")]
+    pub null_class: bool,
     /// Dropout inside the residual blocks.
     pub dropout: f64,
 }
@@ -113,6 +119,12 @@ pub struct GauConfig {
     pub key_width: i64,
     /// Added to the mean square in the norms.
     pub norm_eps: f64,
+    /// Number of classes of a class-conditional network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<i64>,
+    /// One more class, whose number is `classes`, means that there is none.
+    #[serde(default, skip_serializing_if = "super::classes::is_false")]
+    pub null_class: bool,
     /// Dropout at the end of each layer.
     pub dropout: f64,
 }

@@ -1,9 +1,9 @@
 //! Refuses settings that cannot work, with the value seen, the values wanted and what to do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::hold_out::{HoldOut, WANTED};
-use super::{DataConfig, ModelKind, RunConfig, ScheduleKind, Sigma};
+use super::{DataConfig, ModelKind, RunConfig, ScheduleKind, Sigma, Sources};
 
 /// A setting that cannot work.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -142,11 +142,12 @@ impl RunConfig {
             self.sample.images,
             "want 1 to 1024 images",
         )?;
-        let folder = self.data.folder.as_deref();
+        let places = self.data.folder.iter().flat_map(Sources::paths);
+        let unnamed = places.clone().find(|place| place.to_str().is_none());
         require(
-            folder.is_none_or(|folder| folder.to_str().is_some()),
+            unnamed.is_none(),
             "data.folder",
-            folder.unwrap_or(Path::new("")).display(),
+            unnamed.map_or(Path::new(""), PathBuf::as_path).display(),
             "is not UTF-8 text, as a run's settings are; rename the folder, or give a link to it (ln -s)",
         )?;
         let hold_out = self.data.hold_out.as_ref();
@@ -164,6 +165,9 @@ impl RunConfig {
         )?;
         if let Some(evaluation) = &self.evaluation {
             evaluation.validate(self)?;
+        }
+        if let Some(conditional) = &self.conditional {
+            conditional.validate(self)?;
         }
         Ok(warnings)
     }

@@ -2,7 +2,8 @@
 
 use super::validate::require;
 use super::{
-    AttentionUNetConfig, ConfigError, LucidrainsConfig, LucidrainsNorm, ModelConfig, Norm,
+    AttentionUNetConfig, ConfigError, LucidrainsConfig, LucidrainsNorm, LucidrainsStructure,
+    ModelConfig, Norm,
 };
 use super::{TimeEmbedding, UNetConfig};
 use crate::text::plural;
@@ -34,6 +35,7 @@ impl ModelConfig {
             ModelConfig::UnetConcat(m) => m.validate()?,
             ModelConfig::Gau(m) => m.validate()?,
         };
+        self.validate_classes()?;
         let factor = self.size_factor();
         let want = match self {
             ModelConfig::Gau(_) if factor > 1 => format!(
@@ -207,13 +209,6 @@ impl AttentionUNetConfig {
             self.mid_scale,
             "want a positive number",
         )?;
-        let classes = self.classes.unwrap_or(1);
-        require(
-            (1..=1_000_000).contains(&classes),
-            "model.classes",
-            classes,
-            "want 1 to 1000000 classes",
-        )?;
         for width in self.widths.iter().chain([&self.base_width]) {
             require(
                 self.norm_groups >= 1 && width % self.norm_groups == 0,
@@ -301,6 +296,25 @@ impl LucidrainsConfig {
             self.base_width,
             "group norms of 8 groups need multiples of 8",
         )?;
+        self.validate_structure()?;
         Ok(vec![])
+    }
+
+    fn validate_structure(&self) -> Result<(), ConfigError> {
+        if self.structure == LucidrainsStructure::Main {
+            return Ok(());
+        }
+        require(
+            self.norm == LucidrainsNorm::Rms && !self.full_attention.contains(&true),
+            "model.structure",
+            "classifier-free-guidance",
+            "want norm = \"rms\" and no full_attention with it: that network has no others",
+        )?;
+        require(
+            self.classes.is_some(),
+            "model.structure",
+            "classifier-free-guidance",
+            "that network is class-conditional: set model.classes, or leave model.structure out",
+        )
     }
 }

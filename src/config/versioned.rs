@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::{ImageRules, RunConfig};
+use super::{ImageRules, LabelsFrom, RunConfig};
 
 /// Draws that the noise and the dropout of a training step are made of. In settings that do not name any: by batch.
 ///
@@ -72,6 +72,8 @@ pub struct Unnamed {
     pub norms: Norms,
     /// `train.plain_blocks`; none is true.
     pub plain_blocks: Option<bool>,
+    /// True if `data.labels` is [`LabelsFrom::Auto`], false if there is none.
+    pub labels: bool,
 }
 
 impl Unnamed {
@@ -81,6 +83,7 @@ impl Unnamed {
         draws: Draws::LATEST,
         norms: Norms::LATEST,
         plain_blocks: Some(false),
+        labels: true,
     };
 
     /// For a run's own settings, and those in a checkpoint.
@@ -89,6 +92,7 @@ impl Unnamed {
         draws: Draws::Batch,
         norms: Norms::Plain,
         plain_blocks: None,
+        labels: false,
     };
 
     /// The values in `config`.
@@ -98,6 +102,7 @@ impl Unnamed {
             draws: config.train.draws,
             norms: config.optim.norms,
             plain_blocks: config.train.plain_blocks,
+            labels: config.data.labels.is_some(),
         }
     }
 
@@ -125,6 +130,7 @@ impl Unnamed {
         config.train.draws = self.draws;
         config.optim.norms = self.norms;
         config.train.plain_blocks = self.plain_blocks;
+        config.data.labels = self.labels.then_some(LabelsFrom::Auto);
     }
 }
 
@@ -151,7 +157,7 @@ mod tests {
         // A run of 0.1 keeps the text of its settings.
         Unnamed::OLD.apply(&mut config);
         let old = config.to_toml().unwrap();
-        for name in ["rules", "draws", "\nnorms", "plain_blocks"] {
+        for name in ["rules", "draws", "\nnorms", "plain_blocks", "labels"] {
             assert!(!old.contains(name), "{old}");
         }
         assert_eq!(own(&old), Ok(Unnamed::OLD));
@@ -173,6 +179,7 @@ mod tests {
         let found: Vec<_> = old.differences(&new).unwrap();
         let found: Vec<_> = found.iter().map(ToString::to_string).collect();
         let wanted = [
+            "data.labels: \"(not set)\" instead of \"auto\"",
             "data.rules: 1 instead of 2",
             "optim.norms: \"plain\" instead of \"blocked\"",
             "train.draws: \"batch\" instead of \"image\"",
@@ -186,7 +193,7 @@ mod tests {
         let mut config = Preset::Demo.config();
         Unnamed::OLD.apply(&mut config);
         let json = serde_json::to_string(&(&config.data, &config.train, &config.optim)).unwrap();
-        for name in ["rules", "draws", "\"norms\"", "plain_blocks"] {
+        for name in ["rules", "draws", "\"norms\"", "plain_blocks", "labels"] {
             assert!(!json.contains(name), "{json}");
         }
         let (data, train, optim): (DataConfig, TrainConfig, OptimConfig) =

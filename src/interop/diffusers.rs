@@ -3,6 +3,7 @@
 //! - `folder`, `weights`: the files that belong together
 //! - `config`, `to_config`: the network, `config.json`
 //! - `scheduler`, `to_scheduler`, `betas`: the schedule and the sampler, `scheduler_config.json`
+//! - `class_script`: what `DDPMPipeline` lacks for classes
 //! - `params`: names and shapes that a network of these settings has
 //! - `json`, `knobs`: an untrusted JSON file, and one value of it
 //!
@@ -12,6 +13,7 @@
 use anyhow::{Error, Result, anyhow, bail, ensure};
 
 use super::Settings;
+use super::null_class;
 use super::settings::spelled;
 use crate::checkpoint::{Family, Origin};
 use crate::config::{
@@ -21,6 +23,7 @@ use crate::interop::{Entry, Form, Hints, Keys, Report};
 use crate::text::shown;
 
 mod betas;
+mod class_script;
 mod config;
 mod folder;
 mod json;
@@ -34,6 +37,7 @@ mod weights;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use class_script::class_script;
 pub(crate) use folder::{Folder, find};
 pub(crate) use json::read_json;
 pub(crate) use params::parameters;
@@ -88,6 +92,7 @@ pub(crate) fn infer(
         model.dropout = dropout;
     }
     note(&model, report);
+    null_class::split(&mut model, hints, report)?;
     let learned = model.learned_variance;
     let (diffusion, sample) = match scheduler_json {
         Some(text) => scheduler::parse(text, learned, hints, report)?,
@@ -185,9 +190,6 @@ fn note(m: &AttentionUNetConfig, report: &mut Report) {
     fact("resampling", spelled(&m.resample));
     fact("scale and shift", m.scale_shift.to_string());
     fact("learned variance", m.learned_variance.to_string());
-    if let Some(classes) = m.classes {
-        fact("classes", classes.to_string());
-    }
 }
 
 /// True if the attention weights are called query, key, value and proj_attn.
@@ -356,8 +358,10 @@ pub(crate) fn pipeline_notes(model: &ModelConfig, sample: &SampleConfig) -> Vec<
     }
     if model.classes().is_some() {
         notes.push(
-            "DDPMPipeline passes no class to the network; call pipeline.unet with class_labels instead"
-                .into(),
+            format!(
+                "DDPMPipeline passes no class to the network and fails; {} in the folder samples with classes",
+                class_script::NAME
+            ),
         );
     }
     if model.learned_variance() && sample.sigma != Sigma::Learned {

@@ -9,8 +9,10 @@ use tch::{Kind, Tensor};
 use super::diffusers;
 use super::keys::Keys;
 use super::lucidrains::trainer::file as lucidrains_file;
+use super::openai;
 use super::settings::Settings;
 use crate::checkpoint::{Family, Meta, Origin};
+use crate::config::ModelConfig;
 use crate::formats::pt::write::Item;
 use crate::formats::safetensors;
 use crate::formats::state_dict::{tensor_item, write_pt};
@@ -31,10 +33,15 @@ pub fn in_layout(family: Family, meta: &Meta, weights: &[(String, Tensor)]) -> R
         Some(origin) if origin.family == family => origin.clone(),
         // Only diffusers' names may replace another family's: it refuses networks it cannot describe.
         _ if family == Family::Diffusers => Origin::new(family),
-        other => bail!(
-            "these weights came from {}, not from {family}, whose code may compute something else with them; leave `request.layout` out, or choose ddpm or diffusers",
-            other.as_ref().map_or(Family::Ddpm, |o| o.family)
-        ),
+        // Every network of this kind is the package's, or refused below.
+        None if family == Family::Lucidrains => Origin::new(family),
+        None => match &meta.config.model {
+            ModelConfig::UnetAttention(model) if family == Family::Openai => {
+                openai::describes::origin_for(model, meta.config.diffusion.timesteps)?
+            }
+            _ => bail!(other_origin(family, Family::Ddpm)),
+        },
+        Some(origin) => bail!(other_origin(family, origin.family)),
     };
     let settings = Settings {
         model: meta.config.model.clone(),
@@ -57,6 +64,13 @@ pub fn in_layout(family: Family, meta: &Meta, weights: &[(String, Tensor)]) -> R
             Ok((entry.theirs, theirs))
         })
         .collect()
+}
+
+fn other_origin(family: Family, origin: Family) -> String {
+    format!(
+        "these weights came from {origin}, not from {family}, whose code may compute something else with them; leave \
+         `request.layout` out, or choose ddpm or diffusers"
+    )
 }
 
 /// Writes a PyTorch file as the family's own program saves it, whole or not at all.
@@ -105,7 +119,8 @@ pub fn write_pipeline(
     weights: &[(String, Tensor)],
 ) -> Result<Vec<String>> {
     let config = &meta.config;
-    let files = diffusers::pipeline_files(&config.model, &config.diffusion, &config.sample)?;
+    let mut files = diffusers::pipeline_files(&config.model, &config.diffusion, &config.sample)?;
+    files.extend(diffusers::class_script(&config.model, &config.diffusion));
     let state = in_layout(Family::Diffusers, &without_old_names(meta), weights)?;
     let used = dir.exists() && fs_err::read_dir(dir)?.next().is_some();
     ensure!(

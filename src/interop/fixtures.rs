@@ -91,6 +91,7 @@ pub(super) fn small() -> AttentionUNetConfig {
         cos_first: false,
         time_scale: 1.0,
         classes: None,
+        null_class: false,
         center_input: false,
         dropout: 0.0,
     }

@@ -39,6 +39,8 @@ pub struct Hints {
     pub blocks: Option<i64>,
     /// Dropout, for further training.
     pub dropout: Option<f64>,
+    /// True if the last row of the embedding of classes means that there is none.
+    pub null_class: Option<bool>,
 }
 
 impl Hints {
@@ -63,6 +65,7 @@ impl Hints {
             ("image_size", size),
             ("blocks", of(&self.blocks)),
             ("dropout", of(&self.dropout)),
+            ("null_class", of(&self.null_class)),
         ];
         let given = all.into_iter();
         given
@@ -108,6 +111,7 @@ impl Hints {
                 "attention_order",
                 "rescale_timesteps",
                 "blocks",
+                "null_class",
             ],
             Family::KerasDdpm => &[
                 "known",
@@ -116,6 +120,7 @@ impl Hints {
                 "head_channels",
                 "attention_order",
                 "rescale_timesteps",
+                "null_class",
             ],
             // These families look at each hint themselves.
             _ => &[],
@@ -150,6 +155,7 @@ fn in_config(config: &RunConfig, hint: &str) -> Option<String> {
             .map(spelled)
     };
     match hint {
+        "null_class" => Some(config.model.null_class().is_some().to_string()),
         "schedule" => Some(spelled(&config.diffusion.schedule)),
         "timesteps" => Some(config.diffusion.timesteps.to_string()),
         "prediction" => Some(spelled(&config.diffusion.prediction)),

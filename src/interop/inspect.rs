@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::foreign::{Foreign, Request};
 use super::report::Report;
 use crate::checkpoint::{Checkpoint, is_ours, read_checkpoint};
+use crate::config::ModelConfig;
 use crate::formats::dtypes;
 use crate::formats::finite::{NotFinite, check_finite};
 use crate::formats::weights_file::{Node, WeightsFile};
@@ -124,6 +125,9 @@ fn describe_ours(path: &Path, checkpoint: &Checkpoint) -> Result<Description> {
         ("step".into(), meta.step.to_string()),
         ("written by".into(), meta.written_by.clone()),
     ];
+    if let Some(classes) = classes(&meta.config.model) {
+        facts.insert(2, ("classes".into(), classes));
+    }
     if let Some(origin) = &meta.origin {
         facts.push(("imported from".into(), origin.family.to_string()));
     }
@@ -140,6 +144,15 @@ fn describe_ours(path: &Path, checkpoint: &Checkpoint) -> Result<Description> {
         not_finite: counts(not_finite.take(MOST_LISTED).collect()),
         config: Some(serde_json::to_value(&meta.config)?),
         ..finish(path, "ddpm checkpoint".into(), facts, tensors.collect())
+    })
+}
+
+/// The classes of a network that has them, in words.
+fn classes(model: &ModelConfig) -> Option<String> {
+    let classes = model.classes()?;
+    Some(match model.null_class() {
+        None => classes.to_string(),
+        Some(null) => format!("{classes}, and {null} for no class"),
     })
 }
 

@@ -92,8 +92,12 @@ pub(super) fn infer(
 /// numbers that the layers in `keys` have, or those of the first network in a process if there are none.
 ///
 /// # Errors
-/// A network of another kind, or layers without numbers.
+/// A network of another kind, or with classes; layers without numbers.
 pub(super) fn layout(model: &ModelConfig, timesteps: i64, keys: &Keys) -> Result<Vec<Entry>> {
+    ensure!(
+        model.classes().is_none(),
+        "Keras-DDPM has no networks with classes"
+    );
     let weights = match model {
         ModelConfig::Unet(m) => ddpm::weights(m, timesteps, keys)?,
         ModelConfig::UnetConcat(m) => ddpm2::weights(m, timesteps, keys)?,

@@ -4,6 +4,8 @@
 //! in the buffer `betas`, and what the network predicts in the buffer `loss_weight`. Only the size of
 //! the images must be given. The network here has the package's own keys, so weights need no table.
 //!
+//! The package has two U-Nets: that of its main file, and that of `classifier_free_guidance.py`, which takes classes.
+//!
 //! - `table`: every key and shape that a network's settings imply
 //! - `refused`: files that are recognised only to be refused
 //! - `diffusion`: schedule and objective, and the package's buffers for them
@@ -22,7 +24,8 @@ use super::Settings;
 use super::settings::spelled;
 use crate::checkpoint::{Family, Origin};
 use crate::config::{
-    LucidrainsConfig, LucidrainsNorm, MAX_SIDE, ModelConfig, SampleConfig, Sigma, sides_wanted,
+    LucidrainsConfig, LucidrainsNorm, LucidrainsStructure, MAX_SIDE, ModelConfig, SampleConfig,
+    Sigma, sides_wanted,
 };
 use crate::interop::{Entry, Hints, Keys, Report};
 
@@ -36,6 +39,11 @@ const MAX_LEVELS: usize = 16;
 const NORM_GROUPS: i64 = 8;
 /// Trained keys and values of each attention head.
 const MEMORIES: i64 = 4;
+
+/// The embedding of "no class", which every network with classes has.
+const NULL_CLASS: &str = "null_classes_emb";
+/// Heads and their channels in the network with classes: fixed at the levels, by default in the middle.
+const GUIDED_HEADS: (i64, i64) = (4, 32);
 
 /// True for the keys of the package's U-Net, of any version; the prefix is stripped.
 pub(super) fn matches(keys: &Keys) -> bool {
@@ -63,7 +71,9 @@ pub(super) fn infer(
     if let Some(version) = &diffusion.version {
         report.fact("version", version, "version");
     }
-    report.assume("sinusoidal embedding of t with theta 10000: theta is not stored");
+    if model.classes.is_none() {
+        report.assume("sinusoidal embedding of t with theta 10000: theta is not stored");
+    }
     Ok(Settings {
         diffusion: diffusion::infer(diffusion, model.learned_variance, hints, report)?,
         sample: sampler(model.learned_variance, hints, report),
@@ -76,11 +86,33 @@ pub(super) fn infer(
 }
 
 /// Every tensor of the U-Net, in the order of its `state_dict`; theirs is ours.
-pub(super) fn layout(config: &LucidrainsConfig) -> Vec<Entry> {
-    table::parameters(config)
-        .into_iter()
-        .map(|(key, _)| Entry::same(key.clone(), key))
-        .collect()
+///
+/// # Errors
+/// A network with classes that the package does not have.
+pub(super) fn layout(config: &LucidrainsConfig) -> Result<Vec<Entry>> {
+    if config.classes.is_some() {
+        let of_its_file = config.structure == LucidrainsStructure::ClassifierFreeGuidance;
+        ensure!(
+            of_its_file && config.null_class,
+            "the package's network with classes (classifier_free_guidance) is another one than this, which {}; choose \
+             `request.layout` = ddpm",
+            match of_its_file {
+                true => "has no class that means \"no class\"",
+                false => "grew its classes out of the network of the main file",
+            }
+        );
+        let (heads, channels) = GUIDED_HEADS;
+        let usual = |list: &[i64], value| list.iter().all(|&n| n == value);
+        ensure!(
+            usual(&config.heads, heads) && usual(&config.head_channels, channels),
+            "the package's network with classes has {heads} heads of {channels} channels at every level, and this one \
+             {:?} of {:?}; choose `request.layout` = ddpm",
+            config.heads,
+            config.head_channels
+        );
+    }
+    let same = |(key, _): (String, Vec<i64>)| Entry::same(key.clone(), key);
+    Ok(table::parameters(config).into_iter().map(same).collect())
 }
 
 /// One axis of a tensor's shape, within the limits of a network.
@@ -104,10 +136,16 @@ fn network(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<Lucidrains
     report.fact("base width", base_width, "shape of time_mlp.1.weight");
     let init_width = axis(keys, "init_conv.weight", 4, 0)?;
     report.fact("first width", init_width, "shape of init_conv.weight");
-    let multipliers = multipliers(keys, base_width, report)?;
+    let structure = structure(keys, report);
+    let multipliers = multipliers(keys, structure, base_width, report)?;
     let levels = multipliers.len();
     let attention = (0..levels)
-        .map(|i| attention(keys, &format!("downs.{i}.2")))
+        .map(|i| match structure {
+            LucidrainsStructure::Main => attention(keys, &format!("downs.{i}.2")),
+            LucidrainsStructure::ClassifierFreeGuidance => {
+                guided_attention(keys, &format!("downs.{i}.2.fn.fn"))
+            }
+        })
         .collect::<Result<Vec<_>>>()?;
     let config = LucidrainsConfig {
         height: 0,
@@ -120,6 +158,9 @@ fn network(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<Lucidrains
         head_channels: attention.iter().map(|a| a.channels).collect(),
         full_attention: attention.iter().map(|a| a.full).collect(),
         norm: norm(keys, base_width, init_width, &multipliers, report)?,
+        structure,
+        classes: classes(keys, structure, report)?,
+        null_class: structure == LucidrainsStructure::ClassifierFreeGuidance,
         dropout: hints.dropout.unwrap_or(0.0),
         multipliers,
     };
@@ -161,8 +202,37 @@ fn channels(keys: &Keys, report: &mut Report) -> Result<(i64, bool)> {
     Ok((enter, leave != enter))
 }
 
+/// The file of the package whose network it is.
+fn structure(keys: &Keys, report: &mut Report) -> LucidrainsStructure {
+    if !keys.has(NULL_CLASS) {
+        return LucidrainsStructure::Main;
+    }
+    report.fact("structure", "classifier-free-guidance", NULL_CLASS);
+    LucidrainsStructure::ClassifierFreeGuidance
+}
+
+fn classes(
+    keys: &Keys,
+    structure: LucidrainsStructure,
+    report: &mut Report,
+) -> Result<Option<i64>> {
+    if structure == LucidrainsStructure::Main {
+        return Ok(None);
+    }
+    let table = "classes_emb.weight";
+    let classes = axis(keys, table, 2, 0)?;
+    report.fact("classes", classes, format!("shape of {table}"));
+    report.fact("no class", format!("number {classes}"), NULL_CLASS);
+    Ok(Some(classes))
+}
+
 /// The levels' widths as multiples of `base_width`.
-fn multipliers(keys: &Keys, base_width: i64, report: &mut Report) -> Result<Vec<i64>> {
+fn multipliers(
+    keys: &Keys,
+    structure: LucidrainsStructure,
+    base_width: i64,
+    report: &mut Report,
+) -> Result<Vec<i64>> {
     let levels = keys.count(|i| format!("downs.{i}."));
     ensure!(
         (1..=MAX_LEVELS).contains(&levels),
@@ -170,7 +240,8 @@ fn multipliers(keys: &Keys, base_width: i64, report: &mut Report) -> Result<Vec<
     );
     let found = (0..levels)
         .map(|i| {
-            let inner = if i + 1 < levels { "3.1" } else { "3" };
+            let main = structure == LucidrainsStructure::Main;
+            let inner = if main && i + 1 < levels { "3.1" } else { "3" };
             let key = format!("downs.{i}.{inner}.weight");
             let width = axis(keys, &key, 4, 0)?;
             ensure!(
@@ -183,7 +254,12 @@ fn multipliers(keys: &Keys, base_width: i64, report: &mut Report) -> Result<Vec<
     report.fact(
         "multipliers",
         format!("{found:?}"),
-        "shapes of downs.*.3.1.weight, and of the last downs.*.3.weight",
+        match structure {
+            LucidrainsStructure::Main => {
+                "shapes of downs.*.3.1.weight, and of the last downs.*.3.weight"
+            }
+            LucidrainsStructure::ClassifierFreeGuidance => "shapes of downs.*.3.weight",
+        },
     );
     Ok(found)
 }
@@ -207,7 +283,41 @@ fn attention(keys: &Keys, path: &str) -> Result<Attention> {
     })
 }
 
+/// One level's attention in the network with classes, whose shapes show only heads times channels.
+fn guided_attention(keys: &Keys, path: &str) -> Result<Attention> {
+    let (heads, channels) = GUIDED_HEADS;
+    for key in [
+        format!("{path}.to_qkv.weight"),
+        "mid_attn.fn.fn.to_qkv.weight".to_owned(),
+    ] {
+        let rows = axis(keys, &key, 4, 0)?;
+        ensure!(
+            rows == 3 * heads * channels,
+            "{key} has {rows} rows, want {} for {heads} heads of {channels} channels: networks with other `attn_heads` \
+             or `attn_dim_head` are not supported",
+            3 * heads * channels
+        );
+    }
+    Ok(Attention {
+        heads,
+        channels,
+        full: false,
+    })
+}
+
 fn note_attention(config: &LucidrainsConfig, hints: &Hints, report: &mut Report) -> Result<()> {
+    let guided = config.structure == LucidrainsStructure::ClassifierFreeGuidance;
+    let from = match guided {
+        true => "shapes of downs.*.2.fn.fn.to_qkv.weight, and the package",
+        false => "shapes of downs.*.2.mem_kv",
+    };
+    if guided {
+        let (heads, channels) = GUIDED_HEADS;
+        report.assume(format!(
+            "{heads} heads of {channels} channels in the middle attention, the package's default: `attn_heads` and \
+             `attn_dim_head` are not stored"
+        ));
+    }
     let lists = [
         ("num_heads", "heads", hints.num_heads, &config.heads),
         (
@@ -221,16 +331,18 @@ fn note_attention(config: &LucidrainsConfig, hints: &Hints, report: &mut Report)
         if let Some(hint) = hint {
             ensure!(
                 found.iter().all(|&n| n == hint),
-                "{setting} = {hint}: downs.*.2.mem_kv have {found:?}; leave {setting} out"
+                "{setting} = {hint}: the network has {found:?}; leave {setting} out"
             );
         }
-        report.fact(what, format!("{found:?}"), "shapes of downs.*.2.mem_kv");
+        report.fact(what, format!("{found:?}"), from);
     }
-    report.fact(
-        "full attention",
-        format!("{:?}", config.full_attention),
-        "downs.*.2.to_out.weight instead of to_out.0.weight",
-    );
+    if !guided {
+        report.fact(
+            "full attention",
+            format!("{:?}", config.full_attention),
+            "downs.*.2.to_out.weight instead of to_out.0.weight",
+        );
+    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 //! - `attention_unet`: what the code bases with Ho et al.'s U-Net share
 //! - `settings`: what a file was found to describe
 //! - `layout`: one table from their tensors to ours, used in both directions; `forms` does it to values; `export` writes
-//! - `hints`, `published`: what a file does not say; `uses`: what of it a caller needs; `report`: what was found,
+//! - `hints`, `null_class`, `published`: what a file does not say; `uses`: what of it a caller needs; `report`: what was found,
 //!   assumed and lacks
 //! - `inspect`: any file of weights, ours too, described
 
@@ -25,6 +25,7 @@ mod keras;
 mod keys;
 mod layout;
 mod lucidrains;
+mod null_class;
 mod openai;
 mod pesser;
 mod published;

@@ -11,6 +11,7 @@ use super::attention_unet::hints::{HintReader, Question, settings};
 use super::attention_unet::layout::{check, entries, tensors};
 use super::attention_unet::names::{AttentionNames, Grid, Names, Place, ResnetNames};
 use super::attention_unet::shapes;
+use super::null_class;
 use super::settings::spelled;
 use crate::checkpoint::AttentionOrder;
 use crate::checkpoint::{Family, Origin};
@@ -42,6 +43,7 @@ pub(super) fn matches(keys: &Keys) -> bool {
 pub(super) fn infer(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<Settings> {
     let mut model = read(keys)?;
     shapes::note(&model, report);
+    null_class::split(&mut model, hints, report)?;
     report.fact("resampling", spelled(&model.resample), "keys");
     let mut reader = HintReader::new(Family::Openai, &model, hints, report)?;
     heads(&mut model, &mut reader)?;
@@ -298,6 +300,7 @@ fn module(place: Place, grid: Grid) -> String {
     }
 }
 
+pub(in crate::interop) mod describes;
 #[cfg(test)]
 mod nets;
 #[cfg(test)]

@@ -65,6 +65,7 @@ impl Known {
             clip_x0: given.clip_x0.or(own.clip_x0),
             image_size: given.image_size.or(own.image_size),
             dropout: given.dropout.or(own.dropout),
+            null_class: given.null_class,
         }
     }
 

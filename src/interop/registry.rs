@@ -70,7 +70,7 @@ impl Settings {
     /// one if there are none.
     ///
     /// # Errors
-    /// A family whose networks are of another kind.
+    /// A family whose networks are of another kind, or whose program has no such classes.
     pub(super) fn layout(&self, keys: &Keys) -> Result<Vec<Entry>> {
         use ModelConfig::{Lucidrains, UnetAttention};
         let origin = &self.origin;
@@ -85,7 +85,7 @@ impl Settings {
                 w86763777::layout(m, origin, self.diffusion.timesteps)
             }
             (Family::Openai, UnetAttention(m)) => openai::layout(m, origin),
-            (Family::Lucidrains, Lucidrains(m)) => lucidrains::layout(m),
+            (Family::Lucidrains, Lucidrains(m)) => lucidrains::layout(m)?,
             (Family::KerasDdpm, model) => keras::layout(model, self.diffusion.timesteps, keys)?,
             (family, other) => bail!("{family} has no network like {}", other.kind().name()),
         })

@@ -12,9 +12,10 @@ use tch::{Device, Tensor};
 
 use self::positions::Positions;
 use self::unit::GatedAttentionUnit;
+use super::classes::ClassTable;
 use super::layers::{RmsNorm, TimeTable, linear, linear_weight};
 use super::params::{Param, move_params, params_of};
-use crate::config::GauConfig;
+use crate::config::{GauConfig, class_rows};
 use crate::rng::{Stream, key, seeded};
 
 /// Predicts the noise in `x_t`, or another target it was trained for.
@@ -25,6 +26,7 @@ pub struct Gau {
     layers: Vec<GatedAttentionUnit>,
     norm_out: RmsNorm,
     patch_out: Tensor,
+    classes: Option<ClassTable>,
     patch: i64,
     key_width: i64,
     store: VarStore,
@@ -41,7 +43,7 @@ impl Gau {
         let root = &store.root();
         let (width, values) = (config.base_width, config.patch_values());
         let layers = root / "layers";
-        // Fields are initialised in the order written here, which is the original's.
+        // Fields are initialised in the order written here, which is the original's; it has no classes.
         Gau {
             patch_in: linear_weight(&(root / "patch_in"), values, width),
             time_embedding: TimeTable::trainable(&(root / "time_embedding"), timesteps, width),
@@ -50,6 +52,8 @@ impl Gau {
                 .collect(),
             norm_out: RmsNorm::new(&(root / "norm_out"), width, config.norm_eps),
             patch_out: linear_weight(&(root / "patch_out"), width, values),
+            classes: class_rows(config.classes, config.null_class)
+                .map(|rows| ClassTable::new(root, rows, width).uniform()),
             patch: config.patch,
             key_width: config.key_width,
             store,
@@ -64,12 +68,19 @@ impl Gau {
     /// # Shapes
     /// - `x_t`: `[N, C, H, W]` f32, H and W multiples of the patch size; returns the same shape
     /// - `t`: `[N]` i64 in `0..T`
+    /// - `classes`: `[N]` i64 below the number of rows of the class embedding, for class-conditional networks
     ///
     /// # Panics
-    /// With other shapes, or `t` outside `0..T`.
+    /// With other shapes, or `t` outside `0..T`; unless `classes` is given exactly for class-conditional networks.
     ///
     /// Source: Keras-DDPM, `ddpm-gau.py`
-    pub fn forward(&self, x_t: &Tensor, t: &Tensor, train: bool) -> Tensor {
+    pub fn forward(
+        &self,
+        x_t: &Tensor,
+        t: &Tensor,
+        classes: Option<&Tensor>,
+        train: bool,
+    ) -> Tensor {
         // [N, values of a patch, rows, columns]
         let patches = x_t.pixel_unshuffle(self.patch);
         let size = patches.size();
@@ -77,8 +88,9 @@ impl Gau {
         let positions = Positions::new(rows, columns, self.key_width, x_t.device());
 
         let tokens = patches.flatten(2, 3).transpose(1, 2);
-        let t_emb = self.time_embedding.forward(t).unsqueeze(1);
-        let mut x = linear(&tokens, &self.patch_in, None) + t_emb;
+        let t_emb = self.time_embedding.forward(t);
+        let t_emb = ClassTable::add(self.classes.as_ref(), t_emb, classes);
+        let mut x = linear(&tokens, &self.patch_in, None) + t_emb.unsqueeze(1);
         for layer in &self.layers {
             x = layer.forward(&x, &positions, train);
         }

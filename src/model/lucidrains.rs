@@ -1,12 +1,15 @@
 //! The U-Net of lucidrains' `denoising-diffusion-pytorch`, version 1.9 and later: skips are
 //! concatenated, and every level has attention, linear attention at most of them.
 //!
-//! Parameters have the names and the order of the package's own `state_dict`, so weights convert both
-//! ways unchanged, and an optimizer's state by index. `ups.0` is the lowest resolution there; lists in
-//! the settings count levels from the full resolution.
+//! Parameters have the names of the package's own `state_dict`, so weights convert both ways unchanged, and its
+//! order, but for those of classes, which come last. `ups.0` is the lowest resolution there; lists in the settings
+//! count levels from the full resolution.
+//!
+//! The package has another U-Net for classes, of a slightly other structure; both structures can have classes here.
 
 mod attention;
 mod blocks;
+mod class_mlp;
 mod cost;
 mod layers;
 #[cfg(test)]
@@ -18,10 +21,12 @@ use tch::{Device, Tensor};
 
 use self::attention::{Attention, Heads};
 use self::blocks::{ResidualBlock, TimeMlp};
+use self::class_mlp::ClassMlp;
 use self::layers::Conv;
+use super::classes::pair;
 use super::layers::preferred_layout;
 use super::params::{Param, move_params, params_of};
-use crate::config::LucidrainsConfig;
+use crate::config::{LucidrainsConfig, LucidrainsStructure};
 use crate::rng::{Stream, key, seeded};
 
 /// One resolution, down or up: two blocks, attention, and the resampling to the next level.
@@ -30,7 +35,7 @@ struct Level {
     block1: ResidualBlock,
     block2: ResidualBlock,
     attention: Attention,
-    /// Resampling before `conv`: halving (down) or doubling (up).
+    /// Resampling before `conv`: halving (down, unless `conv` does it) or doubling (up).
     resamples: bool,
     conv: Conv,
 }
@@ -48,6 +53,7 @@ pub struct LucidrainsUNet {
     mid_block2: ResidualBlock,
     final_res_block: ResidualBlock,
     final_conv: Conv,
+    classes: Option<ClassMlp>,
     store: VarStore,
 }
 
@@ -69,7 +75,7 @@ impl LucidrainsUNet {
         let out = config.channels * if config.learned_variance { 2 } else { 1 };
         let block =
             |name: &str, c_in, c_out| ResidualBlock::new(&(root / name), c_in, c_out, config);
-        // Fields are initialised in the order written here, which is the order of the `state_dict`.
+        // Fields are initialised in the order written here, which is the order of the `state_dict` without classes.
         LucidrainsUNet {
             init_conv: Conv::new(&(root / "init_conv"), config.channels, init, 7),
             time_mlp: TimeMlp::new(&(root / "time_mlp"), config.base_width),
@@ -80,6 +86,7 @@ impl LucidrainsUNet {
             mid_block2: block("mid_block2", mid, mid),
             final_res_block: block("final_res_block", 2 * init, init),
             final_conv: Conv::new(&(root / "final_conv"), init, out, 1),
+            classes: (config.classes).map(|classes| ClassMlp::new(root, config, classes)),
             store,
         }
     }
@@ -90,13 +97,24 @@ impl LucidrainsUNet {
     /// - `x_t`: `[N, C, H, W]` f32, H and W multiples of 2^(levels - 1); returns `[N, C, H, W]`, or
     ///   `[N, 2C, H, W]` with a learned variance
     /// - `t`: `[N]` i64
+    /// - `classes`: `[N]` i64 up to the last class, or the number after it for "no class" if the network has that; for
+    ///   class-conditional networks
     ///
     /// # Panics
-    /// With other shapes.
+    /// With other shapes, or unless `classes` is given exactly for class-conditional networks.
     ///
     /// Source: `denoising-diffusion-pytorch` 2.3.4, `Unet`
-    pub fn forward(&self, x_t: &Tensor, t: &Tensor, train: bool) -> Tensor {
-        let t_emb = self.time_mlp.forward(t);
+    pub fn forward(
+        &self,
+        x_t: &Tensor,
+        t: &Tensor,
+        classes: Option<&Tensor>,
+        train: bool,
+    ) -> Tensor {
+        let mut t_emb = self.time_mlp.forward(t);
+        if let Some((mlp, classes)) = pair(self.classes.as_ref(), classes) {
+            t_emb = Tensor::cat(&[t_emb, mlp.forward(classes)], 1);
+        }
         let first = self.init_conv.forward(&preferred_layout(x_t));
         let mut x = first.shallow_clone();
         let mut skips = Vec::with_capacity(2 * self.downs.len());
@@ -137,7 +155,7 @@ impl LucidrainsUNet {
         self.final_conv.forward(&x)
     }
 
-    /// Parameters in creation order, which is that of the package's `parameters()`.
+    /// Parameters in creation order.
     pub fn params(&self) -> Vec<Param> {
         params_of(&self.store)
     }
@@ -167,10 +185,12 @@ fn draw_downs(root: &Path, config: &LucidrainsConfig) -> Vec<Level> {
             let path = &(root / "downs" / i);
             let (here, next) = (widths[i], widths[i + 1]);
             Level::new(path, config, i, (here, here), |path| {
-                if i + 1 < levels {
-                    (true, Conv::new(&(path / 1), 4 * here, next, 1))
-                } else {
+                if i + 1 == levels {
                     (false, Conv::new(path, here, next, 3))
+                } else if config.structure == LucidrainsStructure::ClassifierFreeGuidance {
+                    (false, Conv::halving(path, here, next))
+                } else {
+                    (true, Conv::new(&(path / 1), 4 * here, next, 1))
                 }
             })
         })

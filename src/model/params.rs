@@ -6,6 +6,8 @@ use anyhow::Result;
 use tch::nn::VarStore;
 use tch::{Device, Tensor, no_grad};
 
+use super::classes::embeds_classes;
+
 /// A trainable tensor and its `state_dict` key.
 #[derive(Debug)]
 pub struct Param {
@@ -93,7 +95,8 @@ pub fn params_of(store: &VarStore) -> Vec<Param> {
 /// A `state_dict` whose keys or shapes do not fit the network.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error(
-    "these weights are of another network{}{}{}",
+    "these weights are of another network{}{}{}{}",
+    differing_classes(missing, unexpected),
     list("\n  missing: ", missing),
     list("\n  unexpected: ", unexpected),
     list("\n  wrong shape: ", misshaped)
@@ -105,6 +108,17 @@ pub struct StateDictError {
     pub unexpected: Vec<String>,
     /// `key [seen], want [wanted]`.
     pub misshaped: Vec<String>,
+}
+
+/// What is known of two networks that differ in classes alone.
+fn differing_classes(missing: &[String], unexpected: &[String]) -> &'static str {
+    let only_of_classes = |names: &[String]| names.iter().all(|name| embeds_classes(name));
+    match (missing, unexpected) {
+        ([], []) => "",
+        (missing, []) if only_of_classes(missing) => ", one with fewer classes or none",
+        ([], unexpected) if only_of_classes(unexpected) => ", one with more classes",
+        _ => "",
+    }
 }
 
 fn list(head: &str, items: &[String]) -> String {

@@ -5,9 +5,10 @@ use tch::nn::{Path, VarStore};
 use tch::{Device, Tensor};
 
 use super::block::{Form, ResidualBlock};
+use super::classes::ClassTable;
 use super::layers::{Norm, TimeTable, conv_weight, conv3x3, preferred_layout};
 use super::params::{Param, move_params, params_of};
-use crate::config::{TimeEmbedding, UNetConfig};
+use crate::config::{TimeEmbedding, UNetConfig, class_rows};
 use crate::native;
 use crate::rng::{Stream, key, seeded};
 
@@ -23,6 +24,7 @@ pub(super) struct Stage {
 #[derive(Debug)]
 pub struct UNet {
     time_embedding: TimeTable,
+    classes: Option<ClassTable>,
     pub(super) conv_in: Tensor,
     pub(super) down: Vec<Stage>,
     pub(super) mid: ResidualBlock,
@@ -92,8 +94,11 @@ impl UNet {
 
         let norm_out = Norm::new(&(root / "norm_out"), width, config);
         let conv_out = conv_weight(&(root / "conv_out"), width, config.channels, 3, 1.0);
+        let classes = class_rows(config.classes, config.null_class)
+            .map(|rows| ClassTable::new(root, rows, base).uniform());
         UNet {
             time_embedding,
+            classes,
             conv_in,
             down,
             mid,
@@ -112,13 +117,21 @@ impl UNet {
     /// # Shapes
     /// - `x_t`: `[N, C, H, W]` f32; returns the same shape
     /// - `t`: `[N]` i64 in `0..T`
+    /// - `classes`: `[N]` i64 below the number of rows of the class embedding, for class-conditional networks
     ///
     /// # Panics
-    /// With other shapes, or `t` outside `0..T`.
+    /// With other shapes, or `t` outside `0..T`; unless `classes` is given exactly for class-conditional networks.
     ///
     /// Source: Keras-DDPM, `ddpm.py`.
-    pub fn forward(&self, x_t: &Tensor, t: &Tensor, train: bool) -> Tensor {
+    pub fn forward(
+        &self,
+        x_t: &Tensor,
+        t: &Tensor,
+        classes: Option<&Tensor>,
+        train: bool,
+    ) -> Tensor {
         let t_emb = self.time_embedding.forward(t);
+        let t_emb = ClassTable::add(self.classes.as_ref(), t_emb, classes);
         let mut x = conv3x3(&preferred_layout(x_t), &self.conv_in, None);
         let mut skips = vec![x.shallow_clone()];
 
@@ -171,7 +184,7 @@ impl UNet {
         }
     }
 
-    /// Parameters in creation order, which is the order of the reference's `state_dict`.
+    /// Parameters in creation order, which is the order of the reference's `state_dict`: a class embedding is the last.
     pub fn params(&self) -> Vec<Param> {
         params_of(&self.store)
     }
@@ -265,7 +278,7 @@ mod tests {
                 config.validate().unwrap();
                 let net = UNet::new(config.model.unet_mut(), 10, 0);
                 let x = Tensor::zeros([2, channels, height, width], (Kind::Float, Device::Cpu));
-                let out = net.forward(&x, &Tensor::from_slice(&[0i64, 9]), true);
+                let out = net.forward(&x, &Tensor::from_slice(&[0i64, 9]), None, true);
                 assert_eq!(out.size(), x.size());
             }
         }

@@ -102,7 +102,7 @@ impl AttentionUNet {
         let up = draw_up(root, config, &mut skips);
         let out = config.channels * if config.learned_variance { 2 } else { 1 };
         let width = config.widths[0];
-        AttentionUNet {
+        let net = AttentionUNet {
             time,
             conv_in,
             down,
@@ -117,7 +117,9 @@ impl AttentionUNet {
             conv_out: Conv::new(&(root / "conv_out"), width, out, 3, ALMOST_ZERO),
             center_input: config.center_input,
             store,
-        }
+        };
+        net.time.draw_classes();
+        net
     }
 
     /// The network's raw output: eps_hat, x_0_hat or v_hat, as it was trained.
@@ -125,7 +127,7 @@ impl AttentionUNet {
     /// # Shapes
     /// - `x_t`: `[N, C, H, W]` f32; returns `[N, C, H, W]`, or `[N, 2C, H, W]` with a learned variance
     /// - `t`: `[N]` i64 in `0..T`
-    /// - `classes`: `[N]` i64 below the number of classes, for class-conditional networks
+    /// - `classes`: `[N]` i64 below the number of rows of the class embedding, for class-conditional networks
     ///
     /// # Panics
     /// With other shapes, or unless `classes` is given exactly for class-conditional networks.

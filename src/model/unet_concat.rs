@@ -11,11 +11,12 @@ use tch::nn::{Path, VarStore};
 use tch::{Device, Tensor};
 
 use self::block::ResidualBlock;
+use super::classes::ClassTable;
 use super::layers::{
     Modulation, Norm, TimeTable, conv_weight, conv3x3, linear, linear_weight, preferred_layout,
 };
 use super::params::{Param, move_params, params_of};
-use crate::config::{BlockWidths, ConcatUNetConfig};
+use crate::config::{BlockWidths, ConcatUNetConfig, class_rows};
 use crate::rng::{Stream, key, seeded};
 
 /// One resolution, down or up: its blocks, with the image halved (down) or doubled (up) after them.
@@ -54,6 +55,8 @@ impl TimeEmbedding {
 #[derive(Debug)]
 pub struct ConcatUNet {
     time_embedding: TimeEmbedding,
+    /// Added after the swish of the time embedding.
+    classes: Option<ClassTable>,
     conv_in: Tensor,
     down: Vec<Stage>,
     mid: ResidualBlock,
@@ -105,8 +108,11 @@ impl ConcatUNet {
             config.norm_eps,
         );
         let conv_out = conv_weight(&(root / "conv_out"), width, config.channels, 3, 1.0);
+        let classes = class_rows(config.classes, config.null_class)
+            .map(|rows| ClassTable::new(root, rows, config.time_width()).uniform());
         ConcatUNet {
             time_embedding,
+            classes,
             conv_in,
             down,
             mid,
@@ -125,13 +131,21 @@ impl ConcatUNet {
     /// # Shapes
     /// - `x_t`: `[N, C, H, W]` f32; returns the same shape
     /// - `t`: `[N]` i64 in `0..T`
+    /// - `classes`: `[N]` i64 below the number of rows of the class embedding, for class-conditional networks
     ///
     /// # Panics
-    /// With other shapes, or `t` outside `0..T`.
+    /// With other shapes, or `t` outside `0..T`; unless `classes` is given exactly for class-conditional networks.
     ///
     /// Source: Keras-DDPM, `ddpm2.py`; Ho et al. 2020, appendix B <https://arxiv.org/abs/2006.11239>
-    pub fn forward(&self, x_t: &Tensor, t: &Tensor, train: bool) -> Tensor {
+    pub fn forward(
+        &self,
+        x_t: &Tensor,
+        t: &Tensor,
+        classes: Option<&Tensor>,
+        train: bool,
+    ) -> Tensor {
         let t_emb = self.time_embedding.forward(t);
+        let t_emb = ClassTable::add(self.classes.as_ref(), t_emb, classes);
         let mut x = conv3x3(&preferred_layout(x_t), &self.conv_in, None);
         let mut skips = vec![x.shallow_clone()];
 

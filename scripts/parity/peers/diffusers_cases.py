@@ -1,6 +1,8 @@
 """diffusers: its networks, samples and exports compared with ours, on fresh random pipelines."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,10 +10,11 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from diffusers.utils import logging
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .checking import IMAGE, PREDICTION, Ddpm, Table, refused_or_near
+from .checking import IMAGE, ONE_THREAD, PREDICTION, Ddpm, Table, refused_or_near
 from .drawing import diffusers_images, inputs, noise, randomize
 
 logging.set_verbosity_error()
@@ -71,6 +74,12 @@ SHAPES = [
     Shape("attention_head_dim 32, fp16", SMALL | {"block_out_channels": (32, 64), "attention_head_dim": 32}, "fp16"),
     Shape("attention_head_dim 4", SMALL | {"attention_head_dim": 4} | blocks("aa")),
     Shape("class-conditional", SMALL | {"num_class_embeds": 10}),
+    Shape("classes, the last row none", SMALL | {"num_class_embeds": 10}, hints=("--null-class", "true")),
+    Shape(
+        "classes and learned variance",
+        SMALL | {"num_class_embeds": 10, "out_channels": 6},
+        hints=("--null-class", "true"),
+    ),
     Shape("1 channel, old attention names", SMALL | {"in_channels": 1, "out_channels": 1}, "old names"),
     Shape(
         "3 levels, unet folder",
@@ -188,6 +197,21 @@ def check_shape(table: Table, ddpm: Ddpm, shape: Shape, seed: int) -> None:
         with torch.no_grad():
             again = loaded.eval()(x, t, class_labels=classes).sample
         table.near(name, "their network from our folder", again, wanted, 1e-6, relative=True)
+        if conditional:
+            check_class_script(table, name, back)
+
+
+def check_class_script(table: Table, name: str, folder: Path) -> None:
+    """The program that samples with classes, with fewer steps than it has: it ends with eight images."""
+    script = folder / "sample_classes.py"
+    text = script.read_text()
+    script.write_text(text.replace("set_timesteps(1000)", "set_timesteps(4)"))
+    done = subprocess.run(
+        [sys.executable, script], cwd=folder, capture_output=True, text=True, timeout=600, env=ONE_THREAD
+    )
+    images = Image.open(folder / "classes.png").size if done.returncode == 0 else done.stderr[-300:]
+    lines = sum(not line.startswith(("#", "from", "import")) and bool(line) for line in text.splitlines())
+    table.add(name, f"the program in the folder, {lines} lines", done.returncode == 0, str(images))
 
 
 def check_shapes(table: Table, ddpm: Ddpm) -> None:

@@ -78,6 +78,11 @@ FAMILIES = [
         openai_hints("--head-channels", 32, "--attention-order", "legacy"), classes=10,
     ),
     Family(
+        "guided, classes, the last row none", "openai",
+        lambda: OpenAiNet(32, (1, 2), 1, (1,), head_channels=32, updown=True, classes=11),
+        openai_hints("--head-channels", 32, "--attention-order", "legacy", "--null-class", "true"), classes=11,
+    ),
+    Family(
         "guided, conv resampling", "openai",
         lambda: OpenAiNet(32, (1, 2), 1, (0,), head_channels=8, legacy=False, out_ch=3),
         openai_hints("--head-channels", 8, "--attention-order", "new", "--sigma", "beta"),

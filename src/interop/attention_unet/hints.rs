@@ -355,6 +355,10 @@ pub(in crate::interop) fn refuse_openai_hints(hints: &Hints, family: &str) -> Re
              weights, and its network sees t unscaled; leave {setting} out"
         );
     }
+    ensure!(
+        hints.null_class.is_none(),
+        "null_class has no meaning for a file of {family}: its network has no classes; leave null_class out"
+    );
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::config::{AttentionUNetConfig, Resample};
+use crate::config::{AttentionUNetConfig, Resample, class_rows};
 use crate::interop::{Keys, QkvOrder};
 
 /// Tensors of a residual block without a shortcut.
@@ -281,7 +281,7 @@ impl Walk<'_> {
                 to: time,
             },
         );
-        if let Some(rows) = c.classes {
+        if let Some(rows) = class_rows(c.classes, c.null_class) {
             add(
                 Place::Classes,
                 Kind::Table {

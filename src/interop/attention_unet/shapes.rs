@@ -87,6 +87,7 @@ pub(in crate::interop) fn read(
         cos_first: false,
         time_scale: 1.0,
         classes: None,
+        null_class: false,
         center_input: false,
         dropout: 0.0,
     })
@@ -107,9 +108,6 @@ pub(in crate::interop) fn note(model: &AttentionUNetConfig, report: &mut Report)
     fact("time scales and shifts", model.scale_shift.to_string());
     fact("time channels", model.time_channels.to_string());
     fact("time width", model.time_width.to_string());
-    if let Some(classes) = model.classes {
-        fact("classes", classes.to_string());
-    }
 }
 
 fn image_channels(keys: &Keys, conv_in: &str) -> Result<i64> {

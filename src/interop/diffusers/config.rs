@@ -56,6 +56,7 @@ pub(super) fn parse(text: &str) -> Result<(AttentionUNetConfig, bool)> {
         cos_first: knobs.flag("flip_sin_to_cos", true)?,
         time_scale: 1.0,
         classes: knobs.optional_int("num_class_embeds", 1..=1_000_000)?,
+        null_class: false,
         center_input: knobs.flag("center_input_sample", false)?,
         dropout: dropout(&knobs)?,
         widths: levels.widths,

@@ -3,7 +3,7 @@
 //! Written down from the settings alone, so that a file can be compared with them before a network
 //! is built. Our own parameters carry the same names.
 
-use crate::config::{AttentionUNetConfig, Resample};
+use crate::config::{AttentionUNetConfig, Resample, class_rows};
 
 /// Every parameter with its shape.
 ///
@@ -18,8 +18,8 @@ pub(crate) fn parameters(m: &AttentionUNetConfig) -> Vec<(String, Vec<i64>)> {
     list.conv("conv_in", m.channels, m.base_width, 3);
     list.linear("time_embedding.linear_1", m.time_channels, m.time_width);
     list.linear("time_embedding.linear_2", m.time_width, m.time_width);
-    if let Some(classes) = m.classes {
-        list.add("class_embedding.weight", vec![classes, m.time_width]);
+    if let Some(rows) = class_rows(m.classes, m.null_class) {
+        list.add("class_embedding.weight", vec![rows, m.time_width]);
     }
     for level in 0..m.widths.len() {
         list.down(level);

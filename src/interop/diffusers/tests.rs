@@ -284,6 +284,8 @@ fn other_networks_have_no_pipeline() {
         norm_groups: 8,
         norm_eps: 1e-5,
         time_embedding: crate::config::TimeEmbedding::Trainable,
+        classes: None,
+        null_class: false,
         dropout: 0.0,
     });
     let (settings, _) = inferred(CONFIG, &peer_keys(), &Hints::default());

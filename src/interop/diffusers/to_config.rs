@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::VERSION;
 use super::config::CLASS;
-use crate::config::{AttentionUNetConfig, Resample};
+use crate::config::{AttentionUNetConfig, Resample, class_rows};
 
 /// The contents of `config.json`.
 ///
@@ -51,7 +51,7 @@ pub(crate) fn to_config(m: &AttentionUNetConfig) -> Result<Value> {
         "mid_block_type": "UNetMidBlock2D",
         "norm_eps": m.norm_eps,
         "norm_num_groups": m.norm_groups,
-        "num_class_embeds": m.classes,
+        "num_class_embeds": class_rows(m.classes, m.null_class),
         "num_train_timesteps": null,
         "out_channels": m.channels * if m.learned_variance { 2 } else { 1 },
         "resnet_time_scale_shift": if m.scale_shift { "scale_shift" } else { "default" },

@@ -52,6 +52,8 @@ pub(super) fn infer(
         norm_groups: NORM_GROUPS,
         norm_eps: NORM_EPS,
         time_embedding: TimeEmbedding::Trainable,
+        classes: None,
+        null_class: false,
         dropout: hints.dropout.unwrap_or(0.0),
     };
     let weights = weights(&model, found.timesteps, keys)?;

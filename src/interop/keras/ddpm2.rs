@@ -185,6 +185,8 @@ impl Found {
             blocks: blocks as i64,
             norm_groups: NORM_GROUPS,
             norm_eps: NORM_EPS,
+            classes: None,
+            null_class: false,
             dropout: 0.0,
         })
     }

@@ -159,6 +159,8 @@ fn read(keys: &Keys) -> Result<(GauConfig, i64)> {
         units,
         key_width: joined - 2 * units,
         norm_eps: NORM_EPS,
+        classes: None,
+        null_class: false,
         dropout: 0.0,
     };
     Ok((model, timesteps))

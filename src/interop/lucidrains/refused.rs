@@ -1,7 +1,8 @@
 //! Networks of the package that are recognised only to be refused, with what was seen.
 //!
 //! Before 1.9 the maths changed several times under the same keys (attention by cosines, convolutions
-//! with standardised weights), so such files cannot be read without the version that wrote them.
+//! with standardised weights), so such files cannot be read without the version that wrote them. The same holds for the
+//! network with classes before 2.0.
 
 use anyhow::{Result, bail, ensure};
 
@@ -28,6 +29,14 @@ pub(super) fn refuse(keys: &Keys, version: Option<&str>) -> Result<()> {
              sinusoidal embedding of t"
         );
     }
+    let group = "downs.0.0.block1.norm.weight";
+    ensure!(
+        !keys.has(super::NULL_CLASS) || !keys.has(group),
+        "{group} is there beside {}, as in classifier_free_guidance of denoising-diffusion-pytorch before 2.0; want \
+         version 2.0 or later: the network's maths changed before that. Sample or convert it with the version that \
+         wrote it",
+        super::NULL_CLASS
+    );
     if let Some((seen, versions)) = sign_of_age(keys) {
         bail!(
             "{seen}, as in denoising-diffusion-pytorch {versions}; want version 1.9 or later: the \
@@ -46,22 +55,13 @@ fn parse(version: &str) -> Option<(u64, u64)> {
 
 /// What was seen, and its network. In these the package still uses older keys.
 fn other_kind(keys: &Keys) -> Option<(&'static str, &'static str)> {
-    [
-        (
-            "time_mlp.0.weights",
-            "a network with `learned_sinusoidal_cond` or `random_fourier_features`",
-        ),
-        (
-            "null_classes_emb",
-            "the network of classifier_free_guidance",
-        ),
-    ]
-    .into_iter()
-    .find(|(key, _)| keys.has(key))
-    .or_else(|| {
-        let one_dimensional = keys.shape("init_conv.weight", 3).is_ok();
-        one_dimensional.then_some(("init_conv.weight with 3 dimensions", "the network `Unet1D`"))
-    })
+    const LEARNED: &str = "time_mlp.0.weights";
+    if keys.has(LEARNED) {
+        let network = "a network with `learned_sinusoidal_cond` or `random_fourier_features`";
+        return Some((LEARNED, network));
+    }
+    let one_dimensional = keys.shape("init_conv.weight", 3).is_ok();
+    one_dimensional.then_some(("init_conv.weight with 3 dimensions", "the network `Unet1D`"))
 }
 
 /// What was seen, and its versions; the oldest signs first.
@@ -78,6 +78,10 @@ fn sign_of_age(keys: &Keys) -> Option<(String, &'static str)> {
     }
     if !keys.any("final_res_block.") {
         return Some(("there is no final_res_block".to_owned(), "before 0.20"));
+    }
+    if keys.has(super::NULL_CLASS) {
+        // What follows are signs of the other network, whose structure this one never had.
+        return None;
     }
     let halving = "downs.0.3.weight";
     if let Ok([_, _, height @ 4, width @ 4]) = keys.shape(halving, 4) {

@@ -1,4 +1,4 @@
-//! Every key and shape of the package's U-Net, for reading and writing files.
+//! Every key and shape of the package's two U-Nets, for reading and writing files.
 //!
 //! Separate from the network, so that a file is checked before memory is allocated for a network of its
 //! size.
@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-use super::MEMORIES;
-use crate::config::{LucidrainsConfig, LucidrainsNorm};
+use super::{MEMORIES, NULL_CLASS};
+use crate::config::{LucidrainsConfig, LucidrainsNorm, LucidrainsStructure};
 use crate::interop::Keys;
 
 /// Most keys that an error lists.
@@ -26,16 +26,26 @@ pub(super) fn parameters(config: &LucidrainsConfig) -> Vec<(String, Vec<i64>)> {
     let widths: Vec<i64> = [init].into_iter().chain(scaled).collect();
     let mid = widths[levels];
 
+    if config.null_class {
+        table.rows.push((NULL_CLASS.to_owned(), vec![base]));
+    }
     table.conv("init_conv", config.channels, init, 7);
     table.linear("time_mlp.1", base, 4 * base);
     table.linear("time_mlp.3", 4 * base, 4 * base);
+    if let Some(classes) = config.classes {
+        table.add("classes_emb", "weight", &[classes, base]);
+        table.linear("classes_mlp.0", base, 4 * base);
+        table.linear("classes_mlp.2", 4 * base, 4 * base);
+    }
     for i in 0..levels {
         let (path, here, next) = (format!("downs.{i}"), widths[i], widths[i + 1]);
         table.level(&path, here, here, i);
-        if i + 1 < levels {
+        if i + 1 == levels {
+            table.conv(&format!("{path}.3"), here, next, 3);
+        } else if table.is_main() {
             table.conv(&format!("{path}.3.1"), 4 * here, next, 1);
         } else {
-            table.conv(&format!("{path}.3"), here, next, 3);
+            table.conv(&format!("{path}.3"), here, next, 4);
         }
     }
     for (u, i) in (0..levels).rev().enumerate() {
@@ -59,6 +69,10 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
+    fn is_main(&self) -> bool {
+        self.config.structure == LucidrainsStructure::Main
+    }
+
     fn add(&mut self, path: &str, name: &str, shape: &[i64]) {
         self.rows.push((format!("{path}.{name}"), shape.to_vec()));
     }
@@ -74,11 +88,10 @@ impl Table<'_> {
     }
 
     fn block(&mut self, path: &str, c_in: i64, c_out: i64) {
-        self.linear(
-            &format!("{path}.mlp.1"),
-            4 * self.config.base_width,
-            2 * c_out,
-        );
+        // Of t, and of the class beside it.
+        let embeddings = if self.config.classes.is_some() { 2 } else { 1 };
+        let embedded = embeddings * 4 * self.config.base_width;
+        self.linear(&format!("{path}.mlp.1"), embedded, 2 * c_out);
         for (half, c_in) in [("block1", c_in), ("block2", c_out)] {
             self.conv(&format!("{path}.{half}.proj"), c_in, c_out, 3);
             let norm = format!("{path}.{half}.norm");
@@ -103,8 +116,18 @@ impl Table<'_> {
         } else {
             [each, MEMORIES]
         };
-        self.add(path, "mem_kv", &[2, heads, memory[0], memory[1]]);
-        self.add(path, "norm.g", &[1, width, 1, 1]);
+        if self.is_main() {
+            self.add(path, "mem_kv", &[2, heads, memory[0], memory[1]]);
+            self.add(path, "norm.g", &[1, width, 1, 1]);
+            self.attend(path, hidden, width, full);
+        } else {
+            // Its wrappers list what is within first.
+            self.attend(&format!("{path}.fn.fn"), hidden, width, full);
+            self.add(path, "fn.norm.g", &[1, width, 1, 1]);
+        }
+    }
+
+    fn attend(&mut self, path: &str, hidden: i64, width: i64, full: bool) {
         self.add(path, "to_qkv.weight", &[3 * hidden, width, 1, 1]);
         if full {
             self.conv(&format!("{path}.to_out"), hidden, width, 1);

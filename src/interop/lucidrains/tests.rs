@@ -11,8 +11,8 @@ use super::matches;
 use super::table::parameters;
 use crate::checkpoint::Family;
 use crate::config::{
-    DiffusionConfig, LossKind, LucidrainsConfig, LucidrainsNorm, ModelConfig, Prediction,
-    ScheduleKind, Sigma,
+    DiffusionConfig, LossKind, LucidrainsConfig, LucidrainsNorm, LucidrainsStructure, ModelConfig,
+    Prediction, ScheduleKind, Sigma,
 };
 use crate::interop::Settings;
 use crate::interop::{Form, Hints, Keys, Report};
@@ -31,7 +31,21 @@ pub(super) fn plain() -> LucidrainsConfig {
         head_channels: vec![32, 32],
         full_attention: vec![false, true],
         norm: LucidrainsNorm::Rms,
+        structure: LucidrainsStructure::Main,
+        classes: None,
+        null_class: false,
         dropout: 0.0,
+    }
+}
+
+/// The network with classes.
+pub(super) fn guided() -> LucidrainsConfig {
+    LucidrainsConfig {
+        full_attention: vec![false, false],
+        structure: LucidrainsStructure::ClassifierFreeGuidance,
+        classes: Some(7),
+        null_class: true,
+        ..plain()
     }
 }
 
@@ -58,6 +72,17 @@ pub(super) fn various() -> Vec<LucidrainsConfig> {
             norm: LucidrainsNorm::Group,
             init_width: 24,
             ..plain()
+        },
+        guided(),
+        LucidrainsConfig {
+            multipliers: vec![2, 1, 1],
+            heads: vec![4; 3],
+            head_channels: vec![32; 3],
+            full_attention: vec![false; 3],
+            classes: Some(1),
+            learned_variance: true,
+            init_width: 12,
+            ..guided()
         },
     ]
 }
@@ -172,14 +197,21 @@ fn the_table_is_the_networks() {
             .into_iter()
             .map(|p| (p.name, p.tensor.size()))
             .collect();
-        assert_eq!(network, parameters(&config));
-        for (entry, (key, _)) in layout(&config).iter().zip(&network) {
+        let (mut network, mut table) = (network, parameters(&config));
+        let layout = layout(&config).unwrap();
+        for (entry, (key, _)) in layout.iter().zip(&table) {
             assert_eq!(
                 (&entry.theirs, &entry.ours, &entry.form),
                 (key, &vec![key.clone()], &Form::Same)
             );
         }
-        assert_eq!(layout(&config).len(), network.len());
+        assert_eq!(layout.len(), network.len());
+        if config.classes.is_some() {
+            // The package's order is another one.
+            network.sort();
+            table.sort();
+        }
+        assert_eq!(network, table);
     }
 }
 
@@ -260,4 +292,34 @@ fn hints_that_contradict_the_file_are_refused() {
         (found.sample.sigma, found.sample.clip_x0),
         (Sigma::Beta, false)
     );
+}
+
+#[test]
+fn networks_with_classes_that_the_package_does_not_have_are_not_written_for_it() {
+    for (config, want) in [
+        (
+            LucidrainsConfig {
+                null_class: false,
+                ..guided()
+            },
+            "has no class that means \"no class\"",
+        ),
+        (
+            LucidrainsConfig {
+                structure: LucidrainsStructure::Main,
+                ..guided()
+            },
+            "out of the network of the main file",
+        ),
+        (
+            LucidrainsConfig {
+                heads: vec![4, 8],
+                ..guided()
+            },
+            "this one [4, 8] of [32, 32]",
+        ),
+    ] {
+        let error = layout(&config).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
 }

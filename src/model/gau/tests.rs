@@ -21,6 +21,8 @@ fn small() -> GauConfig {
         units: 10,
         key_width: 8,
         norm_eps: 1e-7,
+        classes: None,
+        null_class: false,
         dropout: 0.0,
     }
 }

@@ -1,20 +1,23 @@
-//! Attention over the pixels of a feature map, with a few trained keys and values besides.
+//! Attention over the pixels of a feature map, mostly with a few trained keys and values besides.
 
 use tch::nn::Path;
 use tch::{Tensor, no_grad};
 
 use super::layers::{Conv, RmsNorm};
-use crate::config::LucidrainsConfig;
+use crate::config::{LucidrainsConfig, LucidrainsStructure};
+use crate::model::layers::preferred_layout;
 
 /// Trained keys and values per head; not a setting of the package.
 const MEMORIES: i64 = 4;
 
-/// Number and width of heads, and the kind of attention.
+/// Number and width of heads, and the kind of attention. In the structure of the package's main file each head has
+/// trained keys and values.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Heads {
     pub(super) count: i64,
     pub(super) channels: i64,
     pub(super) full: bool,
+    pub(super) memories: bool,
 }
 
 impl Heads {
@@ -23,6 +26,7 @@ impl Heads {
             count: config.heads[level],
             channels: config.head_channels[level],
             full: config.full_attention[level],
+            memories: config.structure == LucidrainsStructure::Main,
         }
     }
 
@@ -33,6 +37,19 @@ impl Heads {
             ..Heads::of_level(config, config.multipliers.len() - 1)
         }
     }
+}
+
+/// Trained keys and values of all heads, `[2, heads, …]`, drawn from N(0, 1).
+fn memories_of(path: &Path, heads: Heads) -> Tensor {
+    let memory = match heads.full {
+        true => [MEMORIES, heads.channels],
+        false => [heads.channels, MEMORIES],
+    };
+    let mem_kv = path.zeros("mem_kv", &[2, heads.count, memory[0], memory[1]]);
+    no_grad(|| {
+        let _ = mem_kv.shallow_clone().normal_(0.0, 1.0);
+    });
+    mem_kv
 }
 
 /// `x + to_out(attention(q, k, v))` with q, k, v from the normalised `x`: softmax attention, or linear
@@ -49,7 +66,7 @@ impl Heads {
 /// <https://arxiv.org/abs/1706.03762>
 #[derive(Debug)]
 pub(super) struct Attention {
-    mem_kv: Tensor,
+    mem_kv: Option<Tensor>,
     norm: RmsNorm,
     to_qkv: Conv,
     to_out: Conv,
@@ -64,18 +81,16 @@ impl Attention {
             count,
             channels,
             full,
+            memories,
         } = heads;
         let hidden = count * channels;
-        let memory = if full {
-            [MEMORIES, channels]
-        } else {
-            [channels, MEMORIES]
+        let mem_kv = memories.then(|| memories_of(path, heads));
+        // The package's other file has a norm and the rest in wrappers of their own.
+        let (outer, path) = match memories {
+            true => (path, path),
+            false => (&(path / "fn"), &(path / "fn" / "fn")),
         };
-        let mem_kv = path.zeros("mem_kv", &[2, count, memory[0], memory[1]]);
-        no_grad(|| {
-            let _ = mem_kv.shallow_clone().normal_(0.0, 1.0);
-        });
-        let norm = RmsNorm::new(&(path / "norm"), width);
+        let norm = RmsNorm::new(&(outer / "norm"), width);
         let to_qkv = Conv::without_bias(&(path / "to_qkv"), width, 3 * hidden, 1);
         let path = &(path / "to_out");
         let (to_out, norm_out) = if full {
@@ -116,6 +131,7 @@ impl Attention {
             count,
             channels,
             full,
+            ..
         } = self.heads;
         // [N, 3, heads, D, pixels]: a view.
         let qkv = self.to_qkv.forward(&self.norm.forward(x)).reshape([
@@ -131,7 +147,11 @@ impl Attention {
         } else {
             self.linear(&q, &k, &v)
         };
-        let mixed = mixed.reshape([n, count * channels, height, width]);
+        let mut mixed = mixed.reshape([n, count * channels, height, width]);
+        if self.mem_kv.is_none() {
+            // Runs of the other structure continue with the bits of maps as they come.
+            mixed = preferred_layout(&mixed);
+        }
         let mut out = self.to_out.forward(&mixed);
         if let Some(norm) = &self.norm_out {
             out = norm.forward(&out);
@@ -141,9 +161,12 @@ impl Attention {
         out
     }
 
-    /// Prepends the trained keys (0) or values (1) to those of N images, along `dim`.
+    /// Prepends the trained keys (0) or values (1), if there are any, to those of N images, along `dim`.
     fn with_memory(&self, which: i64, own: &Tensor, dim: i64) -> Tensor {
-        let memory = self.mem_kv.select(0, which).unsqueeze(0);
+        let Some(mem_kv) = &self.mem_kv else {
+            return own.shallow_clone();
+        };
+        let memory = mem_kv.select(0, which).unsqueeze(0);
         let memory = memory.expand([own.size()[0], -1, -1, -1], false);
         Tensor::cat(&[memory.to_kind(own.kind()), own.shallow_clone()], dim)
     }
@@ -154,10 +177,9 @@ impl Attention {
         let (k, v) = (self.with_memory(0, &k, -2), self.with_memory(1, &v, -2));
         // CUDA's fused kernels take only a q whose channels lie side by side, and the plain form keeps a value for
         // each pair of pixels. On a CPU old runs continue with the bits of the plain form.
-        let q = if q.device().is_cuda() {
-            q.contiguous()
-        } else {
-            q
+        let (q, k, v) = match q.device().is_cuda() {
+            true => (q.contiguous(), k.contiguous(), v.contiguous()),
+            false => (q, k, v),
         };
         let (none, scale) = (None::<&Tensor>, None::<f64>);
         Tensor::scaled_dot_product_attention(&q, &k, &v, none, 0.0, false, scale, false)

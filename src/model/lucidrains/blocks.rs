@@ -96,6 +96,12 @@ impl Block {
     }
 }
 
+/// Length of the embedding that enters the blocks: of t, and of the class beside it if there are classes.
+fn embedding_width(config: &LucidrainsConfig) -> i64 {
+    let parts = if config.classes.is_some() { 2 } else { 1 };
+    parts * 4 * config.base_width
+}
+
 /// Residual block whose time embedding scales and shifts:
 ///
 /// ```text
@@ -120,7 +126,7 @@ impl ResidualBlock {
         config: &LucidrainsConfig,
     ) -> ResidualBlock {
         ResidualBlock {
-            mlp: Linear::new(&(path / "mlp" / 1), 4 * config.base_width, 2 * c_out),
+            mlp: Linear::new(&(path / "mlp" / 1), embedding_width(config), 2 * c_out),
             block1: Block::new(&(path / "block1"), c_in, c_out, config.norm),
             block2: Block::new(&(path / "block2"), c_out, c_out, config.norm),
             res_conv: (c_in != c_out).then(|| Conv::new(&(path / "res_conv"), c_in, c_out, 1)),
@@ -158,7 +164,7 @@ impl ResidualBlock {
     }
 
     /// # Shapes
-    /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, 4 base_width]`; returns `[N, Cout, H, W]`
+    /// - `x`: `[N, Cin, H, W]`; `t_emb`: `[N, 4 base_width]`, or with classes twice as long; returns `[N, Cout, H, W]`
     pub(super) fn forward(&self, x: &Tensor, t_emb: &Tensor, train: bool) -> Tensor {
         let t = self.mlp.forward(t_emb).chunk(2, 1);
         let mut h = self.block1.forward(x, Some((&t[0], &t[1])));

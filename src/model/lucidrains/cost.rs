@@ -30,6 +30,7 @@ fn attention(cost: &mut Cost, attention: &Attention, pixels: i64) {
         count,
         channels,
         full,
+        memories,
     } = attention.heads();
     let (hidden, width) = (count * channels, to_out.weight.size()[0]);
     // Two products of a [D, pixels] matrix, D times per column of the other factor.
@@ -41,9 +42,9 @@ fn attention(cost: &mut Cost, attention: &Attention, pixels: i64) {
     cost.keep_maps(norm + 1, pixels * width);
     cost.activations += (lengths * pixels) as u64;
     if full {
-        // Queries, as a view of the tensor of all three; keys and values with the trained ones; the result.
+        // Queries, as a view of the tensor of all three; keys and values with the trained ones, if any; the result.
         // The kernel keeps no scores.
-        cost.keep_maps(6, pixels * hidden);
+        cost.keep_maps(if memories { 6 } else { 4 }, pixels * hidden);
     } else {
         // Both softmaxes, scaled queries, values, the result; the second norm.
         cost.keep_maps(5, pixels * hidden);
@@ -65,7 +66,8 @@ impl LucidrainsUNet {
         let mut pixels = height * width;
         cost.add_conv(&self.init_conv.weight, pixels);
         cost.keep(pixels * self.init_conv.weight.size()[1]);
-        for linear in self.time_mlp.linears() {
+        let of_classes = self.classes.iter().flat_map(|mlp| mlp.linears());
+        for linear in self.time_mlp.linears().into_iter().chain(of_classes) {
             cost.add_conv(&linear.weight, 1);
         }
         for down in &self.downs {
@@ -73,8 +75,9 @@ impl LucidrainsUNet {
             if down.resamples {
                 pixels /= 4;
             }
-            cost.add_conv(&down.conv.weight, pixels);
             cost.keep(pixels * down.conv.weight.size()[1]);
+            pixels /= down.conv.stride * down.conv.stride;
+            cost.add_conv(&down.conv.weight, pixels);
         }
         block(&mut cost, &self.mid_block1, pixels);
         attention(&mut cost, &self.mid_attn, pixels);

@@ -18,11 +18,12 @@ fn uniform(path: &Path, name: &str, shape: &[i64], fan_in: i64) -> Tensor {
     tensor
 }
 
-/// A convolution of stride 1, padded to keep the image size.
+/// A convolution, padded to keep the image size or to halve it.
 #[derive(Debug)]
 pub(super) struct Conv {
     pub(super) weight: Tensor,
     bias: Option<Tensor>,
+    pub(super) stride: i64,
     padding: i64,
 }
 
@@ -42,16 +43,27 @@ impl Conv {
         Conv {
             weight: uniform(path, "weight", &shape, c_in * kernel * kernel),
             bias: None,
+            stride: 1,
             padding: kernel / 2,
         }
     }
 
-    /// `[N, Cin, H, W]` to `[N, Cout, H, W]`.
+    /// 4 × 4 with stride 2, which halves the image.
+    pub(super) fn halving(path: &Path, c_in: i64, c_out: i64) -> Conv {
+        Conv {
+            stride: 2,
+            padding: 1,
+            ..Conv::new(path, c_in, c_out, 4)
+        }
+    }
+
+    /// `[N, Cin, H, W]` to `[N, Cout, H, W]`, or half of each side.
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
-        if self.padding == 1 {
+        if (self.stride, self.padding) == (1, 1) {
             return conv3x3(x, &self.weight, self.bias.as_ref());
         }
-        conv2d(x, &self.weight, self.bias.as_ref(), 1, self.padding)
+        let (stride, padding) = (self.stride, self.padding);
+        conv2d(x, &self.weight, self.bias.as_ref(), stride, padding)
     }
 }
 

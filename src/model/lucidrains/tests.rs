@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::LucidrainsUNet;
-use crate::config::{LucidrainsConfig, LucidrainsNorm};
+use crate::config::{LucidrainsConfig, LucidrainsNorm, LucidrainsStructure};
 use crate::rng::{Stream, normal, seeded};
 
 /// `Unet(dim, dim_mults = …)` with everything else at its default, for 3 channels.
@@ -21,6 +21,9 @@ fn package_default(base_width: i64, multipliers: &[i64]) -> LucidrainsConfig {
         head_channels: vec![32; levels],
         full_attention: (1..=levels).map(|i| i == levels).collect(),
         norm: LucidrainsNorm::Rms,
+        structure: LucidrainsStructure::Main,
+        classes: None,
+        null_class: false,
         dropout: 0.0,
     }
 }
@@ -48,6 +51,18 @@ fn various() -> Vec<LucidrainsConfig> {
             heads: vec![1, 3],
             head_channels: vec![6, 2],
             full_attention: vec![true, false],
+            ..plain.clone()
+        },
+        LucidrainsConfig {
+            classes: Some(1),
+            null_class: true,
+            ..plain.clone()
+        },
+        LucidrainsConfig {
+            full_attention: vec![false, false],
+            structure: LucidrainsStructure::ClassifierFreeGuidance,
+            classes: Some(1),
+            null_class: true,
             ..plain
         },
     ]
@@ -65,7 +80,8 @@ fn every_setting_runs_and_is_trained() {
         let x = images(&config);
         // Dropout draws from the generator that all tests share.
         let t = Tensor::from_slice(&[0i64, 999]);
-        let out = seeded(0, || net.forward(&x, &t, true));
+        let classes = (config.classes).map(|last| Tensor::from_slice(&[0, last]));
+        let out = seeded(0, || net.forward(&x, &t, classes.as_ref(), true));
         let c = config.channels * if config.learned_variance { 2 } else { 1 };
         assert_eq!(
             out.size(),
@@ -97,7 +113,7 @@ fn dropout_is_for_training_only() {
     };
     let net = LucidrainsUNet::new(&config, 0);
     let (x, t) = (images(&config), Tensor::from_slice(&[3i64, 4]));
-    let run = |train| seeded(0, || tch::no_grad(|| net.forward(&x, &t, train)));
+    let run = |train| seeded(0, || tch::no_grad(|| net.forward(&x, &t, None, train)));
     assert_eq!(run(false), run(false));
     assert_ne!(run(true), run(false));
 }
@@ -142,4 +158,21 @@ fn the_readme_network_has_its_size_and_cost() {
     assert_eq!(params, 35_711_491);
     let gflop = net.cost(128, 128).forward_flops as f64 / 1e9;
     assert!((gflop - 58.44).abs() < 0.3, "{gflop}");
+}
+
+#[test]
+fn the_network_with_classes_has_its_size_and_cost() {
+    // `Unet(32, 10, dim_mults = (1, 2, 4))` of `classifier_free_guidance.py` at 64 px, counted in the same way.
+    let config = LucidrainsConfig {
+        full_attention: vec![false; 3],
+        structure: LucidrainsStructure::ClassifierFreeGuidance,
+        classes: Some(10),
+        null_class: true,
+        ..package_default(32, &[1, 2, 4])
+    };
+    let net = LucidrainsUNet::new(&config, 0);
+    let params: i64 = net.params().iter().map(|p| p.tensor.numel() as i64).sum();
+    assert_eq!(params, 2_915_811);
+    let gflop = net.cost(64, 64).forward_flops as f64 / 1e9;
+    assert!((gflop - 3.459).abs() < 0.02, "{gflop}");
 }

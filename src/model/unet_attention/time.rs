@@ -1,10 +1,11 @@
 //! Embeddings of t and of the class.
 
 use tch::nn::Path;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 
+use super::super::classes::ClassTable;
 use super::super::layers::Linear;
-use crate::config::AttentionUNetConfig;
+use crate::config::{AttentionUNetConfig, class_rows};
 
 /// Sines and cosines of t, then two linear maps; class-conditional networks add a row per class.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ pub(super) struct TimeEmbedding {
     time_scale: f64,
     linear_1: Linear,
     linear_2: Linear,
-    classes: Option<Tensor>,
+    classes: Option<ClassTable>,
 }
 
 impl TimeEmbedding {
@@ -28,11 +29,15 @@ impl TimeEmbedding {
             time_scale: config.time_scale,
             linear_1: Linear::new(&(&path / "linear_1"), channels, width, 1.0),
             linear_2: Linear::new(&(&path / "linear_2"), width, width, 1.0),
-            classes: config.classes.map(|classes| {
-                let rows = (root / "class_embedding").zeros("weight", &[classes, width]);
-                let _ = no_grad(|| rows.shallow_clone().normal_(0.0, 1.0));
-                rows
-            }),
+            classes: class_rows(config.classes, config.null_class)
+                .map(|rows| ClassTable::new(root, rows, width)),
+        }
+    }
+
+    /// Draws the initial rows of the classes, after all other weights.
+    pub(super) fn draw_classes(&self) {
+        if let Some(classes) = &self.classes {
+            classes.normal();
         }
     }
 
@@ -50,16 +55,8 @@ impl TimeEmbedding {
             (angles.sin(), angles.cos())
         };
         let waves = Tensor::cat(&[first, second], 1);
-        let mut emb = self.linear_2.forward(&self.linear_1.forward(&waves).silu());
-        assert_eq!(
-            self.classes.is_some(),
-            classes.is_some(),
-            "classes are for class-conditional networks, and only for them"
-        );
-        if let (Some(rows), Some(classes)) = (&self.classes, classes) {
-            emb += Tensor::embedding(rows, classes, -1, false, false);
-        }
-        emb.silu()
+        let emb = self.linear_2.forward(&self.linear_1.forward(&waves).silu());
+        ClassTable::add(self.classes.as_ref(), emb, classes).silu()
     }
 
     pub(super) fn move_to(&mut self, device: Device) {

@@ -17,6 +17,8 @@ fn small() -> ConcatUNetConfig {
         blocks: 1,
         norm_groups: 2,
         norm_eps: 1e-6,
+        classes: None,
+        null_class: false,
         dropout: 0.0,
     }
 }

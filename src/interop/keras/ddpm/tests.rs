@@ -22,6 +22,8 @@ fn config(multipliers: &[i64], blocks: i64) -> UNetConfig {
         norm_groups: NORM_GROUPS,
         norm_eps: NORM_EPS,
         time_embedding: TimeEmbedding::Trainable,
+        classes: None,
+        null_class: false,
         dropout: 0.0,
     }
 }

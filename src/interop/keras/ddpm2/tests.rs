@@ -18,6 +18,8 @@ fn config(multipliers: &[i64], blocks: i64) -> ConcatUNetConfig {
         blocks,
         norm_groups: NORM_GROUPS,
         norm_eps: NORM_EPS,
+        classes: None,
+        null_class: false,
         dropout: 0.0,
     }
 }

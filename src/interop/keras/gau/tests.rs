@@ -19,6 +19,8 @@ fn published() -> GauConfig {
         units: 1536,
         key_width: 128,
         norm_eps: NORM_EPS,
+        classes: None,
+        null_class: false,
         dropout: 0.0,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::super::infer;
 use super::changed;
+use super::guided;
 use super::keys;
 use super::plain;
 use super::refusal;
@@ -93,7 +94,7 @@ fn networks_of_other_kinds_are_refused_by_name() {
     let odd = |key: &str| key == "time_mlp.1.weight";
     let none = |_: &str| false;
     let six: &[i64] = &[16, 6, 7, 7];
-    let cases: [Case; 9] = [
+    let cases: [Case; 11] = [
         (
             plain(),
             conditioned,
@@ -107,10 +108,22 @@ fn networks_of_other_kinds_are_refused_by_name() {
             "learned_sinusoidal_cond",
         ),
         (
+            guided(),
+            |key: &str| key == "downs.0.0.block1.norm.g",
+            &[("downs.0.0.block1.norm.weight", &[16])],
+            "want version 2.0 or later",
+        ),
+        (
+            guided(),
+            |key: &str| key == "mid_attn.fn.fn.to_qkv.weight",
+            &[("mid_attn.fn.fn.to_qkv.weight", &[192, 32, 1, 1])],
+            "has 192 rows, want 384 for 4 heads of 32 channels",
+        ),
+        (
             plain(),
             none,
             &[("null_classes_emb", &[16])],
-            "classifier_free_guidance",
+            "downs.0.3.weight",
         ),
         (
             plain(),
