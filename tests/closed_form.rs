@@ -6,6 +6,7 @@
 //! - `moments`: every step of every sampler against these formulas, and 20,000 samples against their moments
 //! - `convergence`: orders of convergence
 //! - `ddcm`: noise from codebooks
+//! - `guidance`: every sampler of a guided network, again as formulas
 //! - `analytic`: Analytic-DPM's variances and their measurement
 
 #[path = "closed_form/analytic.rs"]
@@ -16,6 +17,8 @@ mod convergence;
 mod ddcm;
 #[path = "closed_form/gaussian.rs"]
 mod gaussian;
+#[path = "closed_form/guidance.rs"]
+mod guidance;
 #[path = "closed_form/moments.rs"]
 mod moments;
 #[path = "closed_form/theory.rs"]

@@ -17,6 +17,8 @@ pub struct NoisedBatch {
     pub eps: Tensor,
     /// Noised images, `[N, C, H, W]` f32.
     pub x_t: Tensor,
+    /// Classes, `[N]` i64, where the network is told them.
+    pub classes: Option<Tensor>,
 }
 
 impl NoisedBatch {
@@ -28,6 +30,7 @@ impl NoisedBatch {
             t: narrow(&self.t),
             eps: narrow(&self.eps),
             x_t: narrow(&self.x_t),
+            classes: self.classes.as_ref().map(narrow),
         }
     }
 }
@@ -100,6 +103,26 @@ impl Forward {
             Prediction::Eps => (x_t - noise * predicted) / signal,
             Prediction::X0 => predicted.shallow_clone(),
             Prediction::V => signal * x_t - noise * predicted,
+        }
+    }
+
+    /// Converts a network output to eps_hat.
+    ///
+    /// # Shapes
+    /// As [`x_0_hat`](Forward::x_0_hat).
+    pub fn eps_hat(
+        &self,
+        prediction: Prediction,
+        x_t: &Tensor,
+        t: &Tensor,
+        predicted: &Tensor,
+    ) -> Tensor {
+        let signal = gather(&self.sqrt_alphas_cumprod, t);
+        let noise = gather(&self.sqrt_one_minus_alphas_cumprod, t);
+        match prediction {
+            Prediction::Eps => predicted.shallow_clone(),
+            Prediction::X0 => (x_t - signal * predicted) / noise,
+            Prediction::V => noise * x_t + signal * predicted,
         }
     }
 }

@@ -34,7 +34,7 @@ impl Objective {
         }
     }
 
-    /// Noises a batch: x_t and the tensors it was made from.
+    /// Noises a batch: x_t and the tensors it was made from, without classes.
     ///
     /// # Shapes
     /// As in [`NoisedBatch`].
@@ -44,6 +44,7 @@ impl Objective {
             x_0: x_0.shallow_clone(),
             t,
             eps,
+            classes: None,
         }
     }
 

@@ -1,16 +1,14 @@
 //! Sampling from a pretrained network, in one expression.
 
-use std::ops::Range;
-
 use anyhow::{Result, ensure};
 use ndarray::Array4;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use super::Pretrained;
+use super::{Guided, Pretrained};
 use crate::images::to_array;
 use crate::sample::{
-    ChosenSampler, Images, NoiseSource, OnStep, SamplerKind, SamplerOptions, Spacing, StartFrom,
-    sample_batch,
+    ChosenSampler, Classes, Guidance, Images, NoiseSource, OnStep, SamplerKind, SamplerOptions,
+    Spacing, StartFrom, batch_labels, sample_batch,
 };
 
 /// Images that are sampled together unless told otherwise.
@@ -22,8 +20,12 @@ const BATCH: u64 = 16;
 pub struct Sampling<'a> {
     pub(super) pretrained: &'a Pretrained,
     options: SamplerOptions,
-    class: Option<i64>,
+    classes: Classes,
+    guidance: Guidance,
+    guide: Option<&'a Pretrained>,
     batch: u64,
+    /// The first batch, and how many there are from one to the next.
+    part: (usize, usize),
 }
 
 impl<'a> Sampling<'a> {
@@ -31,8 +33,11 @@ impl<'a> Sampling<'a> {
         Sampling {
             pretrained,
             options: SamplerOptions::new(kind),
-            class: None,
+            classes: Classes::All,
+            guidance: Guidance::NONE,
+            guide: None,
             batch: BATCH,
+            part: (0, 1),
         }
     }
 
@@ -61,14 +66,37 @@ impl<'a> Sampling<'a> {
     }
 
     /// The class of every image, for class-conditional networks; without it image `i` is of class `i` modulo their number.
-    pub fn class(mut self, class: i64) -> Sampling<'a> {
-        self.class = Some(class);
+    pub fn class(self, class: i64) -> Sampling<'a> {
+        self.classes(Classes::These(vec![class]))
+    }
+
+    /// The classes of the images, for class-conditional networks.
+    pub fn classes(mut self, classes: Classes) -> Sampling<'a> {
+        self.classes = classes;
+        self
+    }
+
+    /// Guidance, by the network's own output for no class.
+    pub fn guidance(mut self, guidance: Guidance) -> Sampling<'a> {
+        self.guidance = guidance;
+        self
+    }
+
+    /// Guidance by another network instead, smaller or earlier than this one.
+    pub fn guide_with(mut self, other: &'a Pretrained) -> Sampling<'a> {
+        self.guide = Some(other);
         self
     }
 
     /// Images sampled together, 16 by default.
     pub fn batch(mut self, images: u64) -> Sampling<'a> {
         self.batch = images;
+        self
+    }
+
+    /// Samples only every `of`-th batch of all, from number `first` on, counted from 0: the part of one of several processes.
+    pub fn part(mut self, first: usize, of: usize) -> Sampling<'a> {
+        self.part = (first, of.max(1));
         self
     }
 
@@ -124,7 +152,8 @@ impl<'a> Sampling<'a> {
         let chosen = self.chosen()?;
         let pretrained = self.pretrained;
         let config = pretrained.config();
-        let classes = class_labels(config.model.classes(), self.class, number)?;
+        let guided = Guided::new(pretrained, self.guidance, self.guide)?;
+        let classes = self.classes.of_images(&config.model, number)?;
         let wanted = Images {
             noise: NoiseSource::Seed(seed),
             numbers: 0..number,
@@ -132,9 +161,10 @@ impl<'a> Sampling<'a> {
             chw: config.model.chw(),
             device: pretrained.device(),
         };
-        for numbers in wanted.batches() {
+        let (first, of) = self.part;
+        for numbers in wanted.batches().skip(first).step_by(of) {
             let classes = batch_labels(classes.as_ref(), &numbers, pretrained.device());
-            let denoiser = |x: &Tensor, t: &Tensor| pretrained.predict(x, t, classes.as_ref());
+            let denoiser = guided.denoiser(classes);
             let process = chosen.process(&denoiser, &config.diffusion);
             let sampler = &chosen.sampler;
             let start = &StartFrom::Noise;
@@ -158,45 +188,4 @@ impl<'a> Sampling<'a> {
         self.options
             .choose(pretrained.config(), || pretrained.measured())
     }
-}
-
-/// The class of each of `number` images, `[number]` i64 on the CPU, for a network of `classes` classes: all of `class`, or
-/// image `i` of class `i` modulo their number; `None` for a network without classes.
-///
-/// # Errors
-/// A class for a network without classes, or one that it does not have.
-pub fn class_labels(
-    classes: Option<i64>,
-    class: Option<i64>,
-    number: u64,
-) -> Result<Option<Tensor>> {
-    let Some(classes) = classes else {
-        ensure!(
-            class.is_none(),
-            "`sampler.class`: this network is not class-conditional; leave it out"
-        );
-        return Ok(None);
-    };
-    let number = number as i64;
-    Ok(Some(match class {
-        None => Tensor::arange(number, (Kind::Int64, Device::Cpu)).remainder(classes),
-        Some(class) => {
-            ensure!(
-                (0..classes).contains(&class),
-                "`sampler.class` = {class}: this network has the classes 0 to {}",
-                classes - 1
-            );
-            Tensor::full([number], class, (Kind::Int64, Device::Cpu))
-        }
-    }))
-}
-
-/// The labels of the images `numbers`, on `device`.
-pub(crate) fn batch_labels(
-    labels: Option<&Tensor>,
-    numbers: &Range<u64>,
-    device: Device,
-) -> Option<Tensor> {
-    let count = (numbers.end - numbers.start) as i64;
-    labels.map(|l| l.narrow(0, numbers.start as i64, count).to_device(device))
 }

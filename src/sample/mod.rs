@@ -4,11 +4,13 @@
 //! and [`sample_images`] runs it for numbered images.
 
 mod analytic;
+mod classes;
 mod codebook;
 mod ddcm;
 mod ddim;
 mod ddpm;
 mod dpm_solver;
+mod guidance;
 mod heun;
 mod images;
 mod kind;
@@ -23,11 +25,13 @@ mod unipc;
 mod watch;
 
 pub use analytic::{analytic, measure};
+pub use classes::{Classes, batch_labels};
 pub use codebook::Codebook;
 pub use ddcm::{CodebookParts, ddcm_encode};
 pub use ddim::{Ddim, ddim, ddim_invert};
 pub use ddpm::{Ddpm, ddpm};
 pub use dpm_solver::{DpmSolver, dpm_solver};
+pub use guidance::{Guidance, time_step};
 pub use heun::heun;
 pub use images::{Images, StartFrom, sample_batch, sample_images};
 pub use kind::SamplerKind;

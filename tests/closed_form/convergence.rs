@@ -10,7 +10,7 @@ use ddpm::sample::{Process, Respaced, Step, Visit};
 use ndarray::Array1;
 use tch::Tensor;
 
-use crate::gaussian::{Gaussian, Responses, draws};
+use crate::gaussian::{Gaussian, Network, Responses, draws};
 use crate::theory::Method;
 
 /// Maximum number of steps.

@@ -8,7 +8,7 @@ use ddpm::sample::{
 };
 use tch::{Device, Kind, Tensor};
 
-use crate::gaussian::Gaussian;
+use crate::gaussian::{Gaussian, Network};
 use crate::linear;
 use crate::moments::{Wanted, check_moments};
 use crate::theory::Method;

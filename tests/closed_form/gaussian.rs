@@ -70,8 +70,32 @@ impl Gaussian {
         out.view_as(x_t)
     }
 
+    /// x_t minus its mean, along the eigenvectors: `[N, 4]`.
+    pub(crate) fn along_basis(&self, x_t: &Tensor, signal: f64) -> Tensor {
+        (x_t.view([-1, 4]) - &self.mean * signal).matmul(&self.basis)
+    }
+}
+
+impl Network for Gaussian {
+    fn data(&self) -> &Gaussian {
+        self
+    }
+
+    fn output(&self, x_t: &Tensor, _: i64, alpha_bar: f64, prediction: Prediction) -> Tensor {
+        self.predict(x_t, alpha_bar, prediction)
+    }
+}
+
+/// A network that is optimal for some data, or guided away from what it is.
+pub(crate) trait Network {
+    /// The data that its chains are measured by.
+    fn data(&self) -> &Gaussian;
+
+    /// Its output for x_t, `[N, 1, 2, 2]`, at time step `t`.
+    fn output(&self, x_t: &Tensor, t: i64, alpha_bar: f64, prediction: Prediction) -> Tensor;
+
     /// Runs `sampler` over visited steps of `schedule`.
-    pub(crate) fn sample(
+    fn sample(
         &self,
         (schedule, steps): (&Schedule, &Respaced),
         prediction: Prediction,
@@ -80,8 +104,8 @@ impl Gaussian {
         on_step: &mut OnStep,
     ) -> Tensor {
         let denoiser = |x_t: &Tensor, t: &Tensor| {
-            let alpha_bar = schedule.alphas_cumprod[t.int64_value(&[0]) as usize];
-            self.predict(x_t, alpha_bar, prediction)
+            let t = t.int64_value(&[0]);
+            self.output(x_t, t, schedule.alphas_cumprod[t as usize], prediction)
         };
         let process = Process {
             denoiser: &denoiser,
@@ -92,11 +116,6 @@ impl Gaussian {
         };
         let x_start = noise(0);
         sampler.run(&process, x_start, noise, on_step)
-    }
-
-    /// x_t minus its mean, along the eigenvectors: `[N, 4]`.
-    pub(crate) fn along_basis(&self, x_t: &Tensor, signal: f64) -> Tensor {
-        (x_t.view([-1, 4]) - &self.mean * signal).matmul(&self.basis)
     }
 }
 
@@ -115,11 +134,12 @@ pub(crate) struct Responses {
 
 impl Responses {
     pub(crate) fn of(
-        data: &Gaussian,
+        network: &impl Network,
         chain: (&Schedule, &Respaced),
         prediction: Prediction,
         sampler: &Sampler,
     ) -> Responses {
+        let data = network.data();
         let sources = chain.1.len() as i64 + 1;
         // Image 0 gets no noise, image 1 + 4 j + k one unit of noise j along eigenvector k.
         let unit = |j: u64| {
@@ -136,7 +156,7 @@ impl Responses {
             let along = data.along_basis(step.x, signal);
             responses.add(&along);
         };
-        let _ = data.sample(chain, prediction, sampler, &mut { unit }, &mut on_step);
+        let _ = network.sample(chain, prediction, sampler, &mut { unit }, &mut on_step);
         responses
     }
 

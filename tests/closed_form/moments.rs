@@ -5,7 +5,7 @@ use ddpm::diffusion::Schedule;
 use ddpm::sample::{Respaced, Sampler, Visit};
 use tch::{Kind, Tensor};
 
-use crate::gaussian::{Gaussian, Responses, draws};
+use crate::gaussian::{Gaussian, Network, Responses, draws};
 use crate::linear;
 use crate::theory::{METHODS, Method};
 

@@ -80,7 +80,21 @@ impl Method {
         spreads: &[f64; 4],
         along: usize,
     ) -> Vec<Factors> {
-        let chain = Chain::new(steps, spreads, along);
+        self.guided_factors(steps, spreads, along, None)
+    }
+
+    /// The same for a network that is guided with that of `weaker` data; the last factor is then a constant.
+    pub(crate) fn guided_factors(
+        self,
+        steps: &Respaced,
+        spreads: &[f64; 4],
+        along: usize,
+        weaker: Option<&Weaker>,
+    ) -> Vec<Factors> {
+        let chain = Chain {
+            weaker,
+            ..Chain::new(steps, spreads, along)
+        };
         match self {
             Method::Ddpm { sigma, last_noise } => chain.ddpm(sigma, last_noise),
             Method::Ddim { eta } => chain.ddim(eta, |_| 0.0),
@@ -95,6 +109,16 @@ impl Method {
     }
 }
 
+/// Data on the same eigenvectors, whose optimal network another is guided with.
+pub(crate) struct Weaker {
+    /// The scale at each step, in sampling order.
+    pub(crate) scales: Vec<f64>,
+    /// Eigenvalues.
+    pub(crate) spreads: [f64; 4],
+    /// Its mean minus that of the guided network's data, along the eigenvectors.
+    pub(crate) apart: [f64; 4],
+}
+
 /// Factor of each noise.
 type Factors = Vec<f64>;
 
@@ -104,6 +128,7 @@ struct Chain<'a> {
     noise: Vec<f64>,
     spreads: &'a [f64; 4],
     along: usize,
+    weaker: Option<&'a Weaker>,
 }
 
 /// `sum of factor * value`.
@@ -123,6 +148,7 @@ impl Chain<'_> {
             noise: alpha_bars.iter().map(|a| (1.0 - a).sqrt()).collect(),
             spreads,
             along,
+            weaker: None,
         }
     }
 
@@ -132,13 +158,26 @@ impl Chain<'_> {
 
     /// One unit of noise `j`: 0 is x_T.
     fn unit(&self, j: usize) -> Factors {
-        (0..=self.steps()).map(|n| f64::from(n == j)).collect()
+        let constant = usize::from(self.weaker.is_some());
+        (0..=self.steps() + constant)
+            .map(|n| f64::from(n == j))
+            .collect()
     }
 
     /// x_0_hat at level `n`, minus the mean of x_0.
     fn x_0_hat(&self, n: usize, x: &Factors) -> Factors {
-        let (a, s) = (self.signal[n], self.spreads[self.along]);
-        mix(&[(a * s / (a * a * s + self.noise[n].powi(2)), x)])
+        let a = self.signal[n];
+        let gain = |s: f64| a * s / (a * a * s + self.noise[n].powi(2));
+        let strong = mix(&[(gain(self.spreads[self.along]), x)]);
+        let Some(weaker) = self.weaker else {
+            return strong;
+        };
+        // x minus its mean is larger by a times what the means are apart.
+        let (gain, apart) = (gain(weaker.spreads[self.along]), weaker.apart[self.along]);
+        let constant = self.unit(self.steps() + 1);
+        let weak = mix(&[(gain, x), ((1.0 - gain * a) * apart, &constant)]);
+        let scale = weaker.scales[n];
+        mix(&[(scale, &strong), (1.0 - scale, &weak)])
     }
 
     fn eps_hat(&self, n: usize, x: &Factors) -> Factors {

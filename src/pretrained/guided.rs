@@ -1,0 +1,213 @@
+//! A network under classes and guidance, in the form that samplers call.
+
+use anyhow::{Result, ensure};
+use tch::Tensor;
+
+use super::Pretrained;
+use crate::config::{ModelConfig, Prediction};
+use crate::diffusion::Forward;
+use crate::sample::{Guidance, time_step};
+
+/// A network, its guidance, and what it is guided with.
+#[derive(Debug)]
+pub struct Guided<'a> {
+    network: &'a Pretrained,
+    guidance: Guidance,
+    weaker: Weaker<'a>,
+}
+
+/// What outputs are pushed away from.
+#[derive(Debug)]
+enum Weaker<'a> {
+    /// Nothing: there is no guidance.
+    None,
+    /// The network without a class.
+    Unconditional(i64),
+    /// Another network.
+    Other(&'a Pretrained, Option<ToPrediction>),
+}
+
+impl<'a> Guided<'a> {
+    /// The network as it is.
+    pub fn none(network: &'a Pretrained) -> Guided<'a> {
+        Guided {
+            network,
+            guidance: Guidance::NONE,
+            weaker: Weaker::None,
+        }
+    }
+
+    /// The network, guided with `other`, or without that by its own output for no class.
+    ///
+    /// # Errors
+    /// Guidance out of range; none to be had: a network that was not trained without a class now and then; another
+    /// network of other images or another schedule, or one that is not used as `guidance` is none.
+    pub fn new(
+        network: &'a Pretrained,
+        guidance: Guidance,
+        other: Option<&'a Pretrained>,
+    ) -> Result<Guided<'a>> {
+        let config = network.config();
+        guidance.check(config.diffusion.timesteps)?;
+        if guidance.is_none() {
+            ensure!(
+                other.is_none(),
+                "`sampler.guide_with` does nothing without guidance; choose a `sampler.guidance` above 1"
+            );
+            return Ok(Guided::none(network));
+        }
+        let weaker = match other {
+            Some(other) => {
+                refuse_other_kind(network, other)?;
+                Weaker::Other(other, ToPrediction::between(other, network))
+            }
+            None => Weaker::Unconditional(without_class(&config.model)?),
+        };
+        Ok(Guided {
+            network,
+            guidance,
+            weaker,
+        })
+    }
+
+    /// The network.
+    pub fn network(&self) -> &'a Pretrained {
+        self.network
+    }
+
+    /// The other network that it is guided with.
+    pub fn other(&self) -> Option<&'a Pretrained> {
+        match &self.weaker {
+            Weaker::Other(other, _) => Some(other),
+            Weaker::None | Weaker::Unconditional(_) => None,
+        }
+    }
+
+    /// Guidance.
+    pub fn guidance(&self) -> &Guidance {
+        &self.guidance
+    }
+
+    /// The denoiser for images of these classes, `[N]` i64 on the network's device; none for a network without.
+    pub fn denoiser(&self, classes: Option<Tensor>) -> impl Fn(&Tensor, &Tensor) -> Tensor + '_ {
+        move |x_t: &Tensor, t: &Tensor| self.predict(x_t, t, classes.as_ref())
+    }
+
+    /// The guided output of the network.
+    ///
+    /// # Shapes
+    /// As [`Pretrained::predict`]; all images are at the same time step.
+    ///
+    /// # Panics
+    /// As [`Pretrained::predict`].
+    pub fn predict(&self, x_t: &Tensor, t: &Tensor, classes: Option<&Tensor>) -> Tensor {
+        let bare = || self.network.predict(x_t, t, classes);
+        // Only an interval has to know where it is.
+        let is_for = self.guidance.interval.is_none() || self.guidance.is_for(time_step(t));
+        if !is_for {
+            return bare();
+        }
+        let (strong, weak) = match (&self.weaker, classes) {
+            (Weaker::None, _) => return bare(),
+            (Weaker::Unconditional(none), Some(classes)) => {
+                let twice = |x: &Tensor| Tensor::cat(&[x, x], 0);
+                let none = classes.full_like(*none);
+                let classes = Tensor::cat(&[classes, &none], 0);
+                let both = self.network.predict(&twice(x_t), &twice(t), Some(&classes));
+                let mut halves = both.chunk(2, 0);
+                (halves.remove(0), halves.remove(0))
+            }
+            (Weaker::Unconditional(_), None) => unreachable!("a network with classes gets some"),
+            (Weaker::Other(other, to_ours), _) => {
+                let classes = other.config().model.classes().and(classes);
+                let weak = other.predict(x_t, t, classes);
+                let weak = weak.narrow(1, 0, x_t.size()[1]);
+                let weak = match to_ours {
+                    Some(to_ours) => to_ours.convert(x_t, t, &weak),
+                    None => weak,
+                };
+                (bare(), weak)
+            }
+        };
+        let channels = x_t.size()[1];
+        let variance = strong.size()[1] - channels;
+        let pushed = self
+            .guidance
+            .push(&strong.narrow(1, 0, channels), &weak.narrow(1, 0, channels));
+        match variance {
+            0 => pushed,
+            // A variance is not a direction.
+            more => Tensor::cat(&[pushed, strong.narrow(1, channels, more)], 1),
+        }
+    }
+}
+
+/// The number that stands for no class.
+fn without_class(model: &ModelConfig) -> Result<i64> {
+    let Some(none) = model.null_class() else {
+        let why = match model.classes() {
+            Some(_) => "this network was never trained without a class",
+            None => "this network is not class-conditional",
+        };
+        anyhow::bail!(
+            "`sampler.guidance`: {why}, so it has nothing to be guided away from; name a smaller or earlier network with \
+             `sampler.guide_with`, or train with labels and `train.label_dropout`"
+        );
+    };
+    Ok(none)
+}
+
+fn refuse_other_kind(network: &Pretrained, other: &Pretrained) -> Result<()> {
+    let (ours, theirs) = (network.config(), other.config());
+    ensure!(
+        ours.model.chw() == theirs.model.chw(),
+        "`sampler.guide_with`: that network makes images of {:?} (channels, height, width), and this one of {:?}; want the \
+         same",
+        theirs.model.chw(),
+        ours.model.chw()
+    );
+    let same = network.schedule().alphas_cumprod == other.schedule().alphas_cumprod;
+    ensure!(
+        same,
+        "`sampler.guide_with`: that network was trained on another noise schedule; want the same one"
+    );
+    let (ours, theirs) = (ours.model.classes(), theirs.model.classes());
+    ensure!(
+        theirs.is_none() || ours == theirs,
+        "`sampler.guide_with`: that network has {} classes, and this one {}; want the same, or a network without classes",
+        theirs.unwrap_or(0),
+        ours.map_or("none".to_owned(), |classes| classes.to_string())
+    );
+    Ok(())
+}
+
+/// From what one network predicts to what another does.
+#[derive(Debug)]
+struct ToPrediction {
+    from: Prediction,
+    to: Prediction,
+    forward: Forward,
+}
+
+impl ToPrediction {
+    /// `None` if both predict the same.
+    fn between(from: &Pretrained, to: &Pretrained) -> Option<ToPrediction> {
+        let of = |network: &Pretrained| network.config().diffusion.prediction;
+        (of(from) != of(to)).then(|| ToPrediction {
+            from: of(from),
+            to: of(to),
+            forward: Forward::new(&to.schedule(), to.device()),
+        })
+    }
+
+    fn convert(&self, x_t: &Tensor, t: &Tensor, out: &Tensor) -> Tensor {
+        let forward = &self.forward;
+        let x_0 = forward.x_0_hat(self.from, x_t, t, out);
+        let eps = || forward.eps_hat(self.from, x_t, t, out);
+        match self.to {
+            Prediction::X0 => x_0,
+            Prediction::Eps => eps(),
+            Prediction::V => forward.velocity(&x_0, t, &eps()),
+        }
+    }
+}
