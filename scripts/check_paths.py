@@ -36,6 +36,8 @@ THEIRS = {
     "ddim.py": "Keras-DDPM",
     "nn.py": "the DDPM authors",
     "train_unconditional.py": "diffusers",
+    "classifier_free_guidance.py": "denoising-diffusion-pytorch",
+    "sample_classes.py": "written by `ddpm export` beside a network with classes",
 }
 
 TOKEN = re.compile(r"(?:\{[^{}\s]*\}|<[^<>\s]*>|\$\{?\w+\}?|[\w.*~/:-])+")

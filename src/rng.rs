@@ -52,6 +52,8 @@ pub enum Stream {
     Data = 8,
     /// Codebook entries of sampled images.
     Entry = 9,
+    /// Images of a batch whose class the network is not told.
+    LabelDropout = 10,
 }
 
 /// The mixing step of splitmix64: a bijection of u64 whose output bits all depend on all input bits.

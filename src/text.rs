@@ -118,7 +118,11 @@ pub(crate) fn shown(name: &str) -> String {
 
 /// "1 image", "2 images": a number with its noun, which takes an s in the plural.
 pub(crate) fn plural(n: u64, noun: &str) -> String {
-    let s = if n == 1 { "" } else { "s" };
+    let s = match (n, noun.ends_with('s')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
     format!("{n} {noun}{s}")
 }
 
@@ -130,6 +134,8 @@ mod tests {
     fn nouns_agree_with_their_number() {
         let counted = [0, 1, 2].map(|n| plural(n, "step"));
         assert_eq!(counted, ["0 steps", "1 step", "2 steps"]);
+        let counted = [1, 2].map(|n| plural(n, "class"));
+        assert_eq!(counted, ["1 class", "2 classes"]);
     }
 
     #[test]

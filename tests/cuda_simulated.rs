@@ -7,6 +7,8 @@
 mod bad_steps;
 #[path = "cuda_simulated/check_script.rs"]
 mod check_script;
+#[path = "cuda_simulated/classes.rs"]
+mod classes;
 mod common;
 #[path = "cuda_simulated/data.rs"]
 mod data;

@@ -13,6 +13,8 @@ mod disk;
 mod files;
 #[path = "reliability/held_out.rs"]
 mod held_out;
+#[path = "reliability/labels.rs"]
+mod labels;
 #[path = "reliability/lost_parts.rs"]
 mod lost_parts;
 #[path = "reliability/moved_images.rs"]

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use tch::Device;
+use tch::{Device, Tensor};
 
-use super::args::class::ClassArg;
+use super::args::class::of_class;
 use super::args::compute::ComputeArgs;
 use super::args::ddcm::DecodeSettings;
 use super::args::foreign::{ForeignArgs, SamplerHints};
@@ -21,9 +21,10 @@ use crate::diffusion::Schedule;
 use crate::formats::ddcm::{self, Ddcm, DdcmHeader};
 use crate::fs::folder_of;
 use crate::interop::{Request, Uses};
-use crate::pretrained::Pretrained;
+use crate::pretrained::{Guided, Pretrained};
 use crate::sample::{
-    Choice, Codebook, Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Visit, sample_images,
+    Choice, Codebook, Ddpm, Guidance, Images, NoiseSource, Process, Respaced, Sampler, Visit,
+    sample_images,
 };
 use crate::text::{plural, printable};
 
@@ -70,10 +71,10 @@ impl DecodeCommand {
         network.set_precision(chosen.precision);
         let steps = visited(header, &network, settings.sigma).with_context(cannot)?;
 
-        let class = ClassArg {
-            class: settings.class,
-        };
-        let denoiser = class.denoiser(&network).with_context(cannot)?;
+        let guidance = settings.guidance.unwrap_or(Guidance::NONE);
+        let guided = Guided::new(&network, guidance, None).with_context(cannot)?;
+        refuse_class(&network, settings.class).with_context(cannot)?;
+        let denoiser = |x: &Tensor, t: &Tensor| of_class(&guided, settings.class, x, t);
         let diffusion = &network.meta.config.diffusion;
         let process = Process::new(&denoiser, &steps, diffusion, settings.clip_x0);
         let sampler = Sampler::Ddpm(Ddpm {
@@ -240,6 +241,27 @@ fn candidates(file: &Path, wanted: &blake3::Hash) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Refuses a class that the network does not have, and none for one that has some.
+fn refuse_class(network: &Pretrained, class: Option<i64>) -> Result<()> {
+    let model = &network.config().model;
+    let known = model.classes();
+    let fits = match (class, known) {
+        (None, None) => true,
+        (Some(class), Some(known)) => {
+            (0..known).contains(&class) || model.null_class() == Some(class)
+        }
+        _ => false,
+    };
+    let shown = |number: Option<i64>| number.map_or("none".to_owned(), |number| number.to_string());
+    ensure!(
+        fits,
+        "its class is {}, and the model's number of classes is {}",
+        shown(class),
+        shown(known)
+    );
+    Ok(())
 }
 
 /// The steps that the file visits, checked against the network.

@@ -7,7 +7,7 @@ use clap::Args;
 use ndarray::{Array1, Array4, Axis, concatenate};
 use tch::{Device, Tensor};
 
-use super::args::class::ClassArg;
+use super::args::class::{ClassArgs, of_class};
 use super::args::ddcm::DecodeSettings;
 use super::args::image_in::read_images;
 use super::args::load::{LoadArgs, weights_line};
@@ -58,7 +58,7 @@ pub(super) struct EncodeCommand {
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     #[command(flatten)]
-    class: ClassArg,
+    class: ClassArgs,
     #[command(flatten)]
     sampler: SamplerArgs,
     #[command(flatten)]
@@ -74,7 +74,10 @@ impl EncodeCommand {
         let config = &network.meta.config;
         let codebook = Codebook::new(self.seed, self.codebook, config.model.chw())?;
         let (chosen, options) = self.ddpm(config)?;
-        let denoiser = self.class.denoiser(&network)?;
+        (self.class.guidance).refuse_other("the file can be decoded with one network only")?;
+        let guided = self.class.guidance.guided(&network, None, true)?;
+        let class = self.class.class.one(config)?;
+        let denoiser = |x: &Tensor, t: &Tensor| of_class(&guided, class, x, t);
         let process = chosen.process(&denoiser, &network.meta.config.diffusion);
         let images = read_images(&self.images, &config.model, &config.data)?;
         let fingerprint = network.fingerprint()?;
@@ -94,7 +97,7 @@ impl EncodeCommand {
         bar.finish();
 
         let weights = weights_line(&network, self.load.which(), &network.path);
-        let mut settings = DecodeSettings::new(options, process.clip_x0, self.class);
+        let mut settings = DecodeSettings::new(options, process.clip_x0, class, guided.guidance());
         if let Some(checkpoint) = in_a_run(&network.path) {
             settings = settings.needing(&checkpoint, &weights);
         }

@@ -11,18 +11,22 @@ use crate::text::one_line;
 
 /// Settings whose flags have other names, and those of a run's config.toml. A value stands behind ` = ` in the library,
 /// and behind a space on the command line.
-const FLAGS: [(&str, &str); 55] = [
+const FLAGS: [(&str, &str); 59] = [
     ("start.auto_accumulate", "--batch auto"),
     ("start.folder", "--run"),
     ("start.init", "--init-from"),
     ("data.background", "--background"),
+    ("data.balance", "--balance"),
     ("data.builtin_images", "--builtin-images"),
     ("data.folder", "--data"),
+    ("data.labels", "--labels"),
     ("data.resize", "--resize"),
     ("diffusion.loss", "--loss"),
     ("diffusion.prediction", "--prediction"),
     ("diffusion.schedule", "--schedule"),
     ("diffusion.timesteps", "--timesteps"),
+    ("conditional", "--conditional"),
+    ("conditional.label_dropout", "--label-dropout"),
     ("evaluation.every_steps", "--evaluate-every"),
     ("evaluation.images", "--evaluate-images"),
     ("evaluation.metrics", "--evaluate-metrics"),

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 use ndarray::s;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::args::class::ClassArg;
+use super::args::class::{ClassArgs, in_turn};
 use super::args::image_in::read_images;
 use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
@@ -17,6 +17,7 @@ use super::outputs::{ForceArg, Outputs, path_or_stdout};
 use crate::cli::progress::SampleProgress;
 use crate::config::RunConfig;
 use crate::images::to_array;
+use crate::pretrained::Guided;
 use crate::report::{beside, grid_of_columns, write_png};
 use crate::rng::image_noise;
 use crate::sample::SamplerKind;
@@ -31,7 +32,8 @@ const DEFAULT_FIGURE: &str = "interpolation.png";
 /// Interpolate between two images, or between two latents.
 ///
 /// Pairs of images are mixed linearly, noised to --t0 and denoised. With --latent their DDIM inversions are mixed
-/// by spherical interpolation instead; without images, pairs of random latents are. One row per pair.
+/// by spherical interpolation instead; without images, pairs of random latents are. One row per pair. With two classes,
+/// what the network says is mixed, too, from the first to the second.
 #[derive(Debug, Args)]
 pub(super) struct InterpolateCommand {
     /// Images, two for each row
@@ -43,7 +45,7 @@ pub(super) struct InterpolateCommand {
     /// Time step that mixed images are noised to; higher values vary more from the inputs [default: T / 2]
     #[arg(long, value_name = "T", conflicts_with = "latent")]
     t0: Option<i64>,
-    /// Interpolate latents spherically
+    /// Interpolate latents spherically, and sample with ddim unless --sampler is given
     #[arg(long)]
     latent: bool,
     /// Number of rows, with --latent and without images
@@ -53,7 +55,7 @@ pub(super) struct InterpolateCommand {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
-    class: ClassArg,
+    class: ClassArgs,
     /// Figure to write
     #[arg(
         short,
@@ -98,7 +100,14 @@ impl InterpolateCommand {
         if let Ends::Images(_) = ends {
             chosen.steps = self.below_t0(&chosen.steps, config.diffusion.timesteps)?;
         }
-        let denoiser = self.class.denoiser(&network)?;
+        let guide = self.class.guidance.load(&device)?;
+        let guided = self.class.guidance.guided(&network, guide.as_ref(), true)?;
+        let classes = self.class.class.chosen(config)?;
+        ensure!(
+            classes.len() <= 2,
+            "--class: want one class, or two to go from the first to the second"
+        );
+        let denoiser = |x: &Tensor, t: &Tensor| between(&guided, &classes, x, t);
         let process = chosen.process(&denoiser, &network.meta.config.diffusion);
 
         let draw =
@@ -133,6 +142,7 @@ impl InterpolateCommand {
         );
         let mut outputs = Outputs::new(self.force);
         outputs.reads(self.load.files().chain(&self.images));
+        outputs.reads(self.class.guidance.files());
         outputs.writes("--out", &self.out, &["png"], Some(DEFAULT_FIGURE));
         outputs.check()
     }
@@ -207,6 +217,24 @@ impl InterpolateCommand {
             self.out.display()
         ));
         Ok(())
+    }
+}
+
+/// What the network says of the images of a row, from one end to the other: under one class, or from the first of two to
+/// the second, as the images are mixed.
+fn between(guided: &Guided, classes: &[i64], x: &Tensor, t: &Tensor) -> Tensor {
+    let images = x.size()[0];
+    let of = |classes: &[i64]| {
+        let labels = in_turn(classes, images as usize);
+        let labels = labels.map(|labels| labels.to_device(x.device()));
+        guided.predict(x, t, labels.as_ref())
+    };
+    match classes {
+        [first, second] => {
+            let share = Tensor::linspace(0.0, 1.0, images, (Kind::Float, x.device()));
+            of(&[*first]).lerp_tensor(&of(&[*second]), &share.view([-1, 1, 1, 1]))
+        }
+        one => of(one),
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use tch::{Device, Kind, Tensor};
 
-use super::args::class::ClassArg;
+use super::args::class::{ClassArgs, in_turn};
 use super::args::foreign::SamplerHints;
 use super::args::image_in::read_images;
 use super::args::load::LoadArgs;
@@ -32,7 +32,7 @@ pub(super) struct InvertCommand {
     #[arg(value_name = "IMG", required = true, index = 2)]
     images: Vec<PathBuf>,
     #[command(flatten)]
-    class: ClassArg,
+    class: ClassArgs,
     /// Figure to write
     #[arg(short, long, value_name = "FILE.png", default_value = DEFAULT_FIGURE, value_parser = path_or_stdout())]
     out: PathBuf,
@@ -57,7 +57,10 @@ impl InvertCommand {
         let schedule = Schedule::new(&config.diffusion);
         let count = self.steps.unwrap_or(schedule.len().min(100));
         let steps = Respaced::new(&schedule, &Visit::Count(count, Spacing::Linspace))?;
-        let denoiser = self.class.denoiser(&network)?;
+        let guide = self.class.guidance.load(&device)?;
+        let guided = self.class.guidance.guided(&network, guide.as_ref(), true)?;
+        let classes = in_turn(&self.class.class.chosen(config)?, self.images.len());
+        let denoiser = guided.denoiser(classes.map(|classes| classes.to_device(device.device)));
         // Clipped steps cannot be inverted.
         let process = Process::new(&denoiser, &steps, &config.diffusion, false);
         let x_0 = read_images(&self.images, &config.model, &config.data)?;
@@ -82,6 +85,7 @@ impl InvertCommand {
     fn outputs(&self) -> Outputs {
         let mut outputs = Outputs::new(self.force);
         outputs.reads(self.load.files().chain(&self.images));
+        outputs.reads(self.class.guidance.files());
         outputs.writes("--out", &self.out, &["png"], Some(DEFAULT_FIGURE));
         if let Some(out) = &self.out_tensor {
             outputs.writes("--out-tensor", out, &["safetensors"], None);

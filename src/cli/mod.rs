@@ -4,6 +4,7 @@ mod advice;
 mod args;
 mod bench;
 mod calibrate;
+mod compare;
 mod decode;
 mod doctor;
 mod encode;
@@ -76,6 +77,7 @@ enum Command {
     Decode(Box<decode::DecodeCommand>),
     Calibrate(Box<calibrate::CalibrateCommand>),
     Evaluate(evaluate::EvaluateCommand),
+    Compare(Box<compare::CompareCommand>),
     Predict(predict::PredictCommand),
     Export(export::ExportCommand),
     Import(import::ImportCommand),
@@ -99,6 +101,7 @@ impl Command {
             | Command::Encode(_)
             | Command::Decode(_)
             | Command::Calibrate(_)
+            | Command::Compare(_)
             | Command::Predict(_)
             | Command::Export(_)
             | Command::Import(_)
@@ -169,6 +172,7 @@ impl Cli {
             Command::Decode(command) => command.run()?,
             Command::Calibrate(command) => command.run()?,
             Command::Evaluate(command) => command.run()?,
+            Command::Compare(command) => command.run()?,
             Command::Predict(command) => command.run()?,
             Command::Export(command) => command.run()?,
             Command::Import(command) => command.run()?,
@@ -187,7 +191,7 @@ impl Cli {
 }
 
 /// Commands whose ranks meet.
-const MEETING: [&str; 3] = ["train", "sample", "bench"];
+const MEETING: [&str; 4] = ["train", "sample", "bench", "evaluate"];
 
 /// Tells torchrun of a usage error, and the ranks that may wait for this one.
 fn tell_ranks(usage: &clap::Error) {

@@ -16,6 +16,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use super::out;
 use super::sample::Record;
 use crate::checkpoint::{holds_training_state, run_that_owns};
+use crate::data::has_image_ending;
 use crate::fs::{Target, check_writable, folder_of};
 use crate::text::{plural, printable};
 
@@ -234,6 +235,12 @@ impl Outputs {
                 shown(&run)
             );
         }
+        if let Some(input) = self.input_joined_by(file) {
+            bail!(
+                "{name} would be one of the images of {} from then on; choose a place outside of it",
+                shown(input)
+            );
+        }
         ensure!(
             !holds_training_state(file),
             "{name} is a training checkpoint, which is never overwritten; choose another name"
@@ -253,6 +260,23 @@ impl Outputs {
             Err(_) => false,
         };
         let input = self.inputs.iter().find(|input| reads(input));
+        input.map(PathBuf::as_path)
+    }
+
+    /// The folder of images that a new file would become a part of. Those of a network are not read for images.
+    fn input_joined_by(&self, file: &Path) -> Option<&Path> {
+        if !has_image_ending(file) {
+            return None;
+        }
+        let is_network = |dir: &Path| {
+            let files = ["config.toml", "config.json", "model_index.json"];
+            files.iter().any(|name| dir.join(name).exists())
+        };
+        let joined = |input: &PathBuf| {
+            let dir = std::fs::canonicalize(input);
+            dir.is_ok_and(|dir| dir.is_dir() && file.starts_with(&dir) && !is_network(&dir))
+        };
+        let input = self.inputs.iter().find(|input| joined(input));
         input.map(PathBuf::as_path)
     }
 

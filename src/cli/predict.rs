@@ -17,8 +17,8 @@ use crate::text::plural;
 /// Run the bare network on given x and t, without scaling or clipping.
 ///
 /// The input holds `x` [N, C, H, W] f32, `t` [N] i64 (0-based), and `classes` [N] i64 for class-conditional
-/// networks; the output holds `out`, the network's net(x, t). Products are computed in full f32 unless --precision
-/// is given.
+/// networks, where the number after the last class means "no class" if the network has that; the output holds `out`,
+/// the network's net(x, t). Products are computed in full f32 unless --precision is given.
 #[derive(Debug, Args)]
 pub(super) struct PredictCommand {
     /// File with `x` and `t`
@@ -52,11 +52,12 @@ impl PredictCommand {
         let (x, t) = (tensor("x")?, tensor("t")?);
         let cannot = || format!("cannot use {}", self.input.display());
         check(x, t, &network.meta.config).with_context(cannot)?;
-        let classes = match network.meta.config.model.classes() {
+        let classes = match network.meta.config.model.class_rows() {
             None => None,
             Some(known) => {
                 let classes = tensor("classes")?;
-                check_classes(classes, x.size()[0], known).with_context(cannot)?;
+                let most = network.meta.config.model.null_class().unwrap_or(known - 1);
+                check_classes(classes, x.size()[0], most).with_context(cannot)?;
                 Some(classes.to_device(chosen.device))
             }
         };
@@ -132,7 +133,7 @@ fn check(x: &Tensor, t: &Tensor, config: &RunConfig) -> Result<()> {
     Ok(())
 }
 
-fn check_classes(classes: &Tensor, images: i64, known: i64) -> Result<()> {
+fn check_classes(classes: &Tensor, images: i64, most: i64) -> Result<()> {
     ensure!(
         classes.kind() == Kind::Int64 && classes.size() == [images],
         "classes is {:?} {:?}, want i64 [{images}]",
@@ -141,9 +142,8 @@ fn check_classes(classes: &Tensor, images: i64, known: i64) -> Result<()> {
     );
     let (low, high) = (i64::try_from(classes.min())?, i64::try_from(classes.max())?);
     ensure!(
-        low >= 0 && high < known,
-        "classes run from {low} to {high}, want 0 to {}",
-        known - 1
+        low >= 0 && high <= most,
+        "classes run from {low} to {high}, want 0 to {most}"
     );
     Ok(())
 }

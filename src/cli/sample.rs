@@ -11,6 +11,7 @@ use clap::Args;
 use tch::{Device, Kind, Tensor};
 
 use super::args::batch::BatchSize;
+use super::args::class::ClassArgs;
 use super::args::group::{GroupArgs, as_rank, asked, before_meeting};
 use super::args::image_out::OutputArgs;
 use super::args::load::LoadArgs;
@@ -23,10 +24,11 @@ use super::progress::SampleProgress;
 use crate::device::Chosen;
 use crate::distributed::Place;
 use crate::formats::safetensors;
-use crate::pretrained::{Pretrained, batch_labels, class_labels};
+use crate::pretrained::Guided;
 use crate::report::read_png;
 use crate::sample::{
-    Choice, ChosenSampler, Codebook, Images, NoiseSource, SamplerKind, Step, sample_batch,
+    Choice, ChosenSampler, Codebook, Images, NoiseSource, SamplerKind, Step, batch_labels,
+    sample_batch,
 };
 use crate::text::{self, plural};
 
@@ -40,6 +42,7 @@ use share::{Own, Round, Share};
   ddpm sample runs/NAME -n 64 --out grid.png
   ddpm sample runs/NAME --sampler dpmpp-2m --steps 20
   ddpm sample runs/NAME --init-image photo.png --strength 0.6
+  ddpm sample runs/NAME --class cat,dog --guidance 3
   ddpm sample cifar10_uncond_50M_500K.pt --known improved-cifar10")]
 pub(super) struct SampleCommand {
     /// Number of images
@@ -51,9 +54,6 @@ pub(super) struct SampleCommand {
     /// Images per batch; auto for the fastest number that fits
     #[arg(long, default_value = "16", value_name = "N|auto")]
     batch: BatchSize,
-    /// Class, for class-conditional networks [default: all classes in turn]
-    #[arg(long, value_name = "K")]
-    class: Option<i64>,
     /// With --sampler ddcm: codebook entries per step, a power of two [default: 64]
     #[arg(long, value_name = "K", hide_short_help = true)]
     codebook: Option<u32>,
@@ -68,6 +68,8 @@ pub(super) struct SampleCommand {
     output: OutputArgs,
     #[command(flatten)]
     trajectory: TrajectoryArgs,
+    #[command(flatten)]
+    class: ClassArgs,
     #[command(flatten)]
     sampler: SamplerArgs,
     #[command(flatten)]
@@ -113,11 +115,17 @@ impl SampleCommand {
         let measured = || network.measured();
         let mut chosen = self.sampler.choose(config, SamplerKind::Ddpm, measured)?;
         let start = (self.start).start(config, &mut chosen.steps, device.device)?;
-        let classes = class_labels(config.model.classes(), self.class, self.number)?;
+        let guide = self.class.guidance.load(device)?;
+        let guided = self
+            .class
+            .guidance
+            .guided(&network, guide.as_ref(), share.leads())?;
+        let classes = self.class.class.classes(config)?;
+        let labels = classes.of_images(&config.model, self.number)?;
         let wanted = Images {
             noise: self.noise(&chosen, config.model.chw())?,
             numbers: 0..self.number,
-            batch: self.batch(&network, device.device, share, earlier.as_ref())?,
+            batch: self.batch(&guided, device.device, share, earlier.as_ref())?,
             chw: config.model.chw(),
             device: device.device,
         };
@@ -127,7 +135,8 @@ impl SampleCommand {
             sampler: &chosen,
             start: &start,
             wanted: &wanted,
-            class: self.class,
+            classes: &classes,
+            guided: &guided,
         };
         let under_way = self.begin(&sampled, share)?;
 
@@ -141,8 +150,8 @@ impl SampleCommand {
         for round in &rounds {
             let made = match &round.own {
                 Own::ToDo(numbers) => {
-                    let classes = batch_labels(classes.as_ref(), numbers, device.device);
-                    let denoiser = |x: &Tensor, t: &Tensor| network.predict(x, t, classes.as_ref());
+                    let labels = batch_labels(labels.as_ref(), numbers, device.device);
+                    let denoiser = guided.denoiser(labels);
                     let process = chosen.process(&denoiser, &config.diffusion);
                     let mut on_step = |step: Step| {
                         bar.iter().for_each(SampleProgress::step);
@@ -173,7 +182,7 @@ impl SampleCommand {
     /// process tries, while the others wait.
     fn batch(
         &self,
-        network: &Pretrained,
+        network: &Guided,
         device: Device,
         share: &Share,
         earlier: Option<&Record>,
@@ -267,6 +276,7 @@ impl SampleCommand {
         let mut outputs = Outputs::new(self.output.force);
         outputs.reads(self.load.files());
         outputs.reads(self.start.files().chain(&self.noise));
+        outputs.reads(self.class.guidance.files());
         self.output.declare(self.number, &mut outputs);
         self.trajectory.declare(&mut outputs)?;
         outputs.may_go_on();

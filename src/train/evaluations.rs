@@ -4,6 +4,7 @@
 //! same noise, and those of a run that was resumed are the same numbers.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use anyhow::{Context, Result};
@@ -24,7 +25,8 @@ use crate::evaluate::{Stored, frechet};
 use crate::images::to_pixels;
 use crate::native::KeptFilters;
 use crate::sample::{
-    ChosenSampler, Denoiser, Images, NoiseSource, SamplerKind, SamplerOptions, Step, sample_images,
+    ChosenSampler, Classes, Images, NoiseSource, SamplerKind, SamplerOptions, StartFrom, Step,
+    batch_labels, sample_batch,
 };
 use crate::text::plural;
 
@@ -45,6 +47,8 @@ pub(super) fn are_due(config: &RunConfig, step: u64) -> bool {
 pub(super) struct Evaluator {
     /// Images held out, `[N, C, H, W]` u8 on the CPU.
     held_out: Option<Tensor>,
+    /// Their classes, `[N]` i64, for class-conditional networks.
+    classes: Option<Tensor>,
     /// Real images, as fid sees them.
     features: Option<Real>,
     /// Real images, as swd sees them.
@@ -80,6 +84,10 @@ impl Evaluator {
                 true => Some(held_out(data, wanted.images as usize)?),
                 false => None,
             },
+            classes: match of_held_out {
+                true => classes_held_out(config, data, wanted.images as usize)?,
+                false => None,
+            },
             features: match real.as_ref().filter(|_| has(Metric::Fid)) {
                 Some(real) => Some(Real::new(real, batch, device)?),
                 None => None,
@@ -112,15 +120,15 @@ impl Evaluator {
         let weights = trainer.ema.corrected(&trainer.arena);
         let found = trainer.arena.with_weights(&weights, || {
             let kept = KeptFilters::new();
-            let denoiser = |x: &Tensor, t: &Tensor| {
+            let predict = |x: &Tensor, t: &Tensor, classes: Option<&Tensor>| {
                 if stop.reason().is_some() {
                     // A sampler has no other way out before its last step.
                     resume_unwind(Box::new(GivenUp));
                 }
-                trainer.predict(x, t, &kept)
+                trainer.predict(x, t, classes, &kept)
             };
             // Whatever else unwinds ends the run, as it would without this.
-            catch_unwind(AssertUnwindSafe(|| work.values(&denoiser, &mut tell)))
+            catch_unwind(AssertUnwindSafe(|| work.values(&predict, &mut tell)))
         });
         match found {
             Ok(values) => values.map(Some),
@@ -132,6 +140,9 @@ impl Evaluator {
         }
     }
 }
+
+/// A network: x_t, t and, for one that takes them, classes, to its output.
+type Predict<'a> = dyn Fn(&Tensor, &Tensor, Option<&Tensor>) -> Tensor + 'a;
 
 /// Unwinds an evaluation that is not wanted any more.
 struct GivenUp;
@@ -203,17 +214,17 @@ impl Work<'_> {
         Ok(total as u64)
     }
 
-    fn values(&self, denoiser: &Denoiser, tell: &mut dyn FnMut()) -> Result<Values> {
+    fn values(&self, predict: &Predict, tell: &mut dyn FnMut()) -> Result<Values> {
         let sampled = match self.samples() {
-            true => Some(self.sample(denoiser, tell)?),
+            true => Some(self.sample(predict, tell)?),
             false => None,
         };
         let sampled = || sampled.as_ref().context("nothing was sampled");
         let mut values = Values::new();
         for metric in &self.wanted.metrics {
             let value = match metric {
-                Metric::Loss => self.loss(denoiser, tell)?,
-                Metric::Bpd => self.bound(denoiser, tell)?,
+                Metric::Loss => self.loss(predict, tell)?,
+                Metric::Bpd => self.bound(predict, tell)?,
                 Metric::Swd => self.swd(sampled()?)?,
                 Metric::Fid => self.fid(sampled()?)?,
             };
@@ -222,17 +233,23 @@ impl Work<'_> {
         Ok(values)
     }
 
-    /// The images held out, as microbatches, with their numbers.
-    fn held_out(&self) -> Result<Vec<(Tensor, Vec<u64>)>> {
+    /// The images held out, as microbatches.
+    fn held_out(&self) -> Result<Vec<HeldOutPart>> {
         let images = self.by.held_out.as_ref();
         let images = images.context("no images are held out")?;
         let parts = images.split(microbatch(self.config) as i64, 0);
         let mut first = 0;
         let numbered = parts.into_iter().map(|part| {
             let next = first + part.size()[0] as u64;
-            let numbers = (first..next).collect();
+            let numbers: Vec<u64> = (first..next).collect();
+            let classes = self.by.classes.as_ref();
+            let classes = batch_labels(classes, &(first..next), self.device);
             first = next;
-            (part, numbers)
+            HeldOutPart {
+                pixels: part,
+                numbers,
+                classes,
+            }
         });
         Ok(numbered.collect())
     }
@@ -242,21 +259,29 @@ impl Work<'_> {
         pixels.to_device(self.device).to_kind(Kind::Float) / 255.0 * 2.0 - 1.0
     }
 
-    fn loss(&self, denoiser: &Denoiser, tell: &mut dyn FnMut()) -> Result<f64> {
+    fn loss(&self, predict: &Predict, tell: &mut dyn FnMut()) -> Result<f64> {
         let mut sums = LossSums::new(&self.loss);
-        for (pixels, numbers) in self.held_out()? {
-            let x_0 = self.x_0(&pixels);
-            sums.add(&self.loss.losses(denoiser, &x_0, &numbers, tell)?);
+        for part in self.held_out()? {
+            let denoiser = part.denoiser(predict);
+            sums.add(
+                &self
+                    .loss
+                    .losses(&denoiser, &self.x_0(&part.pixels), &part.numbers, tell)?,
+            );
         }
         let values = self.config.model.chw().iter().product::<i64>();
         Ok(sums.report(values as usize).mean.mse.mean)
     }
 
-    fn bound(&self, denoiser: &Denoiser, tell: &mut dyn FnMut()) -> Result<f64> {
+    fn bound(&self, predict: &Predict, tell: &mut dyn FnMut()) -> Result<f64> {
         let mut sums = BoundSums::new(&self.bound);
-        for (pixels, numbers) in self.held_out()? {
-            let x_0 = self.x_0(&pixels);
-            sums.add(&self.bound.terms(denoiser, &x_0, &numbers, tell)?);
+        for part in self.held_out()? {
+            let denoiser = part.denoiser(predict);
+            sums.add(
+                &self
+                    .bound
+                    .terms(&denoiser, &self.x_0(&part.pixels), &part.numbers, tell)?,
+            );
         }
         Ok(sums.report().clipped.total.mean)
     }
@@ -273,16 +298,21 @@ impl Work<'_> {
     }
 
     /// Samples, `[N, C, H, W]` u8 on the CPU.
-    fn sample(&self, denoiser: &Denoiser, tell: &mut dyn FnMut()) -> Result<Tensor> {
-        let process = self.sampler.process(denoiser, &self.config.diffusion);
+    fn sample(&self, predict: &Predict, tell: &mut dyn FnMut()) -> Result<Tensor> {
         let mut on_step = |_: Step| tell();
-        let images = sample_images(
-            &process,
-            &self.sampler.sampler,
-            &self.images(),
-            &mut on_step,
-        )?;
-        Ok(to_pixels(&images).to_device(Device::Cpu))
+        let images = self.images();
+        let labels =
+            classes_of_samples(self.config).of_images(&self.config.model, images.numbers.end)?;
+        let mut batch = |numbers: Range<u64>| -> Result<Tensor> {
+            let classes = batch_labels(labels.as_ref(), &numbers, self.device);
+            let denoiser = |x: &Tensor, t: &Tensor| predict(x, t, classes.as_ref());
+            let process = self.sampler.process(&denoiser, &self.config.diffusion);
+            let (sampler, start) = (&self.sampler.sampler, &StartFrom::Noise);
+            let made = sample_batch(&process, sampler, start, &images, &numbers, &mut on_step)?;
+            Ok(to_pixels(&made).to_device(Device::Cpu))
+        };
+        let batches: Vec<Tensor> = images.batches().map(&mut batch).collect::<Result<_>>()?;
+        Ok(Tensor::cat(&batches, 0))
     }
 
     fn fid(&self, sampled: &Tensor) -> Result<f64> {
@@ -297,6 +327,51 @@ impl Work<'_> {
         let real = real.context("no real images were seen")?;
         Ok(sliced(&patches(sampled, self.config.train.seed)?, real)?.mean)
     }
+}
+
+/// Some of the images held out.
+struct HeldOutPart {
+    /// `[N, C, H, W]` u8.
+    pixels: Tensor,
+    numbers: Vec<u64>,
+    /// `[N]` i64 on the device.
+    classes: Option<Tensor>,
+}
+
+impl HeldOutPart {
+    fn denoiser<'a>(&'a self, predict: &'a Predict) -> impl Fn(&Tensor, &Tensor) -> Tensor + 'a {
+        |x: &Tensor, t: &Tensor| predict(x, t, self.classes.as_ref())
+    }
+}
+
+/// Samples are of the classes of the images that they are compared with.
+fn classes_of_samples(config: &RunConfig) -> Classes {
+    match &config.conditional {
+        Some(conditional) if !conditional.images.is_empty() => {
+            Classes::AsOften(conditional.images.clone())
+        }
+        _ => Classes::All,
+    }
+}
+
+/// The classes of the images of [`held_out`]; `None` for a network without.
+fn classes_held_out(config: &RunConfig, data: &Loaded, most: usize) -> Result<Option<Tensor>> {
+    if config.model.classes().is_none() {
+        return Ok(None);
+    }
+    let held_out = data.held_out.as_ref().context("no images are held out")?;
+    let labels = held_out.labels.as_ref();
+    let labels =
+        labels.context("the images held out have no labels, and the network needs them")?;
+    let none = config.model.null_class();
+    let class = |number: usize| {
+        let class = labels.of[number].map(i64::from).or(none);
+        class.context("an image held out has no label, and this network must always have a class")
+    };
+    let classes: Vec<i64> = spread(held_out.len(), most)
+        .map(class)
+        .collect::<Result<_>>()?;
+    Ok(Some(Tensor::from_slice(&classes)))
 }
 
 fn sampler(config: &RunConfig, wanted: &EvaluationConfig) -> Result<ChosenSampler> {

@@ -1,20 +1,22 @@
 //! Sample grids during training: they show its progress, within a time limit.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::{Observer, Stop, Trainer};
 use crate::checkpoint::{RunFolder, Weights};
 use crate::config::RunConfig;
 use crate::images::to_array;
 use crate::native::KeptFilters;
-use crate::report::{duration, grid, write_png};
+use crate::report::{duration, grid, grid_of_columns, with_names, write_png};
 use crate::sample::{
-    Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Spacing, Step, Visit, sample_images,
+    Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Spacing, StartFrom, Step, Visit,
+    sample_batch,
 };
 
 /// Evaluations after which the time of a grid is estimated.
@@ -44,9 +46,55 @@ pub(super) fn write(
         };
         let name = which.to_string().to_lowercase();
         let path = folder.sample_path(trainer.step, &name);
-        write_png(&path, grid(to_array(&images).view()).view())?;
+        let images = to_array(&images);
+        let figure = match Rows::of(config) {
+            Some(rows) => {
+                let figure = grid_of_columns(images.view(), rows.columns);
+                with_names(&figure, &rows.names)
+            }
+            None => grid(images.view()),
+        };
+        write_png(&path, figure.view())?;
     }
     Ok(())
+}
+
+/// A grid of a class-conditional network: a row a class.
+struct Rows {
+    /// The class of each row.
+    classes: Vec<i64>,
+    names: Vec<String>,
+    columns: usize,
+}
+
+impl Rows {
+    /// `None` for a network without classes. Of more classes than images in a grid, some from all over the list are shown.
+    fn of(config: &RunConfig) -> Option<Rows> {
+        let known = config.model.classes()?;
+        let rows = known.min(config.sample.images as i64);
+        let classes: Vec<i64> = (0..rows).map(|row| row * known / rows).collect();
+        let conditional = config.conditional.as_ref();
+        let named = |class: &i64| {
+            let name = conditional.and_then(|conditional| conditional.classes.get(*class as usize));
+            name.cloned().unwrap_or_else(|| class.to_string())
+        };
+        Some(Rows {
+            names: classes.iter().map(named).collect(),
+            columns: (config.sample.images as usize).div_ceil(classes.len()),
+            classes,
+        })
+    }
+
+    fn images(&self) -> u64 {
+        (self.classes.len() * self.columns) as u64
+    }
+
+    /// The classes of images of the grid, `[numbers.len()]` i64.
+    fn classes_of(&self, numbers: &Range<u64>, device: Device) -> Tensor {
+        let class = |number: u64| self.classes[number as usize / self.columns];
+        let classes: Vec<i64> = numbers.clone().map(class).collect();
+        Tensor::from_slice(&classes).to_device(device)
+    }
 }
 
 fn draw(
@@ -57,13 +105,13 @@ fn draw(
     observer: &dyn Observer,
 ) -> Result<Option<Tensor>> {
     let settings = &config.sample;
+    let rows = Rows::of(config);
+    let images = rows.as_ref().map_or(settings.images, Rows::images);
     let wanted = Images {
         noise: NoiseSource::Seed(config.train.seed),
-        numbers: 0..settings.images,
+        numbers: 0..images,
         // The microbatch of training, which is known to fit.
-        batch: settings
-            .images
-            .min((config.train.batch / config.train.accumulate) as u64),
+        batch: images.min((config.train.batch / config.train.accumulate) as u64),
         chw: config.model.chw(),
         device: trainer.arena.device(),
     };
@@ -86,21 +134,29 @@ fn draw(
     let mut done = 0;
     let drawn = trainer.arena.with_weights(&weights, || {
         let kept = KeptFilters::new();
-        let denoiser = |x: &Tensor, t: &Tensor| {
-            if !limit.allows() {
-                // A sampler has no other way out before its last step.
-                resume_unwind(Box::new(GivenUp));
-            }
-            trainer.predict(x, t, &kept)
-        };
-        let process = Process::new(&denoiser, &steps, &config.diffusion, settings.clip_x0);
         let mut on_step = |_: Step| {
             done += 1;
             observer.sampling(&weights_name, done, evaluations.into());
         };
         // Whatever else unwinds ends the run, as it would without this.
         catch_unwind(AssertUnwindSafe(|| {
-            sample_images(&process, &sampler, &wanted, &mut on_step)
+            let mut batch = |numbers: Range<u64>| {
+                let classes = rows
+                    .as_ref()
+                    .map(|rows| rows.classes_of(&numbers, wanted.device));
+                let denoiser = |x: &Tensor, t: &Tensor| {
+                    if !limit.allows() {
+                        // A sampler has no other way out before its last step.
+                        resume_unwind(Box::new(GivenUp));
+                    }
+                    trainer.predict(x, t, classes.as_ref(), &kept)
+                };
+                let process = Process::new(&denoiser, &steps, &config.diffusion, settings.clip_x0);
+                let start = &StartFrom::Noise;
+                sample_batch(&process, &sampler, start, &wanted, &numbers, &mut on_step)
+            };
+            let batches: Vec<Tensor> = wanted.batches().map(&mut batch).collect::<Result<_>>()?;
+            Ok(Tensor::cat(&batches, 0))
         }))
     });
     match drawn {

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 
+use super::Trainer;
 use crate::checkpoint::{Checkpoint, RunFolder};
 use crate::config::RunConfig;
-use crate::data::{DataError, Loaded, Manifest};
+use crate::data::{DataError, Labels, Loaded, Manifest};
 use crate::fs::write_bytes;
 use crate::text::{self, printable};
 
@@ -41,7 +42,6 @@ pub(super) fn refuse_others(
         bail!(changed("the images of this run", &change, folder));
     }
     let before = checkpoint.meta.config.data.folder.as_ref();
-    let place = place.display();
     let moved = match listed {
         true if before == config.data.folder.as_ref() => None,
         true => Some(format!("images from {place}: the same {now} as before")),
@@ -49,7 +49,9 @@ pub(super) fn refuse_others(
             "images from {place}: {now}, as many as before; they are not compared, as pictures.tsv is missing"
         )),
     };
-    let said: Vec<String> = moved.into_iter().chain(held_out).collect();
+    // After the images: labels of others are others.
+    let labels = refuse_other_labels(folder, data)?;
+    let said: Vec<String> = moved.into_iter().chain(held_out).chain(labels).collect();
     Ok((!said.is_empty()).then(|| said.join("\n")))
 }
 
@@ -74,6 +76,29 @@ fn refuse_others_held_out(folder: &RunFolder, data: &Loaded) -> Result<Option<St
     }
 }
 
+/// Refuses other classes, or images of other classes, than those that the run began with.
+///
+/// # Errors
+/// As [`refuse_others`].
+fn refuse_other_labels(folder: &RunFolder, data: &Loaded) -> Result<Option<String>> {
+    let list = folder.labels_path();
+    let change = match (&data.labels, list.try_exists()?) {
+        (None, false) => None,
+        (Some(_), false) => {
+            return Ok(Some(
+                "the labels are not compared with those of before, as labels.tsv is missing"
+                    .to_owned(),
+            ));
+        }
+        (None, true) => Some("the images have none now".to_owned()),
+        (Some(now), true) => now.differences(&Labels::read(&list)?),
+    };
+    match change {
+        None => Ok(None),
+        Some(change) => bail!(changed("the labels of this run", &change, folder)),
+    }
+}
+
 /// How images are others than those of a list, whatever their names.
 fn changes(now: &Manifest, list: &Path) -> Result<Option<String>> {
     let before = Manifest::read(list)?;
@@ -90,7 +115,7 @@ fn changed(what: &str, change: &str, folder: &RunFolder) -> String {
     )
 }
 
-/// Lists the images of a run, and those held out.
+/// Lists the images of a run, their labels, and those held out.
 ///
 /// # Errors
 /// No permission, or a full disk.
@@ -99,7 +124,26 @@ pub(super) fn write_lists(folder: &RunFolder, data: &Loaded) -> Result<()> {
     if let Some(held_out) = &data.held_out {
         held_out.manifest.write(&folder.held_out_path())?;
     }
+    if let Some(labels) = &data.labels {
+        labels.write(&folder.labels_path())?;
+    }
     write_skipped(folder, data)
+}
+
+/// Has `trainer` draw images from all classes alike, if the settings say so.
+///
+/// # Errors
+/// Nothing says the classes.
+pub(super) fn balance(trainer: &mut Trainer, config: &RunConfig, data: &Loaded) -> Result<()> {
+    if config.data.balance {
+        let labels = data.labels.as_ref();
+        let any = |labels: &&Labels| labels.of.iter().any(Option::is_some);
+        let labels = labels.filter(any).context(
+            "`data.balance` = true: nothing says the classes of the images; name what does with `data.labels`, or leave it out",
+        )?;
+        trainer.balance(labels);
+    }
+    Ok(())
 }
 
 /// An error in loading the images of an existing run, with what to do if they are no longer where they were.
@@ -108,6 +152,7 @@ pub(super) fn gone(error: Error, folder: &RunFolder) -> Error {
         Some(
             DataError::NoSuchFolder { .. }
             | DataError::NotAFolder { .. }
+            | DataError::NoSource { .. }
             | DataError::NoImages { .. },
         ) => anyhow!(
             "{error}. The images of this run are not where they were: put them back, or name the folder that they are in now: ddpm train --run {} --data DIR",

@@ -1,6 +1,7 @@
 //! Training: the loop, read top to bottom.
 
 mod clock;
+mod conditional;
 mod evaluations;
 mod grids;
 mod guard;

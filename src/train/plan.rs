@@ -48,7 +48,8 @@ fn try_microbatch(config: &RunConfig, trainer: &Trainer, data: &Store) -> Result
     let indices: Vec<i64> = (0..images).map(|i| i % data.len() as i64).collect();
     let x_0 = data.batch(&indices, None)?;
     let t = Tensor::zeros([images], (Kind::Int64, tch::Device::Cpu));
-    let _loss = trainer.backward(&x_0, &t, 0)?;
+    let classes = trainer.any_classes(images);
+    let _loss = trainer.backward(&x_0, &t, classes.as_ref(), 0)?;
     synchronize(trainer.arena.device());
     Ok(())
 }

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
+use super::conditional::From;
 use super::incident::BadStep;
 use super::record::StepRecord;
-use super::{Observer, Stop, Trainer, images, load_data, state};
+use super::{Observer, Stop, Trainer, conditional, images, load_data, state};
 use crate::checkpoint::RunFolder;
 use crate::config::OnBadStep;
 use crate::device::Chosen;
@@ -48,10 +49,12 @@ pub fn replay(
         }
     };
     // Settings that may change during a run have the values of the last start.
-    let config = &folder.config()?;
-    let data = load_data(config, cache.as_deref(), chosen, &Stop::default(), observer)
+    let config = &mut folder.config()?;
+    let mut data = load_data(config, cache.as_deref(), chosen, &Stop::default(), observer)
         .map_err(|error| images::gone(error, folder))?;
+    conditional::settle(config, &mut data, From::Checkpoint, &())?;
     let mut trainer = Trainer::new(config, data.store.len(), chosen.device)?;
+    images::balance(&mut trainer, config, &data)?;
     trainer.net.set_precision(chosen.precision);
     if let Some(checkpoint) = &checkpoint {
         state::restore(&mut trainer, checkpoint)?;

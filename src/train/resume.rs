@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use crate::checkpoint::{Checkpoint, Damaged, Resumable, unsaved_steps};
-use crate::config::{Difference, HoldOut, Preset, RunConfig, Unnamed};
+use crate::config::{
+    ConditionalConfig, Difference, HoldOut, LabelsFrom, Preset, RunConfig, Unnamed,
+};
 use crate::report::Later;
 
 /// Settings that a resumed run may change without becoming another run; one that ends in a dot stands for its section.
@@ -97,6 +99,9 @@ fn only_moves(change: &Difference, a: &RunConfig, b: &RunConfig) -> bool {
     match &*change.key {
         "data.folder" => a.data.folder.is_some() && b.data.folder.is_some(),
         "data.hold_out" => held_out(a) && held_out(b),
+        "data.labels" => [a, b]
+            .iter()
+            .all(|c| c.data.labels.as_ref().is_some_and(LabelsFrom::is_file)),
         _ => false,
     }
 }
@@ -148,6 +153,13 @@ pub fn settings_around(theirs: &RunConfig, base: Option<RunConfig>) -> RunConfig
         config.evaluation = None;
         config
     });
+    // Its images may be of classes with other names.
+    if let Some(theirs) = &theirs.conditional {
+        config.conditional = Some(ConditionalConfig {
+            label_dropout: theirs.label_dropout,
+            ..ConditionalConfig::default()
+        });
+    }
     config.model = theirs.model.clone();
     config.diffusion = theirs.diffusion.clone();
     config.sample.sigma = theirs.sample.sigma;

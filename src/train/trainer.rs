@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::{Clock, Guard, Phase};
 use crate::checkpoint::History;
 use crate::config::{Draws, MapLayout, Norms, RunConfig};
-use crate::data::{Order, Store};
+use crate::data::{Labels, Order, Store};
 use crate::diffusion::{NoisedBatch, Objective, Schedule};
 use crate::distributed::{Group, Reduce, Reducer};
 use crate::memory::{Shortage, catch_shortage};
@@ -59,6 +59,8 @@ pub struct StepDraws {
     pub indices: Vec<i64>,
     /// True for mirrored images, `[B]` bool; `None` if flipping is off.
     pub mirrored: Option<Tensor>,
+    /// True for images whose class the network is not told, `[B]` bool; `None` if it is always told, or never.
+    pub unlabelled: Option<Tensor>,
     /// Time steps, `[B]` i64 on CPU.
     pub t: Tensor,
 }
@@ -97,6 +99,7 @@ impl Share {
         StepDraws {
             indices: self.numbers(&draws.indices),
             mirrored: draws.mirrored.as_ref().map(own),
+            unlabelled: draws.unlabelled.as_ref().map(own),
             t: own(&draws.t),
         }
     }
@@ -212,6 +215,11 @@ impl Trainer {
         self.order.images()
     }
 
+    /// Draws images from all classes alike from here on.
+    pub(super) fn balance(&mut self, labels: &Labels) {
+        self.order = Order::balanced(self.config.train.seed, labels);
+    }
+
     /// Splits each batch into `parts` equal microbatches from here on.
     pub(super) fn set_accumulate(&mut self, parts: i64) {
         self.config.train.accumulate = parts;
@@ -227,12 +235,17 @@ impl Trainer {
             let draw = || Tensor::rand([batch], (Kind::Float, Device::Cpu)).lt(0.5);
             seeded(key(seed, Stream::Flip, step), draw)
         });
+        let unlabelled = self.label_dropout().map(|share| {
+            let draw = || Tensor::rand([batch], (Kind::Float, Device::Cpu)).lt(share);
+            seeded(key(seed, Stream::LabelDropout, step), draw)
+        });
         let t = seeded(key(seed, Stream::Timestep, step), || {
             Tensor::randint(timesteps, [batch], (Kind::Int64, Device::Cpu))
         });
         StepDraws {
             indices,
             mirrored,
+            unlabelled,
             t,
         }
     }
@@ -254,13 +267,41 @@ impl Trainer {
         let share = self.share();
         let draw = share.draws(&self.draw(self.step));
         let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref())?;
+        let classes = self.classes(data, &draw)?;
         self.prefetch(data, &share)?;
         self.clock.end_of(Phase::Images);
-        let loss = self.backward_of(&x_0, &draw.t, self.step, &share)?;
+        let loss = self.backward_of(&x_0, &draw.t, classes.as_ref(), self.step, &share)?;
         let grad_norm = self.grad_norm();
         Ok(Gradients {
             loss_and_grad_norm: Tensor::stack(&[loss, grad_norm], 0),
         })
+    }
+
+    /// Share of the images whose class the network is not told; `None` if there are none.
+    fn label_dropout(&self) -> Option<f64> {
+        let conditional = self.config.conditional.as_ref()?;
+        conditional.label_dropout.filter(|share| *share > 0.0)
+    }
+
+    /// The classes that the network is told, `[B]` i64 on the CPU; `None` if it has none.
+    fn classes(&self, data: &Store, draw: &StepDraws) -> Result<Option<Tensor>> {
+        let model = &self.config.model;
+        if model.classes().is_none() {
+            return Ok(None);
+        }
+        let classes = data.classes(&draw.indices)?;
+        let classes =
+            classes.context("the network is class-conditional, and the images have no classes")?;
+        Ok(Some(match (&draw.unlabelled, model.null_class()) {
+            (Some(unlabelled), Some(none)) => classes.masked_fill(unlabelled, none),
+            _ => classes,
+        }))
+    }
+
+    /// Some classes for `images` images, to try what a batch takes; `None` if the network has none.
+    pub(super) fn any_classes(&self, images: i64) -> Option<Tensor> {
+        let classes = self.config.model.classes();
+        classes.map(|_| Tensor::zeros([images], (Kind::Int64, Device::Cpu)))
     }
 
     /// What is computed here of each batch.
@@ -338,12 +379,19 @@ impl Trainer {
     ///
     /// # Shapes
     /// - `x_0`: `[B, C, H, W]` f32 on the device; `t`: `[B]` i64
+    /// - `classes`: `[B]` i64, for class-conditional networks
     ///
     /// # Errors
     /// As [`train_step`](Trainer::train_step).
-    pub fn backward(&self, x_0: &Tensor, t: &Tensor, step: u64) -> Result<Tensor> {
+    pub fn backward(
+        &self,
+        x_0: &Tensor,
+        t: &Tensor,
+        classes: Option<&Tensor>,
+        step: u64,
+    ) -> Result<Tensor> {
         let images = x_0.size()[0];
-        self.backward_of(x_0, t, step, &Share::of_range(0, images, images))
+        self.backward_of(x_0, t, classes, step, &Share::of_range(0, images, images))
     }
 
     /// As [`backward`](Trainer::backward) for images `first..first + B` of the batch alone: losses and gradients of all
@@ -351,6 +399,7 @@ impl Trainer {
     ///
     /// # Shapes
     /// - `x_0`: `[B, C, H, W]` f32 on the device; `t`: `[B]` i64
+    /// - `classes`: `[B]` i64, for class-conditional networks
     ///
     /// # Errors
     /// `train.draws` is not image; the share is not made of whole microbatches of the batch; as
@@ -359,6 +408,7 @@ impl Trainer {
         &self,
         x_0: &Tensor,
         t: &Tensor,
+        classes: Option<&Tensor>,
         step: u64,
         first: i64,
     ) -> Result<Tensor> {
@@ -373,13 +423,29 @@ impl Trainer {
             "images {first} to {} are not whole microbatches of {micro} in a batch of {batch}; another `train.accumulate` splits it otherwise",
             first + images
         );
-        self.backward_of(x_0, t, step, &Share::of_range(first, images, batch))
+        self.backward_of(
+            x_0,
+            t,
+            classes,
+            step,
+            &Share::of_range(first, images, batch),
+        )
     }
 
-    fn backward_of(&self, x_0: &Tensor, t: &Tensor, step: u64, share: &Share) -> Result<Tensor> {
+    fn backward_of(
+        &self,
+        x_0: &Tensor,
+        t: &Tensor,
+        classes: Option<&Tensor>,
+        step: u64,
+        share: &Share,
+    ) -> Result<Tensor> {
         let device = self.arena.device();
         let t = native::send(t, device)?;
-        let noised = self.objective.noise(x_0, t, self.eps(x_0, step, share)?);
+        let mut noised = self.objective.noise(x_0, t, self.eps(x_0, step, share)?);
+        noised.classes = classes
+            .map(|classes| native::send(classes, device))
+            .transpose()?;
         self.arena.zero_grad();
         self.clock.end_of(Phase::Noise);
         self.accumulate(&noised, step, share)
@@ -464,7 +530,8 @@ impl Trainer {
 
     /// Adds the gradients of one microbatch to the arena; returns its part of the loss of a batch of `batch` images.
     fn microbatch(&self, part: &NoisedBatch, batch: i64) -> Result<Tensor> {
-        let out = self.net.forward(&part.x_t, &part.t, None, true);
+        let classes = part.classes.as_ref();
+        let out = self.net.forward(&part.x_t, &part.t, classes, true);
         let loss = self.objective.loss(&out, part, batch);
         self.clock.end_of(Phase::Forward);
         loss.f_backward()?;
@@ -490,8 +557,14 @@ impl Trainer {
     }
 
     /// Output of the network without dropout; see [`Model::predict`].
-    pub fn predict(&self, x_t: &Tensor, t: &Tensor, kept: &KeptFilters) -> Tensor {
-        self.net.predict(x_t, t, None, kept)
+    pub fn predict(
+        &self,
+        x_t: &Tensor,
+        t: &Tensor,
+        classes: Option<&Tensor>,
+        kept: &KeptFilters,
+    ) -> Tensor {
+        self.net.predict(x_t, t, classes, kept)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::cli::out::say;
 use crate::device::synchronize;
 use crate::memory::{Shortage, available_to_each, catch_shortage, return_cached};
 use crate::native::{CpuTally, cuda_tensors, forget_cuda_peak};
-use crate::pretrained::Pretrained;
+use crate::pretrained::Guided;
 use crate::text::plural;
 
 /// Speed-up in images per second from which a doubled batch is worth its memory.
@@ -81,7 +81,7 @@ impl BatchSize {
     /// `auto`, and a batch of one image does not fit, or an evaluation fails for another reason than memory.
     pub(in crate::cli) fn resolve(
         self,
-        network: &Pretrained,
+        network: &Guided,
         device: Device,
         images: u64,
         room: Room,
@@ -168,17 +168,13 @@ struct Tried {
 impl Tried {
     /// # Errors
     /// Anything but running out of memory.
-    fn evaluation(
-        network: &Pretrained,
-        device: Device,
-        batch: u64,
-    ) -> Result<Result<Tried, Shortage>> {
-        let [c, h, w] = network.meta.config.model.chw();
+    fn evaluation(network: &Guided, device: Device, batch: u64) -> Result<Result<Tried, Shortage>> {
+        let [c, h, w] = network.network().config().model.chw();
         let n = batch as i64;
         let zeros = |kind| Tensor::zeros([n], (kind, device));
         let evaluate = || {
             let x = Tensor::zeros([n, c, h, w], (Kind::Float, device));
-            let classes = network.meta.config.model.classes();
+            let classes = network.network().config().model.classes();
             let classes = classes.map(|_| zeros(Kind::Int64));
             let start = Instant::now();
             let _ = network.predict(&x, &zeros(Kind::Int64), classes.as_ref());

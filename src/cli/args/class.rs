@@ -1,46 +1,334 @@
-//! The class of all images of a command, for class-conditional networks.
+//! The classes of images, and guidance.
 
-use anyhow::{Result, bail, ensure};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use tch::{Kind, Tensor};
 
-use crate::pretrained::Pretrained;
+use super::run::run_or_latest;
+use crate::cli::findings;
+use crate::cli::out::say;
+use crate::config::RunConfig;
+use crate::device::Chosen;
+use crate::interop::Request;
+use crate::pretrained::{Guided, Pretrained};
+use crate::sample::{Classes, Guidance};
+use crate::text;
 
-/// The class, for class-conditional networks.
-#[derive(Debug, Clone, Copy, Args)]
+/// Classes and guidance, for commands that sample.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Class and guidance")]
+pub(in crate::cli) struct ClassArgs {
+    #[command(flatten)]
+    pub(in crate::cli) class: ClassArg,
+    #[command(flatten)]
+    pub(in crate::cli) guidance: GuidanceArgs,
+}
+
+/// Classes alone.
+#[derive(Debug, Clone, Default, Args)]
 pub(in crate::cli) struct ClassArg {
-    /// Class, for class-conditional networks
-    #[arg(long, value_name = "K")]
-    pub(in crate::cli) class: Option<i64>,
+    /// Class, by name or number [default: all]
+    ///
+    /// Several are taken in turn (cat,dog,3), as are all of them (all). With data, each comes as often as among the images
+    /// that the network was trained on; with none, the network is not told any.
+    #[arg(long, value_name = "CLASS,…|all|data|none")]
+    class: Option<String>,
+}
+
+/// Guidance alone, for commands with a class of their own.
+#[derive(Debug, Clone, Default, Args)]
+pub(in crate::cli) struct GuidanceArgs {
+    /// Guidance: above 1, images are more like their class, and more like each other; 1 is the network as it is [default: 1]
+    ///
+    /// The output becomes without + S (with - without), with and without the class. Papers that count from 0 write
+    /// w = S - 1. It takes two evaluations of the network a step, in one batch.
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    guidance: Option<f64>,
+    /// Guide at these time steps only, for example 200:800 of 1000; the others take one evaluation
+    #[arg(long, value_name = "FROM:TO", requires = "guidance")]
+    guidance_interval: Option<Interval>,
+    /// Bring the contrast back that guidance adds: 0 for not at all, to 1; 0.7 is usual
+    #[arg(
+        long,
+        value_name = "SHARE",
+        requires = "guidance",
+        allow_negative_numbers = true
+    )]
+    guidance_rescale: Option<f64>,
+    /// Guide with this network instead of the same one without a class: a smaller or an earlier one (autoguidance)
+    ///
+    /// It must make images of the same size, by the same schedule. Networks without classes can be guided so, too.
+    #[arg(long, value_name = "CKPT", requires = "guidance", value_parser = run_or_latest())]
+    guide_with: Option<PathBuf>,
+}
+
+/// Two time steps, both included.
+#[derive(Debug, Clone, Copy)]
+struct Interval(i64, i64);
+
+impl FromStr for Interval {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Interval, String> {
+        let ends = text.split_once(':');
+        let ends = ends.and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+        let (first, last) = ends.ok_or("want two time steps, FROM:TO, for example 200:800")?;
+        Ok(Interval(first, last))
+    }
 }
 
 impl ClassArg {
-    /// The network, with the class given, in the form that samplers call.
+    /// True if one is asked for.
+    pub(in crate::cli) fn given(&self) -> bool {
+        self.class.is_some()
+    }
+
+    /// The classes asked for, by the names or numbers of this network's.
     ///
     /// # Errors
-    /// A class that the network does not have, or no class for a class-conditional network.
-    pub(in crate::cli) fn denoiser(
-        self,
-        network: &Pretrained,
-    ) -> Result<impl Fn(&Tensor, &Tensor) -> Tensor + use<'_>> {
-        match (self.class, network.meta.config.model.classes()) {
-            (Some(_), None) => {
-                bail!("--class: this network is not class-conditional; leave it out")
-            }
-            (None, Some(known)) => bail!(
-                "this network is class-conditional: choose a class with --class 0 to {}",
-                known - 1
-            ),
-            (Some(class), Some(known)) => ensure!(
-                (0..known).contains(&class),
-                "--class {class}: this network has the classes 0 to {}",
-                known - 1
-            ),
-            (None, None) => (),
+    /// A name that it does not have.
+    pub(in crate::cli) fn classes(&self, config: &RunConfig) -> Result<Classes> {
+        match self.class.as_deref() {
+            None => Ok(Classes::All),
+            Some(asked) => parse(asked, config),
         }
-        Ok(move |x: &Tensor, t: &Tensor| {
-            let all = |class| Tensor::full([x.size()[0]], class, (Kind::Int64, x.device()));
-            network.predict(x, t, self.class.map(all).as_ref())
-        })
+    }
+
+    /// The class asked for, by a command of images of one class; `None` for a network without classes.
+    ///
+    /// # Errors
+    /// Several classes, or none where there are some to choose from; a class that the network does not have.
+    pub(in crate::cli) fn one(&self, config: &RunConfig) -> Result<Option<i64>> {
+        let classes = self.chosen(config)?;
+        ensure!(classes.len() < 2, "--class: this command takes one class");
+        Ok(classes.first().copied())
+    }
+
+    /// The classes asked for, one or more; none for a network without.
+    ///
+    /// # Errors
+    /// As [`one`](ClassArg::one), but for several.
+    pub(in crate::cli) fn chosen(&self, config: &RunConfig) -> Result<Vec<i64>> {
+        let known = config.model.classes();
+        if let (None, Some(known)) = (&self.class, known) {
+            bail!(
+                "this network is class-conditional: choose a class with --class {}",
+                choices(names_of(config), known)
+            );
+        }
+        let classes = self.classes(config)?;
+        let number = match &classes {
+            Classes::These(these) => these.len() as u64,
+            Classes::All | Classes::AsOften(_) | Classes::None => 1,
+        };
+        ensure!(
+            !matches!(classes, Classes::All | Classes::AsOften(_)) || known.is_none(),
+            "--class {}: this command takes the classes that you name",
+            self.class.as_deref().unwrap_or_default()
+        );
+        let labels = classes.of_images(&config.model, number)?;
+        let labels = labels.map(Vec::<i64>::try_from);
+        Ok(labels.transpose()?.unwrap_or_default())
+    }
+}
+
+impl GuidanceArgs {
+    /// Guidance as asked for.
+    pub(in crate::cli) fn asked(&self) -> Guidance {
+        Guidance {
+            scale: self.guidance.unwrap_or(1.0),
+            interval: self
+                .guidance_interval
+                .map(|Interval(first, last)| (first, last)),
+            rescale: self.guidance_rescale.unwrap_or(0.0),
+        }
+    }
+
+    /// Files that guidance reads.
+    pub(in crate::cli) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.guide_with.iter()
+    }
+
+    /// Refuses --guide-with, for a file that can be about one network only.
+    ///
+    /// # Errors
+    /// It is given.
+    pub(in crate::cli) fn refuse_other(&self, why: &str) -> Result<()> {
+        ensure!(
+            self.guide_with.is_none(),
+            "--guide-with: {why}; leave it out"
+        );
+        Ok(())
+    }
+
+    /// Loads what --guide-with names.
+    ///
+    /// # Errors
+    /// A file that is no network.
+    pub(in crate::cli) fn load(&self, chosen: &Chosen) -> Result<Option<Pretrained>> {
+        let Some(path) = &self.guide_with else {
+            return Ok(None);
+        };
+        let cannot = || format!("--guide-with {}", text::path(path));
+        let mut network =
+            findings::load(path, &Request::default(), chosen.device).with_context(cannot)?;
+        network.set_precision(chosen.precision);
+        Ok(Some(network))
+    }
+
+    /// The network under guidance, `guide` being what was loaded; `tells` which.
+    ///
+    /// # Errors
+    /// Guidance that this network cannot have.
+    pub(in crate::cli) fn guided<'a>(
+        &self,
+        network: &'a Pretrained,
+        guide: Option<&'a Pretrained>,
+        tells: bool,
+    ) -> Result<Guided<'a>> {
+        let guided = Guided::new(network, self.asked(), guide)?;
+        if tells && !guided.guidance().is_none() {
+            let scale = guided.guidance().scale;
+            say(&format!("guidance {scale} (w = {})", tidy(scale - 1.0)));
+        }
+        Ok(guided)
+    }
+}
+
+/// Without the digits that only binary fractions have: 0.1, and not 0.10000000000000009.
+fn tidy(value: f64) -> f64 {
+    (value * 1e9).round() / 1e9
+}
+
+/// What the network says of images that are all of one class.
+pub(in crate::cli) fn of_class(
+    guided: &Guided,
+    class: Option<i64>,
+    x: &Tensor,
+    t: &Tensor,
+) -> Tensor {
+    let all = |class: i64| Tensor::full([x.size()[0]], class, (Kind::Int64, x.device()));
+    guided.predict(x, t, class.map(all).as_ref())
+}
+
+/// Classes for `images` images, in turn, `[images]` i64 on the CPU; `None` of none.
+pub(in crate::cli) fn in_turn(classes: &[i64], images: usize) -> Option<Tensor> {
+    let classes: Vec<i64> = classes.iter().copied().cycle().take(images).collect();
+    (!classes.is_empty()).then(|| Tensor::from_slice(&classes))
+}
+
+/// Classes by name or number; a name may hold commas.
+fn parse(asked: &str, config: &RunConfig) -> Result<Classes> {
+    let names = names_of(config);
+    let named = |asked: &str| names.iter().position(|name| name == asked);
+    if let Some(class) = named(asked) {
+        return Ok(Classes::These(vec![class as i64]));
+    }
+    match asked {
+        "all" => return Ok(Classes::All),
+        "none" => return Ok(Classes::None),
+        "data" => {
+            let conditional = config.conditional.as_ref();
+            let counts = conditional.map(|conditional| conditional.images.clone());
+            let counts = counts.filter(|counts| !counts.is_empty()).context(
+                "--class data: this network does not say how many images of each class it was trained on; want all, for as \
+                 many of each",
+            )?;
+            return Ok(Classes::AsOften(counts));
+        }
+        _ => {}
+    }
+    let one = |asked: &str| -> Result<i64> {
+        let asked = asked.trim();
+        match (named(asked), asked.parse::<i64>()) {
+            (Some(class), _) => Ok(class as i64),
+            (None, Ok(number)) => Ok(number),
+            (None, Err(_)) => match config.model.classes() {
+                Some(known) => bail!(
+                    "--class {asked}: this network has no such class; want {}",
+                    choices(names, known)
+                ),
+                None => bail!("--class: this network is not class-conditional; leave it out"),
+            },
+        }
+    };
+    Ok(Classes::These(
+        asked.split(',').map(one).collect::<Result<_>>()?,
+    ))
+}
+
+/// The names of a network's classes, if they are known.
+fn names_of(config: &RunConfig) -> &[String] {
+    let conditional = config.conditional.as_ref();
+    conditional.map_or(&[], |conditional| &conditional.classes)
+}
+
+/// Names that a message shows.
+const SHOWN: usize = 20;
+
+/// What may stand behind --class.
+fn choices(names: &[String], known: i64) -> String {
+    let numbers = format!("0 to {}", known - 1);
+    if names.is_empty() {
+        return numbers;
+    }
+    let shown: Vec<String> = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| text::printable(name))
+        .collect();
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    format!("{numbers}, or one of {}{more}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ConditionalConfig, ModelKind, Preset};
+
+    fn config(names: &[&str]) -> RunConfig {
+        let mut config = Preset::Demo.config();
+        config.model = ModelKind::UnetAttention.config([3, 32, 32]);
+        config.model.set_classes(Some(4), true);
+        config.conditional = (!names.is_empty()).then(|| ConditionalConfig {
+            label_dropout: None,
+            classes: names.iter().map(|name| (*name).to_owned()).collect(),
+            images: vec![1; names.len()],
+        });
+        config
+    }
+
+    fn classes(asked: &str, names: &[&str]) -> Result<Classes, String> {
+        parse(asked, &config(names)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn classes_go_by_name_or_number() {
+        let these = |numbers: &[i64]| Ok(Classes::These(numbers.to_vec()));
+        let names = ["cat", "dog", "a, b", "1"];
+        assert_eq!(classes("dog", &names), these(&[1]));
+        assert_eq!(classes("dog, cat,2", &names), these(&[1, 0, 2]));
+        assert_eq!(classes("a, b", &names), these(&[2]));
+        // A name comes first.
+        assert_eq!(classes("1", &names), these(&[3]));
+        assert_eq!(classes("1", &[]), these(&[1]));
+        assert_eq!(classes("all", &names), Ok(Classes::All));
+        assert_eq!(classes("none", &[]), Ok(Classes::None));
+        let error = classes("horse", &names).unwrap_err();
+        assert!(
+            error.contains("0 to 3, or one of cat, dog, a, b, 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn intervals_are_two_time_steps() {
+        assert!(matches!("200:800".parse(), Ok(Interval(200, 800))));
+        for text in ["200", "200:", ":", "a:b", "1:2:3"] {
+            assert!(text.parse::<Interval>().is_err(), "{text}");
+        }
     }
 }

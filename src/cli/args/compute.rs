@@ -13,9 +13,9 @@ pub(in crate::cli) struct ComputeArgs {
     /// auto (CUDA if usable), cpu, cuda or cuda:INDEX
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
-    /// Arithmetic of convolutions and matrix products
-    #[arg(long, value_enum, default_value_t = Precision::Auto)]
-    precision: Precision,
+    /// Arithmetic of convolutions and matrix products [default: auto, or f32 where the command says so]
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// Number of CPU threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024), hide_short_help = true)]
     threads: Option<i32>,
@@ -64,7 +64,11 @@ impl ComputeArgs {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize);
             pool.build_global()?;
         }
-        choose(self.device, self.precision, self.deterministic)
+        choose(
+            self.device,
+            self.precision.unwrap_or(Precision::Auto),
+            self.deterministic,
+        )
     }
 
     /// As [`choose`](ComputeArgs::choose), in full f32 unless --precision is given.
@@ -74,12 +78,8 @@ impl ComputeArgs {
 
     /// These flags, with full f32 in place of no --precision.
     pub(in crate::cli) fn exact(&self) -> ComputeArgs {
-        let precision = match self.precision {
-            Precision::Auto => Precision::F32,
-            other => other,
-        };
         ComputeArgs {
-            precision,
+            precision: self.precision.or(Some(Precision::F32)),
             ..self.clone()
         }
     }

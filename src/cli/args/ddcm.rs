@@ -5,19 +5,20 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::class::ClassArg;
 use crate::config::Sigma;
-use crate::sample::Ddpm;
+use crate::sample::{Ddpm, Guidance};
 use crate::text::printable;
 
 /// Sampler settings that the file was written with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::cli) struct DecodeSettings {
     pub(in crate::cli) sigma: Sigma,
     pub(in crate::cli) clip_x0: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) class: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::cli) guidance: Option<Guidance>,
     /// The checkpoint that decoding needs, if it was one of a run: `NAME/checkpoints/step-00002000.safetensors (EMA
     /// weights of step 2000)`. To be read by people: the network's hash decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,11 +29,17 @@ pub(in crate::cli) struct DecodeSettings {
 const MOST_NEEDS_CHARS: usize = 120;
 
 impl DecodeSettings {
-    pub(in crate::cli) fn new(options: Ddpm, clip_x0: bool, class: ClassArg) -> DecodeSettings {
+    pub(in crate::cli) fn new(
+        options: Ddpm,
+        clip_x0: bool,
+        class: Option<i64>,
+        guidance: &Guidance,
+    ) -> DecodeSettings {
         DecodeSettings {
             sigma: options.sigma,
             clip_x0,
-            class: class.class,
+            class,
+            guidance: (!guidance.is_none()).then_some(*guidance),
             needs: None,
         }
     }

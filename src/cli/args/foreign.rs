@@ -63,6 +63,14 @@ pub(in crate::cli) struct ForeignArgs {
         hide_short_help = true
     )]
     rescale_timesteps: Option<bool>,
+    /// The last row of the network's embedding of classes means "no class"
+    #[arg(
+        long,
+        value_name = "BOOL",
+        hide_possible_values = true,
+        hide_short_help = true
+    )]
+    null_class: Option<bool>,
     /// Prediction target of the network
     #[arg(long, value_enum, hide_short_help = true)]
     prediction: Option<Prediction>,
@@ -121,6 +129,7 @@ impl ForeignArgs {
             image_size: self.image_size.map(|s| (s.height, s.width)),
             blocks: self.blocks,
             dropout: self.dropout,
+            null_class: self.null_class,
         };
         let read = |path: &PathBuf| read_config(path, Preset::Celebahq128, Unnamed::NEW);
         Ok(Request {

@@ -10,7 +10,8 @@ use super::batch::BatchSize;
 use super::model::ModelArgs;
 use super::values::{LrPoint, located, read_config, read_settings, set};
 use crate::config::{
-    Background, Draws, EvaluationConfig, HoldOut, MapLayout, Metric, Resize, Unnamed,
+    Background, Draws, EvaluationConfig, HoldOut, LabelsFrom, MapLayout, Metric, Resize, Sources,
+    Unnamed,
 };
 use crate::config::{
     ConfigError, LossKind, OnBadStep, OptimizerKind, Prediction, Preset, RunConfig, ScheduleKind,
@@ -144,17 +145,35 @@ impl NetworkArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Images")]
 pub(in crate::cli) struct DataArgs {
-    /// Folder of images, searched at any depth [default: built-in faces]
+    /// Folder of images, searched at any depth, or a file that holds images; more than once for several [default:
+    /// built-in faces]
     ///
     /// PNG, JPEG, WebP, BMP and GIF files are read. Hidden files, folders of runs and, among other images, those that
     /// ddpm made are passed over. Each start says what is left out.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    ///
+    /// Files that hold images, known by their content: zip and tar archives, also shards ('x-{000..146}.tar'), .npz with
+    /// arr_0, IDX (MNIST) and binary files of CIFAR, or folders with these.
+    #[arg(long, value_name = "PATH")]
+    data: Vec<PathBuf>,
+    /// What says the classes of images: auto, folder, prefix, none, or a file [default: auto]
+    ///
+    /// auto: the source itself (labels of IDX, CIFAR and .npz, dataset.json, .cls), else the topmost folders, if there are
+    /// two or more and all images lie in one. prefix: a file's name before its first _. A file: CSV, TSV, JSON or JSON
+    /// lines with file_name and label. labels.tsv in the run's folder lists them.
+    #[arg(
+        long,
+        value_name = "auto|folder|prefix|none|FILE",
+        hide_short_help = true
+    )]
+    labels: Option<LabelsFrom>,
+    /// Draw images from all classes alike, however many each has
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, hide_possible_values = true, hide_short_help = true)]
+    balance: Option<bool>,
     /// Images never to train on, for evaluation: a share of them (5%), a number, or another folder [default: none]
     ///
     /// A share or a number is chosen by what the images show, so that a run with other settings holds out the same, and
     /// images with the same pixels stay together. held_out.tsv in the run's folder lists them.
-    #[arg(long, value_name = "PERCENT%|N|DIR", hide_short_help = true)]
+    #[arg(long, value_name = "PERCENT%|N|DIR")]
     hold_out: Option<HoldOut>,
     /// Resizing method
     #[arg(long, value_enum, hide_short_help = true)]
@@ -202,6 +221,18 @@ struct TrainArgs {
     /// Seed of initial weights, data order, noise and built-in images
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Tell the network the class of each image, so that it can be asked for one; the classes are the images' labels
+    #[arg(long)]
+    conditional: bool,
+    /// Share of the images whose class the network is not told, drawn at each step, so that it can be guided; 0 for none
+    /// [default: 0.1]
+    #[arg(
+        long,
+        value_name = "SHARE",
+        allow_negative_numbers = true,
+        hide_short_help = true
+    )]
+    label_dropout: Option<f64>,
     /// Steps between checkpoints
     #[arg(long, value_name = "N")]
     save_every: Option<u64>,
@@ -322,7 +353,7 @@ struct DiffusionArgs {
 impl SettingArgs {
     /// True if a folder of images is given.
     pub(in crate::cli) fn has_data(&self) -> bool {
-        self.data.data.is_some()
+        !self.data.data.is_empty()
     }
 
     /// True if the images are named: a folder, or a number of built-in ones.
@@ -360,7 +391,7 @@ impl SettingArgs {
     /// No current folder to make it absolute from, or a flag that belongs to another kind of network.
     pub(in crate::cli) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         self.data.apply(config)?;
-        self.train.apply(config);
+        self.train.apply(config)?;
         self.evaluation.apply(config)?;
         self.network.apply(config)
     }
@@ -383,10 +414,15 @@ impl DataArgs {
     /// No current folder to make the data folder's path absolute from.
     pub(in crate::cli) fn apply(&self, config: &mut RunConfig) -> Result<()> {
         let d = &mut config.data;
-        if let Some(dir) = self.data.as_ref().or(d.folder.as_ref()) {
-            let given = || format!("--data {}", dir.display());
-            d.folder = Some(std::path::absolute(dir).with_context(given)?);
+        if let Some(places) = Sources::new(self.data.clone()).or(d.folder.take()) {
+            let given = || format!("--data {places}");
+            d.folder = Some(places.absolute().with_context(given)?);
         }
+        if let Some(labels) = self.labels.as_ref().or(d.labels.as_ref()) {
+            let given = || format!("--labels {labels}");
+            d.labels = Some(labels.absolute().with_context(given)?);
+        }
+        set(&mut d.balance, &self.balance);
         if let Some(hold_out) = self.hold_out.as_ref().or(d.hold_out.as_ref()) {
             let given = || format!("--hold-out {hold_out}");
             d.hold_out = Some(hold_out.absolute().with_context(given)?);
@@ -400,7 +436,19 @@ impl DataArgs {
 }
 
 impl TrainArgs {
-    fn apply(&self, config: &mut RunConfig) {
+    /// # Errors
+    /// A share of images without their class, where none has one.
+    fn apply(&self, config: &mut RunConfig) -> Result<()> {
+        if self.conditional || config.model.classes().is_some() {
+            config.conditional.get_or_insert_default();
+        }
+        if let Some(share) = self.label_dropout {
+            let conditional = config.conditional.as_mut();
+            let conditional = conditional.context(
+                "--label-dropout is about classes, and the network is not told any; give --conditional too",
+            )?;
+            conditional.label_dropout = Some(share);
+        }
         let t = &mut config.train;
         set(&mut t.steps, &self.steps);
         if let Some(BatchSize::Fixed(images)) = self.batch {
@@ -423,6 +471,7 @@ impl TrainArgs {
         set(&mut s.images, &self.sample_images);
         set(&mut s.sigma, &self.sigma);
         set(&mut s.clip_x0, &self.clip_x0);
+        Ok(())
     }
 }
 

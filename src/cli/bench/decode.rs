@@ -1,7 +1,6 @@
 //! `ddpm bench --what decode`.
 
 use std::fmt::{self, Display};
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -9,7 +8,7 @@ use serde::Serialize;
 use tch::Device;
 
 use super::median;
-use crate::config::RunConfig;
+use crate::config::{RunConfig, Sources};
 use crate::data::{self, HeldOut};
 use crate::text::plural;
 
@@ -39,7 +38,7 @@ pub(super) struct Outcome {
 ///
 /// The warm-up brings the files into the page cache.
 pub(super) fn measure(config: &RunConfig, warmup: u32, iters: u32) -> Result<Outcome> {
-    let dir = config.data.folder.as_deref();
+    let dir = config.data.folder.as_ref();
     let dir = dir.context("--what decode needs a folder of images: name it with --data")?;
     for _ in 0..warmup {
         pass(config)?;
@@ -69,7 +68,7 @@ fn pass(config: &RunConfig) -> Result<(usize, usize)> {
 
 fn outcome(
     config: &RunConfig,
-    dir: &Path,
+    dir: &Sources,
     (images, skipped): (usize, usize),
     ms_all: Vec<f64>,
 ) -> Result<Outcome> {

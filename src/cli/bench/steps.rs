@@ -81,7 +81,10 @@ impl Train {
     ) -> Result<Train> {
         let [c, h, w] = config.model.chw();
         let pixels = Tensor::randint(256, [IMAGES, c, h, w], (Kind::Uint8, Device::Cpu));
-        let data = Store::new(pixels, chosen.device)?;
+        let mut data = Store::new(pixels, chosen.device)?;
+        if config.model.classes().is_some() {
+            data.set_classes(vec![0; IMAGES as usize]);
+        }
         let mut trainer = trainer(config, chosen, data.len())?;
         if let Some((group, reduce)) = ranks {
             trainer.join(group, reduce)?;
@@ -218,12 +221,14 @@ impl Sample {
     }
 
     fn forward(&self, x: &Tensor, t: &Tensor) -> Tensor {
+        let classes = self.config.model.classes().map(|_| t.zeros_like());
+        let classes = classes.as_ref();
         let Some(spent) = self.in_network.get() else {
-            return self.net.predict(x, t, None, &self.kept);
+            return self.net.predict(x, t, classes, &self.kept);
         };
         synchronize(self.device);
         let start = Instant::now();
-        let out = self.net.predict(x, t, None, &self.kept);
+        let out = self.net.predict(x, t, classes, &self.kept);
         synchronize(self.device);
         self.in_network.set(Some(spent + start.elapsed()));
         out

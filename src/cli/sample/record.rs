@@ -18,8 +18,8 @@ use tch::{Device, Tensor};
 use crate::device::Chosen;
 use crate::fs::{open_regular, read_text, write_bytes};
 use crate::native::host_bytes;
-use crate::pretrained::Pretrained;
-use crate::sample::{Choice, ChosenSampler, Images, NoiseSource, Sampler, StartFrom};
+use crate::pretrained::{Guided, Pretrained};
+use crate::sample::{Choice, ChosenSampler, Classes, Images, NoiseSource, Sampler, StartFrom};
 use crate::text;
 
 /// Name of the file.
@@ -49,7 +49,8 @@ pub(super) struct Sampled<'a> {
     pub(super) sampler: &'a ChosenSampler,
     pub(super) start: &'a StartFrom,
     pub(super) wanted: &'a Images,
-    pub(super) class: Option<i64>,
+    pub(super) classes: &'a Classes,
+    pub(super) guided: &'a Guided<'a>,
 }
 
 impl Sampled<'_> {
@@ -58,14 +59,10 @@ impl Sampled<'_> {
     /// # Errors
     /// Weights that are not f32.
     pub(super) fn record(&self) -> Result<Record> {
-        let class = |class: i64| class.to_string();
-        Ok(Record::new([
+        let mut record = Record::new([
             ("batch", &self.wanted.batch),
             ("checkpoint", &self.network.fingerprint()?),
-            (
-                "class",
-                &self.class.map_or("none, or all in turn".to_owned(), class),
-            ),
+            ("class", &of_classes(self.classes)),
             ("clip_x0", &self.sampler.clip_x0),
             ("environment", &self.chosen.environment),
             ("images", &self.wanted.numbers.end),
@@ -73,8 +70,37 @@ impl Sampled<'_> {
             ("sampler", &of_sampler(self.sampler)),
             ("start", &of_start(self.start)?),
             ("time steps", &of_times(&self.sampler.steps.times)),
-        ]))
+        ]);
+        // Absent in records of before.
+        if let Some(guidance) = of_guidance(self.guided)? {
+            record.0.insert("guidance".to_owned(), guidance);
+        }
+        Ok(record)
     }
+}
+
+fn of_classes(classes: &Classes) -> String {
+    match classes {
+        Classes::All => "none, or all in turn".to_owned(),
+        Classes::These(these) => {
+            let these: Vec<String> = these.iter().map(ToString::to_string).collect();
+            these.join(",")
+        }
+        Classes::AsOften(counts) => format!("as often as {counts:?}"),
+        Classes::None => "no class".to_owned(),
+    }
+}
+
+fn of_guidance(guided: &Guided) -> Result<Option<String>> {
+    let guidance = guided.guidance();
+    if guidance.is_none() {
+        return Ok(None);
+    }
+    let with = match guided.other() {
+        Some(other) => other.fingerprint()?.to_string(),
+        None => "no class".to_owned(),
+    };
+    Ok(Some(format!("{guidance:?}, with {with}")))
 }
 
 fn of_noise(noise: &NoiseSource) -> Result<String> {

@@ -10,14 +10,17 @@ use crate::checkpoint::RunLock;
 use crate::config::ImageRules;
 use crate::data::Loaded;
 use crate::device::{Chosen, ConvolutionSearch};
-use crate::model::load_state_dict;
+use crate::model::load_and_grow;
+use crate::train::conditional::From;
 use crate::train::incident::Incidents;
 use crate::train::log::Log;
 use crate::train::memory::Fit;
 use crate::train::plan;
 use crate::train::readback::Readback;
 use crate::train::saver::Saver;
-use crate::train::{Start, Trainer, device_of, images, layout, load_data, ranks, resume, state};
+use crate::train::{
+    Start, Trainer, conditional, device_of, images, layout, load_data, ranks, resume, state,
+};
 
 impl Run {
     /// Everything up to the first step. `log` is opened as soon as the folder is there and locked.
@@ -30,7 +33,13 @@ impl Run {
         ranks::settle(&mut start, &chosen)?;
         let search = ConvolutionSearch::begin();
         let later = resume::later(&start.config, start.resume.as_ref(), &start.damaged);
-        let data = load(&start, &chosen)?;
+        let mut data = load(&start, &chosen)?;
+        let from = match (&start.resume, &start.init) {
+            (Some(_), _) => From::Checkpoint,
+            (None, Some(_)) => From::Weights,
+            (None, None) => From::Seed,
+        };
+        conditional::settle(&mut start.config, &mut data, from, &*start.observer)?;
         layout::settle(&mut start, &data.store, &chosen)?;
         ranks::share_layout(&mut start)?;
         let given = start.init.is_some();
@@ -133,10 +142,6 @@ fn check(start: &Start) -> Result<()> {
         "run folder {}: libtorch reads checkpoints only where the path is UTF-8 text; choose another `start.folder`",
         folder.dir().display()
     );
-    ensure!(
-        start.config.model.classes().is_none(),
-        "this network is class-conditional, and images of a folder have no class; it can only be sampled from"
-    );
     Ok(())
 }
 
@@ -170,6 +175,7 @@ fn trainer(start: &mut Start, data: &Loaded, chosen: &Chosen) -> Result<Trainer>
         ..
     } = &*start;
     let mut trainer = Trainer::new(config, data.store.len(), chosen.device)?;
+    images::balance(&mut trainer, config, data)?;
     trainer.net.set_precision(chosen.precision);
     trainer.history.given_weights = Some(start.init.is_some());
     if let Some(checkpoint) = &start.resume {
@@ -185,8 +191,16 @@ fn trainer(start: &mut Start, data: &Loaded, chosen: &Chosen) -> Result<Trainer>
     }
     // Dropped once they are copied.
     if let Some(weights) = start.init.take() {
-        load_state_dict(&trainer.arena.as_params(&trainer.arena.params), &weights)
+        let params = trainer.arena.as_params(&trainer.arena.params);
+        let grown = load_and_grow(&params, &weights)
             .context("the weights to begin with do not fit this run's network")?;
+        if !grown.is_empty() {
+            let grown: Vec<String> = grown.iter().map(ToString::to_string).collect();
+            start.observer.message(&format!(
+                "the network grows for its classes, and begins as what it was: {}",
+                grown.join(", ")
+            ));
+        }
     }
     if let Some(group) = &start.group {
         ranks::share_state(group, &mut trainer)?;

@@ -36,7 +36,7 @@ fn microbatches_give_the_gradients_of_the_whole_batch() {
         let mut trainer = Trainer::new(config, data.len(), Device::Cpu).unwrap();
         let draw = trainer.draw(0);
         let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref()).unwrap();
-        let loss = trainer.backward(&x_0, &draw.t, 0).unwrap();
+        let loss = trainer.backward(&x_0, &draw.t, None, 0).unwrap();
         (trainer.arena.grads.copy(), f64::try_from(loss).unwrap())
     };
     let (whole, loss) = grads(&config);
@@ -59,11 +59,11 @@ fn shares_of_a_batch_are_the_batch() {
     let draw = trainer.draw(5);
     let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref()).unwrap();
     let grads = |loss: Result<Tensor>| (loss.unwrap(), trainer.arena.grads.copy());
-    let (loss, whole) = grads(trainer.backward(&x_0, &draw.t, 5));
+    let (loss, whole) = grads(trainer.backward(&x_0, &draw.t, None, 5));
     // The last share first: neither needs what the other draws.
     let [second, first] = [2, 0].map(|first| {
         let [x_0, t] = [&x_0, &draw.t].map(|all| all.narrow(0, first, 2));
-        grads(trainer.backward_share(&x_0, &t, 5, first))
+        grads(trainer.backward_share(&x_0, &t, None, 5, first))
     });
     assert_ne!(first.1, second.1);
     assert_eq!(first.0 + second.0, loss);
@@ -77,7 +77,7 @@ fn shares_are_whole_microbatches_of_a_batch_with_draws_by_image() {
         let trainer = Trainer::new(config, data.len(), Device::Cpu).unwrap();
         let x_0 = data.batch(&[0, 1, 2, 3][..images], None).unwrap();
         let t = Tensor::zeros([images as i64], (Kind::Int64, Device::Cpu));
-        let loss = trainer.backward_share(&x_0, &t, 0, first);
+        let loss = trainer.backward_share(&x_0, &t, None, 0, first);
         loss.map(drop).map_err(|error| error.to_string())
     };
     config.train.accumulate = 2;
