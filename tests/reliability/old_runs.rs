@@ -77,6 +77,20 @@ fn a_run_on_jpeg_files_finds_its_images_unchanged() {
 }
 
 #[test]
+fn a_run_that_is_told_the_classes_resumes_as_in_its_own_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let golden = repo("tests/runs/format-3");
+    copy_folder(&golden.join("stopped"), &run);
+    move_images(&run, &repo("tests/runs/jpegs/pictures"));
+    let path = run.join("config.toml");
+    let mut config: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+    config["data"]["labels"] = golden.join("labels.csv").to_str().unwrap().into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    assert_resumes(&golden, &run);
+}
+
+#[test]
 fn an_old_run_keeps_what_it_began_with_and_a_new_one_with_its_settings_has_todays() {
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (dir.path().join("old"), dir.path().join("new"));
