@@ -141,6 +141,19 @@ impl Shape {
     }
 }
 
+/// One channel of grey images that were read in three.
+///
+/// # Errors
+/// Images in colour.
+fn grey(images: &Tensor) -> Result<Tensor> {
+    let first = images.narrow(1, 0, 1);
+    ensure!(
+        i64::try_from(images.f_eq_tensor(&first)?.f_all()?)? == 1,
+        "this small-cnn was trained on grey images, and these are in colour"
+    );
+    Ok(first)
+}
+
 impl FeatureExtractor for SmallCnn {
     fn name(&self) -> String {
         let Shape {
@@ -163,10 +176,10 @@ impl FeatureExtractor for SmallCnn {
     fn features(&self, images: &Tensor) -> Result<Features> {
         check_images(images)?;
         let wanted = self.shape.channels;
-        ensure!(
-            wanted == 3 || images.size()[1] == 1,
-            "this small-cnn was trained on grey images, found images of 3 channels"
-        );
+        let images = &match wanted < images.size()[1] {
+            true => grey(images)?,
+            false => images.shallow_clone(),
+        };
         in_parts(images, MOST_IMAGES, |some| {
             let x = antialiased(some, self.shape.size, self.device)?;
             let mut x = x.f_expand([-1, wanted, -1, -1], false)?;

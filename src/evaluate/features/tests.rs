@@ -169,7 +169,11 @@ fn a_small_classifier_computes_what_its_file_says() {
         .repeat_interleave_self_int(2, 3, None);
     let seen = network.features(&large).unwrap();
     assert!((seen.pooled.double_value(&[0, 0]) - 1.1).abs() < 0.2);
-    let rgb = Tensor::zeros([1, 3, 2, 2], (Kind::Uint8, Device::Cpu));
+    // Grey, read in three channels.
+    let rgb = image.repeat([1, 3, 1, 1]);
+    let seen = network.features(&rgb).unwrap();
+    assert!((seen.pooled.double_value(&[0, 0]) - 1.1).abs() < 1e-6);
+    let _ = rgb.narrow(1, 2, 1).fill_(7);
     let error = network.features(&rgb).unwrap_err().to_string();
     assert!(error.contains("trained on grey images"), "{error}");
 }
