@@ -31,9 +31,10 @@ impl fmt::Display for Grown {
 /// Copies `state`, the weights of the same network without classes, or with as many classes but no "no class", into
 /// `params`; returns what that network lacks.
 ///
-/// New rows of a class embedding that is added to t's are zeros, and so are the new columns of lucidrains' blocks, which
-/// read the class beside t: the network begins with the function of the weights. What embeds the class in lucidrains'
-/// network keeps its initial values.
+/// A new class embedding that is added to t's begins small, so that the network begins nearly as the function of the weights:
+/// not with zeros, from which LAMB, whose steps are as long as the weights allow, would hardly get away. New columns of
+/// lucidrains' blocks, which read the class beside t, are zeros, and so is a row for "no class" in an embedding that is there.
+/// What embeds the class in lucidrains' network keeps its initial values.
 ///
 /// # Errors
 /// Keys or shapes of `state` that do not belong to such a network; nothing is copied then.
@@ -60,7 +61,7 @@ pub fn load_and_grow(
             }
             None if embeds_classes(name) => {
                 let initial = match name == CLASS_TABLE {
-                    true => tensor.detach().zeros_like(),
+                    true => small(tensor),
                     false => tensor.detach().copy(),
                 };
                 whole.push((name.clone(), initial));
@@ -72,6 +73,16 @@ pub fn load_and_grow(
     }
     load_state_dict(params, &whole)?;
     Ok(grown)
+}
+
+/// Largest standard deviation of a new class embedding: that of a new network of Keras-DDPM's.
+const SMALL: f64 = 0.03;
+
+/// The initial values of a tensor, or those on a smaller scale.
+fn small(tensor: &Tensor) -> Tensor {
+    let initial = tensor.detach();
+    let deviation = initial.std(false).double_value(&[]);
+    initial * (SMALL / deviation.max(SMALL))
 }
 
 /// The tensor with zeros for a row of "no class" at the end of a class embedding, or for the columns by which a block
@@ -119,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_grows_classes_begins_with_the_function_of_its_weights() {
+    fn a_network_that_grows_classes_begins_nearly_with_the_function_of_its_weights() {
         for kind in KINDS {
             let plain = small(kind);
             let old = drawn(&plain, 0);
@@ -148,12 +159,13 @@ mod tests {
                 let classes = Tensor::from_slice(&[class, 2]);
                 let got = no_grad(|| new.forward(&x, &t, Some(&classes), false));
                 let error = f64::try_from((&got - &want).norm() / want.norm()).unwrap();
-                // A longer sum of f32, half of it zeros.
+                // A longer sum of f32, half of it zeros; elsewhere a small embedding is added to t's.
                 let limit = if kind == ModelKind::Lucidrains {
                     1e-5
                 } else {
-                    0.0
+                    0.2
                 };
+                println!("{kind:?}: {error}");
                 assert!(error <= limit, "{kind:?}: {error}");
             }
             // And on from there: nothing grows any more.

@@ -353,7 +353,7 @@ mod tests {
                 }
             }
             let (x, t) = batch(1);
-            let of = |class: i64| net.forward(&x, &t, Some(&Tensor::from_slice(&[class])), true);
+            let of = |class: i64| net.forward(&x, &t, Some(&Tensor::from_slice(&[class])), false);
             let outs: Vec<Tensor> = (0..=null).map(of).collect();
             let kind = model.kind();
             assert!(
