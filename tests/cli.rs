@@ -446,6 +446,10 @@ fn nonsense_flags() {
     for (flags, said) in [
         ("train --norm batch", "batch norm is refused"),
         ("train --size 30", "model.height = 30: want a multiple of 8"),
+        (
+            "train --size 28",
+            "24 and 32 are the nearest, or halve this one less often with --min-pixel 7",
+        ),
         ("train --size big", "is not a valid size"),
         ("train --batch 32 --accumulate 5", "train.accumulate = 5"),
         (

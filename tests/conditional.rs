@@ -136,6 +136,34 @@ fn a_network_makes_images_of_the_class_it_is_asked_for() {
         .assert()
         .failure()
         .stderr(contains("0 to 1, or one of bright, dark"));
+    sample(&run, &out, "--class none --guidance 2")
+        .assert()
+        .failure()
+        .stderr(contains("nothing to guide without a class"));
+    let evaluate = |data: &Path| {
+        let mut command = ddpm();
+        command
+            .args(["evaluate", "loss"])
+            .arg(&run)
+            .arg("--data")
+            .arg(data);
+        command.args("-n 8 --every 10 --device cpu".split(' '));
+        command.assert()
+    };
+    evaluate(&data).success();
+    let others = images(
+        &dir.path().join("others"),
+        &[("black", 10, 3), ("white", 220, 3)],
+    );
+    let unknown =
+        "none of the classes of these images (black, white) is one of the network's (bright, dark)";
+    evaluate(&others).failure().stderr(contains(unknown));
+    let some = images(
+        &dir.path().join("some"),
+        &[("dark", 10, 3), ("white", 220, 2)],
+    );
+    let warning = "warning: 2 images of none of the network's classes (bright, dark): measured as of no class";
+    evaluate(&some).success().stderr(contains(warning));
     let mut inspect = ddpm();
     inspect
         .arg("inspect")

@@ -59,7 +59,8 @@ impl InvertCommand {
         let steps = Respaced::new(&schedule, &Visit::Count(count, Spacing::Linspace))?;
         let guide = self.class.guidance.load(&device)?;
         let guided = self.class.guidance.guided(&network, guide.as_ref(), true)?;
-        let classes = in_turn(&self.class.class.chosen(config)?, self.images.len());
+        let classes = self.class.class.chosen(&guided)?;
+        let classes = in_turn(&classes, self.images.len());
         let denoiser = guided.denoiser(classes.map(|classes| classes.to_device(device.device)));
         // Clipped steps cannot be inverted.
         let process = Process::new(&denoiser, &steps, &config.diffusion, false);

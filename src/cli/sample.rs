@@ -121,7 +121,7 @@ impl SampleCommand {
             .guidance
             .guided(&network, guide.as_ref(), share.leads())?;
         let classes = self.class.class.classes(config)?;
-        let labels = classes.of_images(&config.model, self.number)?;
+        let labels = guided.labels(&classes, self.number)?;
         let wanted = Images {
             noise: self.noise(&chosen, config.model.chw())?,
             numbers: 0..self.number,

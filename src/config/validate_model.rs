@@ -48,10 +48,31 @@ impl ModelConfig {
                 (1..=MAX_SIDE).contains(&side) && side % factor == 0,
                 setting,
                 side,
-                want.clone(),
+                format!("{want}{}", self.sizes_that_fit(side, factor)),
             )?;
         }
         Ok(warnings)
+    }
+}
+
+impl ModelConfig {
+    /// What else fits near a side that does not: other sides, and where the network can halve the image less often, that.
+    fn sizes_that_fit(&self, side: i64, factor: i64) -> String {
+        if !(factor..=MAX_SIDE).contains(&side) {
+            return String::new();
+        }
+        let below = side / factor * factor;
+        let mut more = format!("; {below} and {} are the nearest", below + factor);
+        let [_, height, width] = self.chw();
+        // Both sides are halved together, until the shorter one is this small.
+        let halvings = (height | width).trailing_zeros();
+        if matches!(self, ModelConfig::Unet(_)) && halvings > 0 {
+            more += &format!(
+                ", or halve this one less often with `model.min_pixel` = {}",
+                height.min(width) >> halvings
+            );
+        }
+        more
     }
 }
 

@@ -115,7 +115,7 @@ impl Labels {
     }
 
     /// The same in the numbers that `names` have, and the classes that they lack: their images then have no label.
-    pub(super) fn among(self, names: &[String]) -> (Labels, Vec<String>) {
+    pub fn among(self, names: &[String]) -> (Labels, Vec<String>) {
         let places: HashMap<&str, u32> = names.iter().map(String::as_str).zip(0..).collect();
         let place = |name: &String| places.get(name.as_str()).copied();
         let to: Vec<Option<u32>> = self.names.iter().map(place).collect();

@@ -1,12 +1,13 @@
 //! A network under classes and guidance, in the form that samplers call.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tch::Tensor;
 
 use super::Pretrained;
 use crate::config::{ModelConfig, Prediction};
 use crate::diffusion::Forward;
-use crate::sample::{Guidance, time_step};
+use crate::sample::{Classes, Guidance, time_step};
+use crate::text::printable;
 
 /// A network, its guidance, and what it is guided with.
 #[derive(Debug)]
@@ -88,6 +89,25 @@ impl<'a> Guided<'a> {
         &self.guidance
     }
 
+    /// The class of each of `number` images, `[number]` i64 on the CPU; `None` for a network without classes.
+    ///
+    /// # Errors
+    /// Those of [`Classes::of_images`], for this network or what it is guided with; no class, where guidance is away from that.
+    pub fn labels(&self, classes: &Classes, number: u64) -> Result<Option<Tensor>> {
+        let labels = classes.of_images(&self.network.config().model, number)?;
+        if let Weaker::Other(other, _) = &self.weaker
+            && other.config().model.classes().is_some()
+        {
+            (classes.of_images(&other.config().model, 1))
+                .context("`sampler.guide_with`: for that network")?;
+        }
+        ensure!(
+            !(matches!(self.weaker, Weaker::Unconditional(_)) && *classes == Classes::None),
+            "`sampler.guidance`: there is nothing to guide without a class; leave it out, or name a class"
+        );
+        Ok(labels)
+    }
+
     /// The denoiser for images of these classes, `[N]` i64 on the network's device; none for a network without.
     pub fn denoiser(&self, classes: Option<Tensor>) -> impl Fn(&Tensor, &Tensor) -> Tensor + '_ {
         move |x_t: &Tensor, t: &Tensor| self.predict(x_t, t, classes.as_ref())
@@ -149,9 +169,9 @@ fn without_class(model: &ModelConfig) -> Result<i64> {
             Some(_) => "this network was never trained without a class",
             None => "this network is not class-conditional",
         };
-        anyhow::bail!(
+        bail!(
             "`sampler.guidance`: {why}, so it has nothing to be guided away from; name a smaller or earlier network with \
-             `sampler.guide_with`, or train with labels and `train.label_dropout`"
+             `sampler.guide_with`, or train one with labels (`conditional`) and a `conditional.label_dropout` above 0"
         );
     };
     Ok(none)
@@ -178,6 +198,23 @@ fn refuse_other_kind(network: &Pretrained, other: &Pretrained) -> Result<()> {
         theirs.unwrap_or(0),
         ours.map_or("none".to_owned(), |classes| classes.to_string())
     );
+    let names = |network: &Pretrained| {
+        let conditional = network.config().conditional.clone();
+        conditional.map_or(vec![], |conditional| conditional.classes)
+    };
+    let (ours, theirs) = (names(network), names(other));
+    if let Some((class, (ours, theirs))) = ours
+        .iter()
+        .zip(&theirs)
+        .enumerate()
+        .find(|(_, (a, b))| a != b)
+    {
+        bail!(
+            "`sampler.guide_with`: class {class} of that network is {}, and of this one {}; want the same classes",
+            printable(theirs),
+            printable(ours)
+        );
+    }
     Ok(())
 }
 

@@ -153,7 +153,7 @@ impl<'a> Sampling<'a> {
         let pretrained = self.pretrained;
         let config = pretrained.config();
         let guided = Guided::new(pretrained, self.guidance, self.guide)?;
-        let classes = self.classes.of_images(&config.model, number)?;
+        let classes = guided.labels(&self.classes, number)?;
         let wanted = Images {
             noise: NoiseSource::Seed(seed),
             numbers: 0..number,

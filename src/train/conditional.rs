@@ -44,17 +44,93 @@ pub(super) fn settle(
         }
         (None, false) => return Ok(()),
     };
-    let labels = labels.with_context(|| {
+    let mut labels = labels.with_context(|| {
         format!(
             "{}: these images have no labels, and a class-conditional network needs them: sort them into folders, one a \
              class, or name a file of labels (`data.labels`)",
             data.origin
         )
     })?;
+    if from == From::Weights {
+        take_over(config, &mut labels, observer);
+    }
     settle_classes(config, &labels, from)?;
+    check_held_out(config, data, observer)?;
     let conditional = config.conditional.as_ref().context("it is conditional")?;
     observer.message(&told(conditional));
     data.store.set_classes(numbers(config, data, &labels)?);
+    Ok(())
+}
+
+/// Numbers the labels as the weights have them, if their classes are the same; else the network learns others in their place.
+fn take_over(config: &mut RunConfig, labels: &mut Labels, observer: &dyn Observer) {
+    let Some(theirs) = config
+        .conditional
+        .as_mut()
+        .filter(|c| !c.classes.is_empty())
+    else {
+        return;
+    };
+    let sorted = |names: &[String]| {
+        let mut names = names.to_vec();
+        names.sort();
+        names
+    };
+    if sorted(&theirs.classes) == sorted(&labels.names) {
+        *labels = labels.clone().among(&theirs.classes).0;
+    } else {
+        if theirs.classes.len() == labels.names.len() {
+            observer.message(&format!(
+                "note: the weights are of other classes, which these replace: {} instead of {}",
+                listed(&labels.names),
+                listed(&theirs.classes)
+            ));
+        }
+        theirs.classes.clear();
+        theirs.images.clear();
+    }
+}
+
+/// Names that a message shows.
+const SHOWN: usize = 8;
+
+fn listed(names: &[String]) -> String {
+    let shown: Vec<String> = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| printable(name))
+        .collect();
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
+}
+
+/// Says at once what evaluations will make of images held out without labels.
+///
+/// # Errors
+/// They are to be measured, and the network must always have a class.
+fn check_held_out(config: &RunConfig, data: &Loaded, observer: &dyn Observer) -> Result<()> {
+    let measured = config.evaluation.as_ref();
+    let measured = measured.is_some_and(|wanted| wanted.metrics.iter().any(|m| !m.samples()));
+    let Some(held_out) = data.held_out.as_ref().filter(|_| measured) else {
+        return Ok(());
+    };
+    let without = match &held_out.labels {
+        None => held_out.len() as u64,
+        Some(labels) => labels.unlabelled(),
+    };
+    ensure!(
+        without == 0 || config.model.null_class().is_some(),
+        "{} held out without a label, and this network must always have a class: a file of labels (`data.labels`) has to \
+         name those held out, too; or measure swd or fid (`evaluation.metrics`)",
+        plural(without, "image")
+    );
+    if without > 0 {
+        observer.message(&format!(
+            "warning: {} held out without a label: loss and bpd are measured as of no class; a file of labels \
+             (`data.labels`) has to name those held out, too",
+            plural(without, "image")
+        ));
+    }
     Ok(())
 }
 

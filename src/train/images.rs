@@ -50,7 +50,7 @@ pub(super) fn refuse_others(
         )),
     };
     // After the images: labels of others are others.
-    let labels = refuse_other_labels(folder, data)?;
+    let labels = refuse_other_labels(folder, config, data)?;
     let said: Vec<String> = moved.into_iter().chain(held_out).chain(labels).collect();
     Ok((!said.is_empty()).then(|| said.join("\n")))
 }
@@ -80,7 +80,12 @@ fn refuse_others_held_out(folder: &RunFolder, data: &Loaded) -> Result<Option<St
 ///
 /// # Errors
 /// As [`refuse_others`].
-fn refuse_other_labels(folder: &RunFolder, data: &Loaded) -> Result<Option<String>> {
+fn refuse_other_labels(
+    folder: &RunFolder,
+    config: &RunConfig,
+    data: &Loaded,
+) -> Result<Option<String>> {
+    let matter = config.data.balance || config.model.classes().is_some();
     let list = folder.labels_path();
     let change = match (&data.labels, list.try_exists()?) {
         (None, false) => None,
@@ -95,7 +100,10 @@ fn refuse_other_labels(folder: &RunFolder, data: &Loaded) -> Result<Option<Strin
     };
     match change {
         None => Ok(None),
-        Some(change) => bail!(changed("the labels of this run", &change, folder)),
+        Some(change) if matter => bail!(changed("the labels of this run", &change, folder)),
+        Some(change) => Ok(Some(format!(
+            "note: the labels have changed, which play no part in this run: {change}"
+        ))),
     }
 }
 

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use crate::checkpoint::{Checkpoint, Damaged, Resumable, unsaved_steps};
-use crate::config::{
-    ConditionalConfig, Difference, HoldOut, LabelsFrom, Preset, RunConfig, Unnamed,
-};
+use crate::config::{Difference, HoldOut, LabelsFrom, Preset, RunConfig, Unnamed};
 use crate::report::Later;
 
 /// Settings that a resumed run may change without becoming another run; one that ends in a dot stands for its section.
@@ -153,12 +151,9 @@ pub fn settings_around(theirs: &RunConfig, base: Option<RunConfig>) -> RunConfig
         config.evaluation = None;
         config
     });
-    // Its images may be of classes with other names.
+    // Classes are told apart by their names where they are known.
     if let Some(theirs) = &theirs.conditional {
-        config.conditional = Some(ConditionalConfig {
-            label_dropout: theirs.label_dropout,
-            ..ConditionalConfig::default()
-        });
+        config.conditional = Some(theirs.clone());
     }
     config.model = theirs.model.clone();
     config.diffusion = theirs.diffusion.clone();

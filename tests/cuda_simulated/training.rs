@@ -133,7 +133,6 @@ fn a_run_that_is_evaluated_waits_for_evaluations_alone() {
     };
     let [short, long] =
         [29, 39].map(|steps| lab.ok(&train(&format!("run-{steps}"), steps, "--device cuda")));
-    assert_eq!(short.count("idle"), long.count("idle"));
     // Numbers of ten steps are read at once.
     assert!(long.waits() <= short.waits() + 1);
     lab.on_cpu(&train("cpu", 29, "--device cpu"));

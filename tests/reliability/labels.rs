@@ -50,7 +50,7 @@ fn a_run_goes_on_from_an_archive_and_refuses_other_labels() {
     images(&at("images"));
     zipped(&at("images"), &at("images.zip"));
     let (folder, archive) = (text(&at("images")), text(&at("images.zip")));
-    let said = train_to(&at("once"), 4, &["--data", &folder]);
+    let said = train_to(&at("once"), 4, &["--data", &folder, "--balance"]);
     assert!(said.contains("2 classes: cat 10, dog 2"), "{said}");
     let list = fs::read_to_string(at("once").join("labels.tsv")).unwrap();
     assert!(
@@ -60,7 +60,13 @@ fn a_run_goes_on_from_an_archive_and_refuses_other_labels() {
     let said = train_to(
         &at("run"),
         2,
-        &["--data", &archive, "--cache", &text(&at("cache"))],
+        &[
+            "--data",
+            &archive,
+            "--cache",
+            &text(&at("cache")),
+            "--balance",
+        ],
     );
     assert!(
         said.contains(&format!("12 images from {archive}")),
@@ -81,7 +87,11 @@ fn a_run_goes_on_from_an_archive_and_refuses_other_labels() {
         &["--labels", "none"],
         "data.labels: \"none\" instead of \"auto\"",
     );
+    train_to(&at("plain"), 1, &["--data", &folder]);
     fs::rename(at("images/dog"), at("images/emu")).unwrap();
+    let said = train_to(&at("plain"), 2, &[]);
+    let told = "which play no part in this run: 2 instead of 2 classes, gone: dog, new: emu";
+    assert!(said.contains(told), "{said}");
     let renamed =
         "the labels of this run have changed: 2 instead of 2 classes, gone: dog, new: emu";
     refused(&at("run"), &[], renamed);
@@ -111,11 +121,9 @@ fn a_file_of_labels_may_move_and_none_may_lack() {
     });
     fs::write(at("a.csv"), rows.collect::<String>()).unwrap();
     let folder = text(&at("images"));
-    let said = train_to(
-        &at("run"),
-        2,
-        &["--data", &folder, "--labels", &text(&at("a.csv"))],
-    );
+    let list = text(&at("a.csv"));
+    let flags = ["--data", &folder, "--labels", &list, "--balance"];
+    let said = train_to(&at("run"), 2, &flags);
     assert!(
         said.contains("3 classes of 4 images each: 0, 1, 2"),
         "{said}"

@@ -30,10 +30,11 @@ pub(in crate::cli) struct ClassArgs {
 /// Classes alone.
 #[derive(Debug, Clone, Default, Args)]
 pub(in crate::cli) struct ClassArg {
-    /// Class, by name or number [default: all]
+    /// Class, by name or number, for class-conditional networks
     ///
-    /// Several are taken in turn (cat,dog,3), as are all of them (all). With data, each comes as often as among the images
-    /// that the network was trained on; with none, the network is not told any.
+    /// A name comes before a number. Commands that sample take all in turn without it, or several in turn (cat,dog,3), all,
+    /// data: each as often as among the images that the network was trained on, or none: the network is not told any. invert
+    /// takes several in turn, interpolate one or two, and encode one; they need it.
     #[arg(long, value_name = "CLASS,…|all|data|none")]
     class: Option<String>,
 }
@@ -81,6 +82,20 @@ impl FromStr for Interval {
 }
 
 impl ClassArg {
+    /// The classes asked for; without any, each as often as among the training images, where that is known, for sets that
+    /// are compared with such images.
+    ///
+    /// # Errors
+    /// A name that the network does not have.
+    pub(in crate::cli) fn classes_beside_data(&self, config: &RunConfig) -> Result<Classes> {
+        let conditional = config.conditional.as_ref();
+        let counts = conditional.map(|conditional| conditional.images.clone());
+        match (&self.class, counts.filter(|counts| !counts.is_empty())) {
+            (None, Some(counts)) => Ok(Classes::AsOften(counts)),
+            _ => self.classes(config),
+        }
+    }
+
     /// True if one is asked for.
     pub(in crate::cli) fn given(&self) -> bool {
         self.class.is_some()
@@ -101,8 +116,8 @@ impl ClassArg {
     ///
     /// # Errors
     /// Several classes, or none where there are some to choose from; a class that the network does not have.
-    pub(in crate::cli) fn one(&self, config: &RunConfig) -> Result<Option<i64>> {
-        let classes = self.chosen(config)?;
+    pub(in crate::cli) fn one(&self, guided: &Guided) -> Result<Option<i64>> {
+        let classes = self.chosen(guided)?;
         ensure!(classes.len() < 2, "--class: this command takes one class");
         Ok(classes.first().copied())
     }
@@ -111,7 +126,8 @@ impl ClassArg {
     ///
     /// # Errors
     /// As [`one`](ClassArg::one), but for several.
-    pub(in crate::cli) fn chosen(&self, config: &RunConfig) -> Result<Vec<i64>> {
+    pub(in crate::cli) fn chosen(&self, guided: &Guided) -> Result<Vec<i64>> {
+        let config = guided.network().config();
         let known = config.model.classes();
         if let (None, Some(known)) = (&self.class, known) {
             bail!(
@@ -129,7 +145,7 @@ impl ClassArg {
             "--class {}: this command takes the classes that you name",
             self.class.as_deref().unwrap_or_default()
         );
-        let labels = classes.of_images(&config.model, number)?;
+        let labels = guided.labels(&classes, number)?;
         let labels = labels.map(Vec::<i64>::try_from);
         Ok(labels.transpose()?.unwrap_or_default())
     }

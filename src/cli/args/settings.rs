@@ -222,8 +222,8 @@ struct TrainArgs {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Tell the network the class of each image, so that it can be asked for one; the classes are the images' labels
-    #[arg(long)]
-    conditional: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, hide_possible_values = true)]
+    conditional: Option<bool>,
     /// Share of the images whose class the network is not told, drawn at each step, so that it can be guided; 0 for none
     /// [default: 0.1]
     #[arg(
@@ -439,7 +439,14 @@ impl TrainArgs {
     /// # Errors
     /// A share of images without their class, where none has one.
     fn apply(&self, config: &mut RunConfig) -> Result<()> {
-        if self.conditional || config.model.classes().is_some() {
+        match self.conditional {
+            Some(false) => config.conditional = None,
+            Some(true) => {
+                config.conditional.get_or_insert_default();
+            }
+            None => {}
+        }
+        if config.model.classes().is_some() {
             config.conditional.get_or_insert_default();
         }
         if let Some(share) = self.label_dropout {

@@ -254,7 +254,7 @@ impl SamplersCommand {
         Ok(Sampler {
             seed: self.seed,
             batch: self.batch,
-            classes: self.class.classes(config)?,
+            classes: self.class.classes_beside_data(config)?,
             first: self.answer_images.min(all.unwrap_or(u64::MAX)),
             all,
         })

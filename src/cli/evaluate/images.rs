@@ -13,7 +13,7 @@ use crate::config::{LabelsFrom, RunConfig, Sources};
 use crate::data::{self, Loaded, Order};
 use crate::evaluate::NotFiniteFor;
 use crate::pretrained::Pretrained;
-use crate::text::plural;
+use crate::text::{plural, printable};
 
 /// Images, decoded as those of the model's training are.
 #[derive(Debug, Args)]
@@ -186,8 +186,30 @@ fn classes_of(loaded: &Loaded, config: &RunConfig, known: i64, tells: bool) -> R
         .as_ref()
         .map_or(&[][..], |conditional| &conditional.classes);
     let place = |name: &String| names.iter().position(|known| known == name);
+    let numbered = |name: &String| {
+        name.parse()
+            .ok()
+            .filter(|number| (0..known).contains(number))
+    };
+    let by_name = labels.names.iter().any(|name| place(name).is_some());
+    let numbers: Option<Vec<i64>> = labels.names.iter().map(numbered).collect();
     let to: Vec<Option<i64>> = match names.is_empty() {
         true => (0..labels.names.len() as i64).map(Some).collect(),
+        false if !by_name => {
+            let numbers = numbers.with_context(|| {
+                format!(
+                    "none of the classes of these images ({}) is one of the network's ({}), by name or number",
+                    listed(&labels.names),
+                    listed(names)
+                )
+            })?;
+            if tells {
+                say(
+                    "note: the classes of these images are numbers, and are taken for those of the network",
+                );
+            }
+            numbers.into_iter().map(Some).collect()
+        }
         false => (labels.names.iter())
             .map(|name| place(name).map(|place| place as i64))
             .collect(),
@@ -198,6 +220,15 @@ fn classes_of(loaded: &Loaded, config: &RunConfig, known: i64, tells: bool) -> R
          images of as many classes",
         plural(to.len() as u64, "class")
     );
+    let is_lost = |class: &&Option<u32>| class.is_none_or(|class| to[class as usize].is_none());
+    let lost = labels.of.iter().filter(is_lost).count() as u64;
+    if lost > 0 && tells && config.model.null_class().is_some() {
+        let images = plural(lost, "image");
+        say(&format!(
+            "warning: {images} of none of the network's classes ({}): measured as of no class",
+            listed(names)
+        ));
+    }
     let class = |(place, class): (usize, &Option<u32>)| {
         let own = class.and_then(|class| to[class as usize]);
         own.or(config.model.null_class()).with_context(|| {
@@ -206,6 +237,19 @@ fn classes_of(loaded: &Loaded, config: &RunConfig, known: i64, tells: bool) -> R
         })
     };
     labels.of.iter().enumerate().map(class).collect()
+}
+
+/// Names that a message shows.
+const SHOWN: usize = 8;
+
+fn listed(names: &[String]) -> String {
+    let shown: Vec<String> = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| printable(name))
+        .collect();
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 /// Decodes a folder of images as the network's training data are, or those again, for this command.

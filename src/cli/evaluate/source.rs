@@ -29,7 +29,7 @@ use crate::cli::findings;
 use crate::cli::out::say;
 use crate::cli::progress::{DecodeProgress, SampleProgress};
 use crate::config::{RunConfig, Sources};
-use crate::data::{self, ImageSpec};
+use crate::data::{self, ImageFolder, ImageSpec};
 use crate::device::Chosen;
 use crate::evaluate::ImageSet;
 use crate::evaluate::moments::Statistics;
@@ -162,14 +162,19 @@ impl SourceArgs {
         let weights = weights_line(&network, which, path);
         say(&format!("{weights} on {}", chosen.description));
         let source = NetworkSource {
-            classes: self.class.class.classes(network.config())?,
+            classes: self.class.class.classes_beside_data(network.config())?,
             guide: self.class.guidance.load(chosen)?,
             network,
         };
         // Found wrong before the hours of sampling.
         let (network, guide) = (&source.network, source.guide.as_ref());
-        self.class.guidance.guided(network, guide, true)?;
-        source.classes.of_images(&network.config().model, 1)?;
+        let guided = self.class.guidance.guided(network, guide, true)?;
+        guided.labels(&source.classes, 1)?;
+        if let Classes::AsOften(_) = source.classes {
+            say(
+                "classes as often as among the images that the network was trained on; --class all takes as many of each",
+            );
+        }
         self.sampling(&source).chosen()?;
         Ok(source)
     }
@@ -295,7 +300,12 @@ fn kind_of(path: &Path) -> Result<SourceKind> {
     );
     if path.is_file() {
         let Ok(arrays) = npz::open(path) else {
-            return Ok(SourceKind::Network);
+            // A network's file may be an archive, too, but not of images.
+            let holds_images = ImageFolder::open(path, ImageSpec::rgb(1, 1)).is_ok();
+            return Ok(match holds_images {
+                true => SourceKind::Folder,
+                false => SourceKind::Network,
+            });
         };
         return Ok(match arrays.has("mu") {
             true => SourceKind::Statistics,

@@ -19,7 +19,9 @@ use crate::device::Chosen;
 use crate::fs::{open_regular, read_text, write_bytes};
 use crate::native::host_bytes;
 use crate::pretrained::{Guided, Pretrained};
-use crate::sample::{Choice, ChosenSampler, Classes, Images, NoiseSource, Sampler, StartFrom};
+use crate::sample::{
+    Choice, ChosenSampler, Classes, Guidance, Images, NoiseSource, Sampler, StartFrom,
+};
 use crate::text;
 
 /// Name of the file.
@@ -97,10 +99,20 @@ fn of_guidance(guided: &Guided) -> Result<Option<String>> {
         return Ok(None);
     }
     let with = match guided.other() {
-        Some(other) => other.fingerprint()?.to_string(),
+        Some(other) => format!("network {:.12}", other.fingerprint()?.to_hex()),
         None => "no class".to_owned(),
     };
-    Ok(Some(format!("{guidance:?}, with {with}")))
+    let Guidance {
+        scale,
+        interval,
+        rescale,
+    } = guidance;
+    let interval = interval.map_or("all steps".to_owned(), |(first, last)| {
+        format!("{first}:{last}")
+    });
+    Ok(Some(format!(
+        "{scale} at {interval}, rescaled {rescale}, with {with}"
+    )))
 }
 
 fn of_noise(noise: &NoiseSource) -> Result<String> {
