@@ -116,6 +116,20 @@ pub(crate) fn shown(name: &str) -> String {
     }
 }
 
+/// Names that a list in a message shows.
+const LISTED: usize = 12;
+
+/// The first of some names from a file, safe to print.
+pub(crate) fn listed(names: &[String]) -> String {
+    let shown: Vec<String> = names
+        .iter()
+        .take(LISTED)
+        .map(|name| printable(name))
+        .collect();
+    let more = if names.len() > LISTED { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
+}
+
 /// "1 image", "2 images": a number with its noun, which takes an s in the plural.
 pub(crate) fn plural(n: u64, noun: &str) -> String {
     let s = match (n, noun.ends_with('s')) {
@@ -134,6 +148,9 @@ mod tests {
     fn nouns_agree_with_their_number() {
         let counted = [0, 1, 2].map(|n| plural(n, "step"));
         assert_eq!(counted, ["0 steps", "1 step", "2 steps"]);
+        let names: Vec<String> = (0..13).map(|n| format!("{n}\u{1b}")).collect();
+        assert_eq!(listed(&names[..2]), r"0\u{1b}, 1\u{1b}");
+        assert!(listed(&names).ends_with(r"11\u{1b}, …"));
         let counted = [1, 2].map(|n| plural(n, "class"));
         assert_eq!(counted, ["1 class", "2 classes"]);
     }

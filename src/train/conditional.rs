@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::Observer;
 use crate::config::{ConditionalConfig, LABEL_DROPOUT, RunConfig};
 use crate::data::{Labels, Loaded};
-use crate::text::{plural, printable};
+use crate::text::{listed, plural, printable};
 
 /// What a run begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,19 +89,6 @@ fn take_over(config: &mut RunConfig, labels: &mut Labels, observer: &dyn Observe
         theirs.classes.clear();
         theirs.images.clear();
     }
-}
-
-/// Names that a message shows.
-const SHOWN: usize = 8;
-
-fn listed(names: &[String]) -> String {
-    let shown: Vec<String> = names
-        .iter()
-        .take(SHOWN)
-        .map(|name| printable(name))
-        .collect();
-    let more = if names.len() > SHOWN { ", …" } else { "" };
-    format!("{}{more}", shown.join(", "))
 }
 
 /// Says at once what evaluations will make of images held out without labels.

@@ -282,22 +282,13 @@ fn names_of(config: &RunConfig) -> &[String] {
     conditional.map_or(&[], |conditional| &conditional.classes)
 }
 
-/// Names that a message shows.
-const SHOWN: usize = 20;
-
 /// What may stand behind --class.
 fn choices(names: &[String], known: i64) -> String {
     let numbers = format!("0 to {}", known - 1);
     if names.is_empty() {
         return numbers;
     }
-    let shown: Vec<String> = names
-        .iter()
-        .take(SHOWN)
-        .map(|name| text::printable(name))
-        .collect();
-    let more = if names.len() > SHOWN { ", …" } else { "" };
-    format!("{numbers}, or one of {}{more}", shown.join(", "))
+    format!("{numbers}, or one of {}", text::listed(names))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::config::{LabelsFrom, RunConfig, Sources};
 use crate::data::{self, Loaded, Order};
 use crate::evaluate::NotFiniteFor;
 use crate::pretrained::Pretrained;
-use crate::text::{plural, printable};
+use crate::text::{listed, plural};
 
 /// Images, decoded as those of the model's training are.
 #[derive(Debug, Args)]
@@ -237,19 +237,6 @@ fn classes_of(loaded: &Loaded, config: &RunConfig, known: i64, tells: bool) -> R
         })
     };
     labels.of.iter().enumerate().map(class).collect()
-}
-
-/// Names that a message shows.
-const SHOWN: usize = 8;
-
-fn listed(names: &[String]) -> String {
-    let shown: Vec<String> = names
-        .iter()
-        .take(SHOWN)
-        .map(|name| printable(name))
-        .collect();
-    let more = if names.len() > SHOWN { ", …" } else { "" };
-    format!("{}{more}", shown.join(", "))
 }
 
 /// Decodes a folder of images as the network's training data are, or those again, for this command.
