@@ -244,6 +244,26 @@ fn a_labelled_folder_trains_without_classes_unless_asked() {
         .assert()
         .failure()
         .stderr(contains("have no labels"));
+    // One image beside the folders has no label; where most lie beside them, folders are no classes unless asked for.
+    std::fs::copy(flat.join("dark0.png"), data.join("stray.png")).unwrap();
+    train(&data, &dir.path().join("stray"), "--steps 1 --conditional")
+        .assert()
+        .success()
+        .stderr(contains("2 classes of 12 images each: bright, dark"))
+        .stderr(contains("1 image is without a label: stray.png"));
+    for (class, i) in [("bright", 0), ("dark", 0)] {
+        let to = flat.join(class);
+        std::fs::create_dir(&to).unwrap();
+        let from = data.join(format!("{class}/{i}.png"));
+        std::fs::copy(from, to.join("0.png")).unwrap();
+    }
+    train(&flat, &dir.path().join("most"), "--steps 1 --conditional")
+        .assert()
+        .failure()
+        .stderr(contains("--labels folder takes them"))
+        .stderr(contains(
+            "have no labels, as most of them lie beside the folders",
+        ));
     train(
         &data,
         &dir.path().join("share"),

@@ -47,6 +47,7 @@ pub(super) fn set_apart(
         passed_over,
         remarks,
         labels,
+        why_no_labels,
         notices,
         held_out: _,
     } = all;
@@ -96,6 +97,7 @@ pub(super) fn set_apart(
         origin,
         manifest: kept_manifest,
         labels: kept_labels,
+        why_no_labels,
         notices,
         held_out: Some(held_out),
     })
@@ -154,6 +156,7 @@ mod tests {
             origin: format!("{} images", values.len()),
             manifest: Manifest::new(images),
             labels: None,
+            why_no_labels: None,
             notices: vec![],
             held_out: None,
         }

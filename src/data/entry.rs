@@ -27,6 +27,8 @@ pub(crate) struct Entry {
     pub(crate) name: Box<[u8]>,
     /// Where in the name the path below the source begins.
     pub(crate) below: usize,
+    /// The number of its source, from 0.
+    pub(crate) source: u32,
     pub(crate) place: Place,
     /// Its class, where the source itself says it.
     pub(crate) label: Option<Box<str>>,
@@ -38,6 +40,7 @@ impl Entry {
         Entry {
             name: name.into(),
             below: 0,
+            source: 0,
             place,
             label: None,
         }

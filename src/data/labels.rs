@@ -7,6 +7,7 @@ use super::passed_over::{are, quoted};
 use crate::text::{plural, printable};
 
 mod assign;
+mod auto;
 mod list;
 mod table;
 #[cfg(test)]

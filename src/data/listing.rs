@@ -54,16 +54,23 @@ const SYSTEM_NAMES: [&str; 15] = [
 pub(crate) struct Listing {
     /// Images, ordered by the bytes of their path below the folder.
     pub(crate) entries: Vec<Entry>,
-    /// True if the source itself says the classes of its images, or that they have none.
-    pub(crate) says_classes: bool,
-    /// Names of the classes that the images' labels number, where the source has them.
-    pub(crate) class_names: Option<Vec<String>>,
+    /// What each source itself says of classes; of one alone, nothing may stand for a source that says nothing.
+    pub(crate) said: Vec<Said>,
     /// What else is to be said.
     pub(crate) notices: Vec<String>,
     /// Files, folders and links that could not be followed or opened, and why.
     pub(crate) unreadable: Vec<(PathBuf, String)>,
     /// Everything else.
     pub(crate) passed_over: PassedOver,
+}
+
+/// What a source itself says of the classes of its images.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Said {
+    /// True if it says them, or that there are none.
+    pub(crate) classes: bool,
+    /// Names of the classes that the images' labels number, where it has them.
+    pub(crate) names: Option<Vec<String>>,
 }
 
 /// The image files in `dir` and below, in an order that does not depend on the file system.
@@ -105,10 +112,20 @@ pub(crate) fn list(dir: &Path, rules: ImageRules) -> Result<Listing, DataError> 
 }
 
 impl Listing {
-    /// Adds what another source has, but for the names of its classes.
+    /// Notes that the one source says the classes of its images, or that there are none; `names` are those of its numbers.
+    pub(super) fn says(&mut self, names: Option<Vec<String>>) {
+        let classes = true;
+        self.said = vec![Said { classes, names }];
+    }
+
+    /// Adds what another source has, as the next one.
     pub(super) fn add_all(&mut self, other: Listing) {
-        self.entries.extend(other.entries);
-        self.says_classes |= other.says_classes;
+        let source = self.said.len() as u32;
+        let entries = other.entries.into_iter();
+        self.entries
+            .extend(entries.map(|entry| Entry { source, ..entry }));
+        let said = other.said.into_iter().next();
+        self.said.push(said.unwrap_or_default());
         self.notices.extend(other.notices);
         self.unreadable.extend(other.unreadable);
         self.passed_over.add_all(other.passed_over);

@@ -121,6 +121,7 @@ fn builtin(count: u64, seed: u64, spec: &ImageSpec, device: Device) -> Result<Lo
         origin: format!("{count} built-in faces"),
         manifest,
         labels: None,
+        why_no_labels: None,
         notices: vec![],
         held_out: None,
     })
@@ -189,8 +190,11 @@ fn loaded(
     store: impl FnOnce(Tensor) -> Result<Store>,
 ) -> Result<Loaded> {
     let entries = entries_of(&read.manifest, &listing.entries);
-    let names = listing.class_names.as_deref();
-    let Assigned { labels, notices } = labels::assign(from, &entries, listing.says_classes, names)?;
+    let Assigned {
+        labels,
+        notices,
+        why_none,
+    } = labels::assign(from, &entries, &listing.said)?;
     Ok(Loaded {
         store: store(read.pixels)?,
         skipped: read.skipped,
@@ -199,6 +203,7 @@ fn loaded(
         origin,
         manifest: read.manifest,
         labels,
+        why_no_labels: why_none,
         notices: [&listing.notices[..], &notices].concat(),
         held_out: None,
     })

@@ -25,6 +25,8 @@ pub struct Loaded {
     pub manifest: Manifest,
     /// The class of each image, in the same order, if anything says them.
     pub labels: Option<Labels>,
+    /// Why there are no labels, where there could be some, in words that follow "as".
+    pub why_no_labels: Option<String>,
     /// What else there is to say of the source and its labels.
     pub(super) notices: Vec<String>,
     /// The images that are not trained on, if the settings hold some out; neither the store nor the manifest has them.

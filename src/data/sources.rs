@@ -49,7 +49,6 @@ pub(super) fn list(sources: &Sources, wanted: Wanted) -> Result<Listing, DataErr
         return list_one(place, wanted);
     }
     let (mut all, mut names) = (Listing::default(), HashSet::new());
-    let mut class_names: Option<Option<Vec<String>>> = None;
     for place in places {
         let mut found = list_one(&place, wanted)?;
         let prefix = name_of(&place, &mut names);
@@ -57,17 +56,8 @@ pub(super) fn list(sources: &Sources, wanted: Wanted) -> Result<Listing, DataErr
             entry.name = [prefix.as_bytes(), b"/", &entry.name].concat().into();
             entry.below = prefix.len() + 1;
         }
-        // Names of one source are those of all, or the classes are numbers.
-        if found.says_classes {
-            match &class_names {
-                Some(names) if *names != found.class_names => class_names = Some(None),
-                Some(_) => {}
-                None => class_names = Some(found.class_names.take()),
-            }
-        }
         all.add_all(found);
     }
-    all.class_names = class_names.flatten();
     Ok(all)
 }
 

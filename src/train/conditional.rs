@@ -45,10 +45,12 @@ pub(super) fn settle(
         (None, false) => return Ok(()),
     };
     let mut labels = labels.with_context(|| {
+        let why = data.why_no_labels.as_ref();
         format!(
-            "{}: these images have no labels, and a class-conditional network needs them: sort them into folders, one a \
-             class, or name a file of labels (`data.labels`)",
-            data.origin
+            "{}: these images have no labels{}, and a class-conditional network needs them: sort them into folders, one a \
+             class, or choose what says them (`data.labels`)",
+            data.origin,
+            why.map_or(String::new(), |why| format!(", as {why}"))
         )
     })?;
     if from == From::Weights {

@@ -146,9 +146,14 @@ pub(super) fn balance(trainer: &mut Trainer, config: &RunConfig, data: &Loaded) 
     if config.data.balance {
         let labels = data.labels.as_ref();
         let any = |labels: &&Labels| labels.of.iter().any(Option::is_some);
-        let labels = labels.filter(any).context(
-            "`data.balance` = true: nothing says the classes of the images; name what does with `data.labels`, or leave it out",
-        )?;
+        let labels = labels.filter(any).with_context(|| {
+            let why = data.why_no_labels.as_ref();
+            format!(
+                "`data.balance` = true: nothing says the classes of the images{}; name what does with `data.labels`, or \
+                 leave it out",
+                why.map_or(String::new(), |why| format!(", as {why}"))
+            )
+        })?;
         trainer.balance(labels);
     }
     Ok(())

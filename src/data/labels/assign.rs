@@ -3,10 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::table::{self, Table};
-use super::{Labels, Numbering};
+use super::{Labels, Numbering, auto};
 use crate::config::LabelsFrom;
 use crate::data::entry::Entry;
 use crate::data::error::DataError;
+use crate::data::listing::Said;
 use crate::data::manifest::escape;
 use crate::data::passed_over::{are, quoted};
 use crate::text::{plural, printable};
@@ -19,18 +20,18 @@ const QUOTED: usize = 6;
 pub(in crate::data) struct Assigned {
     pub(in crate::data) labels: Option<Labels>,
     pub(in crate::data) notices: Vec<String>,
+    /// Why there are no classes.
+    pub(in crate::data) why_none: Option<String>,
 }
 
-/// The classes of `entries`, by `from`. `says_classes`: the source itself says them, or that there are none;
-/// `class_names` are then those of its numbers, if it has any.
+/// The classes of `entries`, by `from`; `said` is what each source itself says of them.
 ///
 /// # Errors
 /// Nothing says the class of any image, where that was asked for; a file that cannot be used; too many classes.
 pub(in crate::data) fn assign(
     from: &LabelsFrom,
     entries: &[&Entry],
-    says_classes: bool,
-    class_names: Option<&[String]>,
+    said: &[Said],
 ) -> Result<Assigned, DataError> {
     let failed = |reason: String| DataError::Labels {
         labels: from.to_string(),
@@ -39,18 +40,17 @@ pub(in crate::data) fn assign(
     let mut notices = Vec::new();
     let (texts, numbering) = match from {
         LabelsFrom::None => return Ok(Assigned::default()),
-        LabelsFrom::Auto if says_classes => {
-            let label = |entry: &&Entry| entry.label.as_deref().map(str::to_owned);
-            let numbering = class_names.map_or(Numbering::AsTheyAre, Numbering::Named);
-            (entries.iter().map(label).collect(), numbering)
-        }
         LabelsFrom::Auto => {
-            let folders: Vec<Option<String>> = entries.iter().map(|entry| folder(entry)).collect();
-            let distinct: BTreeSet<_> = folders.iter().collect();
-            match folders.contains(&None) || distinct.len() < 2 {
-                true => return Ok(Assigned::default()),
-                false => (folders, Numbering::Sorted),
+            let found = auto::find(entries, said);
+            notices.extend(found.notices);
+            if found.texts.iter().all(Option::is_none) {
+                return Ok(Assigned {
+                    labels: None,
+                    notices,
+                    why_none: Some(found.why_none),
+                });
             }
+            (found.texts, found.numbering)
         }
         LabelsFrom::Folder => (
             entries.iter().map(|entry| folder(entry)).collect(),
@@ -77,16 +77,20 @@ pub(in crate::data) fn assign(
                 "no image has a class before the first _ of its name, as in cat_0001.png"
             }
             LabelsFrom::File(_) => "the file gives none of the images a class",
-            LabelsFrom::Auto | LabelsFrom::None => return Ok(Assigned::default()),
+            LabelsFrom::Auto | LabelsFrom::None => "nothing says them",
         };
         return Err(failed(wanted.to_owned()));
     }
     let labels = Some(Labels::new(&texts, numbering).map_err(failed)?);
-    Ok(Assigned { labels, notices })
+    Ok(Assigned {
+        labels,
+        notices,
+        why_none: None,
+    })
 }
 
 /// The topmost folder that an image lies in.
-fn folder(entry: &Entry) -> Option<String> {
+pub(super) fn folder(entry: &Entry) -> Option<String> {
     let path = entry.path_below();
     let start = path.iter().position(|b| *b != b'/')?;
     let length = path[start..].iter().position(|b| *b == b'/')?;

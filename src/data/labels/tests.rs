@@ -4,6 +4,7 @@ use super::*;
 use crate::config::LabelsFrom;
 use crate::data::DataError;
 use crate::data::entry::{Entry, Place};
+use crate::data::listing::Said;
 
 fn entries(names: &[&str]) -> Vec<Entry> {
     let entry = |name: &&str| Entry::new(name.as_bytes(), Place::File(PathBuf::new()));
@@ -13,7 +14,7 @@ fn entries(names: &[&str]) -> Vec<Entry> {
 fn assigned(from: &LabelsFrom, names: &[&str]) -> Result<Assigned, DataError> {
     let entries = entries(names);
     let entries: Vec<&Entry> = entries.iter().collect();
-    assign(from, &entries, false, None)
+    assign(from, &entries, &[])
 }
 
 /// Names of the classes, and the class of each image.
@@ -29,7 +30,7 @@ fn classes(names: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn folders_are_classes_if_every_image_lies_in_one() {
+fn folders_are_classes_if_most_images_lie_in_one() {
     let auto = |names: &[&str]| found(&LabelsFrom::Auto, names);
     assert_eq!(
         auto(&["a/1.png", "b/x/2.png", "a/3.png"]),
@@ -41,7 +42,11 @@ fn folders_are_classes_if_every_image_lies_in_one() {
         Some((classes(&["10", "9"]), vec![Some(0), Some(1)]))
     );
     assert_eq!(auto(&["a/1.png", "a/2.png"]), None);
-    assert_eq!(auto(&["a/1.png", "b/2.png", "3.png"]), None);
+    // One beside them has no label.
+    assert_eq!(
+        auto(&["a/1.png", "b/2.png", "3.png"]),
+        Some((classes(&["a", "b"]), vec![Some(0), Some(1), None]))
+    );
     let folder = |names: &[&str]| found(&LabelsFrom::Folder, names);
     assert_eq!(
         folder(&["a/1.png", "3.png"]),
@@ -55,6 +60,105 @@ fn folders_are_classes_if_every_image_lies_in_one() {
         "{error}"
     );
     assert_eq!(found(&LabelsFrom::None, &["a/1.png", "b/2.png"]), None);
+}
+
+#[test]
+fn folders_with_the_fewer_images_are_no_classes_and_this_is_said() {
+    let names = ["a/1.png", "b/2.png", "3.png", "4.png", "5.png"];
+    let found = assigned(&LabelsFrom::Auto, &names).unwrap();
+    assert_eq!(found.labels, None);
+    assert_eq!(
+        found.notices,
+        [
+            "note: 2 images lie in 2 folders (a, b) and 3 beside them, so these are not taken for classes; `data.labels` = \
+             folder takes them, and leaves the others without a label"
+        ]
+    );
+    let why = |names: &[&str]| assigned(&LabelsFrom::Auto, names).unwrap().why_none;
+    let said = |text: &str| Some(text.to_owned());
+    assert_eq!(why(&names), said("most of them lie beside the folders"));
+    assert_eq!(
+        why(&["1.png"]),
+        said("none of them lies in a folder of its class")
+    );
+    assert_eq!(why(&["x/1.png"]), said("one folder alone, x, is no class"));
+    let quiet = assigned(&LabelsFrom::Auto, &["x/1.png", "2.png", "3.png"]).unwrap();
+    assert!(quiet.notices.is_empty(), "{:?}", quiet.notices);
+}
+
+/// Sources with images of these names and labels, and what each says itself.
+fn of_sources(sources: &[(&[(&str, &str)], Said)]) -> Assigned {
+    let mut all = Vec::new();
+    for (source, (images, _)) in (0..).zip(sources) {
+        for (name, label) in *images {
+            let name = format!("s{source}/{name}");
+            let mut entry = Entry::new(name.as_bytes(), Place::File(PathBuf::new()));
+            (entry.below, entry.source) = (3, source);
+            entry.label = (!label.is_empty()).then(|| (*label).into());
+            all.push(entry);
+        }
+    }
+    let entries: Vec<&Entry> = all.iter().collect();
+    let said: Vec<Said> = sources.iter().map(|(_, said)| said.clone()).collect();
+    assign(&LabelsFrom::Auto, &entries, &said).unwrap()
+}
+
+#[test]
+fn each_source_is_labelled_by_what_it_holds_and_names_are_merged() {
+    let nothing = Said::default;
+    let says = |names: &[&str]| Said {
+        classes: true,
+        names: (!names.is_empty()).then(|| classes(names)),
+    };
+    let names_and_classes = |found: Assigned| {
+        let labels = found.labels.unwrap();
+        (labels.names, labels.of, found.notices)
+    };
+    // The second has folders, the third neither, the fourth says that it has none.
+    let folders = [("cat/1.png", ""), ("emu/2.png", ""), ("3.png", "")];
+    let numbers = [("1.png", "1"), ("2.png", "0"), ("3.png", "")];
+    let flat = [("1.png", ""), ("2.png", "")];
+    let found = of_sources(&[
+        (&numbers, says(&["ant", "cat"])),
+        (&folders, nothing()),
+        (&flat, nothing()),
+        (&folders[..1], says(&[])),
+    ]);
+    let (names, of, notices) = names_and_classes(found);
+    assert_eq!(names, ["ant", "cat", "emu"]);
+    let of_first = [Some(1), Some(0), None];
+    let of_second = [Some(1), Some(2), None];
+    assert_eq!(of[..3], of_first);
+    assert_eq!(of[3..6], of_second);
+    assert_eq!(of[6..], [None; 3]);
+    assert_eq!(
+        notices,
+        [
+            "none of the 3 images of s2, s3 has a label",
+        ]
+    );
+    // Lists of names that differ.
+    let found = of_sources(&[
+        (&numbers[..2], says(&["ant", "cat"])),
+        (&numbers[..2], says(&["bee", "cat"])),
+    ]);
+    let (names, of, _) = names_and_classes(found);
+    assert_eq!(names, ["ant", "bee", "cat"]);
+    assert_eq!(of, [Some(2), Some(0), Some(2), Some(1)]);
+    // The same list is all of it, in its order.
+    let same = || (&numbers[..2], says(&["x", "cat", "a"]));
+    let found = of_sources(&[same(), same()]);
+    assert_eq!(names_and_classes(found).0, ["x", "cat", "a"]);
+    // Folders of several sources count together, and one that is a class of another source counts.
+    let found = of_sources(&[(&folders[..1], nothing()), (&folders[1..2], nothing())]);
+    assert_eq!(names_and_classes(found).0, ["cat", "emu"]);
+    let texts = [("1.png", "cat"), ("2.png", "ant")];
+    let found = of_sources(&[(&texts, says(&[])), (&folders[..1], nothing())]);
+    assert_eq!(names_and_classes(found).1, [Some(1), Some(0), Some(1)]);
+    let found = of_sources(&[(&texts, says(&[])), (&folders[1..2], nothing())]);
+    let (_, of, notices) = names_and_classes(found);
+    assert_eq!(of, [Some(1), Some(0), None]);
+    assert_eq!(notices, ["none of the 1 image of s1 has a label"]);
 }
 
 #[test]

@@ -54,16 +54,16 @@ pub(super) fn list(path: &Path, wanted: Wanted) -> Result<Listing, DataError> {
             _ => PixelOrder::Rgb,
         },
     };
-    let mut entries = records.entries(0, count)?;
-    let says_classes = wanted.labels && file.has(labels);
-    if says_classes {
-        records::label(&mut entries, read_labels(&mut file, path, labels, count)?);
-    }
-    Ok(Listing {
-        entries,
-        says_classes,
+    let mut listing = Listing {
+        entries: records.entries(0, count)?,
         ..Listing::default()
-    })
+    };
+    if wanted.labels && file.has(labels) {
+        let labels = read_labels(&mut file, path, labels, count)?;
+        records::label(&mut listing.entries, labels);
+        listing.says(None);
+    }
+    Ok(listing)
 }
 
 fn read_labels(

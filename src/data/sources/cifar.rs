@@ -147,8 +147,7 @@ fn list_files(
             listing.entries.extend(entries);
         }
         if wanted.labels {
-            listing.says_classes = true;
-            listing.class_names = kind.class_names(&files[0]);
+            listing.says(kind.class_names(&files[0]));
         }
         return Ok(Some(listing));
     }

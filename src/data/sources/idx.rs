@@ -120,18 +120,16 @@ pub(super) fn list(
         width,
         order,
     };
-    let mut entries = records.entries(0, count)?;
-    let mut says_classes = false;
+    let mut listing = Listing {
+        entries: records.entries(0, count)?,
+        ..Listing::default()
+    };
     if let Some(file) = labels_beside(path).filter(|_| wanted.labels) {
         let labels = labels(&file, count)?;
-        records::label(&mut entries, labels.into_iter().map(u64::from));
-        says_classes = true;
+        records::label(&mut listing.entries, labels);
+        listing.says(None);
     }
-    Ok(Listing {
-        entries,
-        says_classes,
-        ..Listing::default()
-    })
+    Ok(listing)
 }
 
 /// The training images of a folder that holds such files; `None` if it holds none.

@@ -120,8 +120,8 @@ impl Members {
             return Ok(listing);
         }
         for (kind, members) in self.beside.iter().enumerate() {
-            label_beside(&mut listing, members, kind == 1)?;
-            if listing.says_classes {
+            if label_beside(&mut listing, members, kind == 1)? {
+                listing.says(None);
                 break;
             }
         }
@@ -191,12 +191,13 @@ fn read(member: &Member, most: u64) -> std::io::Result<Vec<u8>> {
     }
 }
 
-/// Gives each image the class that the file beside it says.
+/// Gives each image the class that the file beside it says; true if one says any.
 fn label_beside(
     listing: &mut Listing,
     members: &HashMap<Vec<u8>, Member>,
     json: bool,
-) -> Result<(), DataError> {
+) -> Result<bool, DataError> {
+    let mut any = false;
     for entry in &mut listing.entries {
         let Some(member) = members.get(sample(&entry.name)) else {
             continue;
@@ -214,10 +215,10 @@ fn label_beside(
             false => labels::of_text(&bytes),
         };
         let label = label.map_err(wrong)?;
-        listing.says_classes |= label.is_some();
+        any |= label.is_some();
         entry.label = label.map(String::into_boxed_str);
     }
-    Ok(())
+    Ok(any)
 }
 
 /// Gives images the classes of EDM's `dataset.json`, which may also say that there are none.
@@ -230,7 +231,7 @@ pub(super) fn apply_dataset_json(
     text: &[u8],
 ) -> Result<(), DataError> {
     let table = labels::of_dataset_json(path, text)?;
-    listing.says_classes = true;
+    listing.says(None);
     let Some(table) = table else {
         return Ok(());
     };

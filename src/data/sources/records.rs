@@ -70,7 +70,7 @@ impl Records {
 }
 
 /// Gives images their classes, by number.
-pub(super) fn label(entries: &mut [Entry], labels: impl IntoIterator<Item = u64>) {
+pub(super) fn label<N: ToString>(entries: &mut [Entry], labels: impl IntoIterator<Item = N>) {
     for (entry, label) in entries.iter_mut().zip(labels) {
         entry.label = Some(label.to_string().into());
     }

@@ -309,6 +309,40 @@ fn several_sources_are_one_data_set() {
 }
 
 #[test]
+fn a_source_without_labels_of_its_own_keeps_its_folders_beside_one_with() {
+    let edm = [
+        ("0.png".to_owned(), png(0)),
+        ("1.png".to_owned(), png(1)),
+        (
+            "dataset.json".to_owned(),
+            b"{\"labels\": [[\"0.png\", \"dog\"], [\"1.png\", \"emu\"]]}".to_vec(),
+        ),
+    ];
+    let dir = tree([
+        ("a.zip", zip_of(&edm, CompressionMethod::Stored, false)),
+        ("b.zip", zip_of(&files(), CompressionMethod::Stored, false)),
+        ("c/5.png", png(5)),
+    ]);
+    let places = ["a.zip", "b.zip", "c"].map(|name| dir.path().join(name));
+    let found = read(Sources::new(places.to_vec()).unwrap(), "auto", None).unwrap();
+    let (names, of) = labels(&found);
+    assert_eq!(names, ["cat", "dog", "emu"]);
+    assert_eq!(of[..3], [Some(1), Some(2), Some(0)]);
+    assert_eq!(of[2..8], classes());
+    assert_eq!(of[8], None);
+    let said = found.notices();
+    assert_eq!(
+        said,
+        [
+            "none of the 1 image of c has a label",
+            "3 classes: cat 3, dog 4, emu 1",
+            "warning: 1 image is without a label: c/5.png",
+            "warning: 1 class has a single image: emu",
+        ]
+    );
+}
+
+#[test]
 fn shards_are_named_by_a_pattern() {
     let sample = |i: usize| {
         [
