@@ -9,6 +9,7 @@ use crate::text::{plural, printable};
 mod assign;
 mod auto;
 mod list;
+mod missing;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::missing::Missing;
 use super::table::{self, Table};
 use super::{Labels, Numbering, auto};
 use crate::config::LabelsFrom;
@@ -62,8 +63,11 @@ pub(in crate::data) fn assign(
         ),
         LabelsFrom::File(path) => {
             let table = table::read(path).map_err(failed)?;
-            let (texts, told) = look_up(&table, entries).map_err(failed)?;
+            let (mut texts, told) = look_up(&table, entries).map_err(failed)?;
             notices.extend(told);
+            let mut missing = Missing::default();
+            missing.take_out(&mut texts);
+            notices.extend(missing.lines());
             (texts, Numbering::AsTheyAre)
         }
     };

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Numbering;
 use super::assign::folder;
+use super::missing::Missing;
 use crate::data::entry::Entry;
 use crate::data::listing::Said;
 use crate::data::manifest::escape;
@@ -39,11 +40,13 @@ struct Part<'a> {
 ///
 /// An image beside the folders has none. Where most lie beside them, the folders of that source are no classes.
 pub(super) fn find<'a>(entries: &[&Entry], said: &'a [Said]) -> Found<'a> {
+    let mut missing = Missing::default();
     let of_one_source = entries.chunk_by(|a, b| a.source == b.source);
     let mut parts: Vec<Part> = of_one_source
-        .map(|own| Part::of(own, said))
+        .map(|own| Part::of(own, said, &mut missing))
         .collect();
     let mut notices: Vec<String> = parts.iter().filter_map(Part::doubt).collect();
+    notices.extend(missing.lines());
     let folders: BTreeSet<&String> = parts.iter().flat_map(Part::classes_of_folders).collect();
     let told: BTreeSet<String> = parts.iter().flat_map(Part::names_said).collect();
     let by_folder = folders.len() > 1 || folders.iter().any(|folder| told.contains(*folder));
@@ -82,7 +85,7 @@ pub(super) fn find<'a>(entries: &[&Entry], said: &'a [Said]) -> Found<'a> {
 
 impl<'a> Part<'a> {
     /// `entries` are of one source, one or more.
-    fn of(entries: &[&Entry], said: &'a [Said]) -> Part<'a> {
+    fn of(entries: &[&Entry], said: &'a [Said], missing: &mut Missing) -> Part<'a> {
         let first = entries[0];
         let mut part = Part {
             name: escape(&first.name[..first.below.saturating_sub(1)]),
@@ -94,6 +97,7 @@ impl<'a> Part<'a> {
         if part.said.is_some() {
             let label = |entry: &&Entry| entry.label.as_deref().map(str::to_owned);
             part.texts = entries.iter().map(label).collect();
+            missing.take_out(&mut part.texts);
             return part;
         }
         part.texts = entries.iter().map(|entry| folder(entry)).collect();

@@ -116,7 +116,7 @@ fn each_source_is_labelled_by_what_it_holds_and_names_are_merged() {
     };
     // The second has folders, the third neither, the fourth says that it has none.
     let folders = [("cat/1.png", ""), ("emu/2.png", ""), ("3.png", "")];
-    let numbers = [("1.png", "1"), ("2.png", "0"), ("3.png", "")];
+    let numbers = [("1.png", "1"), ("2.png", "0"), ("3.png", "-1")];
     let flat = [("1.png", ""), ("2.png", "")];
     let found = of_sources(&[
         (&numbers, says(&["ant", "cat"])),
@@ -134,6 +134,7 @@ fn each_source_is_labelled_by_what_it_holds_and_names_are_merged() {
     assert_eq!(
         notices,
         [
+            "1 image labelled -1 is without a label, as all other labels are whole numbers",
             "none of the 3 images of s2, s3 has a label",
         ]
     );
@@ -237,11 +238,50 @@ fn files_of_every_form_say_classes() {
         assert_eq!((labels.names, labels.of), *wanted, "{text}");
     }
     // Numbers and names are names.
-    let mixed = by_file("a.csv", "a/1.png,-1\na/2.png,1\n3.png,x\n")
-        .unwrap()
-        .labels
-        .unwrap();
-    assert_eq!(mixed.names, ["-1", "1", "x"]);
+    let mixed = by_file("a.csv", "a/1.png,-1\na/2.png,1\n3.png,x\n").unwrap();
+    assert_eq!(mixed.labels.unwrap().names, ["-1", "1", "x"]);
+    assert!(mixed.notices[0].contains("-1 among the labels is the name of a class"));
+}
+
+#[test]
+fn what_stands_for_no_label_among_numbers_is_no_class() {
+    for (name, text, said) in [
+        (
+            "a.csv",
+            "a/1.png,-1\na/2.png,1\n3.png,0\n",
+            "labelled -1 is",
+        ),
+        ("a.csv", "a/1.png,\na/2.png,1\n3.png,0\n", ""),
+        ("a.tsv", "a/1.png\tNaN\na/2.png\t1\n3.png\t0\n", "NaN"),
+        ("a.csv", "a/1.png,None\na/2.png,1\n3.png,0\n", "None"),
+        (
+            "a.json",
+            "{\"labels\": [[\"a/1.png\", -1], [\"a/2.png\", 1], [\"3.png\", 0]]}",
+            "-1",
+        ),
+        (
+            "a.jsonl",
+            "{\"file\": \"a/1.png\", \"label\": null}\n{\"file\": \"a/2.png\", \"label\": 1.0}\n{\"file\": \"3.png\", \"label\": 0.0}\n",
+            "",
+        ),
+        (
+            "a.json",
+            "{\"a/1.png\": \"null\", \"a/2.png\": 1, \"3.png\": 0}",
+            "null",
+        ),
+    ] {
+        let found = by_file(name, text).unwrap();
+        let labels = found.labels.unwrap();
+        assert_eq!(labels.names, ["0", "1"], "{text}");
+        assert_eq!(labels.of, [None, Some(1), Some(0)], "{text}");
+        assert_eq!(found.notices.is_empty(), said.is_empty(), "{text}");
+        assert!(found.notices.join("").contains(said), "{:?}", found.notices);
+    }
+    let none = by_file("a.csv", "a/1.png,-1\na/2.png,-1\n3.png,-1\n").unwrap_err();
+    assert!(
+        none.to_string().contains("none of the images a class"),
+        "{none}"
+    );
 }
 
 #[test]

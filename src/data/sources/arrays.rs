@@ -71,14 +71,14 @@ fn read_labels(
     path: &Path,
     name: &str,
     count: u64,
-) -> Result<Vec<u64>, DataError> {
+) -> Result<Vec<i64>, DataError> {
     let said = |error: npz::NpzError| bad(path, error);
     let shape = file.shape(name).map_err(said)?;
     let wanted = |found: String| {
         bad(
             path,
             format!(
-                "{name} is {found}, and labels of the {count} images are wanted: a whole number from 0 each"
+                "{name} is {found}, and labels of the {count} images are wanted: a whole number from 0 each, or -1 for none"
             ),
         )
     };
@@ -86,14 +86,13 @@ fn read_labels(
         [n] | [n, 1] if n as u64 == count => {}
         _ => return Err(wanted(format!("{shape:?}"))),
     }
-    let labels = match file.read(name, 8 * count).map_err(said)? {
-        Values::I64(labels) => labels
-            .iter()
-            .map(|label| u64::try_from(*label).ok())
-            .collect(),
-        Values::U8(labels) => labels.iter().map(|label| Some(u64::from(*label))).collect(),
+    let labels: Vec<i64> = match file.read(name, 8 * count).map_err(said)? {
+        Values::I64(labels) => labels.iter().copied().collect(),
+        Values::U8(labels) => labels.iter().map(|label| i64::from(*label)).collect(),
         _ => return Err(wanted("of floating-point numbers".to_owned())),
     };
-    let labels: Option<Vec<u64>> = labels;
-    labels.ok_or_else(|| wanted("partly negative".to_owned()))
+    match labels.iter().find(|label| **label < -1) {
+        Some(label) => Err(wanted(format!("partly negative ({label})"))),
+        None => Ok(labels),
+    }
 }

@@ -343,6 +343,26 @@ fn a_source_without_labels_of_its_own_keeps_its_folders_beside_one_with() {
 }
 
 #[test]
+fn a_label_of_minus_one_in_an_array_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.npz");
+    let labelled = |labels: &[i64]| {
+        let [images, _] = arrays();
+        let labels = Array1::from_vec(labels.to_vec()).into_dyn();
+        npz::write(&path, &[images, ("arr_1", Values::I64(labels))]).unwrap();
+        read(path.as_path().into(), "auto", None)
+    };
+    let found = labelled(&[0, -1, 1, 1, -1, 0]).unwrap();
+    let (names, of) = labels(&found);
+    assert_eq!(names, ["0", "1"]);
+    assert_eq!(of[..3], [Some(0), None, Some(1)]);
+    let said = found.notices().join("\n");
+    assert!(said.contains("2 images labelled -1 are without"), "{said}");
+    let error = labelled(&[0, -2, 1, 1, -1, 0]).unwrap_err().to_string();
+    assert!(error.contains("arr_1 is partly negative (-2)"), "{error}");
+}
+
+#[test]
 fn shards_are_named_by_a_pattern() {
     let sample = |i: usize| {
         [
