@@ -14,8 +14,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(super) use assign::{Assigned, assign};
-pub(super) use table::{MAX_FILE_BYTES, of_dataset_json, of_json, of_text};
+pub(super) use assign::{Assigned, assign, look_up};
+pub(super) use table::{DatasetJson, MAX_FILE_BYTES, of_dataset_json, of_json, of_text};
 
 /// Most classes: each has weights in a network.
 const MAX_CLASSES: u64 = 100_000;

@@ -63,7 +63,7 @@ pub(in crate::data) fn assign(
         ),
         LabelsFrom::File(path) => {
             let table = table::read(path).map_err(failed)?;
-            let (mut texts, told) = look_up(&table, entries).map_err(failed)?;
+            let (mut texts, told) = look_up(&table, "the labels", entries).map_err(failed)?;
             notices.extend(told);
             let mut missing = Missing::default();
             missing.take_out(&mut texts);
@@ -122,12 +122,13 @@ fn exact<'a>(table: &'a Table, entry: &Entry) -> Option<Row<'a>> {
     row(&entry.name).or_else(|| row(entry.path_below()))
 }
 
-/// The class of each image by a table of names, and what there is to say.
+/// The class of each image by a table of names, called `what`, and what there is to say.
 ///
 /// # Errors
 /// None of the names is one of an image.
-fn look_up(
+pub(in crate::data) fn look_up(
     table: &Table,
+    what: &str,
     entries: &[&Entry],
 ) -> Result<(Vec<Option<String>>, Option<String>), String> {
     let mut rows: Vec<Option<Row>> = entries.iter().map(|entry| exact(table, entry)).collect();
@@ -163,7 +164,7 @@ fn look_up(
         let n = unused.len() as u64;
         unused.truncate(QUOTED);
         format!(
-            "{} of the labels {} no image: {}",
+            "{} of {what} {} no image: {}",
             plural(n, "name"),
             are(n),
             quoted(&unused)

@@ -51,23 +51,40 @@ pub(super) fn read(path: &Path) -> Result<Table, String> {
     }
 }
 
-/// The classes of EDM's `dataset.json`; `None` if it says that there are none.
+/// What a file says that has the name of EDM's.
+#[derive(Debug)]
+pub(in crate::data) enum DatasetJson {
+    /// The classes of images.
+    Labels(Table),
+    /// That there are none.
+    NoLabels,
+    /// Nothing of labels: it is another program's.
+    Other,
+}
+
+/// Reads EDM's `dataset.json`.
 ///
 /// # Errors
 /// Text of another form, or vectors in place of classes.
-pub(in crate::data) fn of_dataset_json(
-    path: &Path,
-    text: &[u8],
-) -> Result<Option<Table>, DataError> {
+pub(in crate::data) fn of_dataset_json(path: &Path, text: &[u8]) -> Result<DatasetJson, DataError> {
     let bad = |reason: String| DataError::BadSource {
         path: path.to_owned(),
         reason,
     };
     let value: Value = serde_json::from_slice(text).map_err(|error| bad(one_line(&error)))?;
-    match value.get("labels") {
-        None | Some(Value::Null) => Ok(None),
-        Some(labels) => pairs(labels).map(Some).map_err(bad),
-    }
+    let table = match value.get("labels") {
+        None => return Ok(DatasetJson::Other),
+        Some(Value::Null) => Table::new(),
+        Some(labels) => pairs(labels).map_err(|reason| {
+            bad(format!(
+                "{reason}; mend it, or choose what else says the classes (`data.labels`)"
+            ))
+        })?,
+    };
+    Ok(match table.is_empty() {
+        true => DatasetJson::NoLabels,
+        false => DatasetJson::Labels(table),
+    })
 }
 
 /// The class in the JSON text of one image: a value, or that of a key such as `label`.

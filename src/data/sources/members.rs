@@ -11,9 +11,9 @@ use crate::config::ImageRules;
 use crate::data::archive::Archive;
 use crate::data::entry::{Entry, Member, Place};
 use crate::data::error::DataError;
-use crate::data::labels::{self, MAX_FILE_BYTES};
+use crate::data::labels::{self, DatasetJson, MAX_FILE_BYTES};
 use crate::data::listing::{HEAD_BYTES, Kind, Listing, begins_as_an_image, hidden_name, kind};
-use crate::text::plural;
+use crate::data::manifest::escape;
 
 /// EDM's list of classes, at the top of an archive or folder.
 pub(super) const DATASET_JSON: &str = "dataset.json";
@@ -120,9 +120,15 @@ impl Members {
             return Ok(listing);
         }
         for (kind, members) in self.beside.iter().enumerate() {
-            if label_beside(&mut listing, members, kind == 1)? {
+            let is_json = kind == 1;
+            if label_beside(&mut listing, members, is_json)? {
                 listing.says(None);
                 break;
+            }
+            // What is JSON may be about anything.
+            if !is_json {
+                let odd = beside_nothing(&listing, members, self.archive.path());
+                listing.notices.extend(odd);
             }
         }
         Ok(listing)
@@ -221,6 +227,25 @@ fn label_beside(
     Ok(any)
 }
 
+/// A word about `.cls` files none of which has the name of an image.
+fn beside_nothing(
+    listing: &Listing,
+    members: &HashMap<Vec<u8>, Member>,
+    archive: &Path,
+) -> Option<String> {
+    let named = |entry: &Entry| members.contains_key(sample(&entry.name));
+    if listing.entries.iter().any(named) {
+        return None;
+    }
+    let (first, image) = (members.keys().min()?, listing.entries.first()?);
+    Some(format!(
+        "warning: no .cls file of {} has the name of an image: one is {}.cls, for example, and an image is {}",
+        crate::text::path(archive),
+        escape(first),
+        escape(&image.name)
+    ))
+}
+
 /// Gives images the classes of EDM's `dataset.json`, which may also say that there are none.
 ///
 /// # Errors
@@ -230,30 +255,32 @@ pub(super) fn apply_dataset_json(
     path: &Path,
     text: &[u8],
 ) -> Result<(), DataError> {
-    let table = labels::of_dataset_json(path, text)?;
-    listing.says(None);
-    let Some(table) = table else {
-        return Ok(());
-    };
-    let mut found = 0;
-    for entry in &mut listing.entries {
-        let name = String::from_utf8_lossy(&entry.name);
-        if let Some(label) = table.get(name.as_ref()) {
-            entry.label = label.clone().map(String::into_boxed_str);
-            found += 1;
+    let shown = crate::text::path(path);
+    let table = match labels::of_dataset_json(path, text)? {
+        DatasetJson::Labels(table) => table,
+        DatasetJson::NoLabels => {
+            listing.says(None);
+            return Ok(());
         }
-    }
-    if found < table.len() {
-        let missing = plural((table.len() - found) as u64, "name");
-        listing.notices.push(format!(
-            "{missing} of {} {} no image",
-            crate::text::path(path),
-            if table.len() - found == 1 {
-                "is"
-            } else {
-                "are"
+        DatasetJson::Other => {
+            let told = format!("{shown} has no list of labels, and is passed over");
+            listing.notices.push(told);
+            return Ok(());
+        }
+    };
+    listing.says(None);
+    let entries: Vec<&Entry> = listing.entries.iter().collect();
+    match labels::look_up(&table, &shown, &entries) {
+        Ok((found, told)) => {
+            for (entry, label) in listing.entries.iter_mut().zip(found) {
+                entry.label = label.map(String::into_boxed_str);
             }
-        ));
+            listing.notices.extend(told);
+        }
+        Err(reason) => listing.notices.push(format!(
+            "warning: {shown} gives no image a class: {reason}; mend it, or choose what else says the classes \
+             (`data.labels`)"
+        )),
     }
     Ok(())
 }

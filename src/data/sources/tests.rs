@@ -421,6 +421,32 @@ fn classes_are_those_that_the_source_says() {
     );
     let said = with("dataset.json", "{").unwrap_err();
     assert!(said.to_string().contains("dataset.json"), "{said}");
+    // Of other images, or none of EDM's.
+    let (found, notices) = with("dataset.json", "{\"labels\": [[\"x.png\", 0]]}").unwrap();
+    let said = notices.join("\n");
+    assert_eq!(found, None);
+    assert!(said.contains("warning: ") && said.contains("dataset.json gives no image a class"));
+    assert!(
+        said.contains("it names, for example, x.png, and an image is cat/0.png"),
+        "{said}"
+    );
+    let (found, notices) = with("dataset.json", "{\"classes\": [\"cat\"]}").unwrap();
+    assert_eq!(found.unwrap().names, ["cat", "dog"]);
+    assert!(notices[0].contains("has no list of labels"), "{notices:?}");
+    let (found, notices) = with("7.cls", "3").unwrap();
+    assert_eq!(found.unwrap().names, ["cat", "dog"]);
+    assert!(
+        notices[0].contains("one is 7.cls, for example, and an image is cat/0.png"),
+        "{notices:?}"
+    );
+    // By the names of the files alone, where folders differ.
+    let (found, _) = with(
+        "dataset.json",
+        "{\"labels\": [[\"x/0.png\", -1], [\"x/5.png\", 1]]}",
+    )
+    .unwrap();
+    let found = found.unwrap();
+    assert_eq!((found.of[0], found.of[5]), (None, Some(1)));
     let (_, notices) = with(
         "dataset.json",
         "{\"labels\": [[\"cat/0.png\", 0], [\"x.png\", 0]]}",
