@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::ValueEnum;
 use tch::{Kind, Tensor};
 
 use super::diffusers;
 use super::keys::Keys;
+use super::layout::Entry;
 use super::lucidrains::trainer::file as lucidrains_file;
 use super::openai;
 use super::settings::Settings;
@@ -23,12 +25,46 @@ type StateDict = Vec<(String, Tensor)>;
 /// Weights under a family's own names and in its own arrangement.
 ///
 /// # Errors
-/// A family whose code has no such network.
+/// A family whose code has no such network, with the layouts that the network can have.
 pub fn in_layout(family: Family, meta: &Meta, weights: &[(String, Tensor)]) -> Result<StateDict> {
     if family == Family::Ddpm {
         let same = |(name, t): &(String, Tensor)| (name.clone(), t.shallow_clone());
         return Ok(weights.iter().map(same).collect());
     }
+    let entries = entries(family, meta).map_err(|error| anyhow!("{error:#}; {}", advice(meta)))?;
+    let ours: HashMap<&str, &Tensor> = weights.iter().map(|(k, t)| (k.as_str(), t)).collect();
+    let entry = |entry: Entry| {
+        let parts: Vec<Tensor> = entry
+            .ours
+            .iter()
+            .map(|name| ours.get(name.as_str()).map(|t| t.shallow_clone()))
+            .collect::<Option<_>>()
+            .with_context(|| format!("no tensor {:?} for {}", entry.ours, entry.theirs))?;
+        let theirs = entry.to_theirs(&parts)?.contiguous();
+        Ok((entry.theirs, theirs))
+    };
+    entries.into_iter().map(entry).collect()
+}
+
+/// What to choose in place of a layout that this network cannot have.
+fn advice(meta: &Meta) -> String {
+    let can_be = |family: &Family| match family {
+        Family::Ddpm => true,
+        // Read, and not written.
+        Family::KerasDdpm => false,
+        family => entries(*family, meta).is_ok(),
+    };
+    let families = Family::value_variants().iter().filter(|f| can_be(f));
+    let names = families.filter_map(ValueEnum::to_possible_value);
+    let names: Vec<String> = names.map(|name| name.get_name().to_owned()).collect();
+    format!("choose `request.layout` = {}", names.join(" or "))
+}
+
+/// A family's names and arrangement of the tensors of this network.
+///
+/// # Errors
+/// A family whose code has no such network.
+fn entries(family: Family, meta: &Meta) -> Result<Vec<Entry>> {
     let origin = match &meta.origin {
         Some(origin) if origin.family == family => origin.clone(),
         // Only diffusers' names may replace another family's: it refuses networks it cannot describe.
@@ -49,27 +85,12 @@ pub fn in_layout(family: Family, meta: &Meta, weights: &[(String, Tensor)]) -> R
         sample: meta.config.sample.clone(),
         origin,
     };
-    let ours: HashMap<&str, &Tensor> = weights.iter().map(|(k, t)| (k.as_str(), t)).collect();
-    settings
-        .layout(&Keys::default())?
-        .into_iter()
-        .map(|entry| {
-            let parts: Vec<Tensor> = entry
-                .ours
-                .iter()
-                .map(|name| ours.get(name.as_str()).map(|t| t.shallow_clone()))
-                .collect::<Option<_>>()
-                .with_context(|| format!("no tensor {:?} for {}", entry.ours, entry.theirs))?;
-            let theirs = entry.to_theirs(&parts)?.contiguous();
-            Ok((entry.theirs, theirs))
-        })
-        .collect()
+    settings.layout(&Keys::default())
 }
 
 fn other_origin(family: Family, origin: Family) -> String {
     format!(
-        "these weights came from {origin}, not from {family}, whose code may compute something else with them; leave \
-         `request.layout` out, or choose ddpm or diffusers"
+        "these weights came from {origin}, not from {family}, whose code may compute something else with them"
     )
 }
 
@@ -119,7 +140,9 @@ pub fn write_pipeline(
     weights: &[(String, Tensor)],
 ) -> Result<Vec<String>> {
     let config = &meta.config;
-    let mut files = diffusers::pipeline_files(&config.model, &config.diffusion, &config.sample)?;
+    let files = diffusers::pipeline_files(&config.model, &config.diffusion, &config.sample);
+    let mut files =
+        files.map_err(|error| anyhow!("{error:#}; a .safetensors or .pt file can hold it"))?;
     files.extend(diffusers::class_script(&config.model, &config.diffusion));
     let state = in_layout(Family::Diffusers, &without_old_names(meta), weights)?;
     let used = dir.exists() && fs_err::read_dir(dir)?.next().is_some();
@@ -183,4 +206,92 @@ pub fn write_family_safetensors(
     let state = in_layout(family, meta, weights)?;
     debug_assert!(state.iter().all(|(_, t)| t.kind() == Kind::Float));
     safetensors::write(path, ("format".to_owned(), "pt".to_owned()), &state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Contents;
+    use crate::config::{ModelKind, Preset};
+    use crate::model::Model;
+
+    /// Small networks of each kind without classes, with some, and with some that they grew.
+    fn networks() -> Vec<ModelConfig> {
+        let mut plain = [
+            ModelKind::Unet,
+            ModelKind::UnetAttention,
+            ModelKind::Lucidrains,
+            ModelKind::UnetConcat,
+            ModelKind::Gau,
+        ]
+        .map(|kind| kind.config([3, 16, 16]));
+        for model in &mut plain {
+            match model {
+                ModelConfig::Unet(m) => (m.base_width, m.norm_groups) = (8, 4),
+                ModelConfig::UnetAttention(m) => {
+                    (m.base_width, m.norm_groups, m.widths) = (8, 4, vec![8; m.widths.len()]);
+                    (m.time_channels, m.time_width) = (8, 32);
+                }
+                ModelConfig::Lucidrains(m) => (m.base_width, m.init_width) = (8, 8),
+                ModelConfig::UnetConcat(m) => (m.base_width, m.norm_groups) = (8, 4),
+                ModelConfig::Gau(m) => (m.base_width, m.units, m.layers) = (16, 32, 1),
+            }
+        }
+        let with = |model: &ModelConfig, change: &dyn Fn(&mut ModelConfig)| {
+            let mut model = model.clone();
+            change(&mut model);
+            model
+        };
+        let changes: [&dyn Fn(&mut ModelConfig); 4] = [
+            &|_| (),
+            &|m| m.make_conditional(3, true),
+            &|m| m.make_conditional(3, false),
+            &|m| m.set_classes(Some(3), true),
+        ];
+        let each = |model| changes.map(|change| with(model, change));
+        plain.iter().flat_map(each).collect()
+    }
+
+    #[test]
+    fn advice_names_layouts_that_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("x.pt");
+        let mut refused = 0;
+        for model in networks() {
+            let mut config = Preset::Demo.config();
+            config.model = model;
+            let mut meta = Meta::new(Contents::EmaWeights, &config);
+            let net = Model::new(&config.model, config.diffusion.timesteps, 0);
+            let params = net.params().into_iter();
+            let weights: Vec<_> = params.map(|p| (p.name, p.tensor.detach())).collect();
+            let attends = matches!(config.model, ModelConfig::UnetAttention(_));
+            let pesser = attends.then(|| Origin::new(Family::Pesser));
+            for origin in [None, pesser] {
+                meta.origin = origin;
+                for family in Family::value_variants() {
+                    let Err(error) = in_layout(*family, &meta, &weights) else {
+                        continue;
+                    };
+                    refused += 1;
+                    let error = error.to_string();
+                    let (_, names) = error.split_once("choose `request.layout` = ").unwrap();
+                    for name in names.split(" or ") {
+                        let family = Family::from_str(name, false).unwrap();
+                        let written = write_family_pt(&to, family, &meta, &weights);
+                        written.unwrap_or_else(|wrong| panic!("{error}: {wrong:#}"));
+                    }
+                }
+            }
+        }
+        assert!(refused > 60, "{refused}");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_is_a_file_instead() {
+        let meta = Meta::new(Contents::EmaWeights, &Preset::Demo.config());
+        let dir = tempfile::tempdir().unwrap();
+        let error = write_pipeline(&dir.path().join("x"), &meta, &[]).unwrap_err();
+        let said = "a .safetensors or .pt file can hold it";
+        assert!(error.to_string().contains(said), "{error}");
+    }
 }

@@ -94,8 +94,7 @@ pub(super) fn layout(config: &LucidrainsConfig) -> Result<Vec<Entry>> {
         let of_its_file = config.structure == LucidrainsStructure::ClassifierFreeGuidance;
         ensure!(
             of_its_file && config.null_class,
-            "the package's network with classes (classifier_free_guidance) is another one than this, which {}; choose \
-             `request.layout` = ddpm",
+            "the package's network with classes (classifier_free_guidance) is another one than this, which {}",
             match of_its_file {
                 true => "has no class that means \"no class\"",
                 false => "grew its classes out of the network of the main file",
@@ -106,7 +105,7 @@ pub(super) fn layout(config: &LucidrainsConfig) -> Result<Vec<Entry>> {
         ensure!(
             usual(&config.heads, heads) && usual(&config.head_channels, channels),
             "the package's network with classes has {heads} heads of {channels} channels at every level, and this one \
-             {:?} of {:?}; choose `request.layout` = ddpm",
+             {:?} of {:?}",
             config.heads,
             config.head_channels
         );

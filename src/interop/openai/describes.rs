@@ -79,8 +79,7 @@ pub(in crate::interop) fn origin_for(
     for (setting, seen, ok, want) in theirs {
         ensure!(
             ok,
-            "model.{setting} = {seen} cannot be written in the layout of {}, whose networks all have {want}; choose \
-             `request.layout` = ddpm or diffusers",
+            "model.{setting} = {seen} cannot be written in the layout of {}, whose networks all have {want}",
             Family::Openai
         );
     }
