@@ -122,6 +122,9 @@ impl SampleCommand {
             .guided(&network, guide.as_ref(), share.leads())?;
         let classes = self.class.class.classes(config)?;
         let labels = guided.labels(&classes, self.number)?;
+        if share.leads() {
+            self.class.class.tell(config);
+        }
         let wanted = Images {
             noise: self.noise(&chosen, config.model.chw())?,
             numbers: 0..self.number,

@@ -1,11 +1,15 @@
 //! The classes of images, and guidance.
 
+mod asked;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use tch::{Kind, Tensor};
+
+use asked::{choices, double_meanings, names_of, parse};
 
 use super::run::run_or_latest;
 use crate::cli::findings;
@@ -32,9 +36,10 @@ pub(in crate::cli) struct ClassArgs {
 pub(in crate::cli) struct ClassArg {
     /// Class, by name or number, for class-conditional networks
     ///
-    /// A name comes before a number. Commands that sample take all in turn without it, or several in turn (cat,dog,3), all,
-    /// data: each as often as among the images that the network was trained on, or none: the network is not told any. invert
-    /// takes several in turn, interpolate one or two, and encode one; they need it.
+    /// A name comes before a number; name:X and number:N are one of the two alone. Commands that sample take all in turn
+    /// without it, or several in turn (cat,dog,3), all, data: each as often as among the images that the network was trained
+    /// on, or none: the network is not told any. These three are never a class; one of that name is name:none. invert takes
+    /// several in turn, interpolate one or two, and encode one; they need it.
     #[arg(long, value_name = "CLASS,…|all|data|none")]
     class: Option<String>,
 }
@@ -146,8 +151,16 @@ impl ClassArg {
             self.class.as_deref().unwrap_or_default()
         );
         let labels = guided.labels(&classes, number)?;
+        self.tell(config);
         let labels = labels.map(Vec::<i64>::try_from);
         Ok(labels.transpose()?.unwrap_or_default())
+    }
+
+    /// Says what may be meant otherwise.
+    pub(in crate::cli) fn tell(&self, config: &RunConfig) {
+        let asked = self.class.as_deref();
+        let told = asked.map_or(vec![], |asked| double_meanings(asked, config));
+        told.iter().for_each(|line| say(line));
     }
 }
 
@@ -236,100 +249,9 @@ pub(in crate::cli) fn in_turn(classes: &[i64], images: usize) -> Option<Tensor> 
     (!classes.is_empty()).then(|| Tensor::from_slice(&classes))
 }
 
-/// Classes by name or number; a name may hold commas.
-fn parse(asked: &str, config: &RunConfig) -> Result<Classes> {
-    let names = names_of(config);
-    let named = |asked: &str| names.iter().position(|name| name == asked);
-    if let Some(class) = named(asked) {
-        return Ok(Classes::These(vec![class as i64]));
-    }
-    match asked {
-        "all" => return Ok(Classes::All),
-        "none" => return Ok(Classes::None),
-        "data" => {
-            let conditional = config.conditional.as_ref();
-            let counts = conditional.map(|conditional| conditional.images.clone());
-            let counts = counts.filter(|counts| !counts.is_empty()).context(
-                "--class data: this network does not say how many images of each class it was trained on; want all, for as \
-                 many of each",
-            )?;
-            return Ok(Classes::AsOften(counts));
-        }
-        _ => {}
-    }
-    let one = |asked: &str| -> Result<i64> {
-        let asked = asked.trim();
-        match (named(asked), asked.parse::<i64>()) {
-            (Some(class), _) => Ok(class as i64),
-            (None, Ok(number)) => Ok(number),
-            (None, Err(_)) => match config.model.classes() {
-                Some(known) => bail!(
-                    "--class {asked}: this network has no such class; want {}",
-                    choices(names, known)
-                ),
-                None => bail!("--class: this network is not class-conditional; leave it out"),
-            },
-        }
-    };
-    Ok(Classes::These(
-        asked.split(',').map(one).collect::<Result<_>>()?,
-    ))
-}
-
-/// The names of a network's classes, if they are known.
-fn names_of(config: &RunConfig) -> &[String] {
-    let conditional = config.conditional.as_ref();
-    conditional.map_or(&[], |conditional| &conditional.classes)
-}
-
-/// What may stand behind --class.
-fn choices(names: &[String], known: i64) -> String {
-    let numbers = format!("0 to {}", known - 1);
-    if names.is_empty() {
-        return numbers;
-    }
-    format!("{numbers}, or one of {}", text::listed(names))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ConditionalConfig, ModelKind, Preset};
-
-    fn config(names: &[&str]) -> RunConfig {
-        let mut config = Preset::Demo.config();
-        config.model = ModelKind::UnetAttention.config([3, 32, 32]);
-        config.model.set_classes(Some(4), true);
-        config.conditional = (!names.is_empty()).then(|| ConditionalConfig {
-            label_dropout: None,
-            classes: names.iter().map(|name| (*name).to_owned()).collect(),
-            images: vec![1; names.len()],
-        });
-        config
-    }
-
-    fn classes(asked: &str, names: &[&str]) -> Result<Classes, String> {
-        parse(asked, &config(names)).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn classes_go_by_name_or_number() {
-        let these = |numbers: &[i64]| Ok(Classes::These(numbers.to_vec()));
-        let names = ["cat", "dog", "a, b", "1"];
-        assert_eq!(classes("dog", &names), these(&[1]));
-        assert_eq!(classes("dog, cat,2", &names), these(&[1, 0, 2]));
-        assert_eq!(classes("a, b", &names), these(&[2]));
-        // A name comes first.
-        assert_eq!(classes("1", &names), these(&[3]));
-        assert_eq!(classes("1", &[]), these(&[1]));
-        assert_eq!(classes("all", &names), Ok(Classes::All));
-        assert_eq!(classes("none", &[]), Ok(Classes::None));
-        let error = classes("horse", &names).unwrap_err();
-        assert!(
-            error.contains("0 to 3, or one of cat, dog, a, b, 1"),
-            "{error}"
-        );
-    }
 
     #[test]
     fn intervals_are_two_time_steps() {

@@ -251,11 +251,14 @@ impl SamplersCommand {
     fn sampler(&self, measures: &[Measure], config: &RunConfig) -> Result<Sampler> {
         let needs_real = measures.iter().any(|measure| measure.needs_real());
         let all = needs_real.then_some(self.number);
+        let classes = self.class.classes_beside_data(config)?;
+        let first = self.answer_images.min(all.unwrap_or(u64::MAX));
+        self.class.tell(config);
         Ok(Sampler {
             seed: self.seed,
             batch: self.batch,
-            classes: self.class.classes_beside_data(config)?,
-            first: self.answer_images.min(all.unwrap_or(u64::MAX)),
+            classes,
+            first,
             all,
         })
     }

@@ -175,6 +175,7 @@ impl SourceArgs {
                 "classes as often as among the images that the network was trained on; --class all takes as many of each",
             );
         }
+        self.class.class.tell(network.config());
         self.sampling(&source).chosen()?;
         Ok(source)
     }
