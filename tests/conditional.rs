@@ -174,6 +174,46 @@ fn a_network_makes_images_of_the_class_it_is_asked_for() {
 }
 
 #[test]
+fn what_is_asked_for_in_vain_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = images(dir.path(), &[("bright", 220, 4), ("none", 10, 4)]);
+    let out = dir.path().join("x.png");
+    let [run, gaps] = ["run", "gaps"].map(|name| dir.path().join(name));
+    train(&data, &run, "--steps 1 --conditional")
+        .assert()
+        .success();
+    let few = "-n 2 --sampler ddim --steps 2";
+    sample(&run, &out, &format!("{few} --class none"))
+        .assert()
+        .success()
+        .stderr(contains(
+            "--class none is not the class of that name, which is name:none",
+        ));
+    let guided = format!("{few} --class name:none --guidance 2 --guidance-interval 1:3");
+    sample(&run, &out, &guided)
+        .assert()
+        .success()
+        .stderr(contains("--guidance-interval 1:3: nothing is guided"));
+    // Class 1 has no image.
+    let list = dir.path().join("a.csv");
+    let rows = (0..4).map(|i| format!("bright/{i}.png,0\nnone/{i}.png,2\n"));
+    std::fs::write(&list, rows.collect::<String>()).unwrap();
+    let flags = format!("--steps 1 --conditional --labels {}", list.display());
+    train(&data, &gaps, &flags).assert().success();
+    let untrained = "trained on no image of 1: what it makes of it tells nothing";
+    for class in ["all", "1", "2,1"] {
+        sample(
+            &gaps,
+            &out,
+            &format!("-n 3 --sampler ddim --steps 2 --class {class}"),
+        )
+        .assert()
+        .success()
+        .stderr(contains(untrained));
+    }
+}
+
+#[test]
 fn a_run_with_label_dropout_goes_on_to_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
     let data = images(dir.path(), &[TWO[0], TWO[1], ("grey", 100, 5)]);

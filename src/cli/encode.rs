@@ -77,6 +77,7 @@ impl EncodeCommand {
         (self.class.guidance).refuse_other("the file can be decoded with one network only")?;
         let guided = self.class.guidance.guided(&network, None, true)?;
         let class = self.class.class.one(&guided)?;
+        self.class.guidance.tell_visited(&chosen.steps.times);
         let denoiser = |x: &Tensor, t: &Tensor| of_class(&guided, class, x, t);
         let process = chosen.process(&denoiser, &network.meta.config.diffusion);
         let images = read_images(&self.images, &config.model, &config.data)?;

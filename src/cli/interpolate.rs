@@ -103,6 +103,7 @@ impl InterpolateCommand {
         let guide = self.class.guidance.load(&device)?;
         let guided = self.class.guidance.guided(&network, guide.as_ref(), true)?;
         let classes = self.class.class.chosen(&guided)?;
+        self.class.guidance.tell_visited(&chosen.steps.times);
         ensure!(
             classes.len() <= 2,
             "--class: want one class, or two to go from the first to the second"

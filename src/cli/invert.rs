@@ -60,6 +60,7 @@ impl InvertCommand {
         let guide = self.class.guidance.load(&device)?;
         let guided = self.class.guidance.guided(&network, guide.as_ref(), true)?;
         let classes = self.class.class.chosen(&guided)?;
+        self.class.guidance.tell_visited(&steps.times);
         let classes = in_turn(&classes, self.images.len());
         let denoiser = guided.denoiser(classes.map(|classes| classes.to_device(device.device)));
         // Clipped steps cannot be inverted.

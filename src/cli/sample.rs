@@ -123,7 +123,8 @@ impl SampleCommand {
         let classes = self.class.class.classes(config)?;
         let labels = guided.labels(&classes, self.number)?;
         if share.leads() {
-            self.class.class.tell(config);
+            self.class.class.tell(config, &classes, self.number);
+            self.class.guidance.tell_visited(&chosen.steps.times);
         }
         let wanted = Images {
             noise: self.noise(&chosen, config.model.chw())?,

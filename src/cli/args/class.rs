@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use tch::{Kind, Tensor};
 
-use asked::{choices, double_meanings, names_of, parse};
+use asked::{choices, double_meanings, names_of, parse, untrained};
 
 use super::run::run_or_latest;
 use crate::cli::findings;
@@ -151,16 +151,17 @@ impl ClassArg {
             self.class.as_deref().unwrap_or_default()
         );
         let labels = guided.labels(&classes, number)?;
-        self.tell(config);
+        self.tell(config, &classes, number);
         let labels = labels.map(Vec::<i64>::try_from);
         Ok(labels.transpose()?.unwrap_or_default())
     }
 
-    /// Says what may be meant otherwise.
-    pub(in crate::cli) fn tell(&self, config: &RunConfig) {
+    /// Says what may be meant otherwise, and which classes of `images` images were never trained on.
+    pub(in crate::cli) fn tell(&self, config: &RunConfig, classes: &Classes, images: u64) {
         let asked = self.class.as_deref();
         let told = asked.map_or(vec![], |asked| double_meanings(asked, config));
-        told.iter().for_each(|line| say(line));
+        let untrained = untrained(classes, images, config);
+        told.iter().chain(&untrained).for_each(|line| say(line));
     }
 }
 
@@ -173,6 +174,13 @@ impl GuidanceArgs {
                 .guidance_interval
                 .map(|Interval(first, last)| (first, last)),
             rescale: self.guidance_rescale.unwrap_or(0.0),
+        }
+    }
+
+    /// Says if guidance is for none of the time steps that are visited, of which `times` are all, the least noisy first.
+    pub(in crate::cli) fn tell_visited(&self, times: &[i64]) {
+        if let Some(line) = unvisited(&self.asked(), times) {
+            say(&line);
         }
     }
 
@@ -227,6 +235,20 @@ impl GuidanceArgs {
     }
 }
 
+/// What is said of an interval that none of these time steps lies in.
+fn unvisited(guidance: &Guidance, times: &[i64]) -> Option<String> {
+    let (first, last) = guidance.interval?;
+    if times.iter().any(|t| guidance.is_for(*t)) {
+        return None;
+    }
+    let visited: Vec<String> = times.iter().rev().map(ToString::to_string).collect();
+    Some(format!(
+        "warning: --guidance-interval {first}:{last}: nothing is guided, as none of the time steps that are visited lies in \
+         it: {}",
+        text::listed(&visited)
+    ))
+}
+
 /// Without the digits that only binary fractions have: 0.1, and not 0.10000000000000009.
 fn tidy(value: f64) -> f64 {
     (value * 1e9).round() / 1e9
@@ -259,5 +281,21 @@ mod tests {
         for text in ["200", "200:", ":", "a:b", "1:2:3"] {
             assert!(text.parse::<Interval>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_interval_between_the_visited_steps_is_told() {
+        let told = |ends| {
+            let guidance = Guidance {
+                interval: Some(ends),
+                ..Guidance::of_scale(2.0)
+            };
+            unvisited(&guidance, &[0, 9, 19])
+        };
+        let said = "warning: --guidance-interval 1:8: nothing is guided, as none of the time steps that are visited lies in \
+                    it: 19, 9, 0";
+        assert_eq!(told((1, 8)).as_deref(), Some(said));
+        assert_eq!(told((1, 9)), None);
+        assert_eq!(unvisited(&Guidance::of_scale(2.0), &[0]), None);
     }
 }

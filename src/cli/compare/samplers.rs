@@ -253,7 +253,7 @@ impl SamplersCommand {
         let all = needs_real.then_some(self.number);
         let classes = self.class.classes_beside_data(config)?;
         let first = self.answer_images.min(all.unwrap_or(u64::MAX));
-        self.class.tell(config);
+        self.class.tell(config, &classes, all.unwrap_or(first));
         Ok(Sampler {
             seed: self.seed,
             batch: self.batch,

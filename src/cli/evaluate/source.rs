@@ -175,8 +175,10 @@ impl SourceArgs {
                 "classes as often as among the images that the network was trained on; --class all takes as many of each",
             );
         }
-        self.class.class.tell(network.config());
-        self.sampling(&source).chosen()?;
+        let class = &self.class.class;
+        class.tell(network.config(), &source.classes, self.number());
+        let sampler = self.sampling(&source).chosen()?;
+        self.class.guidance.tell_visited(&sampler.steps.times);
         Ok(source)
     }
 

@@ -98,6 +98,37 @@ pub(super) fn double_meanings(asked: &str, config: &RunConfig) -> Vec<String> {
     parts(asked, names).into_iter().filter_map(told).collect()
 }
 
+/// What is said of classes of `images` images that the network was trained on no image of.
+pub(super) fn untrained(classes: &Classes, images: u64, config: &RunConfig) -> Option<String> {
+    let counts = &config.conditional.as_ref()?.images;
+    let is_without = |class: &usize| counts.get(*class) == Some(&0);
+    let asked: Vec<usize> = match classes {
+        Classes::All => (0..counts.len().min(images as usize)).collect(),
+        Classes::These(these) => {
+            let these = these.iter().take(images as usize);
+            these.map(|class| *class as usize).collect()
+        }
+        Classes::AsOften(_) | Classes::None => vec![],
+    };
+    let mut without: Vec<usize> = asked.into_iter().filter(is_without).collect();
+    without.sort_unstable();
+    without.dedup();
+    let names: Vec<String> = without.iter().map(|class| name(*class, config)).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "warning: the network was trained on no image of {}: what it makes of {} tells nothing",
+            text::listed(&names),
+            if names.len() == 1 { "it" } else { "them" }
+        )
+    })
+}
+
+/// The name of a class, or its number where the network does not say it.
+fn name(class: usize, config: &RunConfig) -> String {
+    let name = names_of(config).get(class);
+    name.cloned().unwrap_or_else(|| class.to_string())
+}
+
 /// The names of a network's classes, if they are known.
 pub(super) fn names_of(config: &RunConfig) -> &[String] {
     let conditional = config.conditional.as_ref();
@@ -184,5 +215,22 @@ mod tests {
         assert_eq!(told("data") + &told("name:none") + &told("number:1"), "");
         let plain = config(&["0", "1", "2"]);
         assert!(double_meanings("0,1,2", &plain).is_empty());
+    }
+
+    #[test]
+    fn classes_without_training_images_are_told() {
+        let mut config = config(&["cat", "dog", "emu", "fox"]);
+        config.conditional.as_mut().unwrap().images = vec![3, 0, 2, 0];
+        let told = |classes: &Classes, images| untrained(classes, images, &config);
+        let both = "warning: the network was trained on no image of dog, fox: what it makes of them tells nothing";
+        assert_eq!(told(&Classes::All, 4).as_deref(), Some(both));
+        let one = "warning: the network was trained on no image of dog: what it makes of it tells nothing";
+        assert_eq!(told(&Classes::All, 3).as_deref(), Some(one));
+        assert_eq!(
+            told(&Classes::These(vec![2, 1, 1]), 9).as_deref(),
+            Some(one)
+        );
+        assert_eq!(told(&Classes::These(vec![2, 0]), 9), None);
+        assert_eq!(told(&Classes::None, 9), None);
     }
 }
