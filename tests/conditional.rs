@@ -211,6 +211,12 @@ fn what_is_asked_for_in_vain_is_told() {
         .success()
         .stderr(contains(untrained));
     }
+    // Of two networks, which has no such class.
+    let mut command = ddpm();
+    command.args(["evaluate", "fid"]).arg(&gaps).arg(&run);
+    command.args("-n 2 --features random --class 2 --device cpu".split(' '));
+    let said = format!("error: {}: --class 2: ", run.display());
+    command.assert().failure().stderr(contains(said));
 }
 
 #[test]

@@ -161,12 +161,20 @@ impl SourceArgs {
         let which = if self.raw { Weights::Raw } else { Weights::Ema };
         let weights = weights_line(&network, which, path);
         say(&format!("{weights} on {}", chosen.description));
+        // Which of two, and found wrong before the hours of sampling.
+        (self.classes_of(network, chosen)).with_context(|| text::path(path))
+    }
+
+    /// The network with its classes and what guides it.
+    ///
+    /// # Errors
+    /// Classes, guidance or a sampler that it cannot have.
+    fn classes_of(&self, network: Pretrained, chosen: &Chosen) -> Result<NetworkSource> {
         let source = NetworkSource {
             classes: self.class.class.classes_beside_data(network.config())?,
             guide: self.class.guidance.load(chosen)?,
             network,
         };
-        // Found wrong before the hours of sampling.
         let (network, guide) = (&source.network, source.guide.as_ref());
         let guided = self.class.guidance.guided(network, guide, true)?;
         guided.labels(&source.classes, 1)?;
