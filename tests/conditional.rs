@@ -69,11 +69,12 @@ fn checkpoint(run: &Path, step: u64) -> PathBuf {
     run.join(format!("checkpoints/step-{step:08}.safetensors"))
 }
 
-/// Mean level of each of four images in a grid.
+/// Mean level of each of four images in a grid, which may have names to the left.
 fn levels(grid: &Path) -> Vec<f64> {
     let image = read_png(grid, 3).unwrap();
+    let names = image.dim().1 - 16;
     let mean = |place: usize| {
-        let (top, left) = (8 * (place / 2), 8 * (place % 2));
+        let (top, left) = (8 * (place / 2), names + 8 * (place % 2));
         let part = image.slice(ndarray::s![top..top + 8, left..left + 8, ..]);
         part.mapv(f64::from).mean().unwrap()
     };
@@ -109,14 +110,15 @@ fn a_network_makes_images_of_the_class_it_is_asked_for() {
     assert!(bright.iter().all(|level| *level > 170.0), "{bright:?}");
     let dark = of("--class 1");
     assert!(dark.iter().all(|level| *level < 90.0), "{dark:?}");
-    for in_turn in [
-        of("--class all"),
-        of(""),
-        of("--class bright,1"),
-        of("--class data"),
+    // A row a class that is asked for; else in turn.
+    for (levels, is_bright) in [
+        (of("--class all"), [true, true, false, false]),
+        (of("--class dark,0"), [false, false, true, true]),
+        (of(""), [true, false, true, false]),
+        (of("--class data"), [true, false, true, false]),
     ] {
-        for (place, level) in in_turn.iter().enumerate() {
-            assert_eq!(*level > 128.0, place % 2 == 0, "{in_turn:?}");
+        for (level, is_bright) in levels.iter().zip(is_bright) {
+            assert_eq!(*level > 128.0, is_bright, "{levels:?}");
         }
     }
     let plain = std::fs::read(&out).unwrap();
@@ -171,6 +173,63 @@ fn a_network_makes_images_of_the_class_it_is_asked_for() {
         .assert()
         .success()
         .stdout(contains("bright"));
+}
+
+#[test]
+fn separate_images_come_with_their_classes() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = images(dir.path(), &TWO);
+    let [run, made, grid] = ["run", "made", "x.png"].map(|name| dir.path().join(name));
+    train(&data, &run, "--steps 1 --conditional")
+        .assert()
+        .success();
+    let list = made.join("labels.csv");
+    let sample = |flags: &str| {
+        let mut command = ddpm();
+        command.arg("sample").arg(&run).arg("--separate").arg(&made);
+        command.args("--device cpu --precision f32 --sampler ddim --steps 2".split(' '));
+        command.args(flags.split_whitespace());
+        command.assert()
+    };
+    sample("-n 3 --class dark,bright").success();
+    let text = "file,class\n00000.png,dark\n00001.png,bright\n00002.png,dark\n";
+    assert_eq!(std::fs::read_to_string(&list).unwrap(), text);
+    // It is what --labels reads.
+    let labels = format!("--steps 1 --labels {}", list.display());
+    train(&made, &dir.path().join("again"), &labels)
+        .assert()
+        .success()
+        .stderr(contains("2 classes: bright 1, dark 2"));
+    // As one that is interrupted leaves it, and before it wrote the list.
+    sample("-n 4 --batch 2 --force --out /dev/full").failure();
+    assert!(made.join("sampling.json").is_file());
+    for file in [&list, &made.join("00002.png")] {
+        std::fs::remove_file(file).unwrap();
+    }
+    sample("-n 4 --batch 2")
+        .success()
+        .stderr(contains("going on: 3 of 4 images"))
+        .stderr(contains("classes in turn: bright, dark"));
+    let text = std::fs::read_to_string(&list).unwrap();
+    assert!(
+        text.ends_with("00002.png,bright\n00003.png,dark\n"),
+        "{text}"
+    );
+    // One that is there is no other's.
+    for i in 0..4 {
+        std::fs::remove_file(made.join(format!("0000{i}.png"))).unwrap();
+    }
+    sample("-n 4")
+        .failure()
+        .stderr(contains("labels.csv exists"));
+    assert_eq!(std::fs::read_to_string(&list).unwrap(), text);
+    sample("-n 4 --force --class none")
+        .success()
+        .stderr(contains("labels.csv is not of these images"));
+    let grid = grid.to_str().unwrap();
+    sample(&format!("-n 4 --force --class all --out {grid}")).success();
+    let (height, width, _) = read_png(Path::new(grid), 3).unwrap().dim();
+    assert_eq!((height, width), (16, 6 * 8 + 4 + 16));
 }
 
 #[test]

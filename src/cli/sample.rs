@@ -1,5 +1,6 @@
 //! `ddpm sample`.
 
+mod of_classes;
 mod record;
 mod share;
 
@@ -13,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 use super::args::batch::BatchSize;
 use super::args::class::ClassArgs;
 use super::args::group::{GroupArgs, as_rank, asked, before_meeting};
-use super::args::image_out::OutputArgs;
+use super::args::image_out::{ImageOutput, OutputArgs};
 use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
 use super::args::start::StartArgs;
@@ -32,6 +33,7 @@ use crate::sample::{
 };
 use crate::text::{self, plural};
 
+use of_classes::{LABELS, OfClasses};
 pub(super) use record::Record;
 use record::{Sampled, UnderWay};
 use share::{Own, Round, Share};
@@ -85,7 +87,7 @@ impl SampleCommand {
         let place = Place::of_environment()?;
         let chosen = before_meeting(place.as_ref(), || {
             match &place {
-                None => self.check_outputs()?,
+                None => self.check_outputs(false)?,
                 Some(_) => ensure!(
                     !self.trajectory.given(),
                     "--trajectory and --strip are made by one process; leave them out, or sample without other ranks"
@@ -97,7 +99,7 @@ impl SampleCommand {
         as_rank(group.as_ref(), || {
             if let Some(group) = &group {
                 group.compare("command line", &asked(None)?)?;
-                group.follow(|| self.check_outputs())?;
+                group.follow(|| self.check_outputs(false))?;
             }
             self.sample(&chosen, &Share::new(group.as_deref()))
         })
@@ -122,6 +124,7 @@ impl SampleCommand {
             .guided(&network, guide.as_ref(), share.leads())?;
         let classes = self.class.class.classes(config)?;
         let labels = guided.labels(&classes, self.number)?;
+        let of_classes = OfClasses::new(config, &classes, labels.as_ref())?;
         if share.leads() {
             self.class.class.tell(config, &classes, self.number);
             self.class.guidance.tell_visited(&chosen.steps.times);
@@ -142,7 +145,7 @@ impl SampleCommand {
             classes: &classes,
             guided: &guided,
         };
-        let under_way = self.begin(&sampled, share)?;
+        let under_way = self.begin(&sampled, of_classes.as_ref(), share)?;
 
         let rounds = self.rounds(&wanted, share);
         let steps = start.evaluations(chosen.steps.len());
@@ -177,6 +180,7 @@ impl SampleCommand {
         trajectory.finish()?;
         share.await_all()?;
         if share.leads() {
+            self.show_classes(&mut output, of_classes.as_ref());
             output.finish(self.number, format!("step {}", network.meta.step))?;
         }
         under_way.map_or(Ok(()), UnderWay::end)
@@ -200,7 +204,12 @@ impl SampleCommand {
 
     /// Checks that all ranks sample the same, and has the folder of separate images made or found as it was left. Only
     /// the process that does it holds it.
-    fn begin(&self, sampled: &Sampled, share: &Share) -> Result<Option<UnderWay>> {
+    fn begin(
+        &self,
+        sampled: &Sampled,
+        of_classes: Option<&OfClasses>,
+        share: &Share,
+    ) -> Result<Option<UnderWay>> {
         let dir = self.output.separate.as_deref();
         if dir.is_none() && share.is_whole() {
             return Ok(None);
@@ -210,19 +219,30 @@ impl SampleCommand {
         let mut under_way = None;
         share.follow(|| {
             if let Some(dir) = dir {
-                under_way = Some(self.begin_in(dir, &record, share.is_again())?);
+                let has_labels = of_classes.is_some();
+                under_way = Some(self.begin_in(dir, &record, has_labels, share.is_again())?);
+                // Known from the start, and so there for the images of one that is interrupted, too.
+                of_classes.map_or(Ok(()), |classes| classes.write(dir))?;
             }
             Ok(())
         })?;
         Ok(under_way)
     }
 
-    /// `again`: torchrun has started this command before, which --force does not undo.
-    fn begin_in(&self, dir: &Path, record: &Record, again: bool) -> Result<UnderWay> {
-        // Loading takes its time: others may have been here meanwhile.
-        self.check_outputs()?;
-        let there = images_in(dir, self.number)?;
-        match Record::read(dir)? {
+    /// `again`: torchrun has started this command before, which --force does not undo. With `has_labels` a list of them is
+    /// written too.
+    fn begin_in(
+        &self,
+        dir: &Path,
+        record: &Record,
+        has_labels: bool,
+        again: bool,
+    ) -> Result<UnderWay> {
+        let earlier = Record::read(dir)?;
+        // Loading takes its time: others may have been here meanwhile. A list beside a record is ours.
+        self.check_outputs(has_labels && earlier.is_none())?;
+        let mut there = images_in(dir, self.number)?;
+        match earlier {
             Some(earlier) if !self.output.force.force || (again && earlier == *record) => {
                 let under_way = UnderWay::go_on(dir, &earlier, record)?;
                 let (images, dir) = (plural(self.number, "image"), text::path(dir));
@@ -238,7 +258,28 @@ impl SampleCommand {
                 }
                 Ok(under_way)
             }
-            _ => UnderWay::begin(dir, record, &there),
+            _ => {
+                // One of other images would be taken for that of these.
+                let list = dir.join(LABELS);
+                if has_labels {
+                    there.push(list);
+                } else if list.exists() {
+                    say(&format!(
+                        "warning: {} is not of these images, which have no classes",
+                        text::path(&list)
+                    ));
+                }
+                UnderWay::begin(dir, record, &there)
+            }
+        }
+    }
+
+    /// Gives the grid a row for each of several classes asked for, or says which images are of which.
+    fn show_classes(&self, output: &mut ImageOutput, of_classes: Option<&OfClasses>) {
+        let Some(classes) = of_classes else { return };
+        match classes.rows().filter(|_| self.class.class.given()) {
+            Some(rows) => output.by_rows(rows),
+            None => classes.line().iter().for_each(|line| say(line)),
         }
     }
 
@@ -276,12 +317,15 @@ impl SampleCommand {
         Ok(Some(Tensor::stack(&images, 0)))
     }
 
-    fn check_outputs(&self) -> Result<()> {
+    fn check_outputs(&self, has_labels: bool) -> Result<()> {
         let mut outputs = Outputs::new(self.output.force);
         outputs.reads(self.load.files());
         outputs.reads(self.start.files().chain(&self.noise));
         outputs.reads(self.class.guidance.files());
         self.output.declare(self.number, &mut outputs);
+        if let (Some(dir), true) = (&self.output.separate, has_labels) {
+            outputs.writes("--separate", &dir.join(LABELS), &["csv"], None);
+        }
         self.trajectory.declare(&mut outputs)?;
         outputs.may_go_on();
         outputs.check()

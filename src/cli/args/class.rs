@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use tch::{Kind, Tensor};
 
+pub(in crate::cli) use asked::name as class_name;
 use asked::{choices, double_meanings, names_of, parse, untrained};
 
 use super::run::run_or_latest;

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use ndarray::{Array4, Axis, concatenate};
+use ndarray::{Array3, Array4, Axis, concatenate};
 use tch::{Device, Kind, Tensor};
 
 use crate::cli::out::say;
 use crate::cli::outputs::{ForceArg, Outputs, image_name, path_or_stdout};
 use crate::formats::safetensors;
 use crate::images::to_array;
-use crate::report::{grid, write_png};
+use crate::report::{grid, grid_of_columns, with_names, write_png};
 use crate::text::plural;
 
 /// The grid's name without --out.
@@ -29,7 +29,7 @@ pub(in crate::cli) struct OutputArgs {
     /// Write one file per image, from 00000.png
     ///
     /// An interrupted `ddpm sample` goes on where it was when the same command is given again. Several ranks write to
-    /// the same folder, which all their hosts must see.
+    /// the same folder, which all their hosts must see. Of a class-conditional network, labels.csv lists the classes.
     #[arg(long, value_name = "DIR")]
     pub(in crate::cli) separate: Option<PathBuf>,
     /// Write the images as a tensor: `pictures` [N, C, H, W] f32 in [-1, 1]
@@ -46,6 +46,8 @@ pub(in crate::cli) struct ImageOutput<'a> {
     /// The images of each batch, for the grid.
     images: Vec<Array4<u8>>,
     numbers: Vec<Tensor>,
+    /// Names of the grid's rows, if image `i` is to be in row `i` modulo their number.
+    rows: Vec<String>,
 }
 
 impl OutputArgs {
@@ -68,6 +70,7 @@ impl OutputArgs {
             places: self,
             images: Vec::new(),
             numbers: Vec::new(),
+            rows: Vec::new(),
         }
     }
 
@@ -123,6 +126,11 @@ impl ImageOutput<'_> {
         }
     }
 
+    /// Has the grid show the images in these rows, of which each next image is in the next. They must fill them.
+    pub(in crate::cli) fn by_rows(&mut self, names: &[String]) {
+        self.rows = names.to_vec();
+    }
+
     /// Writes the files that hold all images, `number` of them, and prints the names of all files. `about` describes the
     /// tensor.
     ///
@@ -138,9 +146,24 @@ impl ImageOutput<'_> {
         }
         if let Some(out) = self.places.grid_path() {
             let views: Vec<_> = self.images.iter().map(Array4::view).collect();
-            write_png(&out, grid(concatenate(Axis(0), &views)?.view()).view())?;
+            let images = concatenate(Axis(0), &views)?;
+            let figure = match self.rows.is_empty() {
+                true => grid(images.view()),
+                false => rows_with_names(&images, &self.rows),
+            };
+            write_png(&out, figure.view())?;
             say(&format!("{} in {}", plural(number, "image"), out.display()));
         }
         Ok(())
     }
+}
+
+/// A row for each name, of every image whose number is that of the row modulo their number.
+fn rows_with_names(images: &Array4<u8>, names: &[String]) -> Array3<u8> {
+    let (number, rows) = (images.len_of(Axis(0)), names.len());
+    let order: Vec<usize> = (0..rows)
+        .flat_map(|row| (row..number).step_by(rows))
+        .collect();
+    let images = images.select(Axis(0), &order);
+    with_names(&grid_of_columns(images.view(), number / rows), names)
 }

@@ -124,7 +124,7 @@ pub(super) fn untrained(classes: &Classes, images: u64, config: &RunConfig) -> O
 }
 
 /// The name of a class, or its number where the network does not say it.
-fn name(class: usize, config: &RunConfig) -> String {
+pub(in crate::cli) fn name(class: usize, config: &RunConfig) -> String {
     let name = names_of(config).get(class);
     name.cloned().unwrap_or_else(|| class.to_string())
 }
