@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::auto::{self, folder};
 use super::missing::Missing;
 use super::table::{self, Table};
-use super::{Labels, Numbering, auto};
+use super::{Labels, Numbering};
 use crate::config::LabelsFrom;
 use crate::data::entry::Entry;
 use crate::data::error::DataError;
@@ -91,14 +92,6 @@ pub(in crate::data) fn assign(
         notices,
         why_none: None,
     })
-}
-
-/// The topmost folder that an image lies in.
-pub(super) fn folder(entry: &Entry) -> Option<String> {
-    let path = entry.path_below();
-    let start = path.iter().position(|b| *b != b'/')?;
-    let length = path[start..].iter().position(|b| *b == b'/')?;
-    Some(escape(&path[start..start + length]))
 }
 
 /// The file's name before the first `_`.

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use super::Numbering;
-use super::assign::folder;
 use super::missing::Missing;
 use crate::data::entry::Entry;
 use crate::data::listing::Said;
@@ -163,6 +162,14 @@ impl<'a> Part<'a> {
             }
         }
     }
+}
+
+/// The topmost folder that an image lies in.
+pub(super) fn folder(entry: &Entry) -> Option<String> {
+    let path = entry.path_below();
+    let start = path.iter().position(|b| *b != b'/')?;
+    let length = path[start..].iter().position(|b| *b == b'/')?;
+    Some(escape(&path[start..start + length]))
 }
 
 /// The name of a class that a source numbers, if it says it.
