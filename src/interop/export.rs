@@ -71,11 +71,14 @@ fn entries(family: Family, meta: &Meta) -> Result<Vec<Entry>> {
         _ if family == Family::Diffusers => Origin::new(family),
         // Every network of this kind is the package's, or refused below.
         None if family == Family::Lucidrains => Origin::new(family),
-        None => match &meta.config.model {
-            ModelConfig::UnetAttention(model) if family == Family::Openai => {
+        None => match (&meta.config.model, family) {
+            (ModelConfig::UnetAttention(model), Family::Openai) => {
                 openai::describes::origin_for(model, meta.config.diffusion.timesteps)?
             }
-            _ => bail!(other_origin(family, Family::Ddpm)),
+            (ModelConfig::UnetAttention(_), _) | (_, Family::KerasDdpm) => {
+                bail!(other_origin(family, Family::Ddpm))
+            }
+            (other, _) => bail!("{family} has no network like {}", other.kind().name()),
         },
         Some(origin) => bail!(other_origin(family, origin.family)),
     };
