@@ -229,8 +229,8 @@ impl SampleCommand {
         Ok(under_way)
     }
 
-    /// `again`: torchrun has started this command before, which --force does not undo. With `has_labels` a list of them is
-    /// written too.
+    /// `again`: torchrun has started this command before, which --force does not undo. With `has_labels` a list of them
+    /// is written too.
     fn begin_in(
         &self,
         dir: &Path,

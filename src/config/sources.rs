@@ -98,8 +98,8 @@ impl<'de> Deserialize<'de> for Sources {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum LabelsFrom {
-    /// Of each source what it says itself, else the topmost folders, if there are two or more and most images lie in one;
-    /// else nothing.
+    /// Of each source what it says itself, else the topmost folders, if there are two or more and most images lie in
+    /// one; else nothing.
     Auto,
     /// The topmost folder that an image lies in.
     Folder,

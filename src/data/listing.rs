@@ -112,7 +112,8 @@ pub(crate) fn list(dir: &Path, rules: ImageRules) -> Result<Listing, DataError> 
 }
 
 impl Listing {
-    /// Notes that the one source says the classes of its images, or that there are none; `names` are those of its numbers.
+    /// Notes that the one source says the classes of its images, or that there are none; `names` are those of its
+    /// numbers.
     pub(super) fn says(&mut self, names: Option<Vec<String>>) {
         let classes = true;
         self.said = vec![Said { classes, names }];

@@ -37,10 +37,10 @@ pub(in crate::cli) struct ClassArgs {
 pub(in crate::cli) struct ClassArg {
     /// Class, by name or number, for class-conditional networks
     ///
-    /// A name comes before a number; name:X and number:N are one of the two alone. Commands that sample take all in turn
-    /// without it, or several in turn (cat,dog,3), all, data: each as often as among the images that the network was trained
-    /// on, or none: the network is not told any. These three are never a class; one of that name is name:none. invert takes
-    /// several in turn, interpolate one or two, and encode one; they need it.
+    /// A name comes before a number; name:X and number:N are one of the two alone. Commands that sample take all in
+    /// turn without it, or several in turn (cat,dog,3), all, data: each as often as among the images that the network
+    /// was trained on, or none: the network is not told any. These three are never a class; one of that name is
+    /// name:none. invert takes several in turn, interpolate one or two, and encode one; they need it.
     #[arg(long, value_name = "CLASS,…|all|data|none")]
     class: Option<String>,
 }
@@ -178,7 +178,8 @@ impl GuidanceArgs {
         }
     }
 
-    /// Says if guidance is for none of the time steps that are visited, of which `times` are all, the least noisy first.
+    /// Says if guidance is for none of the time steps that are visited, of which `times` are all, the least noisy
+    /// first.
     pub(in crate::cli) fn tell_visited(&self, times: &[i64]) {
         if let Some(line) = unvisited(&self.asked(), times) {
             say(&line);

@@ -157,9 +157,9 @@ pub(in crate::cli) struct DataArgs {
     data: Vec<PathBuf>,
     /// What says the classes of images: auto, folder, prefix, none, or a file [default: auto]
     ///
-    /// auto: each source itself (labels of IDX, CIFAR and .npz, dataset.json, .cls), else its topmost folders, if there are
-    /// two or more and most images lie in one. prefix: a file's name before its first _. A file: CSV, TSV, JSON or JSON
-    /// lines with file_name and label. labels.tsv in the run's folder lists them.
+    /// auto: each source itself (labels of IDX, CIFAR and .npz, dataset.json, .cls), else its topmost folders, if there
+    /// are two or more and most images lie in one. prefix: a file's name before its first _. A file: CSV, TSV, JSON or
+    /// JSON lines with file_name and label. labels.tsv in the run's folder lists them.
     #[arg(
         long,
         value_name = "auto|folder|prefix|none|FILE",

@@ -76,8 +76,8 @@ impl OfClasses {
         Ok(csv.into_inner()?)
     }
 
-    /// Names of a grid's rows, one a class: image `i` is in row `i` modulo their number. `None` where the images do not fill
-    /// such rows, or rows would be too many or too long.
+    /// Names of a grid's rows, one a class: image `i` is in row `i` modulo their number. `None` where the images do not
+    /// fill such rows, or rows would be too many or too long.
     pub(super) fn rows(&self) -> Option<&[String]> {
         let (images, rows) = (self.of.len() as u64, self.in_turn.len() as u64);
         let fills = rows > 0 && images.is_multiple_of(rows);

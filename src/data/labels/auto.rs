@@ -34,8 +34,8 @@ struct Part<'a> {
     beside: usize,
 }
 
-/// The classes of images: what each source says itself, else the topmost folders in the others, if these have two or more
-/// together, or one that is a class of the former. Classes of the same name are the same.
+/// The classes of images: what each source says itself, else the topmost folders in the others, if these have two or
+/// more together, or one that is a class of the former. Classes of the same name are the same.
 ///
 /// An image beside the folders has none. Where most lie beside them, the folders of that source are no classes.
 pub(super) fn find<'a>(entries: &[&Entry], said: &'a [Said]) -> Found<'a> {

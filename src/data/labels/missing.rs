@@ -19,8 +19,8 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// Takes out the labels of a file or a source that stand for none: among whole numbers they can be nothing else, and
-    /// among names they may be names.
+    /// Takes out the labels of a file or a source that stand for none: among whole numbers they can be nothing else,
+    /// and among names they may be names.
     pub(super) fn take_out(&mut self, texts: &mut [Option<String>]) {
         let is_none = |text: &String| NONE.iter().any(|none| text.eq_ignore_ascii_case(none));
         let found: BTreeSet<&String> = texts.iter().flatten().filter(|t| is_none(t)).collect();
