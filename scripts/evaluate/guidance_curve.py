@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What guidance does to the images of a class-conditional network: how right, how real and how varied they are.
 
-    .venv/bin/python scripts/evaluate/guidance_curve.py RUN WEIGHTS.safetensors DATA [-n 2000] [--guidance 1,1.5,2,3,5]
+    .venv/bin/python scripts/evaluate/guidance_curve.py RUN WEIGHTS.safetensors DATA [-n 1000] [--guidance 1,1.5,2,3,5]
 
 RUN is the network: a run folder or a checkpoint. DATA holds labelled images as train_classifier.py takes them (IDX files, or
 a folder for each class), WEIGHTS is what that script has made of them, and their classes are RUN's in the same order. For
@@ -13,8 +13,8 @@ Markdown table is printed:
 - spread: how different images of one class are: the trace of the covariance of their features, as a mean over the
   classes, divided by that of the test images of the last row
 
-The last row is of test images, as many of each class: what a perfect network would have. FID depends on the number of
-images, so compare rows of one number only.
+The last row is of test images, the first of each class in the same number: what a perfect network would have. FID depends on
+the number of images, so compare rows of one number only.
 """
 
 import argparse
@@ -43,9 +43,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("weights", type=Path, metavar="WEIGHTS.safetensors")
     parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("-n", "--images", type=int, default=2000, metavar="N", help="of each row; default: %(default)s")
+    parser.add_argument("-n", "--images", type=int, default=1000, metavar="N", help="of each row; default: %(default)s")
     parser.add_argument("--guidance", default="1,1.5,2,3,5", metavar="S,…", help="default: %(default)s")
-    parser.add_argument("--sampler", default="dpmpp-2m", help="default: %(default)s")
+    parser.add_argument("--sampler", default="dpmpp-2m-sde", help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
