@@ -1,4 +1,4 @@
-"""Writes the fuzzer's seeds: small files by torch and safetensors, and two by hand.
+"""Writes the fuzzer's seeds: small files by torch, safetensors, NumPy and Pillow, and two by hand.
 
     python make_seeds.py seeds
 
@@ -8,15 +8,18 @@ tiny model, and two tensors of one value.
 """
 
 import collections
+import gzip
 import io
 import json
 import struct
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy
 import torch
+from PIL import Image
 from safetensors.torch import save
 
 DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
@@ -140,11 +143,77 @@ def numpy_seeds():
         yield name, file.getvalue()
 
 
+def idx(shape, data):
+    return struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape) + data
+
+
+def png(level):
+    file = io.BytesIO()
+    Image.new("L", (4, 4), level).save(file, "PNG")
+    return file.getvalue()
+
+
+def zip_of(files, method):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", method) as file:
+        for name, data in files.items():
+            file.writestr(zipfile.ZipInfo(name), data, method)
+    return archive.getvalue()
+
+
+def tar_of(files):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as file:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            file.addfile(member, io.BytesIO(data))
+    return archive.getvalue()
+
+
+def packed(data):
+    return gzip.compress(data, mtime=0)
+
+
+def image_seeds():
+    folders = {"cat/0.png": png(10), "cat/1.png": png(90), "dog/0.png": png(200)}
+    edm = {"0.png": png(10), "1.png": png(90), "dataset.json": b'{"labels": [["0.png", 1], ["1.png", 0]]}'}
+    shard = {"0.png": png(10), "0.cls": b"3", "1.png": png(90), "1.json": b'{"label": "dog"}'}
+    pixels = idx((2, 4, 4), bytes(range(32)))
+    images = numpy.arange(2 * 4 * 4 * 3, dtype=numpy.uint8).reshape(2, 4, 4, 3)
+    arrays = io.BytesIO()
+    numpy.savez(arrays, arr_0=images, arr_1=numpy.array([1, 0]))
+    packed_arrays = io.BytesIO()
+    numpy.savez_compressed(packed_arrays, images=images, labels=numpy.array([1, 0]))
+    yield "zip", zip_of(folders, zipfile.ZIP_STORED)
+    yield "zip_deflated", zip_of(edm, zipfile.ZIP_DEFLATED)
+    yield "tar", tar_of(shard)
+    yield "tar_gz", packed(tar_of(folders))
+    yield "idx", pixels
+    yield "idx_gz", packed(pixels)
+    yield "npz", arrays.getvalue()
+    yield "npz_packed", packed_arrays.getvalue()
+    yield "cifar", bytes([3]) + bytes(3072) + bytes([9]) + bytes(3072)
+
+
+def label_seeds():
+    yield "csv", b"file_name,label\n000000.png,cat\n000001,\"dog, big\"\n000002,cat\n"
+    yield "tsv", b"000000\t1\n000001\t0\n./000002\t\n"
+    yield "json", b'{"000000": "cat", "000001": 7, "000002": null}'
+    yield "json_edm", b'{"labels": [["000000", 6], ["000001", 0]]}'
+    yield "json_list", b'[{"name": "000000", "class": "cat"}, {"file": "000002", "cls": true}]'
+    yield "jsonl", b'{"file_name": "000000", "label": 1}\n\n{"file_name": "000001", "label": 2.0}\n'
+    yield "idx", idx((3,), b"\2\0\1")
+    yield "idx_gz", packed(idx((3,), b"\2\0\1"))
+
+
 def main():
     folder = Path(sys.argv[1])
     seeds = dict(torch_seeds())
     seeds |= {f"safetensors/{name}": data for name, data in safetensors_seeds()}
     seeds |= {f"numpy/{name}": data for name, data in numpy_seeds()}
+    seeds |= {f"images/{name}": data for name, data in image_seeds()}
+    seeds |= {f"labels/{name}": data for name, data in label_seeds()}
     for name, data in seeds.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

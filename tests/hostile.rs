@@ -25,7 +25,7 @@ use proptest::sample::Index;
 
 /// A target of the fuzzer: the name of its corpus, and what reads a file of it.
 type Target = (&'static str, fn(&[u8]));
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 10] = [
     ("pickle", readers::pickle),
     ("torch_file", readers::torch_file),
     ("safetensors", readers::safetensors),
@@ -34,6 +34,8 @@ const TARGETS: [Target; 8] = [
     ("ddcm", readers::ddcm),
     ("run_folder", readers::run_folder),
     ("numpy", readers::numpy),
+    ("images", readers::images),
+    ("labels", readers::labels),
 ];
 
 fn folder(name: &str) -> PathBuf {

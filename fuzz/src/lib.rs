@@ -7,6 +7,8 @@
 use std::path::Path;
 
 use ddpm::checkpoint::{RunFolder, read_checkpoint};
+use ddpm::config::{LabelsFrom, ModelKind, Preset, Sources};
+use ddpm::data;
 use ddpm::evaluate::moments::Statistics;
 use ddpm::formats::weights_file::{Node, WeightsFile};
 use ddpm::formats::{ddcm, npz, pickle, pt, read_state_dict, safetensors};
@@ -14,12 +16,14 @@ use ddpm::interop::describe;
 use ddpm::interop::{Foreign, Request};
 use ddpm::report::{Later, Metrics};
 use ddpm::train::StepRecord;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// Most tensors and dicts read from one file: a few bytes can name one tensor many times.
 const MAX_READS: usize = 64;
 /// Longest error message: names from a file must be shortened.
 const MAX_MESSAGE_BYTES: usize = 16 << 10;
+/// The same with paths of several members of an archive, which are shown whole.
+const MAX_NAMES_BYTES: usize = 1 << 20;
 
 /// A pickle alone.
 pub fn pickle(bytes: &[u8]) {
@@ -233,6 +237,63 @@ pub fn numpy(bytes: &[u8]) {
     });
 }
 
+/// A file of images, an archive or bare pixels, with the classes that it says.
+pub fn images(bytes: &[u8]) {
+    with_file("fuzz", bytes, |path| {
+        load_images(path, path, LabelsFrom::Auto, MAX_NAMES_BYTES);
+    });
+}
+
+/// A list of classes in each of its forms, for three images.
+pub fn labels(bytes: &[u8]) {
+    // IDX: two zeros, uint8, three dimensions, 3 images of a pixel each. Their names are 000000 to 000002.
+    const IMAGES: &[u8] = b"\0\0\x08\x03\0\0\0\x03\0\0\0\x01\0\0\0\x01\x07\x80\xf0";
+    with_file("images-idx3-ubyte", IMAGES, |images| {
+        let beside = |name: &str| {
+            let path = images.with_file_name(name);
+            std::fs::write(&path, bytes).expect("the file");
+            path
+        };
+        for name in ["fuzz", "fuzz.csv", "fuzz.tsv", "fuzz.json", "fuzz.jsonl"] {
+            let path = beside(name);
+            load_images(
+                images,
+                &path,
+                LabelsFrom::File(path.clone()),
+                MAX_MESSAGE_BYTES,
+            );
+        }
+        let path = beside("labels-idx1-ubyte");
+        load_images(images, &path, LabelsFrom::Auto, MAX_MESSAGE_BYTES);
+    });
+}
+
+/// Loads a data set as training does; an error is one of `path`, in at most so many bytes.
+fn load_images(images: &Path, path: &Path, labels: LabelsFrom, most_bytes: usize) {
+    let mut config = Preset::Demo.config();
+    config.data.folder = Some(Sources::from(images));
+    config.data.labels = Some(labels);
+    let model = ModelKind::Unet.config([3, 8, 8]);
+    match data::load(&config.data, &model, 0, None, Device::Cpu, &|_, _| ()) {
+        Ok(loaded) => {
+            let mut labels = loaded.labels.iter();
+            assert!(labels.all(|labels| labels.of.len() == loaded.manifest.len()));
+            let lines = loaded.notices();
+            lines.iter().for_each(|line| check_text(line, most_bytes));
+        }
+        Err(error) => {
+            let message = format!("{error:#}");
+            // Classes that an archive says come from many members.
+            let is_named = message.contains(&path.display().to_string());
+            assert!(
+                is_named || message.starts_with("`data.labels` = auto"),
+                "{message}"
+            );
+            check_text(&message, most_bytes);
+        }
+    }
+}
+
 fn safetensors_of(header: &str) -> Vec<u8> {
     let length = (header.len() as u64).to_le_bytes();
     [&length, header.as_bytes(), &[0; 4]].concat()
@@ -269,11 +330,11 @@ fn checked<T>(path: &Path, result: Result<T, impl Into<anyhow::Error>>) -> Optio
 }
 
 fn check_message(message: &str) {
-    assert!(
-        message.len() <= MAX_MESSAGE_BYTES,
-        "{} bytes",
-        message.len()
-    );
+    check_text(message, MAX_MESSAGE_BYTES);
+}
+
+fn check_text(message: &str, most_bytes: usize) {
+    assert!(message.len() <= most_bytes, "{} bytes", message.len());
     assert!(!message.contains(is_escape), "{message:?}");
 }
 

@@ -15,7 +15,7 @@ use super::archive::Archive;
 use super::budget::Capped;
 
 /// What deflate can make of a byte at most: 258 of two bits.
-const MAX_DEFLATE_RATIO: u64 = 1032;
+pub(super) const MAX_DEFLATE_RATIO: u64 = 1032;
 
 /// Length of a member's header in a zip archive, before its name.
 const ZIP_HEADER_BYTES: usize = 30;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::Manifest;
 use super::passed_over::{are, quoted};
-use crate::text::{plural, printable};
+use crate::text::{self, plural, printable};
 
 mod assign;
 mod auto;
@@ -185,8 +185,8 @@ impl Labels {
             _ => FIRST,
         };
         let with_count = |(name, count): (&String, &u64)| match least == most {
-            true => printable(name),
-            false => format!("{} {count}", printable(name)),
+            true => text::shown(&printable(name)),
+            false => format!("{} {count}", text::shown(&printable(name))),
         };
         let named = self.names.iter().zip(counts).take(shown);
         let mut parts: Vec<String> = named.map(with_count).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::text::plural;
+use crate::text::{plural, shown};
 
 /// Number of names or endings that a line quotes.
 const QUOTED: usize = 5;
@@ -143,9 +143,10 @@ fn tops(counts: &BTreeMap<String, u64>) -> String {
     parts.join(", ") + ellipsis(counts.len())
 }
 
-/// The first of some names.
+/// The first of some names, each of a length to read.
 pub(super) fn quoted(names: &[String]) -> String {
-    names[..names.len().min(QUOTED)].join(", ") + ellipsis(names.len())
+    let first: Vec<String> = names.iter().take(QUOTED).map(|name| shown(name)).collect();
+    first.join(", ") + ellipsis(names.len())
 }
 
 fn ellipsis(all: usize) -> &'static str {

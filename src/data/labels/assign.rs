@@ -12,7 +12,7 @@ use crate::data::error::DataError;
 use crate::data::listing::Said;
 use crate::data::manifest::escape;
 use crate::data::passed_over::{are, quoted};
-use crate::text::{plural, printable};
+use crate::text::{plural, printable, shown};
 
 /// Names that a line or an error quotes.
 const QUOTED: usize = 6;
@@ -142,7 +142,7 @@ pub(in crate::data) fn look_up(
     }
     let used: BTreeSet<&String> = rows.iter().flatten().map(|(name, _)| *name).collect();
     let unused = table.keys().filter(|name| !used.contains(*name));
-    let mut unused: Vec<String> = unused.map(|name| printable(name)).collect();
+    let mut unused: Vec<String> = unused.map(|name| shown(&printable(name))).collect();
     unused.sort();
     if used.is_empty() {
         let example = |names: Option<String>| names.unwrap_or_else(|| "nothing".to_owned());

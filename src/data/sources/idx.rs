@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::records::{self, Records};
 use super::{Wanted, bad, files_named, read_maybe_packed};
 use crate::data::archive::{Archive, Packed};
-use crate::data::entry::PixelOrder;
+use crate::data::entry::{MAX_DEFLATE_RATIO, PixelOrder};
 use crate::data::error::DataError;
 use crate::data::listing::Listing;
 
@@ -93,6 +93,16 @@ pub(super) fn list(
     let stride = height.saturating_mul(width).saturating_mul(channels);
     let whole = count.saturating_mul(stride).saturating_add(header.bytes);
     let archive = match packed {
+        // Before memory is taken for as many names as it claims to hold images.
+        Some(bytes) if whole / MAX_DEFLATE_RATIO > bytes => {
+            return Err(bad(
+                path,
+                format!(
+                    "its {} take {whole} bytes, more than gzip packs into {bytes}: cut short or forged",
+                    header.said()
+                ),
+            ));
+        }
         Some(_) => Archive::packed(path, Packed::Gzip(Some(whole)))?,
         None => Archive::plain(path)?,
     };
