@@ -8,8 +8,8 @@ use std::process::Command;
 use common::{Golden, max_abs, python, repo, tiny_config};
 use ddpm::checkpoint::{Contents, Family, Meta};
 use ddpm::config::{
-    Draws, LossKind, ModelConfig, ModelKind, Norm, OptimizerKind, RunConfig, ScheduleKind,
-    TimeEmbedding,
+    ConditionalConfig, Draws, LossKind, ModelConfig, ModelKind, Norm, OptimizerKind, RunConfig,
+    ScheduleKind, TimeEmbedding,
 };
 use ddpm::data;
 use ddpm::diffusion::microbatch_loss;
@@ -418,7 +418,7 @@ fn train_both(python: &Path, config: &RunConfig) -> Vec<StepPair> {
     let dir = tempfile::tempdir().unwrap();
     let file = |n: &str| dir.path().join(n);
     let seed = config.train.seed;
-    let loaded = data::load(
+    let mut loaded = data::load(
         &config.data,
         &config.model,
         seed,
@@ -427,11 +427,18 @@ fn train_both(python: &Path, config: &RunConfig) -> Vec<StepPair> {
         &|_, _| (),
     )
     .unwrap();
-    let pixels = vec![("pixels".to_owned(), loaded.store.pixels().shallow_clone())];
+    let mut images = vec![("pixels".to_owned(), loaded.store.pixels().shallow_clone())];
+    if let Some(classes) = config.model.classes() {
+        let labels: Vec<i64> = (0..loaded.store.len() as i64)
+            .map(|i| i % classes)
+            .collect();
+        images.push(("labels".to_owned(), Tensor::from_slice(&labels)));
+        loaded.store.set_classes(labels);
+    }
     safetensors::write(
         &file("pixels.safetensors"),
         ("about".into(), "test".into()),
-        &pixels,
+        &images,
     )
     .unwrap();
     write_config(&file("run.json"), config);
@@ -527,6 +534,29 @@ fn twenty_training_steps_from_the_same_seed() {
         ),
     ] {
         assert_same_training(name, &train_both(&python, config));
+    }
+}
+
+#[test]
+fn twenty_training_steps_with_classes() {
+    let Some(python) = python() else { return };
+    for (kind, accumulate) in [
+        (ModelKind::Unet, 1),
+        (ModelKind::UnetConcat, 2),
+        (ModelKind::Gau, 1),
+    ] {
+        let mut config = match kind {
+            ModelKind::Unet => tiny_config(),
+            kind => tiny_of(kind),
+        };
+        config.model.make_conditional(3, true);
+        config.conditional = Some(ConditionalConfig {
+            label_dropout: Some(0.4),
+            classes: ["a", "b", "c"].map(str::to_owned).to_vec(),
+            images: vec![],
+        });
+        config.train.accumulate = accumulate;
+        assert_same_training(&format!("{kind:?}"), &train_both(&python, &config));
     }
 }
 

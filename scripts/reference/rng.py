@@ -4,7 +4,7 @@ Each draw reseeds torch's default generator with `key(seed, stream, index)`, so 
 run with another thread count or the Rust program draw the same numbers.
 """
 
-INIT, ORDER, FLIP, TIMESTEP, NOISE, DROPOUT, SAMPLE, DATA = range(1, 9)
+INIT, ORDER, FLIP, TIMESTEP, NOISE, DROPOUT, SAMPLE, DATA, ENTRY, LABEL_DROPOUT = range(1, 11)
 
 _MASK = 2**64 - 1
 

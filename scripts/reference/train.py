@@ -17,7 +17,7 @@ from torch import Tensor
 from diffusion import Diffusion
 from networks import build, not_adapted
 from optim import Ema, Lamb, l2_norms, lr_multiplier
-from rng import DROPOUT, FLIP, NOISE, ORDER, TIMESTEP, key, part_key
+from rng import DROPOUT, FLIP, LABEL_DROPOUT, NOISE, ORDER, TIMESTEP, key, part_key
 
 CPU = torch.device("cpu")
 
@@ -49,22 +49,29 @@ class Trainer:
             raise ValueError(f"optimizer is {kind!r}, want 'lamb', 'adam' or 'adamw'")
 
     def backward(
-        self, x_0: Tensor, t: Tensor, eps: Tensor, accumulate: int = 1, seed_part: Callable[[int], None] = lambda _: None
+        self,
+        x_0: Tensor,
+        t: Tensor,
+        eps: Tensor,
+        accumulate: int = 1,
+        seed_part: Callable[[int], None] = lambda _: None,
+        classes: Tensor | None = None,
     ) -> Tensor:
         """Sets the gradients of the whole batch's loss, computed in equal micro-batches; returns the loss.
 
-        `seed_part` is called with the number of each micro-batch before it.
+        `seed_part` is called with the number of each micro-batch before it. `classes` [B] i64 are for networks with classes.
         """
         if len(x_0) % accumulate:
             raise ValueError(f"a batch of {len(x_0)} cannot be split into {accumulate} equal micro-batches")
         for p in self.params:
             p.grad = None
         total = torch.zeros((), device=x_0.device)
-        micro_batches = zip(*(tensor.chunk(accumulate) for tensor in (x_0, t, eps)))
-        for number, (micro_x_0, micro_t, micro_eps) in enumerate(micro_batches):
+        whole = [x_0, t, eps] if classes is None else [x_0, t, eps, classes]
+        micro_batches = zip(*(tensor.chunk(accumulate) for tensor in whole))
+        for number, (micro_x_0, micro_t, micro_eps, *micro_classes) in enumerate(micro_batches):
             seed_part(number)
             x_t = self.diffusion.q_sample(micro_x_0, micro_t, micro_eps)
-            loss = self.diffusion.loss(self.model(x_t, micro_t), micro_eps) / accumulate
+            loss = self.diffusion.loss(self.model(x_t, micro_t, *micro_classes), micro_eps) / accumulate
             loss.backward()
             total += loss.detach()
         return total
@@ -103,6 +110,12 @@ def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
     return torch.randperm(count)
 
 
+def step_images(count: int, step: int, batch: int, seed: int) -> Tensor:
+    """The images of step `step`, [B] i64. Epochs follow one another without a gap: a batch may end one and begin the next."""
+    positions = range(step * batch, (step + 1) * batch)
+    return torch.stack([epoch_order(seed, p // count, count)[p % count] for p in positions])
+
+
 def to_unit(pixels: Tensor) -> Tensor:
     """u8 pixels to f32 in [-1, 1]."""
     return pixels.float() / 255 * 2 - 1
@@ -111,14 +124,8 @@ def to_unit(pixels: Tensor) -> Tensor:
 def draw_step(
     pixels: Tensor, step: int, batch: int, timesteps: int, seed: int, flip: bool, draws: str, device: torch.device = CPU
 ):
-    """The batch of step `step` on `device`: x_0 [B, C, H, W], t [B], eps [B, C, H, W]. `pixels` is u8 [N, C, H, W], on CPU.
-
-    Epochs follow one another without a gap: a batch may end one and begin the next.
-    """
-    count = len(pixels)
-    positions = range(step * batch, (step + 1) * batch)
-    index = torch.stack([epoch_order(seed, p // count, count)[p % count] for p in positions])
-    x_0 = to_unit(pixels[index])
+    """The batch of step `step` on `device`: x_0 [B, C, H, W], t [B], eps [B, C, H, W]. `pixels` is u8 [N, C, H, W], on CPU."""
+    x_0 = to_unit(pixels[step_images(len(pixels), step, batch, seed)])
     if flip:
         torch.manual_seed(key(seed, FLIP, step))
         mirrored = torch.rand(batch) < 0.5
@@ -126,6 +133,21 @@ def draw_step(
     torch.manual_seed(key(seed, TIMESTEP, step))
     t = torch.randint(0, timesteps, (batch,))
     return x_0.to(device), t.to(device), draw_noise(x_0.shape, step, seed, draws, device)
+
+
+def draw_classes(labels: Tensor, step: int, config: dict) -> Tensor:
+    """The classes that a network is told in step `step`, [B] i64 on the CPU, from those of all images [N].
+
+    For some images it is told none, which is the number after the last class.
+    """
+    batch, seed = config["train"]["batch"], config["train"]["seed"]
+    classes = labels[step_images(len(labels), step, batch, seed)]
+    share = config["conditional"].get("label_dropout") or 0.0
+    if share > 0:
+        torch.manual_seed(key(seed, LABEL_DROPOUT, step))
+        unlabelled = torch.rand(batch) < share
+        classes = classes.masked_fill(unlabelled, config["model"]["classes"])
+    return classes
 
 
 def draw_noise(shape: torch.Size, step: int, seed: int, draws: str, device: torch.device = CPU) -> Tensor:
@@ -151,11 +173,17 @@ def seed_dropout(seed: int, step: int, draws: str, number: int) -> None:
 
 
 def train(
-    config: dict, pixels: Tensor, steps: int, init: dict[str, Tensor] | None = None, device: torch.device = CPU
+    config: dict,
+    pixels: Tensor,
+    steps: int,
+    init: dict[str, Tensor] | None = None,
+    device: torch.device = CPU,
+    labels: Tensor | None = None,
 ) -> tuple[Trainer, dict]:
     """Runs `steps` steps; returns the trainer and {"losses": [...], "grad_norms": [...]}.
 
-    `init` is a plain state_dict to start from instead of the seeded initialisation.
+    `init` is a plain state_dict to start from instead of the seeded initialisation. `labels` [N] i64, the classes of the
+    images, are for networks with classes.
     """
     diffusion = Diffusion(config["diffusion"]).to(device)
     batch, seed = config["train"]["batch"], config["train"]["seed"]
@@ -168,7 +196,8 @@ def train(
     for step in range(steps):
         x_0, t, eps = draw_step(pixels, step, batch, diffusion.timesteps, seed, config["data"]["flip"], draws, device)
         seed_part = functools.partial(seed_dropout, seed, step, draws)
-        losses.append(trainer.backward(x_0, t, eps, config["train"]["accumulate"], seed_part).item())
+        classes = None if labels is None else draw_classes(labels, step, config).to(device)
+        losses.append(trainer.backward(x_0, t, eps, config["train"]["accumulate"], seed_part, classes).item())
         norm = trainer.grad_norm()
         grad_norms.append(norm.item())
         trainer.update(step, norm)
@@ -178,17 +207,19 @@ def train(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="run.json")
-    parser.add_argument("--data", type=Path, required=True, help="safetensors with `pixels`, u8 [N, C, H, W]")
+    parser.add_argument("--data", type=Path, required=True, help="safetensors with `pixels`, u8 [N, C, H, W], and `labels`, i64 [N], for networks with classes")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True, help="JSON with the curves")
     parser.add_argument("--save", type=Path, help="safetensors for the weights and their average")
     parser.add_argument("--init", type=Path, help="safetensors with a plain state_dict to start from")
     args = parser.parse_args()
+    data = load_file(args.data)
     trainer, result = train(
         json.loads(args.config.read_text()),
-        load_file(args.data)["pixels"],
+        data["pixels"],
         args.steps,
         load_file(args.init) if args.init else None,
+        labels=data.get("labels"),
     )
     args.out.write_text(json.dumps(result))
     if args.save:
