@@ -41,6 +41,11 @@ NETWORKS = {
 # The simplified U-Net in both layouts, if they can be chosen.
 LAYOUTS = {f"unet, {layout}": f"{NETWORKS['unet']} --layout {layout}" for layout in ("nchw", "nhwc")}
 
+# With three classes and none.
+CLASSES = 3
+WITH_CLASSES = "--conditional --label-dropout 0.4"
+CONDITIONAL = {f"{name}, classes": f"{flags} {WITH_CLASSES}" for name, flags in NETWORKS.items() if "variance" not in name}
+
 # Largest differences, relative to the largest value: sums in f32 in another order, and products in bf16.
 PREDICTION_F32, PREDICTION_BF16 = 1e-4, 5e-2
 # Times what check_main_job.py allows: these learn faster, and a GPU's convolutions round in more ways than a CPU's.
@@ -60,6 +65,12 @@ SAMPLERS = {
     "heun": "--sampler heun",
     "unipc": "--sampler unipc",
     "unipc, order 3": "--sampler unipc --order 3",
+}
+# Of a network with classes.
+GUIDED = {
+    "ddim, guided": "--sampler ddim --guidance 3 --class 0,2",
+    "dpmpp-2m-sde, guided, rescaled": "--sampler dpmpp-2m-sde --guidance 3 --guidance-rescale 0.7 --class 0,2",
+    "ddpm, guided at some steps": "--sampler ddpm --sigma beta --guidance 2 --guidance-interval 10:35 --class 1",
 }
 T = 50
 TIMES = [47, 40, 32, 22, 12, 5, 0]
@@ -84,17 +95,24 @@ class Case:
 
     def run(self) -> None:
         self.lab.cuda("train", *self.flags.split(), "--size", SIDE, "--data", self.images, "--run", self.ddpm.run,
-                      "--precision", "f32", "--steps", STEPS, "--sample-every", 0, "--lr-schedule", "0:1")  # fmt: skip
+                      "--labels", labels_beside(self.images), "--precision", "f32", "--steps", STEPS, "--sample-every", 0,
+                      "--lr-schedule", "0:1")  # fmt: skip
         self.config = json.loads(self.lab.ok("inspect", "--json", self.ddpm.run).printed)["config"]
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(4, 3, SIDE, SIDE, generator=generator)
         t = torch.randint(0, self.config["diffusion"]["timesteps"], (4,), generator=generator)
-        save_file({"x": x, "t": t}, self.folder / "in.safetensors")
+        given = {"x": x, "t": t}
+        if self.is_conditional():
+            given["classes"] = torch.tensor([0, CLASSES, CLASSES - 1, CLASSES])
+        save_file(given, self.folder / "in.safetensors")
         for device, precision in (("cpu", "f32"), ("cuda", "f32"), ("cuda", "bf16")):
             out = self.folder / f"{device}-{precision}.safetensors"
             self.lab.ok("predict", self.ddpm.run, "--raw", "--input", self.folder / "in.safetensors", "--output", out,
                         "--device", device, "--precision", precision)  # fmt: skip
             self.out[f"{device} {precision}"] = load_file(out)["out"]
+
+    def is_conditional(self) -> bool:
+        return WITH_CLASSES in self.flags
 
     def compare(self, table: Table, pixels: Tensor, device: torch.device) -> None:
         cpu, f32, bf16 = (self.out[key] for key in ("cpu f32", "cuda f32", "cuda bf16"))
@@ -107,14 +125,32 @@ class Case:
             most *= ROOM
             table.add(self.name, what, difference <= most, f"{difference:.1e}", f"{most:.0e}")  # nan fails
 
-        trainer, curves = train(self.config, pixels, STEPS, device=device)
+        labels = labels_of(pixels) if self.is_conditional() else None
+        trainer, curves = train(self.config, pixels, STEPS, device=device, labels=labels)
         compare_training(add, self.ddpm, self.config, trainer, curves)
+
+
+def labels_of(pixels: Tensor) -> Tensor:
+    """A class for each image, [N] i64."""
+    return torch.arange(len(pixels)) % CLASSES
+
+
+def labels_beside(images: Path) -> Path:
+    return images.with_suffix(".csv")
+
+
+def write_labelled_images(folder: Path) -> Tensor:
+    """As write_images, with a list of their classes beside the folder."""
+    pixels = write_images(folder, SIDE)
+    rows = [f"{number:02}.png,{label}" for number, label in enumerate(labels_of(pixels).tolist())]
+    labels_beside(folder).write_text("\n".join(rows))
+    return pixels
 
 
 def networks(lab: Lab) -> bool:
     device, table = full_f32(lab), fenced_table()
-    pixels = write_images(lab.folder / "network-images", SIDE)
-    found = NETWORKS | (LAYOUTS if lab.has_flag("train", "--layout") else {})
+    pixels = write_labelled_images(lab.folder / "network-images")
+    found = NETWORKS | CONDITIONAL | (LAYOUTS if lab.has_flag("train", "--layout") else {})
     cases = [Case(lab, name, flags, lab.folder / "network-images") for name, flags in found.items()]
     stored = json.loads((PEERS / "peers.json").read_text())
     outputs: dict[str, dict[str, Tensor]] = {name: {} for name in stored}
@@ -189,9 +225,13 @@ def samplers(lab: Lab) -> bool:
     """A network with weights that matter, with x_0 clipped, and the same noise on both devices."""
     device, table = full_f32(lab), fenced_table()
     model, noise, first = (lab.folder / name for name in ("sampled", "noise.safetensors", "first.safetensors"))
-    lab.ok("train", "--preset", "demo", "--size", SIDE, "--base-width", 16, "--norm-groups", 4, "--timesteps", T,
-           "--steps", 200, "--batch", 8, "--builtin-images", 64, "--sample-every", 0, "--ema", 0.9, "--device", "cpu",
-           "--precision", "f32", "--run", model)  # fmt: skip
+    conditional, labelled = lab.folder / "sampled-by-class", lab.folder / "sampled-images"
+    write_labelled_images(labelled)
+    small = ["--preset", "demo", "--size", SIDE, "--base-width", 16, "--norm-groups", 4, "--timesteps", T,
+             "--batch", 8, "--sample-every", 0, "--ema", 0.9, "--device", "cpu", "--precision", "f32"]  # fmt: skip
+    lab.ok("train", *small, "--steps", 200, "--builtin-images", 64, "--run", model)
+    lab.ok("train", *small, "--steps", 200, "--data", labelled, "--labels", labels_beside(labelled),
+           *WITH_CLASSES.split(), "--run", conditional)  # fmt: skip
     lab.cuda("calibrate", model, "--precision", "f32", "-n", 16)
     generator = torch.Generator().manual_seed(1)
     draws = torch.randn(T + 1, 2, 3, SIDE, SIDE, generator=generator)
@@ -199,11 +239,12 @@ def samplers(lab: Lab) -> bool:
     save_file({"noise": draws[: len(TIMES) + 1].clone()}, first)
 
     def sample(name: str, flags: str, on: str) -> None:
-        lab.ok("sample", model, "-n", 2, "--precision", "f32", "--device", on, *flags.split(),
+        network = conditional if name in GUIDED else model
+        lab.ok("sample", network, "-n", 2, "--precision", "f32", "--device", on, *flags.split(),
                "--out-tensor", lab.folder / f"{name}-{on}.safetensors")  # fmt: skip
 
     times = f"--noise {first} --times {','.join(map(str, TIMES))}"
-    cases = {name: f"{flags} {times}" for name, flags in SAMPLERS.items()}
+    cases = {name: f"{flags} {times}" for name, flags in (SAMPLERS | GUIDED).items()}
     cases |= {"ddpm, all steps": f"{SAMPLERS['ddpm, all steps']} --noise {noise}", "ddcm": "--sampler ddcm --steps 7"}
     pairs = [(name, on) for name in cases for on in ("cpu", "cuda")]
     failed = dict(zip(pairs, together([lambda n=name, on=on: sample(n, cases[n], on) for name, on in pairs])))
