@@ -7,6 +7,7 @@
     images      diffusers' schedulers: images from the same noise, DDPM and DDIM from our exported folder
     lucidrains  denoising-diffusion-pytorch: predictions, images, and export back; also its network with classes
     families    pesser, w86763777, improved and guided diffusion: predictions and round trips, by reference_nets
+    openai      networks with classes that `ddpm` has trained, exported to guided-diffusion
     stored      weights/peers: predictions and round trips
 
 Networks are small, random and new, with fixed seeds; nothing is downloaded. The packages are in
@@ -25,7 +26,7 @@ import torch
 from peers.checking import Ddpm, Table
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUPS = ("shapes", "images", "lucidrains", "families", "stored")
+GROUPS = ("shapes", "images", "lucidrains", "families", "openai", "stored")
 
 
 def arguments() -> argparse.Namespace:
@@ -57,6 +58,10 @@ def check(groups: list[str], table: Table, ddpm: Ddpm, peers: Path) -> None:
 
     if "families" in groups:
         check_families(table, ddpm)
+    if "openai" in groups:
+        from peers.openai_cases import check_openai
+
+        check_openai(table, ddpm)
     if "stored" in groups:
         check_stored(table, ddpm, peers)
 
