@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
 use ddpm::formats::npz::{self, Values};
-use ddpm::ndarray::{Array3, Array4, Axis, arr0, stack};
+use ddpm::ndarray::{Array3, Array4, Axis, arr0, s, stack};
 use ddpm::report::write_png;
 use ddpm::rng::mix;
 use predicates::prelude::PredicateBooleanExt;
@@ -68,7 +68,9 @@ fn a_set_is_the_same_as_a_folder_as_an_array_and_as_statistics() {
     let b = folder(dir.path(), "b", &other);
     let views: Vec<_> = other.iter().map(|image| image.view()).collect();
     let stacked: Array4<u8> = stack(Axis(0), &views).unwrap();
-    let array = dir.path().join("b.npz");
+    let [array, grey] = ["b.npz", "grey.npz"].map(|name| dir.path().join(name));
+    let first_channel = stacked.slice(s![.., .., .., ..1]).to_owned();
+    npz::write(&grey, &[("arr_0", Values::U8(first_channel.into_dyn()))]).unwrap();
     npz::write(&array, &[("arr_0", Values::U8(stacked.into_dyn()))]).unwrap();
     let statistics = dir.path().join("b-statistics.npz");
     let mut write = ddpm("evaluate statistics --device cpu --features random --out");
@@ -87,6 +89,9 @@ fn a_set_is_the_same_as_a_folder_as_an_array_and_as_statistics() {
         let by_array = number(&of(&a, &array), name);
         assert_eq!(by_array, number(&by_folder, name), "{name}");
     }
+    // Grey images are of the same size.
+    let remarks = of(&a, &grey)["remarks"].to_string();
+    assert!(!remarks.contains("sharpness"), "{remarks}");
     let by_statistics = of(&a, &statistics);
     // The same numbers, but for the rounding of a root that was computed by itself.
     assert!((number(&by_statistics, "fid") - fid).abs() < 1e-9 * fid);

@@ -247,10 +247,11 @@ impl FidCommand {
                 report.inception_score_std = Some(score.std);
             }
         }
-        if let (Some(own), Some(other)) = (set.chw, reference.chw)
+        let size = |measured: &Measured| measured.chw.map(|[_, height, width]| [height, width]);
+        if let (Some(own), Some(other)) = (size(set), size(reference))
             && own != other
         {
-            let [size, others] = [own, other].map(|[_, height, width]| format!("{width}x{height}"));
+            let [size, others] = [own, other].map(|[height, width]| format!("{width}x{height}"));
             report.remarks.push(format!(
                 "the images of A are {size} pixels and those of B {others}: sharpness alone tells them apart"
             ));
