@@ -160,14 +160,18 @@ fn torchrun_brings_all_back_to_the_same_bits() {
         steps,
         &[&settings[..], &["--accumulate", "2"]].concat(),
     );
-    // Each rank ends itself once, in the middle of a step.
+    // Each rank is killed once, in the middle of a step: rank 0 in the first attempt, rank 1 in the second.
     let words = tiny(
         &killed,
         steps,
         &[&settings[..], &["--reduce", "ordered"]].concat(),
     );
     let script = format!(
-        "own=$BASHPID; if [ $TORCHELASTIC_RESTART_COUNT = $RANK ]; then (sleep 1.$((RANK + 2)); kill -9 $own) & fi; exec {}",
+        "own=$BASHPID; logged() {{ wc -l 2>/dev/null < {}/metrics.jsonl || echo 0; }}
+        if [ $TORCHELASTIC_RESTART_COUNT = $RANK ]; then
+            (until [ $(logged) -ge $((50 + 50 * RANK)) ]; do sleep 0.02; done; kill -9 $own) &
+        fi; exec {}",
+        killed.display(),
         words.join(" ")
     );
     let flags = ["--max-restarts", "4", "--monitor-interval", "0.1"];
@@ -176,7 +180,8 @@ fn torchrun_brings_all_back_to_the_same_bits() {
         .unwrap();
     let said = stderr(&out);
     assert!(out.status.success(), "{said}");
-    assert!(said.contains("exitcode: -9"), "{said}");
+    // Which of the two torchrun names as failed is chance: the killed one, or the other, which missed it.
+    assert!(said.contains("resuming"), "{said}");
     assert_same_end(&whole, &killed, steps);
     assert!(leftovers(&killed).is_empty());
 }
