@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares `ddpm evaluate fid` with pytorch-fid and torch-fidelity, from image files to numbers; fails if one differs.
 
-    .venv/bin/python scripts/parity/check_fid.py [--ddpm target/release/ddpm] [--images 64] [--rounds 1]
+    .venv/bin/python scripts/parity/check_fid.py [--ddpm target/release/ddpm] [--images 64] [--rounds 1] [--against N]
 
 Two folders of PNG files of random waves, and Inception weights drawn at random, which all three programs read from one file:
 nothing is downloaded. FID in the dialect of pytorch-fid is held against pytorch-fid; FID, KID, Inception score, precision and
@@ -11,6 +11,7 @@ pytorch-fid.
 How to read the output: each number of both programs and their relative difference, of which 1e-3 is allowed: features
 differ by 1e-5, and with fewer images than features that is most of what small eigenvalues are. Then the seconds of the
 whole FID, ours and pytorch-fid's in turns with as many threads, and their ratio (with --images 1000 and more it means something).
+With --against N that is all: FID of --images files against the saved statistics of N others, as one judges a model.
 """
 
 import argparse
@@ -37,6 +38,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ddpm", type=Path, default=default, help="the program; default: $DDPM, else %(default)s")
     parser.add_argument("--images", type=int, default=64, metavar="N", help="images of a folder; default: %(default)s")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    parser.add_argument(
+        "--against", type=int, metavar="N", help="only the whole FID, against saved statistics of N images"
+    )
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="of timing; default: %(default)s")
     return parser.parse_args()
 
@@ -99,6 +103,15 @@ def timed(work) -> tuple[float, object]:
     return time.monotonic() - start, result
 
 
+def compare_whole_fid(programs: Programs, a: Path, b: Path) -> tuple[float, tuple[str, float, float]]:
+    """How many times as long pytorch-fid takes, and what both find."""
+    own_secs, own = timed(lambda: programs.ours("fid", a, b, "--metrics", "fid", "--json"))
+    peer_secs, peer = timed(lambda: programs.pytorch_fid(a, b))
+    ratio = peer_secs / own_secs
+    print(f"whole FID of {a.name} and {b.name}: ddpm {own_secs:.1f} s, pytorch-fid {peer_secs:.1f} s, {ratio:.2f} times", flush=True)
+    return ratio, ("FID, pytorch-fid", own["fid"], peer)
+
+
 def main() -> None:
     args = arguments()
     if not args.ddpm.is_file():
@@ -113,22 +126,21 @@ def main() -> None:
         programs = Programs(args, folder / "weights.pth")
         a, b = folder / "a", folder / "b"
         write_images(a, args.images, 1, 3)
-        write_images(b, args.images, 2, 5)
-
-        ratios = []
-        for _ in range(args.rounds):
-            own_secs, own = timed(lambda: programs.ours("fid", a, b, "--metrics", "fid", "--json"))
-            peer_secs, peer = timed(lambda: programs.pytorch_fid(a, b))
-            ratios.append(peer_secs / own_secs)
-            print(f"whole FID of 2 x {args.images} images: ddpm {own_secs:.1f} s, pytorch-fid {peer_secs:.1f} s")
+        write_images(b, args.against or args.images, 2, 5)
+        if args.against:
+            programs.ours("statistics", b, "--out", folder / "b.npz")
+            _, found = zip(*[compare_whole_fid(programs, a, folder / "b.npz") for _ in range(args.rounds)])
+            sys.exit(0 if compare(list(found)) else 1)
+        ratios, found = zip(*[compare_whole_fid(programs, a, b) for _ in range(args.rounds)])
+        own_fid = found[0][1]
         tf = programs.ours("fid", a, b, "--dialect", "tf", "--json")
         fidelity = programs.fidelity(a, b)
         programs.ours("statistics", b, "--out", folder / "b.npz")
         by_statistics = programs.pytorch_fid(a, folder / "b.npz")
         good = compare(
             [
-                ("FID, pytorch-fid", own["fid"], peer),
-                ("FID with our statistics, pytorch-fid", own["fid"], by_statistics),
+                *found,
+                ("FID with our statistics, pytorch-fid", own_fid, by_statistics),
                 ("FID, torch-fidelity", tf["fid"], fidelity["frechet_inception_distance"]),
                 ("KID, torch-fidelity", tf["kid"], fidelity["kernel_inception_distance_mean"]),
                 ("Inception score, torch-fidelity", tf["inception_score"], fidelity["inception_score_mean"]),
@@ -137,7 +149,7 @@ def main() -> None:
                 ("recall, torch-fidelity", tf["recall"], fidelity["recall"]),
             ]
         )
-        ratios.sort()
+        ratios = sorted(ratios)
         print(f"pytorch-fid takes {ratios[len(ratios) // 2]:.2f} times as long ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     sys.exit(0 if good else "check_fid: differences above are too large")
 
