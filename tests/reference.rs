@@ -9,11 +9,12 @@ use common::{Golden, max_abs, python, repo, tiny_config};
 use ddpm::checkpoint::{Contents, Family, Meta};
 use ddpm::config::{
     ConditionalConfig, Draws, LossKind, ModelConfig, ModelKind, Norm, OptimizerKind, RunConfig,
-    ScheduleKind, TimeEmbedding,
+    ScheduleKind, TimeEmbedding, UpscaleConfig,
 };
 use ddpm::data;
-use ddpm::diffusion::microbatch_loss;
+use ddpm::diffusion::{LowResolution, beside, microbatch_loss};
 use ddpm::formats::{read_state_dict, safetensors, write_state_dict};
+use ddpm::images::to_pixels;
 use ddpm::interop::{write_family_pt, write_pipeline};
 use ddpm::model::Model;
 use ddpm::rng::{Stream, batch_noise, normal};
@@ -119,6 +120,21 @@ fn variants() -> Vec<(&'static str, RunConfig)> {
             config.model.set_classes(Some(2), true);
             config
         }),
+        edit("an image beside x_t", &|c| {
+            c.set_upscale(Some(UpscaleConfig::by(4)));
+        }),
+        ("concatenated skips, an image beside x_t, classes", {
+            let mut config = tiny_of(ModelKind::UnetConcat);
+            config.model.set_classes(Some(2), true);
+            config.set_upscale(Some(UpscaleConfig::by(2)));
+            config
+        }),
+        ("gated attention, a grey image beside x_t", {
+            let mut config = tiny_of(ModelKind::Gau);
+            config.model.set_chw([1, 8, 20]);
+            config.set_upscale(Some(UpscaleConfig::by(4)));
+            config
+        }),
         ("gated attention, classes", {
             let mut config = tiny_of(ModelKind::Gau);
             config.model.set_classes(Some(2), true);
@@ -155,6 +171,9 @@ fn forward_and_gradients_of_every_variant() {
         let classes = classes.map(|_| Tensor::from_slice(&[1i64, 2, 0, 2]));
         let input = [("x", &x), ("t", &t), ("noise", &noise)].into_iter();
         let input = input.chain(classes.as_ref().map(|classes| ("classes", classes)));
+        let condition = config.model.condition_channels();
+        let condition = condition.map(|k| normal(2, Stream::Data, 0, &[4, k, h, w], Device::Cpu));
+        let input = input.chain(condition.as_ref().map(|beside| ("condition", beside)));
         let input: Vec<_> = input
             .map(|(n, t)| (n.to_owned(), t.shallow_clone()))
             .collect();
@@ -173,7 +192,8 @@ fn forward_and_gradients_of_every_variant() {
         );
         let theirs = Golden::open_path(&file("out.safetensors"));
 
-        let out = net.forward(&x, &t, classes.as_ref(), false);
+        let input = beside(&x, condition.as_ref());
+        let out = net.forward(&input, &t, classes.as_ref(), false);
         let loss = microbatch_loss(config.diffusion.loss, &out, &noise, 4);
         loss.backward();
         // Same kernels; only the memory layout changes the order of sums.
@@ -208,7 +228,8 @@ fn forward_and_gradients_of_every_variant() {
     }
 }
 
-/// Output and gradients of the packages' own networks with classes, from files that were exported for them.
+/// Output and gradients of the packages' own networks with classes, or with an image beside x_t, from files that were
+/// exported for them.
 const PACKAGES: &str = r#"
 import json, sys
 from pathlib import Path
@@ -217,7 +238,7 @@ from safetensors.torch import load_file, save_file
 folder = Path(sys.argv[1])
 config = json.loads((folder / "run.json").read_text())
 given = load_file(folder / "in.safetensors")
-x, t, classes, c = given["x"], given["t"], given["classes"], config["model"]
+x, t, classes, c = given["x"], given["t"], given.get("classes"), config["model"]
 if c["kind"] == "unet-attention":
     from diffusers import UNet2DModel
     net = UNet2DModel.from_pretrained(folder / "pipeline", subfolder="unet")
@@ -236,7 +257,7 @@ save_file(result, folder / "out.safetensors")
 "#;
 
 #[test]
-fn networks_with_classes_are_those_of_the_packages() {
+fn conditional_networks_are_those_of_the_packages() {
     let Some(python) = python() else { return };
     let mut attention = tiny_config();
     attention.model = ModelKind::UnetAttention.config([3, 16, 16]);
@@ -252,10 +273,14 @@ fn networks_with_classes_are_those_of_the_packages() {
         (m.heads, m.head_channels) = (vec![4; 3], vec![32; 3]);
         m.full_attention = vec![false; 3];
     }
-    for mut config in [attention, guided] {
+    let mut upscaler = attention.clone();
+    upscaler.set_upscale(Some(UpscaleConfig::by(4)));
+    for config in [&mut attention, &mut guided] {
+        config.model.make_conditional(3, true);
+    }
+    for mut config in [attention, guided, upscaler] {
         let kind = config.model.kind();
         config.sample.last_noise = false;
-        config.model.make_conditional(3, true);
         config.validate().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let file = |n: &str| dir.path().join(n);
@@ -282,33 +307,33 @@ fn networks_with_classes_are_those_of_the_packages() {
             }
             _ => {
                 let notes = write_pipeline(&file("pipeline"), &meta, &state).unwrap();
-                assert!(
-                    notes.iter().any(|note| note.contains("sample_classes.py")),
-                    "{notes:?}"
-                );
+                let said = match config.upscale {
+                    Some(_) => "no image to make larger",
+                    None => "sample_classes.py",
+                };
+                assert!(notes.iter().any(|note| note.contains(said)), "{notes:?}");
             }
         }
         let images = [4, 3, 16, 16];
         let (x, noise) = (
-            draw(Stream::Data, 0, &images),
+            draw(Stream::Data, 0, &[4, config.model.input_channels(), 16, 16]),
             draw(Stream::Noise, 0, &images),
         );
         let t = Tensor::from_slice(&[0i64, 1, 500, 999]);
-        let classes = Tensor::from_slice(&[3i64, 0, 2, 3]);
-        let input = [
-            ("x", &x),
-            ("t", &t),
-            ("noise", &noise),
-            ("classes", &classes),
-        ];
-        let input: Vec<_> = input.map(|(n, t)| (n.to_owned(), t.shallow_clone())).into();
+        let classes = config.model.classes();
+        let classes = classes.map(|_| Tensor::from_slice(&[3i64, 0, 2, 3]));
+        let input = [("x", &x), ("t", &t), ("noise", &noise)].into_iter();
+        let input = input.chain(classes.as_ref().map(|classes| ("classes", classes)));
+        let input: Vec<_> = input
+            .map(|(n, t)| (n.to_owned(), t.shallow_clone()))
+            .collect();
         let about = ("about".to_owned(), "test".to_owned());
         safetensors::write(&file("in.safetensors"), about, &input).unwrap();
         write_config(&file("run.json"), &config);
         run_program(&python, PACKAGES, dir.path());
         let theirs = Golden::open_path(&file("out.safetensors"));
 
-        let out = net.forward(&x, &t, Some(&classes), false);
+        let out = net.forward(&x, &t, classes.as_ref(), false);
         let error = |a: &Tensor, b: &Tensor| {
             f64::try_from((a - b).norm()).unwrap() / f64::try_from(b.norm()).unwrap().max(1e-6)
         };
@@ -327,6 +352,49 @@ fn networks_with_classes_are_those_of_the_packages() {
             assert!(off < 1e-4 || distance < floor, "{kind:?} {}: {off}", p.name);
         }
         assert_eq!(theirs.section("").len(), params.len() + 1, "{kind:?}");
+    }
+}
+
+/// Images that Pillow makes smaller, and those larger again.
+const PILLOW: &str = r#"
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+folder = Path(sys.argv[1])
+pixels = load_file(folder / "in.safetensors")["pixels"]
+def resized(images, height, width):
+    made = [Image.fromarray(image.permute(1, 2, 0).numpy()).resize((width, height), Image.BICUBIC) for image in images]
+    return torch.stack([torch.from_numpy(np.array(image)) for image in made]).permute(0, 3, 1, 2).contiguous()
+small = resized(pixels, pixels.shape[2] // 4, pixels.shape[3] // 4)
+save_file({"small": small, "large": resized(small, *pixels.shape[2:])}, folder / "out.safetensors")
+"#;
+
+#[test]
+fn images_are_made_small_and_large_as_by_pillow() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let file = |n: &str| dir.path().join(n);
+    let x_0 = normal(1, Stream::Data, 0, &[3, 3, 32, 48], Device::Cpu) * 0.4;
+    let pixels = to_pixels(&x_0);
+    let about = ("about".to_owned(), "test".to_owned());
+    let input = [("pixels".to_owned(), pixels.shallow_clone())];
+    safetensors::write(&file("in.safetensors"), about, &input).unwrap();
+    run_program(&python, PILLOW, dir.path());
+    let theirs = Golden::open_path(&file("out.safetensors"));
+
+    let as_input = |pixels: &Tensor| pixels.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0;
+    let low_resolution = LowResolution::new(&UpscaleConfig::by(4));
+    let small = to_pixels(&low_resolution.shrink(&as_input(&pixels)));
+    let large = to_pixels(&low_resolution.enlarge(&as_input(theirs.get("small"))));
+    for (name, ours) in [("small", &small), ("large", &large)] {
+        let apart = (ours.to_kind(Kind::Float) - theirs.get(name).to_kind(Kind::Float)).abs();
+        // Pillow rounds to 8 bits between rows and columns too.
+        assert!(apart.max().double_value(&[]) <= 1.0, "{name}");
+        let mean = apart.mean(Kind::Float).double_value(&[]);
+        assert!(mean < 0.25, "{name}: {mean}");
     }
 }
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rng import INIT, key
-from unet import class_embedding, with_class
+from unet import class_embedding, input_channels, with_class
 
 BASE = 1000.0  # of the rotary positions; text models have 10000
 
@@ -86,7 +86,7 @@ class Gau(nn.Module):
         c = model_config
         width, self.patch, self.key_width = c["base_width"], c["patch"], c["key_width"]
         values = c["channels"] * self.patch**2
-        self.patch_in = nn.Linear(values, width, bias=False)
+        self.patch_in = nn.Linear(input_channels(c) * self.patch**2, width, bias=False)
         self.time_embedding = nn.Embedding(timesteps, width)
         self.layers = nn.ModuleList(
             GatedAttentionUnit(width, c["units"], self.key_width, c["norm_eps"], c["dropout"]) for _ in range(c["layers"])
@@ -102,7 +102,8 @@ class Gau(nn.Module):
         h = self.patch_in(patches.flatten(2).mT) + time[:, None]
         for layer in self.layers:
             h = layer(h, positions)
-        return F.pixel_shuffle(self.patch_out(self.norm_out(h)).mT.reshape(patches.shape), self.patch)
+        out = self.patch_out(self.norm_out(h)).mT
+        return F.pixel_shuffle(out.reshape(*out.shape[:2], *patches.shape[2:]), self.patch)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> "Gau":

@@ -71,7 +71,7 @@ class UNet(nn.Module):
             self.register_buffer("time_table", sinusoidal_table(timesteps, base), persistent=False)
         else:
             raise ValueError(f"time_embedding is {c['time_embedding']!r}, want 'trainable' or 'sinusoidal'")
-        self.conv_in = nn.Conv2d(c["channels"], base, 3, padding=1, bias=False)
+        self.conv_in = nn.Conv2d(input_channels(c), base, 3, padding=1, bias=False)
 
         width, skips = base, [base]
         self.down = nn.ModuleList()
@@ -148,6 +148,11 @@ class UNet(nn.Module):
                 limit = (3.0 * scale / fan_avg) ** 0.5
             p.copy_(torch.empty(p.shape).uniform_(-limit, limit))
         return self
+
+
+def input_channels(model_config: dict) -> int:
+    """Channels of x_t, and behind them those of the image that a network of super-resolution is given beside it."""
+    return model_config["channels"] + (model_config.get("condition_channels") or 0)
 
 
 def class_embedding(model_config: dict, width: int) -> nn.Embedding | None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rng import INIT, key
-from unet import class_embedding, norm_parameter_names, sinusoidal_table, with_class
+from unet import class_embedding, input_channels, norm_parameter_names, sinusoidal_table, with_class
 
 ALMOST_ZERO = 1e-10  # variance scaling of the second convolution of every block
 
@@ -86,7 +86,7 @@ class ConcatUNet(nn.Module):
             return ResidualBlock(c_in, c_out, 4 * base, self.groups, c["norm_eps"], c["dropout"])
 
         self.time_embedding = TimeEmbedding(timesteps, base)
-        self.conv_in = nn.Conv2d(c["channels"], base, 3, padding=1, bias=False)
+        self.conv_in = nn.Conv2d(input_channels(c), base, 3, padding=1, bias=False)
 
         width, skips = base, [base]
         self.down = nn.ModuleList()

@@ -279,7 +279,8 @@ pub fn read_checkpoint(path: &Path) -> Result<Checkpoint> {
 
 /// The lowest layout version in which a file of these settings says all that it must.
 fn format_for(config: &RunConfig) -> u32 {
-    match config.model.has_new_classes() || config.conditional.is_some() {
+    let of_classes = config.model.has_new_classes() || config.conditional.is_some();
+    match of_classes || config.upscale.is_some() {
         true => 3,
         false => 2,
     }

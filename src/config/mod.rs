@@ -1,4 +1,4 @@
-//! All settings of a run: model + diffusion + optim + data + sample + train, evaluations, and classes.
+//! All settings of a run: model + diffusion + optim + data + sample + train, evaluations, classes and super-resolution.
 //!
 //! One [`RunConfig`] is resolved from, in rising priority, a preset, a `--config` TOML file and
 //! flags; it is validated once, saved with the run and carried by every checkpoint, so nothing that
@@ -18,6 +18,7 @@ mod model_keras;
 pub mod presets;
 mod read;
 mod sources;
+mod upscale;
 mod validate;
 mod validate_keras;
 mod validate_model;
@@ -37,6 +38,8 @@ pub use model_keras::{BlockWidths, ConcatPlan, ConcatUNetConfig, GauConfig};
 pub use presets::Preset;
 pub use read::{Place, TomlError, place_of};
 pub use sources::{LabelsFrom, Sources};
+pub(crate) use upscale::input_channels;
+pub use upscale::{CONDITION_NOISE, Interpolation, UpscaleConfig};
 pub use validate::ConfigError;
 pub(crate) use validate_model::{MAX_SIDE, sides_wanted};
 pub use versioned::{Draws, Norms, Unnamed};
@@ -299,6 +302,9 @@ pub struct RunConfig {
     /// Classes; none for a network that is not told any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conditional: Option<ConditionalConfig>,
+    /// Super-resolution; none for a network that makes images from noise alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upscale: Option<UpscaleConfig>,
 }
 
 impl RunConfig {

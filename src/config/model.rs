@@ -94,6 +94,9 @@ pub struct UNetConfig {
     /// One more class, whose number is `classes`, means that there is none.
     #[serde(default, skip_serializing_if = "super::classes::is_false")]
     pub null_class: bool,
+    /// Channels of the image that the network is given beside x_t, for super-resolution; none for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition_channels: Option<i64>,
     /// Dropout inside the residual blocks.
     pub dropout: f64,
 }
@@ -210,6 +213,9 @@ pub struct AttentionUNetConfig {
     /// One more class, whose number is `classes`, means that there is none.
     #[serde(default, skip_serializing_if = "super::classes::is_false")]
     pub null_class: bool,
+    /// Channels of the image that the network is given beside x_t, for super-resolution; none for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition_channels: Option<i64>,
     /// x becomes 2 x - 1 first.
     pub center_input: bool,
     /// Dropout inside the residual blocks.
@@ -291,6 +297,9 @@ pub struct LucidrainsConfig {
     /// One more class, whose number is `classes`, means that there is none.
     #[serde(default, skip_serializing_if = "super::classes::is_false")]
     pub null_class: bool,
+    /// Channels of the image that the network is given beside x_t, for super-resolution; none for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition_channels: Option<i64>,
     /// Dropout inside the residual blocks.
     pub dropout: f64,
 }

@@ -30,6 +30,9 @@ pub struct ConcatUNetConfig {
     /// One more class, whose number is `classes`, means that there is none.
     #[serde(default, skip_serializing_if = "super::classes::is_false")]
     pub null_class: bool,
+    /// Channels of the image that the network is given beside x_t, for super-resolution; none for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition_channels: Option<i64>,
     /// Dropout inside the residual blocks.
     pub dropout: f64,
 }
@@ -125,6 +128,9 @@ pub struct GauConfig {
     /// One more class, whose number is `classes`, means that there is none.
     #[serde(default, skip_serializing_if = "super::classes::is_false")]
     pub null_class: bool,
+    /// Channels of the image that the network is given beside x_t, for super-resolution; none for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition_channels: Option<i64>,
     /// Dropout at the end of each layer.
     pub dropout: f64,
 }

@@ -79,6 +79,7 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
             time_embedding: TimeEmbedding::Trainable,
             classes: None,
             null_class: false,
+            condition_channels: None,
             dropout: 0.0,
         }),
         diffusion: DiffusionConfig {
@@ -137,6 +138,7 @@ fn celebahq128(preset: Preset, blocks: i64) -> RunConfig {
         },
         evaluation: None,
         conditional: None,
+        upscale: None,
     }
 }
 
@@ -155,6 +157,7 @@ fn keras_ddpm2() -> RunConfig {
             norm_eps: 1e-6,
             classes: None,
             null_class: false,
+            condition_channels: None,
             dropout: 0.0,
         }),
         train: TrainConfig {
@@ -180,6 +183,7 @@ fn keras_gau() -> RunConfig {
             norm_eps: 1e-7,
             classes: None,
             null_class: false,
+            condition_channels: None,
             dropout: 0.0,
         }),
         ..celebahq128(Preset::KerasGau, 1)
@@ -287,6 +291,7 @@ fn ddpm_cifar10() -> RunConfig {
             time_scale: 1.0,
             classes: None,
             null_class: false,
+            condition_channels: None,
             center_input: false,
             dropout: 0.1,
         }),
@@ -384,6 +389,7 @@ fn lucidrains() -> RunConfig {
             structure: LucidrainsStructure::Main,
             classes: None,
             null_class: false,
+            condition_channels: None,
             dropout: 0.0,
         }),
         diffusion: DiffusionConfig {

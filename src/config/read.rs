@@ -126,8 +126,14 @@ fn resolve(
     }
     let mut merged =
         toml::Table::try_from(base).map_err(<toml::de::Error as serde::de::Error>::custom)?;
+    let names_inputs = (file.get("model")).is_some_and(|m| m.get("condition_channels").is_some());
     merge(&mut merged, file);
-    merged.try_into()
+    let mut config: RunConfig = merged.try_into()?;
+    // `upscale` says it all; what contradicts it is refused later.
+    if config.upscale.is_some() && !names_inputs {
+        config.set_upscale(config.upscale.clone());
+    }
+    Ok(config)
 }
 
 fn merge(base: &mut toml::Table, over: toml::Table) {

@@ -169,6 +169,7 @@ impl RunConfig {
         if let Some(conditional) = &self.conditional {
             conditional.validate(self)?;
         }
+        self.validate_upscale()?;
         Ok(warnings)
     }
 

@@ -92,6 +92,7 @@ pub(super) fn small() -> AttentionUNetConfig {
         time_scale: 1.0,
         classes: None,
         null_class: false,
+        condition_channels: None,
         center_input: false,
         dropout: 0.0,
     }

@@ -160,6 +160,7 @@ fn network(keys: &Keys, hints: &Hints, report: &mut Report) -> Result<Lucidrains
         structure,
         classes: classes(keys, structure, report)?,
         null_class: structure == LucidrainsStructure::ClassifierFreeGuidance,
+        condition_channels: None,
         dropout: hints.dropout.unwrap_or(0.0),
         multipliers,
     };
@@ -184,7 +185,8 @@ fn channels(keys: &Keys, report: &mut Report) -> Result<(i64, bool)> {
     ensure!(
         enter != 2 * leave,
         "init_conv.weight takes {enter} channels and final_conv.weight returns {leave}: a network with \
-         `self_condition`, which is not supported"
+         `self_condition`, which is not supported; for weights of this program's that make images larger, give their settings \
+         with `request.config`"
     );
     ensure!(
         enter == 1 || enter == 3,

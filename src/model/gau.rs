@@ -15,7 +15,7 @@ use self::unit::GatedAttentionUnit;
 use super::classes::ClassTable;
 use super::layers::{RmsNorm, TimeTable, linear, linear_weight};
 use super::params::{Param, move_params, params_of};
-use crate::config::{GauConfig, class_rows};
+use crate::config::{GauConfig, class_rows, input_channels};
 use crate::rng::{Stream, key, seeded};
 
 /// Predicts the noise in `x_t`, or another target it was trained for.
@@ -42,10 +42,13 @@ impl Gau {
         let store = VarStore::new(Device::Cpu);
         let root = &store.root();
         let (width, values) = (config.base_width, config.patch_values());
+        let inputs = input_channels(config.channels, config.condition_channels)
+            * config.patch
+            * config.patch;
         let layers = root / "layers";
         // Fields are initialised in the order written here, which is the original's; it has no classes.
         Gau {
-            patch_in: linear_weight(&(root / "patch_in"), values, width),
+            patch_in: linear_weight(&(root / "patch_in"), inputs, width),
             time_embedding: TimeTable::trainable(&(root / "time_embedding"), timesteps, width),
             layers: (0..config.layers)
                 .map(|i| GatedAttentionUnit::new(&(&layers / i), config))
@@ -66,7 +69,8 @@ impl Gau {
     /// them row, column, channel.
     ///
     /// # Shapes
-    /// - `x_t`: `[N, C, H, W]` f32, H and W multiples of the patch size; returns the same shape
+    /// - `x_t`: `[N, C, H, W]` f32, and behind its channels those of the condition, if the network has one, H and W
+    ///   multiples of the patch size; returns the same shape
     /// - `t`: `[N]` i64 in `0..T`
     /// - `classes`: `[N]` i64 below the number of rows of the class embedding, for class-conditional networks
     ///
@@ -83,8 +87,7 @@ impl Gau {
     ) -> Tensor {
         // [N, values of a patch, rows, columns]
         let patches = x_t.pixel_unshuffle(self.patch);
-        let size = patches.size();
-        let (rows, columns) = (size[2], size[3]);
+        let (images, _, rows, columns) = patches.size4().expect("four dimensions");
         let positions = Positions::new(rows, columns, self.key_width, x_t.device());
 
         let tokens = patches.flatten(2, 3).transpose(1, 2);
@@ -95,6 +98,7 @@ impl Gau {
             x = layer.forward(&x, &positions, train);
         }
         let out = linear(&self.norm_out.forward(&x), &self.patch_out, None);
+        let size = [images, out.size()[2], rows, columns];
         out.transpose(1, 2).reshape(size).pixel_shuffle(self.patch)
     }
 

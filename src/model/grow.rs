@@ -1,4 +1,4 @@
-//! Weights of a network without classes in a network with classes, or with one class more.
+//! Weights of a network in a larger one: with classes, with one class more, or with an image beside x_t.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use tch::{Kind, Tensor, no_grad};
 use super::classes::{CLASS_TABLE, embeds_classes};
 use super::params::{Param, StateDictError, load_state_dict};
 
-/// A tensor that classes made larger, or new.
+/// A tensor that is larger in the network than in a file, or new.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grown {
     /// Its key.
@@ -28,13 +28,14 @@ impl fmt::Display for Grown {
     }
 }
 
-/// Copies `state`, the weights of the same network without classes, or with as many classes but no "no class", into
-/// `params`; returns what that network lacks.
+/// Copies `state`, the weights of the same network without classes, or with as many classes but no "no class", or without
+/// an image beside x_t, into `params`; returns what that network lacks.
 ///
 /// A new class embedding that is added to t's begins small, so that the network begins nearly as the function of the weights:
 /// not with zeros, from which LAMB, whose steps are as long as the weights allow, would hardly get away. New columns of
 /// lucidrains' blocks, which read the class beside t, are zeros, and so is a row for "no class" in an embedding that is there.
-/// What embeds the class in lucidrains' network keeps its initial values.
+/// What embeds the class in lucidrains' network keeps its initial values. The weights by which the first layer reads the
+/// image beside x_t are zeros.
 ///
 /// # Errors
 /// Keys or shapes of `state` that do not belong to such a network; nothing is copied then.
@@ -85,15 +86,19 @@ fn small(tensor: &Tensor) -> Tensor {
     initial * (SMALL / deviation.max(SMALL))
 }
 
-/// The tensor with zeros for a row of "no class" at the end of a class embedding, or for the columns by which a block
-/// of lucidrains' reads the class; none where nothing grows.
+/// The tensor with zeros where the network's is larger: a row of "no class" at the end of a class embedding, columns by
+/// which a block of lucidrains' reads the class, or those by which a first layer reads an image beside x_t. None where
+/// nothing grows.
 fn padded(name: &str, given: &Tensor, to: &[i64]) -> Option<Tensor> {
-    let [rows, columns] = given.size()[..] else {
+    let from = given.size();
+    let (&[rows, columns, ..], true) = (&from[..], from.len() == to.len()) else {
         return None;
     };
     let null_row = name == CLASS_TABLE && *to == [rows + 1, columns];
     let class_columns = name.ends_with(".mlp.1.weight") && *to == [rows, 2 * columns];
-    if !null_row && !class_columns {
+    let condition =
+        FIRST_LAYERS.contains(&name) && (to[0], to[1], &to[2..]) == (rows, 2 * columns, &from[2..]);
+    if !null_row && !class_columns && !condition {
         return None;
     }
     no_grad(|| {
@@ -104,12 +109,15 @@ fn padded(name: &str, given: &Tensor, to: &[i64]) -> Option<Tensor> {
     })
 }
 
+/// What reads x_t in a network of each kind. The image beside it comes behind it, with as many channels.
+const FIRST_LAYERS: [&str; 3] = ["conv_in.weight", "init_conv.weight", "patch_in.weight"];
+
 #[cfg(test)]
 mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::config::{ModelConfig, ModelKind};
+    use crate::config::{ModelConfig, ModelKind, Preset, UpscaleConfig};
     use crate::model::Model;
     use crate::model::tests::{KINDS, batch, small};
 
@@ -173,6 +181,29 @@ mod tests {
                 load_and_grow(&drawn(&model, 2).params(), &state(&new)),
                 Ok(vec![])
             );
+        }
+    }
+
+    #[test]
+    fn a_network_that_grows_a_condition_begins_as_the_function_of_its_weights() {
+        for kind in KINDS {
+            let mut config = Preset::Demo.config();
+            config.model = small(kind);
+            let old = drawn(&config.model, 0);
+            let (x, t) = batch(2);
+            let want = no_grad(|| old.forward(&x, &t, None, false));
+            config.set_upscale(Some(UpscaleConfig::by(4)));
+            let new = drawn(&config.model, 1);
+            let grown = load_and_grow(&new.params(), &state(&old)).unwrap();
+            assert_eq!(grown.len(), 1, "{kind:?}");
+            assert!(FIRST_LAYERS.contains(&&*grown[0].name), "{kind:?}");
+            let condition = Tensor::randn(x.size(), (Kind::Float, Device::Cpu));
+            let input = Tensor::cat(&[&x, &condition], 1);
+            let got = no_grad(|| new.forward(&input, &t, None, false));
+            let error = f64::try_from((&got - &want).norm() / want.norm()).unwrap();
+            // A longer sum of f32, half of it zeros.
+            assert!(error <= 1e-5, "{kind:?}: {error}");
+            assert_eq!(load_and_grow(&new.params(), &state(&new)), Ok(vec![]));
         }
     }
 

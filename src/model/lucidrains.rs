@@ -26,7 +26,7 @@ use self::layers::Conv;
 use super::classes::pair;
 use super::layers::preferred_layout;
 use super::params::{Param, move_params, params_of};
-use crate::config::{LucidrainsConfig, LucidrainsStructure};
+use crate::config::{LucidrainsConfig, LucidrainsStructure, input_channels};
 use crate::rng::{Stream, key, seeded};
 
 /// One resolution, down or up: two blocks, attention, and the resampling to the next level.
@@ -70,6 +70,7 @@ impl LucidrainsUNet {
         let store = VarStore::new(Device::Cpu);
         let root = &store.root();
         let init = config.init_width;
+        let inputs = input_channels(config.channels, config.condition_channels);
         let lowest = config.multipliers.len() - 1;
         let mid = config.multipliers[lowest] * config.base_width;
         let out = config.channels * if config.learned_variance { 2 } else { 1 };
@@ -77,7 +78,7 @@ impl LucidrainsUNet {
             |name: &str, c_in, c_out| ResidualBlock::new(&(root / name), c_in, c_out, config);
         // Fields are initialised in the order written here, which is the order of the `state_dict` without classes.
         LucidrainsUNet {
-            init_conv: Conv::new(&(root / "init_conv"), config.channels, init, 7),
+            init_conv: Conv::new(&(root / "init_conv"), inputs, init, 7),
             time_mlp: TimeMlp::new(&(root / "time_mlp"), config.base_width),
             downs: draw_downs(root, config),
             ups: draw_ups(root, config),
@@ -94,7 +95,8 @@ impl LucidrainsUNet {
     /// The network's raw output: eps_hat, x_0_hat or v_hat, as it was trained.
     ///
     /// # Shapes
-    /// - `x_t`: `[N, C, H, W]` f32, H and W multiples of 2^(levels - 1); returns `[N, C, H, W]`, or
+    /// - `x_t`: `[N, C, H, W]` f32, and behind its channels those of the condition, if the network has one, H and W
+    ///   multiples of 2^(levels - 1); returns `[N, C, H, W]`, or
     ///   `[N, 2C, H, W]` with a learned variance
     /// - `t`: `[N]` i64
     /// - `classes`: `[N]` i64 up to the last class, or the number after it for "no class" if the network has that; for

@@ -126,7 +126,7 @@ impl Model {
     /// The network's raw output for noised images: eps_hat, x_0_hat or v_hat, as it was trained.
     ///
     /// # Shapes
-    /// - `x_t`: `[N, C, H, W]` f32
+    /// - `x_t`: `[N, C, H, W]` f32, and behind its channels those of the condition, if the network has one
     /// - `t`: `[N]` i64 in `0..T`
     /// - `classes`: `[N]` i64 below [`class_rows`](ModelConfig::class_rows) of the settings, for class-conditional
     ///   networks and only for them; the last row is the null class, if there is one

@@ -8,7 +8,7 @@ use super::block::{Form, ResidualBlock};
 use super::classes::ClassTable;
 use super::layers::{Norm, TimeTable, conv_weight, conv3x3, preferred_layout};
 use super::params::{Param, move_params, params_of};
-use crate::config::{TimeEmbedding, UNetConfig, class_rows};
+use crate::config::{TimeEmbedding, UNetConfig, class_rows, input_channels};
 use crate::native;
 use crate::rng::{Stream, key, seeded};
 
@@ -52,7 +52,8 @@ impl UNet {
             }
             TimeEmbedding::Sinusoidal => TimeTable::sinusoidal(timesteps, base),
         };
-        let conv_in = conv_weight(&(root / "conv_in"), config.channels, base, 3, 1.0);
+        let inputs = input_channels(config.channels, config.condition_channels);
+        let conv_in = conv_weight(&(root / "conv_in"), inputs, base, 3, 1.0);
 
         // Widths of the skip stack, pushed and popped as `forward` does.
         let mut skips = vec![base];
@@ -115,7 +116,8 @@ impl UNet {
     /// block: every skip joins one place later than in the usual U-Net.
     ///
     /// # Shapes
-    /// - `x_t`: `[N, C, H, W]` f32; returns the same shape
+    /// - `x_t`: `[N, C, H, W]` f32, and behind its channels those of the condition, if the network has one; returns the
+    ///   same shape
     /// - `t`: `[N]` i64 in `0..T`
     /// - `classes`: `[N]` i64 below the number of rows of the class embedding, for class-conditional networks
     ///

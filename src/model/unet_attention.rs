@@ -22,7 +22,7 @@ use self::resnet::{ResnetBlock, Within};
 use self::time::TimeEmbedding;
 use super::layers::{ALMOST_ZERO, Conv, Modulation, Norm, preferred_layout};
 use super::params::{Param, move_params, params_of};
-use crate::config::AttentionUNetConfig;
+use crate::config::{AttentionUNetConfig, input_channels};
 use crate::rng::{Stream, key, seeded};
 
 /// A residual block, and attention after it at some levels.
@@ -90,7 +90,7 @@ impl AttentionUNet {
         let root = &store.root();
         let conv_in = Conv::new(
             &(root / "conv_in"),
-            config.channels,
+            input_channels(config.channels, config.condition_channels),
             config.base_width,
             3,
             1.0,
@@ -125,7 +125,8 @@ impl AttentionUNet {
     /// The network's raw output: eps_hat, x_0_hat or v_hat, as it was trained.
     ///
     /// # Shapes
-    /// - `x_t`: `[N, C, H, W]` f32; returns `[N, C, H, W]`, or `[N, 2C, H, W]` with a learned variance
+    /// - `x_t`: `[N, C, H, W]` f32, and behind its channels those of the condition, if the network has one; returns `[N,
+    ///   C, H, W]`, or `[N, 2C, H, W]` with a learned variance
     /// - `t`: `[N]` i64 in `0..T`
     /// - `classes`: `[N]` i64 below the number of rows of the class embedding, for class-conditional networks
     ///

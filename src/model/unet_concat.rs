@@ -16,7 +16,7 @@ use super::layers::{
     Modulation, Norm, TimeTable, conv_weight, conv3x3, linear, linear_weight, preferred_layout,
 };
 use super::params::{Param, move_params, params_of};
-use crate::config::{BlockWidths, ConcatUNetConfig, class_rows};
+use crate::config::{BlockWidths, ConcatUNetConfig, class_rows, input_channels};
 use crate::rng::{Stream, key, seeded};
 
 /// One resolution, down or up: its blocks, with the image halved (down) or doubled (up) after them.
@@ -81,7 +81,8 @@ impl ConcatUNet {
         let root = &store.root();
         let base = config.base_width;
         let time_embedding = TimeEmbedding::new(&(root / "time_embedding"), config, timesteps);
-        let conv_in = conv_weight(&(root / "conv_in"), config.channels, base, 3, 1.0);
+        let inputs = input_channels(config.channels, config.condition_channels);
+        let conv_in = conv_weight(&(root / "conv_in"), inputs, base, 3, 1.0);
 
         let plan = config.plan();
         let block = |path: &Path, w: BlockWidths| ResidualBlock::new(path, w.from, w.to, config);
@@ -129,7 +130,8 @@ impl ConcatUNet {
     /// Skips are joined group by group, so that each norm group has the same channels as in the original.
     ///
     /// # Shapes
-    /// - `x_t`: `[N, C, H, W]` f32; returns the same shape
+    /// - `x_t`: `[N, C, H, W]` f32, and behind its channels those of the condition, if the network has one; returns the
+    ///   same shape
     /// - `t`: `[N]` i64 in `0..T`
     /// - `classes`: `[N]` i64 below the number of rows of the class embedding, for class-conditional networks
     ///

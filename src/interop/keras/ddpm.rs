@@ -54,6 +54,7 @@ pub(super) fn infer(
         time_embedding: TimeEmbedding::Trainable,
         classes: None,
         null_class: false,
+        condition_channels: None,
         dropout: hints.dropout.unwrap_or(0.0),
     };
     let weights = weights(&model, found.timesteps, keys)?;

@@ -187,6 +187,7 @@ impl Found {
             norm_eps: NORM_EPS,
             classes: None,
             null_class: false,
+            condition_channels: None,
             dropout: 0.0,
         })
     }

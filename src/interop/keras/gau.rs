@@ -161,6 +161,7 @@ fn read(keys: &Keys) -> Result<(GauConfig, i64)> {
         norm_eps: NORM_EPS,
         classes: None,
         null_class: false,
+        condition_channels: None,
         dropout: 0.0,
     };
     Ok((model, timesteps))

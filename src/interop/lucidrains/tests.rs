@@ -34,6 +34,7 @@ pub(super) fn plain() -> LucidrainsConfig {
         structure: LucidrainsStructure::Main,
         classes: None,
         null_class: false,
+        condition_channels: None,
         dropout: 0.0,
     }
 }
@@ -300,6 +301,7 @@ fn networks_with_classes_that_the_package_does_not_have_are_not_written_for_it()
         (
             LucidrainsConfig {
                 null_class: false,
+                condition_channels: None,
                 ..guided()
             },
             "has no class that means \"no class\"",

@@ -23,6 +23,7 @@ fn small() -> GauConfig {
         norm_eps: 1e-7,
         classes: None,
         null_class: false,
+        condition_channels: None,
         dropout: 0.0,
     }
 }

@@ -24,6 +24,7 @@ fn package_default(base_width: i64, multipliers: &[i64]) -> LucidrainsConfig {
         structure: LucidrainsStructure::Main,
         classes: None,
         null_class: false,
+        condition_channels: None,
         dropout: 0.0,
     }
 }

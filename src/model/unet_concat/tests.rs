@@ -19,6 +19,7 @@ fn small() -> ConcatUNetConfig {
         norm_eps: 1e-6,
         classes: None,
         null_class: false,
+        condition_channels: None,
         dropout: 0.0,
     }
 }

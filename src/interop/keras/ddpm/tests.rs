@@ -24,6 +24,7 @@ fn config(multipliers: &[i64], blocks: i64) -> UNetConfig {
         time_embedding: TimeEmbedding::Trainable,
         classes: None,
         null_class: false,
+        condition_channels: None,
         dropout: 0.0,
     }
 }

@@ -20,6 +20,7 @@ fn config(multipliers: &[i64], blocks: i64) -> ConcatUNetConfig {
         norm_eps: NORM_EPS,
         classes: None,
         null_class: false,
+        condition_channels: None,
         dropout: 0.0,
     }
 }

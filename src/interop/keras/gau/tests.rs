@@ -21,6 +21,7 @@ fn published() -> GauConfig {
         norm_eps: NORM_EPS,
         classes: None,
         null_class: false,
+        condition_channels: None,
         dropout: 0.0,
     }
 }
