@@ -25,7 +25,6 @@
 //! - On CUDA, a draw of more values than the device has threads depends on their number. An RTX 3090 has 82 x 1536,
 //!   which are RGB images of up to 204 x 204 pixels; several equal devices draw the same for any size.
 
-use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
@@ -54,6 +53,8 @@ pub enum Stream {
     Entry = 9,
     /// Images of a batch whose class the network is not told.
     LabelDropout = 10,
+    /// Noise on low-resolution images, and how much of it.
+    Condition = 11,
 }
 
 /// The mixing step of splitmix64: a bijection of u64 whose output bits all depend on all input bits.
@@ -98,19 +99,23 @@ pub fn normal(seed: u64, stream: Stream, index: u64, shape: &[i64], device: Devi
     })
 }
 
-/// Noise for sampling images `images.start..images.end`, each of shape `[C, H, W]`.
+/// Noise for sampling the images of these numbers, each of shape `[C, H, W]`.
 ///
 /// Image `i` of draw `k` (0 for x_T, then 1, 2, … for the reverse steps) depends only on (seed, i, k), not
 /// on the images drawn with it.
 ///
 /// # Shapes
 /// Returns `[images.len(), C, H, W]` f32.
-pub fn image_noise(seed: u64, images: Range<u64>, k: u64, chw: [i64; 3], device: Device) -> Tensor {
-    images_drawn(
-        images.map(|i| part_key(seed, Stream::Sample, i, k)),
-        chw,
-        device,
-    )
+pub fn image_noise(
+    seed: u64,
+    images: impl IntoIterator<Item = u64>,
+    k: u64,
+    chw: [i64; 3],
+    device: Device,
+) -> Tensor {
+    let keys = images.into_iter();
+    let keys = keys.map(|i| part_key(seed, Stream::Sample, i, k));
+    images_drawn(keys, chw, device)
 }
 
 /// The noise eps of the images at `places` of the batch of step `step`, each of shape `[C, H, W]`.
@@ -127,6 +132,23 @@ pub fn batch_noise(
     device: Device,
 ) -> Tensor {
     noise_at(seed, places.into_iter().map(|i| (step, i)), chw, device)
+}
+
+/// As [`batch_noise`], for the low-resolution images that a network is given: another noise.
+///
+/// # Shapes
+/// Returns `[places.len(), C, h, w]` f32.
+pub fn condition_noise(
+    seed: u64,
+    step: u64,
+    places: impl IntoIterator<Item = u64>,
+    chw: [i64; 3],
+    device: Device,
+) -> Tensor {
+    let keys = places
+        .into_iter()
+        .map(|place| part_key(seed, Stream::Condition, step, place));
+    images_drawn(keys, chw, device)
 }
 
 /// As [`batch_noise`], for images of several steps: the noise of each (step, place).

@@ -3,7 +3,7 @@
 use ndarray::Array1;
 use tch::{Device, Kind, Tensor};
 
-use super::Schedule;
+use super::{Schedule, beside};
 use crate::config::Prediction;
 
 /// A noised batch: x_0, t, eps and the x_t made from them.
@@ -19,9 +19,16 @@ pub struct NoisedBatch {
     pub x_t: Tensor,
     /// Classes, `[N]` i64, where the network is told them.
     pub classes: Option<Tensor>,
+    /// What the network is given beside x_t, `[N, K, H, W]` f32.
+    pub condition: Option<Tensor>,
 }
 
 impl NoisedBatch {
+    /// What the network takes: x_t, and the condition beside it, `[N, C + K, H, W]` f32.
+    pub fn input(&self) -> Tensor {
+        beside(&self.x_t, self.condition.as_ref())
+    }
+
     /// Images `start..start + count` of the batch.
     pub fn part(&self, start: i64, count: i64) -> NoisedBatch {
         let narrow = |x: &Tensor| x.narrow(0, start, count);
@@ -31,6 +38,7 @@ impl NoisedBatch {
             eps: narrow(&self.eps),
             x_t: narrow(&self.x_t),
             classes: self.classes.as_ref().map(narrow),
+            condition: self.condition.as_ref().map(narrow),
         }
     }
 }

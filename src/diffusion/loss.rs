@@ -45,6 +45,7 @@ impl Objective {
             t,
             eps,
             classes: None,
+            condition: None,
         }
     }
 

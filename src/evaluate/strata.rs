@@ -63,7 +63,7 @@ pub struct Mean {
 
 impl Mean {
     /// The mean of values that were drawn independently, 1 or more.
-    pub(super) fn of(values: &[f64]) -> Mean {
+    pub fn of(values: &[f64]) -> Mean {
         let values = Array1::from_iter(values.iter().copied());
         let n = values.len() as f64;
         Mean {

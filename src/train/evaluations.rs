@@ -9,12 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use anyhow::{Context, Result};
 use ndarray::Array2;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
+use super::shown::{Shown, condition, x_0};
+use super::some_images::{classes_held_out, of_held_out, real, several_held_out};
 use super::{Observer, Stop, Trainer};
 use crate::config::{EvaluationConfig, Metric, QuickSampler, RunConfig};
-use crate::data::{HeldOut, Loaded};
-use crate::diffusion::Schedule;
+use crate::data::Loaded;
+use crate::diffusion::{Schedule, beside};
 use crate::evaluate::bound::{Bound, BoundSettings, BoundSums};
 use crate::evaluate::features::FeatureExtractor;
 use crate::evaluate::features::random::RandomPyramid;
@@ -49,6 +51,8 @@ pub(super) struct Evaluator {
     held_out: Option<Tensor>,
     /// Their classes, `[N]` i64, for class-conditional networks.
     classes: Option<Tensor>,
+    /// The images that samples are made from, for super-resolution.
+    shown: Option<Shown>,
     /// Real images, as fid sees them.
     features: Option<Real>,
     /// Real images, as swd sees them.
@@ -76,7 +80,7 @@ impl Evaluator {
         let batch = microbatch(config) as i64;
         let of_held_out = wanted.metrics.iter().any(|metric| !metric.samples());
         let real = match wanted.metrics.iter().any(|metric| metric.samples()) {
-            true => Some(real(data)?),
+            true => Some(real(data, MOST_REAL)?),
             false => None,
         };
         Ok(Evaluator {
@@ -87,6 +91,10 @@ impl Evaluator {
             classes: match of_held_out {
                 true => classes_held_out(config, data, wanted.images as usize)?,
                 false => None,
+            },
+            shown: match real {
+                Some(_) => Shown::new(config, data, wanted.images)?,
+                None => None,
             },
             features: match real.as_ref().filter(|_| has(Metric::Fid)) {
                 Some(real) => Some(Real::new(real, batch, device)?),
@@ -141,7 +149,7 @@ impl Evaluator {
     }
 }
 
-/// A network: x_t, t and, for one that takes them, classes, to its output.
+/// A network: x_t with what is beside it, t and, for one that takes them, classes, to its output.
 type Predict<'a> = dyn Fn(&Tensor, &Tensor, Option<&Tensor>) -> Tensor + 'a;
 
 /// Unwinds an evaluation that is not wanted any more.
@@ -254,20 +262,13 @@ impl Work<'_> {
         Ok(numbered.collect())
     }
 
-    /// Bytes as a network takes them.
-    fn x_0(&self, pixels: &Tensor) -> Tensor {
-        pixels.to_device(self.device).to_kind(Kind::Float) / 255.0 * 2.0 - 1.0
-    }
-
     fn loss(&self, predict: &Predict, tell: &mut dyn FnMut()) -> Result<f64> {
         let mut sums = LossSums::new(&self.loss);
         for part in self.held_out()? {
-            let denoiser = part.denoiser(predict);
-            sums.add(
-                &self
-                    .loss
-                    .losses(&denoiser, &self.x_0(&part.pixels), &part.numbers, tell)?,
-            );
+            let x_0 = x_0(&part.pixels, self.device);
+            let condition = condition(self.config, &x_0);
+            let denoiser = part.denoiser(predict, condition.as_ref());
+            sums.add(&self.loss.losses(&denoiser, &x_0, &part.numbers, tell)?);
         }
         let values = self.config.model.chw().iter().product::<i64>();
         Ok(sums.report(values as usize).mean.mse.mean)
@@ -276,12 +277,10 @@ impl Work<'_> {
     fn bound(&self, predict: &Predict, tell: &mut dyn FnMut()) -> Result<f64> {
         let mut sums = BoundSums::new(&self.bound);
         for part in self.held_out()? {
-            let denoiser = part.denoiser(predict);
-            sums.add(
-                &self
-                    .bound
-                    .terms(&denoiser, &self.x_0(&part.pixels), &part.numbers, tell)?,
-            );
+            let x_0 = x_0(&part.pixels, self.device);
+            let condition = condition(self.config, &x_0);
+            let denoiser = part.denoiser(predict, condition.as_ref());
+            sums.add(&self.bound.terms(&denoiser, &x_0, &part.numbers, tell)?);
         }
         Ok(sums.report().clipped.total.mean)
     }
@@ -301,11 +300,19 @@ impl Work<'_> {
     fn sample(&self, predict: &Predict, tell: &mut dyn FnMut()) -> Result<Tensor> {
         let mut on_step = |_: Step| tell();
         let images = self.images();
-        let labels =
-            classes_of_samples(self.config).of_images(&self.config.model, images.numbers.end)?;
+        let shown = self.by.shown.as_ref();
+        let labels = match shown.and_then(|shown| shown.classes.as_ref()) {
+            Some(classes) => Some(classes.shallow_clone()),
+            None => {
+                classes_of_samples(self.config).of_images(&self.config.model, images.numbers.end)?
+            }
+        };
         let mut batch = |numbers: Range<u64>| -> Result<Tensor> {
             let classes = batch_labels(labels.as_ref(), &numbers, self.device);
-            let denoiser = |x: &Tensor, t: &Tensor| predict(x, t, classes.as_ref());
+            let condition = shown.map(|shown| shown.condition(self.config, &numbers, self.device));
+            let denoiser = |x: &Tensor, t: &Tensor| {
+                predict(&beside(x, condition.as_ref()), t, classes.as_ref())
+            };
             let process = self.sampler.process(&denoiser, &self.config.diffusion);
             let (sampler, start) = (&self.sampler.sampler, &StartFrom::Noise);
             let made = sample_batch(&process, sampler, start, &images, &numbers, &mut on_step)?;
@@ -339,8 +346,12 @@ struct HeldOutPart {
 }
 
 impl HeldOutPart {
-    fn denoiser<'a>(&'a self, predict: &'a Predict) -> impl Fn(&Tensor, &Tensor) -> Tensor + 'a {
-        |x: &Tensor, t: &Tensor| predict(x, t, self.classes.as_ref())
+    fn denoiser<'a>(
+        &'a self,
+        predict: &'a Predict,
+        condition: Option<&'a Tensor>,
+    ) -> impl Fn(&Tensor, &Tensor) -> Tensor + 'a {
+        move |x: &Tensor, t: &Tensor| predict(&beside(x, condition), t, self.classes.as_ref())
     }
 }
 
@@ -352,25 +363,6 @@ fn classes_of_samples(config: &RunConfig) -> Classes {
         }
         _ => Classes::All,
     }
-}
-
-/// The classes of the images of [`held_out`]; `None` for a network without.
-fn classes_held_out(config: &RunConfig, data: &Loaded, most: usize) -> Result<Option<Tensor>> {
-    if config.model.classes().is_none() {
-        return Ok(None);
-    }
-    let held_out = data.held_out.as_ref().context("no images are held out")?;
-    let labels = held_out.labels.as_ref();
-    let none = config.model.null_class();
-    let class = |number: usize| {
-        let label = labels.and_then(|labels| labels.of[number]);
-        let class = label.map(i64::from).or(none);
-        class.context("an image held out has no label, and this network must always have a class")
-    };
-    let classes: Vec<i64> = spread(held_out.len(), most)
-        .map(class)
-        .collect::<Result<_>>()?;
-    Ok(Some(Tensor::from_slice(&classes)))
 }
 
 fn sampler(config: &RunConfig, wanted: &EvaluationConfig) -> Result<ChosenSampler> {
@@ -429,48 +421,13 @@ fn patches(images: &Tensor, seed: u64) -> Result<Patches> {
     Patches::of(&set, &options)
 }
 
-/// At most `most` of `count` numbers, evenly.
-fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
-    let chosen = count.min(most);
-    (0..chosen).map(move |place| place * count / chosen)
-}
-
 /// Images held out, from all over the set.
 fn held_out(data: &Loaded, most: usize) -> Result<Tensor> {
     let held_out = data.held_out.as_ref();
-    some_of(
+    of_held_out(
         held_out.context("no images are held out (`data.hold_out`)")?,
         most,
     )
-}
-
-fn some_of(held_out: &HeldOut, most: usize) -> Result<Tensor> {
-    let image = |number| held_out.pixels(number..number + 1);
-    let images: Vec<Tensor> = (spread(held_out.len(), most))
-        .map(image)
-        .collect::<Result<_>>()?;
-    Ok(Tensor::f_cat(&images, 0)?)
-}
-
-/// The images held out that samples can be compared with: one alone has no spread.
-fn several_held_out(data: &Loaded) -> Option<&HeldOut> {
-    data.held_out.as_ref().filter(|held_out| held_out.len() > 1)
-}
-
-/// Images held out; without several, those of the training.
-fn real(data: &Loaded) -> Result<Tensor> {
-    if let Some(held_out) = several_held_out(data) {
-        return some_of(held_out, MOST_REAL);
-    }
-    // By the store's numbers, of which those held out have none.
-    let numbers = spread(data.store.len() as usize, MOST_REAL).map(|number| number as i64);
-    let numbers: Vec<i64> = numbers.collect();
-    let read = |some: &[i64]| {
-        let images = data.store.batch(some, None)?;
-        Ok(to_pixels(&images).to_device(Device::Cpu))
-    };
-    let parts: Vec<Tensor> = numbers.chunks(64).map(read).collect::<Result<_>>()?;
-    Ok(Tensor::cat(&parts, 0))
 }
 
 /// What the value that decides is of, so that none of another kind is compared with it.
@@ -489,18 +446,5 @@ fn measure(wanted: &EvaluationConfig, data: &Loaded) -> String {
             wanted.steps,
             if real { "held out" } else { "trained on" }
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_are_from_all_over_a_set() {
-        let chosen = |count, most| spread(count, most).collect::<Vec<_>>();
-        assert_eq!(chosen(3, 5), [0, 1, 2]);
-        assert_eq!(chosen(10, 4), [0, 2, 5, 7]);
-        assert_eq!(chosen(4, 4), [0, 1, 2, 3]);
     }
 }

@@ -6,17 +6,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use ndarray::Array3;
 use tch::{Device, Tensor};
 
+use super::shown::Shown;
 use super::{Observer, Stop, Trainer};
 use crate::checkpoint::{RunFolder, Weights};
 use crate::config::RunConfig;
-use crate::images::to_array;
+use crate::data::Loaded;
+use crate::diffusion::beside;
+use crate::images::{to_array, to_pixels};
 use crate::native::KeptFilters;
 use crate::report::{duration, grid, grid_of_columns, with_names, write_png};
 use crate::sample::{
     Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Spacing, StartFrom, Step, Visit,
-    sample_batch,
+    batch_labels, sample_batch,
 };
 
 /// Evaluations after which the time of a grid is estimated.
@@ -37,26 +41,92 @@ pub(super) fn write(
     folder: &RunFolder,
     config: &RunConfig,
     trainer: &Trainer,
+    data: &Loaded,
     stop: &Stop,
     observer: &dyn Observer,
 ) -> Result<()> {
+    let form = Form::new(config, data)?;
     for which in [Weights::Raw, Weights::Ema] {
-        let Some(images) = draw(config, trainer, which, stop, observer)? else {
+        let Some(images) = draw(config, trainer, &form, which, stop, observer)? else {
             return Ok(());
         };
         let name = which.to_string().to_lowercase();
         let path = folder.sample_path(trainer.step, &name);
-        let images = to_array(&images);
-        let figure = match Rows::of(config) {
-            Some(rows) => {
-                let figure = grid_of_columns(images.view(), rows.columns);
-                with_names(&figure, &rows.names)
-            }
-            None => grid(images.view()),
-        };
-        write_png(&path, figure.view())?;
+        write_png(&path, form.figure(config, &images).view())?;
     }
     Ok(())
+}
+
+/// What a grid shows.
+enum Form {
+    /// Images of noise alone.
+    Plain(u64),
+    /// A row a class.
+    Classes(Rows),
+    /// Three columns: images small, but in the size of the others; made large; and what they are.
+    Upscaled(Shown),
+}
+
+impl Form {
+    fn new(config: &RunConfig, data: &Loaded) -> Result<Form> {
+        if let Some(shown) = Shown::new(config, data, config.sample.images)? {
+            return Ok(Form::Upscaled(shown));
+        }
+        Ok(match Rows::of(config) {
+            Some(rows) => Form::Classes(rows),
+            None => Form::Plain(config.sample.images),
+        })
+    }
+
+    fn images(&self) -> u64 {
+        match self {
+            Form::Plain(images) => *images,
+            Form::Classes(rows) => rows.images(),
+            Form::Upscaled(shown) => shown.pixels.size()[0] as u64,
+        }
+    }
+
+    /// The classes of images of the grid, `[numbers.len()]` i64; `None` for a network without.
+    fn classes_of(&self, numbers: &Range<u64>, device: Device) -> Option<Tensor> {
+        match self {
+            Form::Plain(_) => None,
+            Form::Classes(rows) => Some(rows.classes_of(numbers, device)),
+            Form::Upscaled(shown) => batch_labels(shown.classes.as_ref(), numbers, device),
+        }
+    }
+
+    /// What the network is given beside x_t of images of the grid, `[numbers.len(), C, H, W]` f32.
+    fn condition_of(
+        &self,
+        config: &RunConfig,
+        numbers: &Range<u64>,
+        device: Device,
+    ) -> Option<Tensor> {
+        match self {
+            Form::Upscaled(shown) => Some(shown.condition(config, numbers, device)),
+            Form::Plain(_) | Form::Classes(_) => None,
+        }
+    }
+
+    /// The grid of `images`, `[N, C, H, W]` f32.
+    fn figure(&self, config: &RunConfig, images: &Tensor) -> Array3<u8> {
+        match self {
+            Form::Plain(_) => grid(to_array(images).view()),
+            Form::Classes(rows) => {
+                let figure = grid_of_columns(to_array(images).view(), rows.columns);
+                with_names(&figure, &rows.names)
+            }
+            Form::Upscaled(shown) => {
+                let small = shown.condition(config, &(0..self.images()), Device::Cpu);
+                let made = to_pixels(images).to_device(Device::Cpu);
+                let three = [&to_pixels(&small), &made, &shown.pixels];
+                let side_by_side = Tensor::stack(&three, 1).flatten(0, 1);
+                // About as high as wide.
+                let beside = (self.images() as f64 / 3.0).sqrt().ceil() as usize;
+                grid_of_columns(to_array(&side_by_side).view(), 3 * beside)
+            }
+        }
+    }
 }
 
 /// A grid of a class-conditional network: a row a class.
@@ -100,13 +170,13 @@ impl Rows {
 fn draw(
     config: &RunConfig,
     trainer: &Trainer,
+    form: &Form,
     which: Weights,
     stop: &Stop,
     observer: &dyn Observer,
 ) -> Result<Option<Tensor>> {
     let settings = &config.sample;
-    let rows = Rows::of(config);
-    let images = rows.as_ref().map_or(settings.images, Rows::images);
+    let images = form.images();
     let wanted = Images {
         noise: NoiseSource::Seed(config.train.seed),
         numbers: 0..images,
@@ -141,15 +211,14 @@ fn draw(
         // Whatever else unwinds ends the run, as it would without this.
         catch_unwind(AssertUnwindSafe(|| {
             let mut batch = |numbers: Range<u64>| {
-                let classes = rows
-                    .as_ref()
-                    .map(|rows| rows.classes_of(&numbers, wanted.device));
+                let classes = form.classes_of(&numbers, wanted.device);
+                let condition = form.condition_of(config, &numbers, wanted.device);
                 let denoiser = |x: &Tensor, t: &Tensor| {
                     if !limit.allows() {
                         // A sampler has no other way out before its last step.
                         resume_unwind(Box::new(GivenUp));
                     }
-                    trainer.predict(x, t, classes.as_ref(), &kept)
+                    trainer.predict(&beside(x, condition.as_ref()), t, classes.as_ref(), &kept)
                 };
                 let process = Process::new(&denoiser, &steps, &config.diffusion, settings.clip_x0);
                 let start = &StartFrom::Noise;

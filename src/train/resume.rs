@@ -155,6 +155,9 @@ pub fn settings_around(theirs: &RunConfig, base: Option<RunConfig>) -> RunConfig
     if let Some(theirs) = &theirs.conditional {
         config.conditional = Some(theirs.clone());
     }
+    if let Some(theirs) = &theirs.upscale {
+        config.upscale = Some(theirs.clone());
+    }
     config.model = theirs.model.clone();
     config.diffusion = theirs.diffusion.clone();
     config.sample.sigma = theirs.sample.sigma;

@@ -224,6 +224,7 @@ impl Run {
                     &self.folder,
                     &self.config,
                     &self.trainer,
+                    &self.data,
                     &self.stop,
                     &*self.observer,
                 )

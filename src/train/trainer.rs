@@ -8,18 +8,19 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, ensure};
 use tch::{Device, Kind, Tensor};
 
+use super::share::{Share, StepDraws};
 use super::{Clock, Guard, Phase};
 use crate::checkpoint::History;
 use crate::config::{Draws, MapLayout, Norms, RunConfig};
 use crate::data::{Labels, Order, Store};
-use crate::diffusion::{NoisedBatch, Objective, Schedule};
+use crate::diffusion::{LowResolution, NoisedBatch, Objective, Schedule, with_noise};
 use crate::distributed::{Group, Reduce, Reducer};
 use crate::memory::{Shortage, catch_shortage};
 use crate::model::Model;
 use crate::native::{self, Bf16Weights, KeptFilters};
 use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier, norm};
 use crate::report::bytes;
-use crate::rng::{Stream, batch_noise, key, normal, part_key, seeded};
+use crate::rng::{Stream, batch_noise, condition_noise, key, normal, part_key, seeded};
 
 /// Batches that are gathered before their step, where gathering takes time: one could be late now and then.
 const STEPS_PREFETCHED: u64 = 2;
@@ -50,65 +51,6 @@ pub struct Trainer {
     config: RunConfig,
     /// The other ranks, if the batch is shared with some.
     ranks: Option<Reducer>,
-}
-
-/// The random choices of a step, a function of (seed, step) alone.
-#[derive(Debug)]
-pub struct StepDraws {
-    /// Numbers of the images.
-    pub indices: Vec<i64>,
-    /// True for mirrored images, `[B]` bool; `None` if flipping is off.
-    pub mirrored: Option<Tensor>,
-    /// True for images whose class the network is not told, `[B]` bool; `None` if it is always told, or never.
-    pub unlabelled: Option<Tensor>,
-    /// Time steps, `[B]` i64 on CPU.
-    pub t: Tensor,
-}
-
-/// A part of a step's batch.
-#[derive(Debug)]
-struct Share {
-    /// Places of its images in the batch, in order.
-    places: Vec<i64>,
-    /// Images in the batch.
-    of: i64,
-}
-
-impl Share {
-    /// Images of a batch of `of` that lie together.
-    fn of_range(first: i64, images: i64, of: i64) -> Share {
-        Share {
-            places: (first..first + images).collect(),
-            of,
-        }
-    }
-
-    /// The microbatches of `micro` images that one of `ranks` ranks computes.
-    fn of_rank(rank: i64, ranks: i64, micro: i64, of: i64) -> Share {
-        let is_own = |place: &i64| place / micro % ranks == rank;
-        Share {
-            places: (0..of).filter(is_own).collect(),
-            of,
-        }
-    }
-
-    /// The draws of its images, from those of the batch.
-    fn draws(&self, draws: &StepDraws) -> StepDraws {
-        let places = Tensor::from_slice(&self.places);
-        let own = |all: &Tensor| all.index_select(0, &places);
-        StepDraws {
-            indices: self.numbers(&draws.indices),
-            mirrored: draws.mirrored.as_ref().map(own),
-            unlabelled: draws.unlabelled.as_ref().map(own),
-            t: own(&draws.t),
-        }
-    }
-
-    /// The numbers of its images, from those of the batch.
-    fn numbers(&self, batch: &[i64]) -> Vec<i64> {
-        let number = |place: &i64| batch[*place as usize];
-        self.places.iter().map(number).collect()
-    }
 }
 
 /// Numbers of a step whose gradients are in the arena and not used yet.
@@ -446,6 +388,7 @@ impl Trainer {
         noised.classes = classes
             .map(|classes| native::send(classes, device))
             .transpose()?;
+        noised.condition = self.condition(x_0, step, share)?;
         self.arena.zero_grad();
         self.clock.end_of(Phase::Noise);
         self.accumulate(&noised, step, share)
@@ -462,6 +405,26 @@ impl Trainer {
                 batch_noise(seed, step, places, [c, h, w], device)
             }
         })
+    }
+
+    /// What a network of super-resolution is given of the images: low-resolution ones, with noise for each.
+    fn condition(&self, x_0: &Tensor, step: u64, share: &Share) -> Result<Option<Tensor>> {
+        let Some(upscale) = &self.config.upscale else {
+            return Ok(None);
+        };
+        let low_resolution = LowResolution::new(upscale);
+        let mut low = low_resolution.shrink(x_0);
+        if upscale.noise > 0.0 {
+            let (seed, device) = (self.config.train.seed, self.arena.device());
+            let (_, c, h, w) = low.size4()?;
+            let places = share.places.iter().map(|place| *place as u64);
+            let noise = condition_noise(seed, step, places, [c, h, w], device);
+            let draw = || Tensor::rand([share.of], (Kind::Float, Device::Cpu)) * upscale.noise;
+            let shares = seeded(key(seed, Stream::Condition, step), draw);
+            let shares = shares.index_select(0, &Tensor::from_slice(&share.places));
+            low = with_noise(&low, &native::send(&shares, device)?, &noise);
+        }
+        Ok(Some(low_resolution.enlarge(&low)))
     }
 
     fn accumulate(&self, noised: &NoisedBatch, step: u64, share: &Share) -> Result<Tensor> {
@@ -531,7 +494,7 @@ impl Trainer {
     /// Adds the gradients of one microbatch to the arena; returns its part of the loss of a batch of `batch` images.
     fn microbatch(&self, part: &NoisedBatch, batch: i64) -> Result<Tensor> {
         let classes = part.classes.as_ref();
-        let out = self.net.forward(&part.x_t, &part.t, classes, true);
+        let out = self.net.forward(&part.input(), &part.t, classes, true);
         let loss = self.objective.loss(&out, part, batch);
         self.clock.end_of(Phase::Forward);
         loss.f_backward()?;
@@ -556,7 +519,7 @@ impl Trainer {
         }
     }
 
-    /// Output of the network without dropout; see [`Model::predict`].
+    /// Output of the network without dropout, of x_t with what is beside it; see [`Model::predict`].
     pub fn predict(
         &self,
         x_t: &Tensor,

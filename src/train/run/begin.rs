@@ -197,7 +197,7 @@ fn trainer(start: &mut Start, data: &Loaded, chosen: &Chosen) -> Result<Trainer>
         if !grown.is_empty() {
             let grown: Vec<String> = grown.iter().map(ToString::to_string).collect();
             start.observer.message(&format!(
-                "the network grows for its classes, and begins nearly as what it was: {}",
+                "the network grows, and begins nearly as what it was: {}",
                 grown.join(", ")
             ));
         }
