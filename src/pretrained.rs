@@ -5,6 +5,7 @@
 mod guided;
 mod sampled_set;
 mod sampling;
+mod upscaler;
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use tch::{Device, Tensor};
 pub use guided::Guided;
 pub use sampled_set::SampledSet;
 pub use sampling::Sampling;
+pub use upscaler::Upscaler;
 
 use crate::checkpoint::{
     Calibration, Checkpoint, Damaged, Meta, Weights, find, fingerprint, is_ours, read_checkpoint,
@@ -180,6 +182,22 @@ impl Pretrained {
     /// Computes in this precision from here on.
     pub fn set_precision(&mut self, precision: Precision) {
         self.net.set_precision(precision);
+    }
+
+    /// Refuses a network that makes images larger, where images are to be made from noise alone.
+    ///
+    /// # Errors
+    /// It is one.
+    pub fn refuse_upscaling(&self) -> Result<()> {
+        let Some(upscale) = &self.config().upscale else {
+            return Ok(());
+        };
+        bail!(
+            "{} makes images {} times as large and needs some to begin with; that is for `ddpm upscale`, `ddpm sample OTHER \
+             --then {0}` and `ddpm evaluate psnr`, loss and bpd alone",
+            shell(&self.given),
+            upscale.factor
+        )
     }
 
     /// Samples `number` images with DDPM over all time steps, as the network's settings say. Image `i` depends on

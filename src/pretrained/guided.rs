@@ -30,7 +30,7 @@ enum Weaker<'a> {
 
 impl<'a> Guided<'a> {
     /// The network as it is.
-    pub fn none(network: &'a Pretrained) -> Guided<'a> {
+    fn none(network: &'a Pretrained) -> Guided<'a> {
         Guided {
             network,
             guidance: Guidance::NONE,
@@ -41,9 +41,22 @@ impl<'a> Guided<'a> {
     /// The network, guided with `other`, or without that by its own output for no class.
     ///
     /// # Errors
-    /// Guidance out of range; none to be had: a network that was not trained without a class now and then; another
+    /// A network that makes images larger; guidance out of range; none to be had: a network that was not trained without a class now and then; another
     /// network of other images or another schedule, or one that is not used as `guidance` is none.
     pub fn new(
+        network: &'a Pretrained,
+        guidance: Guidance,
+        other: Option<&'a Pretrained>,
+    ) -> Result<Guided<'a>> {
+        network.refuse_upscaling()?;
+        Guided::upscaling(network, guidance, other)
+    }
+
+    /// As [`new`](Guided::new), for a network that makes images larger, too.
+    ///
+    /// # Errors
+    /// As [`new`](Guided::new), but for that.
+    pub fn upscaling(
         network: &'a Pretrained,
         guidance: Guidance,
         other: Option<&'a Pretrained>,
@@ -116,7 +129,8 @@ impl<'a> Guided<'a> {
     /// The guided output of the network.
     ///
     /// # Shapes
-    /// As [`Pretrained::predict`]; all images are at the same time step.
+    /// As [`Pretrained::predict`]; all images are at the same time step. Another network that makes images from noise alone
+    /// is not given what is beside x_t.
     ///
     /// # Panics
     /// As [`Pretrained::predict`].
@@ -127,6 +141,7 @@ impl<'a> Guided<'a> {
         if !is_for {
             return bare();
         }
+        let channels = self.network.config().model.chw()[0];
         let (strong, weak) = match (&self.weaker, classes) {
             (Weaker::None, _) => return bare(),
             (Weaker::Unconditional(none), Some(classes)) => {
@@ -139,17 +154,17 @@ impl<'a> Guided<'a> {
             }
             (Weaker::Unconditional(_), None) => unreachable!("a network with classes gets some"),
             (Weaker::Other(other, to_ours), _) => {
-                let classes = other.config().model.classes().and(classes);
-                let weak = other.predict(x_t, t, classes);
-                let weak = weak.narrow(1, 0, x_t.size()[1]);
+                let model = &other.config().model;
+                let classes = model.classes().and(classes);
+                let weak = other.predict(&x_t.narrow(1, 0, model.input_channels()), t, classes);
+                let weak = weak.narrow(1, 0, channels);
                 let weak = match to_ours {
-                    Some(to_ours) => to_ours.convert(x_t, t, &weak),
+                    Some(to_ours) => to_ours.convert(&x_t.narrow(1, 0, channels), t, &weak),
                     None => weak,
                 };
                 (bare(), weak)
             }
         };
-        let channels = x_t.size()[1];
         let variance = strong.size()[1] - channels;
         let pushed = self
             .guidance
@@ -185,6 +200,11 @@ fn refuse_other_kind(network: &Pretrained, other: &Pretrained) -> Result<()> {
          same",
         theirs.model.chw(),
         ours.model.chw()
+    );
+    ensure!(
+        theirs.upscale.is_none()
+            || theirs.upscale.as_ref().map(|u| u.factor) == ours.upscale.as_ref().map(|u| u.factor),
+        "`sampler.guide_with`: that network makes images larger, and this one not in the same way; want another network"
     );
     let same = network.schedule().alphas_cumprod == other.schedule().alphas_cumprod;
     ensure!(

@@ -21,6 +21,7 @@ mod process;
 mod repaint;
 mod sampler;
 mod steps;
+mod tiles;
 mod unipc;
 mod watch;
 
@@ -41,6 +42,7 @@ pub use process::{Estimate, Noise, OnStep, Process, Step};
 pub use repaint::{Inpaint, Resampling, repaint};
 pub use sampler::Sampler;
 pub use steps::{Respaced, Spacing, Visit};
+pub use tiles::Tiles;
 pub use unipc::{UniPc, unipc};
 pub use watch::{NotFiniteAt, Watch};
 

@@ -13,6 +13,8 @@ use crate::rng::{Stream, image_noise, key};
 pub enum NoiseSource {
     /// A function of (seed, image, draw) only.
     Seed(u64),
+    /// The same for images whose numbers do not follow one another: the first is that of the first number, and so on.
+    Numbered(u64, Vec<u64>),
     /// Given noise, `[draws, N, C, H, W]` f32, for comparison with other programs.
     Given(Tensor),
     /// Entries of codebooks.
@@ -36,6 +38,10 @@ impl NoiseSource {
     pub fn draw(&self, numbers: Range<u64>, k: u64, chw: [i64; 3], device: Device) -> Tensor {
         match self {
             NoiseSource::Seed(seed) => image_noise(*seed, numbers, k, chw, device),
+            NoiseSource::Numbered(seed, all) => {
+                let own = &all[numbers.start as usize..numbers.end as usize];
+                image_noise(*seed, own.iter().copied(), k, chw, device)
+            }
             NoiseSource::Given(noise) => {
                 let count = (numbers.end - numbers.start) as i64;
                 let draw = noise.get(k as i64);
