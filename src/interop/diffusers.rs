@@ -356,6 +356,13 @@ pub(crate) fn pipeline_notes(model: &ModelConfig, sample: &SampleConfig) -> Vec<
                 .into(),
         );
     }
+    if model.condition_channels().is_some() {
+        notes.push(
+            "DDPMPipeline gives the network no image to make larger, and fails; call the UNet2DModel with x_t and the small \
+             image, brought to its size by bicubic interpolation with antialias, joined along the channels"
+                .into(),
+        );
+    }
     if model.classes().is_some() {
         notes.push(
             format!(

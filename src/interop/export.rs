@@ -65,6 +65,10 @@ fn advice(meta: &Meta) -> String {
 /// # Errors
 /// A family whose code has no such network.
 fn entries(family: Family, meta: &Meta) -> Result<Vec<Entry>> {
+    ensure!(
+        meta.config.upscale.is_none() || !matches!(family, Family::Lucidrains | Family::KerasDdpm),
+        "no network of {family} is given a small image beside x_t, to make it larger"
+    );
     let origin = match &meta.origin {
         Some(origin) if origin.family == family => origin.clone(),
         // Only diffusers' names may replace another family's: it refuses networks it cannot describe.
@@ -146,7 +150,9 @@ pub fn write_pipeline(
     let files = diffusers::pipeline_files(&config.model, &config.diffusion, &config.sample);
     let mut files =
         files.map_err(|error| anyhow!("{error:#}; a .safetensors or .pt file can hold it"))?;
-    files.extend(diffusers::class_script(&config.model, &config.diffusion));
+    if config.upscale.is_none() {
+        files.extend(diffusers::class_script(&config.model, &config.diffusion));
+    }
     let state = in_layout(Family::Diffusers, &without_old_names(meta), weights)?;
     let used = dir.exists() && fs_err::read_dir(dir)?.next().is_some();
     ensure!(

@@ -41,6 +41,8 @@ pub struct Hints {
     pub dropout: Option<f64>,
     /// True if the last row of the embedding of classes means that there is none.
     pub null_class: Option<bool>,
+    /// How many times as high and wide a network of super-resolution makes images.
+    pub upscale: Option<i64>,
 }
 
 impl Hints {
@@ -66,6 +68,7 @@ impl Hints {
             ("blocks", of(&self.blocks)),
             ("dropout", of(&self.dropout)),
             ("null_class", of(&self.null_class)),
+            ("upscale", of(&self.upscale)),
         ];
         let given = all.into_iter();
         given
@@ -112,6 +115,7 @@ impl Hints {
                 "rescale_timesteps",
                 "blocks",
                 "null_class",
+                "upscale",
             ],
             Family::KerasDdpm => &[
                 "known",
@@ -121,6 +125,7 @@ impl Hints {
                 "attention_order",
                 "rescale_timesteps",
                 "null_class",
+                "upscale",
             ],
             // These families look at each hint themselves.
             _ => &[],
@@ -156,6 +161,7 @@ fn in_config(config: &RunConfig, hint: &str) -> Option<String> {
     };
     match hint {
         "null_class" => Some(config.model.null_class().is_some().to_string()),
+        "upscale" => config.upscale.as_ref().map(|u| u.factor.to_string()),
         "schedule" => Some(spelled(&config.diffusion.schedule)),
         "timesteps" => Some(config.diffusion.timesteps.to_string()),
         "prediction" => Some(spelled(&config.diffusion.prediction)),

@@ -125,6 +125,16 @@ fn describe_ours(path: &Path, checkpoint: &Checkpoint) -> Result<Description> {
         ("step".into(), meta.step.to_string()),
         ("written by".into(), meta.written_by.clone()),
     ];
+    if let Some(upscale) = &meta.config.upscale {
+        let factor = upscale.factor;
+        facts.insert(
+            2,
+            (
+                "upscale".into(),
+                format!("makes images {factor} times as high and wide"),
+            ),
+        );
+    }
     if let Some(classes) = classes(&meta.config.model) {
         facts.insert(2, ("classes".into(), classes));
     }

@@ -66,6 +66,7 @@ impl Known {
             image_size: given.image_size.or(own.image_size),
             dropout: given.dropout.or(own.dropout),
             null_class: given.null_class,
+            upscale: given.upscale,
         }
     }
 

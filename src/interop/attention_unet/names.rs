@@ -5,7 +5,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::config::{AttentionUNetConfig, Resample, class_rows};
+use crate::config::{AttentionUNetConfig, Resample, class_rows, input_channels};
 use crate::interop::{Keys, QkvOrder};
 
 /// Tensors of a residual block without a shortcut.
@@ -263,7 +263,7 @@ impl Walk<'_> {
         add(
             Place::ConvIn,
             Kind::Conv {
-                from: c.channels,
+                from: input_channels(c.channels, c.condition_channels),
                 to: base,
             },
         );

@@ -1,6 +1,6 @@
 //! The network's settings behind the shapes in a file, for any family.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::names::{Grid, Names, Place};
 use crate::config::{AttentionUNetConfig, Resample};
@@ -41,7 +41,8 @@ pub(in crate::interop) fn read(
     let at = |place, part: &str| format!("{}{part}", (names.module)(place, grid));
     let conv_in = at(Place::ConvIn, ".weight");
     let time_in = at(Place::TimeIn, ".weight");
-    let channels = image_channels(keys, &conv_in)?;
+    let conv_out = at(Place::ConvOut, ".weight");
+    let (channels, condition_channels) = image_channels(keys, &conv_in, &conv_out)?;
     let widths = (0..grid.levels)
         .map(|level| {
             let place = Place::DownResnet { level, block: 0 };
@@ -61,7 +62,7 @@ pub(in crate::interop) fn read(
         height: 0,
         width: 0,
         channels,
-        learned_variance: once_or_twice(keys, &at(Place::ConvOut, ".weight"), 4, channels)?,
+        learned_variance: once_or_twice(keys, &conv_out, 4, channels)?,
         base_width: width(keys, &conv_in)?,
         scale_shift: once_or_twice(keys, &time_proj, 2, widths[0])?,
         widths,
@@ -88,6 +89,7 @@ pub(in crate::interop) fn read(
         time_scale: 1.0,
         classes: None,
         null_class: false,
+        condition_channels,
         center_input: false,
         dropout: 0.0,
     })
@@ -98,6 +100,9 @@ pub(in crate::interop) fn note(model: &AttentionUNetConfig, report: &mut Report)
     let levels = |on: &[bool]| -> Vec<usize> { (0..on.len()).filter(|&i| on[i]).collect() };
     let mut fact = |what: &str, value: String| report.fact(what, value, "shapes");
     fact("channels", model.channels.to_string());
+    if let Some(condition) = model.condition_channels {
+        fact("channels of an image beside it", condition.to_string());
+    }
     fact("base width", model.base_width.to_string());
     fact("widths", format!("{:?}", model.widths));
     fact("blocks per level", model.blocks.to_string());
@@ -110,14 +115,19 @@ pub(in crate::interop) fn note(model: &AttentionUNetConfig, report: &mut Report)
     fact("time width", model.time_width.to_string());
 }
 
-fn image_channels(keys: &Keys, conv_in: &str) -> Result<i64> {
-    let channels = size(keys, conv_in, 4, 1)?;
-    ensure!(
-        channels == 3 || channels == 1,
-        "tensor {conv_in} takes {channels} channels, want 3 (RGB) or 1 (grey); latent and super-resolution \
-         networks are not supported"
-    );
-    Ok(channels)
+/// Channels of an image, and of the image beside it in a network of super-resolution: then the first layer takes two, and the
+/// last one makes one.
+fn image_channels(keys: &Keys, conv_in: &str, conv_out: &str) -> Result<(i64, Option<i64>)> {
+    let inputs = size(keys, conv_in, 4, 1)?;
+    let made = size(keys, conv_out, 4, 0)?;
+    match inputs {
+        1 | 3 => Ok((inputs, None)),
+        2 | 6 if made == inputs / 2 || made == inputs => Ok((inputs / 2, Some(inputs / 2))),
+        _ => bail!(
+            "tensor {conv_in} takes {inputs} channels, want 3 (RGB) or 1 (grey), or twice as many for a network that is given \
+             a small image beside the noisy one; latent networks are not supported"
+        ),
+    }
 }
 
 fn width(keys: &Keys, conv: &str) -> Result<i64> {

@@ -31,7 +31,7 @@ pub(super) fn parse(text: &str) -> Result<(AttentionUNetConfig, bool)> {
     let first = levels.widths[0];
     let scale_shift = scale_shift(&knobs)?;
     let norm_groups = norm_groups(&knobs, &levels.widths)?;
-    let (channels, learned_variance) = channels(&knobs)?;
+    let (channels, learned_variance, condition_channels) = channels(&knobs)?;
     let (size, size_known) = size(&knobs, levels.widths.len())?;
     let model = AttentionUNetConfig {
         height: size.0,
@@ -57,6 +57,7 @@ pub(super) fn parse(text: &str) -> Result<(AttentionUNetConfig, bool)> {
         time_scale: 1.0,
         classes: knobs.optional_int("num_class_embeds", 1..=1_000_000)?,
         null_class: false,
+        condition_channels,
         center_input: knobs.flag("center_input_sample", false)?,
         dropout: dropout(&knobs)?,
         widths: levels.widths,
@@ -118,27 +119,33 @@ fn refuse_other_networks(knobs: &Knobs) -> Result<()> {
     )
 }
 
-fn channels(knobs: &Knobs) -> Result<(i64, bool)> {
-    let seen = knobs.int("in_channels", 3, 1..=1_000_000)?;
+/// Channels of an image, true for a learned variance, and the channels of an image beside it: then the network takes two
+/// images, and makes one.
+fn channels(knobs: &Knobs) -> Result<(i64, bool, Option<i64>)> {
+    let inputs = knobs.int("in_channels", 3, 1..=1_000_000)?;
+    let made = knobs.int("out_channels", 3, 1..=1_000_000)?;
+    let (channels, condition) = match inputs {
+        1 | 3 => (inputs, None),
+        2 | 6 if made == inputs / 2 || made == inputs => (inputs / 2, Some(inputs / 2)),
+        _ => {
+            return Err(knobs.refused(
+                "in_channels",
+                "want 3 (colour) or 1 (grey), or twice as many for a network that is given a small image beside the noisy \
+                 one; latent networks and more channels are not read",
+            ));
+        }
+    };
     ensure!(
-        seen == 1 || seen == 3,
-        knobs.refused(
-            "in_channels",
-            "want 3 (colour) or 1 (grey); latent networks and more channels are not read"
-        )
-    );
-    let out = knobs.int("out_channels", 3, 1..=1_000_000)?;
-    ensure!(
-        out == seen || out == 2 * seen,
+        made == channels || made == 2 * channels,
         knobs.refused(
             "out_channels",
             format!(
-                "want {seen} as in_channels, or {} for a learned variance",
-                2 * seen
+                "want {channels} as in_channels, or {} for a learned variance",
+                2 * channels
             )
         )
     );
-    Ok((seen, out == 2 * seen))
+    Ok((channels, made == 2 * channels, condition))
 }
 
 fn scale_shift(knobs: &Knobs) -> Result<bool> {

@@ -3,7 +3,7 @@
 //! Written down from the settings alone, so that a file can be compared with them before a network
 //! is built. Our own parameters carry the same names.
 
-use crate::config::{AttentionUNetConfig, Resample, class_rows};
+use crate::config::{AttentionUNetConfig, Resample, class_rows, input_channels};
 
 /// Every parameter with its shape.
 ///
@@ -15,7 +15,8 @@ use crate::config::{AttentionUNetConfig, Resample, class_rows};
 pub(crate) fn parameters(m: &AttentionUNetConfig) -> Vec<(String, Vec<i64>)> {
     let mut list = List { m, found: vec![] };
     let out = m.channels * if m.learned_variance { 2 } else { 1 };
-    list.conv("conv_in", m.channels, m.base_width, 3);
+    let inputs = input_channels(m.channels, m.condition_channels);
+    list.conv("conv_in", inputs, m.base_width, 3);
     list.linear("time_embedding.linear_1", m.time_channels, m.time_width);
     list.linear("time_embedding.linear_2", m.time_width, m.time_width);
     if let Some(rows) = class_rows(m.classes, m.null_class) {

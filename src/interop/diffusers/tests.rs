@@ -286,6 +286,7 @@ fn other_networks_have_no_pipeline() {
         time_embedding: crate::config::TimeEmbedding::Trainable,
         classes: None,
         null_class: false,
+        condition_channels: None,
         dropout: 0.0,
     });
     let (settings, _) = inferred(CONFIG, &peer_keys(), &Hints::default());

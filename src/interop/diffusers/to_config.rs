@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::VERSION;
 use super::config::CLASS;
-use crate::config::{AttentionUNetConfig, Resample, class_rows};
+use crate::config::{AttentionUNetConfig, Resample, class_rows, input_channels};
 
 /// The contents of `config.json`.
 ///
@@ -45,7 +45,7 @@ pub(crate) fn to_config(m: &AttentionUNetConfig) -> Result<Value> {
         "dropout": m.dropout,
         "flip_sin_to_cos": m.cos_first,
         "freq_shift": m.freq_shift,
-        "in_channels": m.channels,
+        "in_channels": input_channels(m.channels, m.condition_channels),
         "layers_per_block": m.blocks,
         "mid_block_scale_factor": m.mid_scale,
         "mid_block_type": "UNetMidBlock2D",

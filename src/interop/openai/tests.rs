@@ -205,12 +205,32 @@ fn networks_of_other_kinds_are_refused_with_the_reason() {
     assert!(error(&classifier, &hints()).contains("classifiers"));
     let no_out = without(&real, &["out.2."]);
     assert!(error(&no_out, &hints()).contains("no tensor out.2.weight"));
-    let mut enlarger = parse(IMPROVED);
-    let conv_in = enlarger.tensors.iter_mut();
+    assert!(error(&taking(4), &hints()).contains("takes 4 channels"));
+}
+
+/// A real file whose first layer takes so many channels.
+fn taking(channels: i64) -> List {
+    let mut list = parse(IMPROVED);
+    let conv_in = list.tensors.iter_mut();
     for (_, shape) in conv_in.filter(|(name, _)| name == "input_blocks.0.0.weight") {
-        shape[1] = 6;
+        shape[1] = channels;
     }
-    assert!(error(&enlarger, &hints()).contains("takes 6 channels"));
+    list
+}
+
+#[test]
+fn a_network_that_takes_two_images_is_given_one_beside_x_t() {
+    let of = |channels| model(&infer_well(&taking(channels), &hints())).clone();
+    let (plain, enlarger) = (of(3), of(6));
+    assert_eq!(
+        (enlarger.channels, enlarger.condition_channels),
+        (3, Some(3))
+    );
+    let same = AttentionUNetConfig {
+        condition_channels: None,
+        ..enlarger
+    };
+    assert_eq!(same, plain);
 }
 
 #[test]
