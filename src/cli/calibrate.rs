@@ -47,6 +47,7 @@ impl CalibrateCommand {
         let path = self.load.calibration_path()?;
         check_writable(&path)?;
         let (network, chosen) = self.load.load(SamplerHints::default(), Uses::PROCESS)?;
+        network.refuse_upscaling()?;
         let loaded = decode(&network, self.data.as_ref(), "calibrate", true)?;
 
         let batch = self.batch.min(self.number);

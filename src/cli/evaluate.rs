@@ -8,6 +8,7 @@ pub(in crate::cli) mod images;
 mod looks;
 mod loss;
 mod neighbours;
+mod psnr;
 mod ranks;
 pub(in crate::cli) mod source;
 mod statistics;
@@ -29,6 +30,7 @@ pub(super) struct EvaluateCommand {
 enum Measure {
     Bpd(Box<bpd::BpdCommand>),
     Loss(Box<loss::LossCommand>),
+    Psnr(Box<psnr::PsnrCommand>),
     Fid(Box<fid::FidCommand>),
     Statistics(Box<statistics::StatisticsCommand>),
     Swd(Box<swd::SwdCommand>),
@@ -47,6 +49,7 @@ impl EvaluateCommand {
         match &self.measure {
             Measure::Bpd(command) => command.run(),
             Measure::Loss(command) => command.run(),
+            Measure::Psnr(command) => command.run(),
             Measure::Fid(command) => command.run(),
             Measure::Statistics(command) => command.run(),
             Measure::Swd(command) => command.run(),

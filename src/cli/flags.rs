@@ -11,7 +11,7 @@ use crate::text::one_line;
 
 /// Settings whose flags have other names, and those of a run's config.toml. A value stands behind ` = ` in the library,
 /// and behind a space on the command line.
-const FLAGS: [(&str, &str); 59] = [
+const FLAGS: [(&str, &str); 62] = [
     ("start.auto_accumulate", "--batch auto"),
     ("start.folder", "--run"),
     ("start.init", "--init-from"),
@@ -68,6 +68,9 @@ const FLAGS: [(&str, &str); 59] = [
     ("train.save_every_steps", "--save-every"),
     ("train.seed", "--seed"),
     ("train.steps", "--steps"),
+    ("upscale", "--upscale"),
+    ("upscale.factor", "--upscale"),
+    ("upscale.noise", "--upscale-noise"),
     ("data.flip", "--flip"),
     ("data.hold_out", "--hold-out"),
     ("optim.adapt_norms", "--adapt-norms"),

@@ -25,6 +25,7 @@ mod sample;
 mod signals;
 mod terminal;
 mod train;
+mod upscale;
 
 pub use flags::describe_error;
 pub use out::fail;
@@ -71,6 +72,7 @@ pub struct Cli {
 enum Command {
     Train(Box<train::TrainCommand>),
     Sample(Box<sample::SampleCommand>),
+    Upscale(Box<upscale::UpscaleCommand>),
     Interpolate(Box<interpolate::InterpolateCommand>),
     Invert(Box<invert::InvertCommand>),
     Encode(Box<encode::EncodeCommand>),
@@ -96,7 +98,8 @@ impl Command {
     /// Refuses to do on every rank of a group what is work for one process: all would write the same files.
     fn refuse_ranks(&self) -> Result<()> {
         let for_one = match self {
-            Command::Interpolate(_)
+            Command::Upscale(_)
+            | Command::Interpolate(_)
             | Command::Invert(_)
             | Command::Encode(_)
             | Command::Decode(_)
@@ -166,6 +169,7 @@ impl Cli {
         match self.command {
             Command::Train(command) => return command.run(),
             Command::Sample(command) => command.run()?,
+            Command::Upscale(command) => command.run()?,
             Command::Interpolate(command) => command.run()?,
             Command::Invert(command) => command.run()?,
             Command::Encode(command) => command.run()?,

@@ -17,8 +17,9 @@ use crate::text::plural;
 /// Run the bare network on given x and t, without scaling or clipping.
 ///
 /// The input holds `x` [N, C, H, W] f32, `t` [N] i64 (0-based), and `classes` [N] i64 for class-conditional
-/// networks, where the number after the last class means "no class" if the network has that; the output holds `out`,
-/// the network's net(x, t). Products are computed in full f32 unless --precision is given.
+/// networks, where the number after the last class means "no class" if the network has that; for a network that makes
+/// images larger, x has the channels of the enlarged image behind those of x_t; the output holds `out`, the network's
+/// net(x, t). Products are computed in full f32 unless --precision is given.
 #[derive(Debug, Args)]
 pub(super) struct PredictCommand {
     /// File with `x` and `t`
@@ -98,7 +99,7 @@ fn refuse_not_finite(out: &Tensor, t: &Tensor) -> Result<()> {
 }
 
 fn check(x: &Tensor, t: &Tensor, config: &RunConfig) -> Result<()> {
-    let [channels, ..] = config.model.chw();
+    let channels = config.model.input_channels();
     let size = x.size();
     ensure!(
         x.kind() == Kind::Float && size.len() == 4 && size[0] > 0,

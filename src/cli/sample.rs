@@ -1,5 +1,6 @@
 //! `ddpm sample`.
 
+mod cascade;
 mod of_classes;
 mod record;
 mod share;
@@ -33,6 +34,7 @@ use crate::sample::{
 };
 use crate::text::{self, plural};
 
+use cascade::{Cascade, CascadeArgs};
 use of_classes::{LABELS, OfClasses};
 pub(super) use record::Record;
 use record::{Sampled, UnderWay};
@@ -45,6 +47,7 @@ use share::{Own, Round, Share};
   ddpm sample runs/NAME --sampler dpmpp-2m --steps 20
   ddpm sample runs/NAME --init-image photo.png --strength 0.6
   ddpm sample runs/NAME --class cat,dog --guidance 3
+  ddpm sample runs/NAME --then runs/UPSCALER
   ddpm sample cifar10_uncond_50M_500K.pt --known improved-cifar10")]
 pub(super) struct SampleCommand {
     /// Number of images
@@ -76,6 +79,8 @@ pub(super) struct SampleCommand {
     sampler: SamplerArgs,
     #[command(flatten)]
     start: StartArgs,
+    #[command(flatten)]
+    cascade: CascadeArgs,
     #[command(flatten)]
     load: LoadArgs,
     #[command(flatten)]
@@ -145,15 +150,26 @@ impl SampleCommand {
             classes: &classes,
             guided: &guided,
         };
-        let under_way = self.begin(&sampled, of_classes.as_ref(), share)?;
+        let larger = self.cascade.load(device, share.leads())?;
+        let made_first = cascade::Sampled {
+            config,
+            labels: labels.as_ref(),
+            number: self.number,
+            seed: self.seed,
+            batch: wanted.batch,
+        };
+        let cascade = (self.cascade).cascade(&larger, &self.sampler, made_first, share.leads())?;
+        let chw = cascade.chw();
+        let under_way = self.begin(&sampled, &cascade, of_classes.as_ref(), share)?;
 
         let rounds = self.rounds(&wanted, share);
-        let steps = start.evaluations(chosen.steps.len());
+        let own_steps = start.evaluations(chosen.steps.len());
+        let steps = own_steps + cascade.steps();
         let to_do = rounds.iter().filter(|round| round.is_to_do()).count();
         let bar = (share.leads())
             .then(|| SampleProgress::new(&share.named("sampling"), (steps * to_do) as u64));
         let mut output = self.output.open();
-        let mut trajectory = self.trajectory.open(steps);
+        let mut trajectory = self.trajectory.open(own_steps);
         for round in &rounds {
             let made = match &round.own {
                 Own::ToDo(numbers) => {
@@ -167,13 +183,16 @@ impl SampleCommand {
                     let sampler = &chosen.sampler;
                     let x_0 =
                         sample_batch(&process, sampler, &start, &wanted, numbers, &mut on_step)?;
+                    let mut on_step = |_: Step| bar.iter().for_each(SampleProgress::step);
+                    let x_0 = cascade.upscale(x_0, numbers, &mut on_step)?;
                     output.write_separate(numbers.start, &x_0)?;
                     Some(x_0)
                 }
-                Own::Done(numbers) => self.read_again(numbers, wanted.chw)?,
+                Own::Done(numbers) => self.read_again(numbers, chw)?,
                 Own::Nothing => None,
             };
-            share.collect(round, made, &wanted, &mut output, self.output.kept_kind())?;
+            let form = (wanted.batch, chw);
+            share.collect(round, made, form, &mut output, self.output.kept_kind())?;
             trajectory.end_batch();
         }
         bar.iter().for_each(SampleProgress::finish);
@@ -207,6 +226,7 @@ impl SampleCommand {
     fn begin(
         &self,
         sampled: &Sampled,
+        cascade: &Cascade,
         of_classes: Option<&OfClasses>,
         share: &Share,
     ) -> Result<Option<UnderWay>> {
@@ -214,7 +234,7 @@ impl SampleCommand {
         if dir.is_none() && share.is_whole() {
             return Ok(None);
         }
-        let record = sampled.record()?;
+        let record = sampled.record(cascade.record()?)?;
         share.compare(&record)?;
         let mut under_way = None;
         share.follow(|| {
@@ -318,10 +338,15 @@ impl SampleCommand {
     }
 
     fn check_outputs(&self, has_labels: bool) -> Result<()> {
+        ensure!(
+            !(self.cascade.given() && self.trajectory.given()),
+            "--trajectory and --strip show the work of one network; leave out --then"
+        );
         let mut outputs = Outputs::new(self.output.force);
         outputs.reads(self.load.files());
         outputs.reads(self.start.files().chain(&self.noise));
         outputs.reads(self.class.guidance.files());
+        outputs.reads(self.cascade.files());
         self.output.declare(self.number, &mut outputs);
         if let (Some(dir), true) = (&self.output.separate, has_labels) {
             outputs.writes("--separate", &dir.join(LABELS), &["csv"], None);

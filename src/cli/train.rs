@@ -176,7 +176,7 @@ impl TrainCommand {
                     End::NoLongerBetter { step } => step,
                     _ => config.train.steps,
                 };
-                let said = summary(&folder, steps, started.elapsed());
+                let said = summary(&folder, &config, steps, started.elapsed());
                 said.lines().for_each(say);
                 Ok(ExitCode::SUCCESS)
             }
@@ -393,8 +393,8 @@ fn announce(start: &Start) {
     }
 }
 
-/// A summary of a finished run: its steps and time, its sample grid, and how to sample more.
-fn summary(folder: &RunFolder, steps: u64, took: Duration) -> String {
+/// A summary of a finished run: its steps and time, its sample grid, and how to use it.
+fn summary(folder: &RunFolder, config: &RunConfig, steps: u64, took: Duration) -> String {
     let dir = shell(folder.dir());
     let grid = folder.sample_path(steps, "ema");
     let grid = if grid.exists() {
@@ -402,8 +402,12 @@ fn summary(folder: &RunFolder, steps: u64, took: Duration) -> String {
     } else {
         String::new()
     };
+    let next = match config.upscale {
+        Some(_) => format!("to make images larger: ddpm upscale {dir} IMAGE"),
+        None => format!("to sample more: ddpm sample {dir} -n 16 --out grid.png"),
+    };
     format!(
-        "{} done, {} in this start{grid}\nto sample more: ddpm sample {dir} -n 16 --out grid.png",
+        "{} done, {} in this start{grid}\n{next}",
         plural(steps, "step"),
         duration(took)
     )

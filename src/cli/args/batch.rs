@@ -169,13 +169,13 @@ impl Tried {
     /// # Errors
     /// Anything but running out of memory.
     fn evaluation(network: &Guided, device: Device, batch: u64) -> Result<Result<Tried, Shortage>> {
-        let [c, h, w] = network.network().config().model.chw();
+        let model = &network.network().config().model;
+        let ([_, h, w], c) = (model.chw(), model.input_channels());
         let n = batch as i64;
         let zeros = |kind| Tensor::zeros([n], (kind, device));
         let evaluate = || {
             let x = Tensor::zeros([n, c, h, w], (Kind::Float, device));
-            let classes = network.network().config().model.classes();
-            let classes = classes.map(|_| zeros(Kind::Int64));
+            let classes = model.classes().map(|_| zeros(Kind::Int64));
             let start = Instant::now();
             let _ = network.predict(&x, &zeros(Kind::Int64), classes.as_ref());
             synchronize(device);

@@ -40,7 +40,7 @@ pub(in crate::cli) struct ClassArg {
     /// A name comes before a number; name:X and number:N are one of the two alone. Commands that sample take all in
     /// turn without it, or several in turn (cat,dog,3), all, data: each as often as among the images that the network
     /// was trained on, or none: the network is not told any. These three are never a class; one of that name is
-    /// name:none. invert takes several in turn, interpolate one or two, and encode one; they need it.
+    /// name:none. invert and upscale take several in turn, interpolate one or two, and encode one; they need it.
     #[arg(long, value_name = "CLASS,…|all|data|none")]
     class: Option<String>,
 }
@@ -228,7 +228,22 @@ impl GuidanceArgs {
         guide: Option<&'a Pretrained>,
         tells: bool,
     ) -> Result<Guided<'a>> {
-        let guided = Guided::new(network, self.asked(), guide)?;
+        self.told(Guided::new(network, self.asked(), guide)?, tells)
+    }
+
+    /// As [`guided`](GuidanceArgs::guided), for a network that makes images larger.
+    ///
+    /// # Errors
+    /// As [`guided`](GuidanceArgs::guided).
+    pub(in crate::cli) fn guided_upscaling<'a>(
+        &self,
+        network: &'a Pretrained,
+        guide: Option<&'a Pretrained>,
+    ) -> Result<Guided<'a>> {
+        self.told(Guided::upscaling(network, self.asked(), guide)?, true)
+    }
+
+    fn told<'a>(&self, guided: Guided<'a>, tells: bool) -> Result<Guided<'a>> {
         if tells && !guided.guidance().is_none() {
             let scale = guided.guidance().scale;
             say(&format!("guidance {scale} (w = {})", tidy(scale - 1.0)));

@@ -71,6 +71,14 @@ pub(in crate::cli) struct ForeignArgs {
         hide_short_help = true
     )]
     null_class: Option<bool>,
+    /// How many times as high and wide a network of super-resolution makes images [default: 4]
+    #[arg(
+        long,
+        value_name = "FACTOR",
+        allow_negative_numbers = true,
+        hide_short_help = true
+    )]
+    upscale: Option<i64>,
     /// Prediction target of the network
     #[arg(long, value_enum, hide_short_help = true)]
     prediction: Option<Prediction>,
@@ -130,6 +138,7 @@ impl ForeignArgs {
             blocks: self.blocks,
             dropout: self.dropout,
             null_class: self.null_class,
+            upscale: self.upscale,
         };
         let read = |path: &PathBuf| read_config(path, Preset::Celebahq128, Unnamed::NEW);
         Ok(Request {

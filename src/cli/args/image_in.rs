@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ndarray::{Array2, Array3, Axis};
 use tch::Tensor;
 
-use crate::config::{DataConfig, ModelConfig};
-use crate::data::{ImageSpec, decode};
+use crate::config::{DataConfig, MAX_SIDE, ModelConfig};
+use crate::data::{ImageSpec, decode, upright_size};
 use crate::images::to_tensor;
 
 /// Reads an image as training does: turned upright, cropped to the centre, resized.
@@ -25,6 +25,40 @@ pub(in crate::cli) fn read_image(
     let [channels, _, _] = model.chw();
     let image = decode_to_size(path, channels, model, data)?;
     Ok(to_tensor(image.view().insert_axis(Axis(0))).get(0))
+}
+
+/// Reads an image in its own size, to be made `factor` times larger.
+///
+/// # Shapes
+/// Returns `[C, h, w]` f32 in [-1, 1] on CPU.
+///
+/// # Errors
+/// A file that is not an image, or one that would become too large.
+pub(in crate::cli) fn read_whole(
+    path: &Path,
+    model: &ModelConfig,
+    data: &DataConfig,
+    factor: i64,
+) -> Result<Tensor> {
+    let cannot = || format!("cannot use image {}", path.display());
+    let (height, width) = upright_size(path).with_context(cannot)?;
+    ensure!(
+        height.max(width) as i64 * factor <= MAX_SIDE,
+        "{}: {width}x{height} pixels would become {}x{}; want at most {MAX_SIDE} on a side: cut it first",
+        path.display(),
+        width as i64 * factor,
+        height as i64 * factor
+    );
+    let spec = ImageSpec {
+        height,
+        width,
+        channels: model.chw()[0] as usize,
+        resize: data.resize,
+        background: data.background,
+        rules: data.rules,
+    };
+    let image = decode(path, &spec).with_context(cannot)?;
+    Ok(to_tensor(image.pixels.view().insert_axis(Axis(0))).get(0))
 }
 
 /// Reads a mask, cropped and resized as an image is.

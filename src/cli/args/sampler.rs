@@ -13,7 +13,7 @@ use crate::sample::{ChosenSampler, SamplerKind, SamplerOptions, Spacing, UnusedO
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampler")]
 pub(in crate::cli) struct SamplerArgs {
-    /// Sampler [default: ddpm]
+    /// Sampler [default: ddpm; dpmpp-2m where images are made larger]
     #[arg(long, value_enum)]
     sampler: Option<SamplerKind>,
     /// Reverse steps [default: T for ddpm, 50 for ddim and analytic, else 20]

@@ -11,7 +11,7 @@ use super::ranks::Exchange;
 use crate::config::{MapLayout, OptimConfig, OptimizerKind, RunConfig};
 use crate::data::Store;
 use crate::device::{Chosen, synchronize};
-use crate::diffusion::Schedule;
+use crate::diffusion::{Schedule, beside};
 use crate::distributed::{Group, Reduce, Reducer};
 use crate::model::Model;
 use crate::native::KeptFilters;
@@ -222,6 +222,8 @@ impl Sample {
 
     fn forward(&self, x: &Tensor, t: &Tensor) -> Tensor {
         let classes = self.config.model.classes().map(|_| t.zeros_like());
+        let condition = (self.config.model.condition_channels()).map(|_| x.zeros_like());
+        let x = &beside(x, condition.as_ref());
         let classes = classes.as_ref();
         let Some(spent) = self.in_network.get() else {
             return self.net.predict(x, t, classes, &self.kept);

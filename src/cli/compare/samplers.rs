@@ -157,6 +157,7 @@ impl SamplersCommand {
         };
         let hints = SamplerHints::new(None, self.clip_x0);
         let (network, _) = self.load.load_exact(hints, uses)?;
+        network.refuse_upscaling()?;
         let mut remarks = Vec::new();
         let measures = self.measures(&network, &mut remarks);
         let combinations = self.combinations(&network, &measures, &mut remarks)?;

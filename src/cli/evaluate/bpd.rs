@@ -200,7 +200,8 @@ fn measure(
         (images, network.device()),
         (bound.columns(), bound.evaluations()),
         |batch, step| {
-            let denoiser = |x: &Tensor, t: &Tensor| network.predict(x, t, batch.classes.as_ref());
+            let classes = batch.classes.as_ref();
+            let denoiser = |x: &Tensor, t: &Tensor| network.predict(&batch.input(x), t, classes);
             let terms = bound.terms(&denoiser, &batch.x_0, &batch.numbers, step)?;
             Ok(terms.values.into_iter().collect())
         },
@@ -226,7 +227,8 @@ fn follow(
         (2 * ode.probes(), ode.evaluations()),
         |batch, step| {
             let classes = batch.classes.as_ref();
-            let denoiser = |x: &Tensor, t: &Tensor| network.differentiable(x, t, classes);
+            let denoiser =
+                |x: &Tensor, t: &Tensor| network.differentiable(&batch.input(x), t, classes);
             let found = ode.likelihoods(&denoiser, &batch.x_0, &batch.numbers, step)?;
             Ok(found.into_values())
         },

@@ -11,6 +11,7 @@ use crate::cli::out::say;
 use crate::cli::progress::DecodeProgress;
 use crate::config::{LabelsFrom, RunConfig, Sources};
 use crate::data::{self, Loaded, Order};
+use crate::diffusion::{LowResolution, beside};
 use crate::evaluate::NotFiniteFor;
 use crate::pretrained::Pretrained;
 use crate::text::{listed, plural};
@@ -43,6 +44,8 @@ pub(in crate::cli) struct Measured {
     batch: usize,
     /// The class of each image of the data set, for class-conditional networks.
     classes: Option<Vec<i64>>,
+    /// What makes the images small for a network that makes them large.
+    low_resolution: Option<LowResolution>,
 }
 
 /// Some of them.
@@ -53,6 +56,15 @@ pub(in crate::cli) struct ImageBatch {
     pub(in crate::cli) numbers: Vec<u64>,
     /// `[N]` i64, for class-conditional networks.
     pub(in crate::cli) classes: Option<Tensor>,
+    /// What is given beside x_t, `[N, C, H, W]`, for networks that make images larger.
+    condition: Option<Tensor>,
+}
+
+impl ImageBatch {
+    /// What a network takes of these images, of x_t.
+    pub(in crate::cli) fn input(&self, x_t: &Tensor) -> Tensor {
+        beside(x_t, self.condition.as_ref())
+    }
 }
 
 impl ImagesArgs {
@@ -91,6 +103,7 @@ impl ImagesArgs {
             numbers: chosen.into_iter().map(|number| number as u64).collect(),
             batch: self.batch as usize,
             classes,
+            low_resolution: network.config().upscale.as_ref().map(LowResolution::new),
         })
     }
 
@@ -146,8 +159,13 @@ impl Measured {
                 .collect();
             Tensor::from_slice(&own).to_device(device)
         });
+        let x_0 = self.loaded.store.batch(&indices, None)?;
+        let condition = self
+            .low_resolution
+            .map(|small| small.enlarge(&small.shrink(&x_0)));
         Ok(ImageBatch {
-            x_0: self.loaded.store.batch(&indices, None)?,
+            x_0,
+            condition,
             numbers: numbers.to_vec(),
             classes,
         })

@@ -176,7 +176,8 @@ fn measure(
             let mut all = vec![];
             for network in networks {
                 let classes = batch.classes.as_ref();
-                let denoiser = |x: &Tensor, t: &Tensor| network.predict(x, t, classes);
+                let denoiser =
+                    |x: &Tensor, t: &Tensor| network.predict(&batch.input(x), t, classes);
                 let losses = loss.losses(&denoiser, &batch.x_0, &batch.numbers, step)?;
                 all.extend(losses.values);
             }

@@ -56,11 +56,12 @@ pub(super) struct Sampled<'a> {
 }
 
 impl Sampled<'_> {
-    /// The record of this sampling.
+    /// The record of this sampling; `then` is what is done with its images before they are
+    /// written.
     ///
     /// # Errors
     /// Weights that are not f32.
-    pub(super) fn record(&self) -> Result<Record> {
+    pub(super) fn record(&self, then: Vec<(String, String)>) -> Result<Record> {
         let mut record = Record::new([
             ("batch", &self.wanted.batch),
             ("checkpoint", &self.network.fingerprint()?),
@@ -77,6 +78,7 @@ impl Sampled<'_> {
         if let Some(guidance) = of_guidance(self.guided)? {
             record.0.insert("guidance".to_owned(), guidance);
         }
+        record.0.extend(then);
         Ok(record)
     }
 }
@@ -118,6 +120,7 @@ fn of_guidance(guided: &Guided) -> Result<Option<String>> {
 fn of_noise(noise: &NoiseSource) -> Result<String> {
     Ok(match noise {
         NoiseSource::Seed(seed) => format!("seed {seed}"),
+        NoiseSource::Numbered(seed, numbers) => format!("seed {seed}, images {numbers:?}"),
         NoiseSource::Given(noise) => format!("given, hash {}", hash(noise)?),
         NoiseSource::Codebook(book, Choice::Seed(seed)) => format!("{book:?}, seed {seed}"),
         NoiseSource::Codebook(book, choice) => format!("{book:?}, {choice:?}"),
@@ -135,6 +138,15 @@ fn of_sampler(chosen: &ChosenSampler) -> String {
         }
         other => format!("{name}, {other:?}"),
     }
+}
+
+/// A sampler, and the time steps that it visits.
+pub(super) fn of_sampler_and_times(chosen: &ChosenSampler) -> String {
+    format!(
+        "{}, time steps {}",
+        of_sampler(chosen),
+        of_times(&chosen.steps.times)
+    )
 }
 
 fn of_start(start: &StartFrom) -> Result<String> {

@@ -10,7 +10,6 @@ use crate::cli::args::batch::Room;
 use crate::cli::args::image_out::ImageOutput;
 use crate::distributed::Group;
 use crate::images::to_pixels;
-use crate::sample::Images;
 use crate::train::free_memory;
 
 /// A process by itself, or a rank of a group.
@@ -143,7 +142,8 @@ impl<'a> Share<'a> {
     }
 
     /// Adds the images of a round to the files that hold all images, whose `kind` says what of them: numbers or pixels.
-    /// `made` are this rank's, `[N, C, H, W]` in [-1, 1], or u8.
+    /// `made` are this rank's, `[N, C, H, W]` in [-1, 1], or u8; the
+    /// form is the number of images in a batch, and the shape of one.
     ///
     /// # Errors
     /// A lost rank.
@@ -151,7 +151,7 @@ impl<'a> Share<'a> {
         &self,
         round: &Round,
         made: Option<Tensor>,
-        wanted: &Images,
+        (batch, chw): (u64, [i64; 3]),
         output: &mut ImageOutput,
         kind: Option<Kind>,
     ) -> Result<()> {
@@ -162,8 +162,8 @@ impl<'a> Share<'a> {
         let Some(kind) = kind else {
             return group.check();
         };
-        let image: i64 = wanted.chw.iter().product();
-        let of_rank = Tensor::zeros([wanted.batch as i64 * image], (kind, Device::Cpu));
+        let image: i64 = chw.iter().product();
+        let of_rank = Tensor::zeros([batch as i64 * image], (kind, Device::Cpu));
         if let Some(made) = made {
             let made = match kind {
                 Kind::Uint8 if made.kind() != kind => to_pixels(&made),
@@ -175,7 +175,7 @@ impl<'a> Share<'a> {
         let all = group.all_gather(&of_rank)?;
         if self.leads() {
             for (rank, numbers) in (0..).zip(&round.all) {
-                let [c, h, w] = wanted.chw;
+                let [c, h, w] = chw;
                 let count = (numbers.end - numbers.start) as i64;
                 let images = all.get(rank).narrow(0, 0, count * image);
                 output.keep(&images.view([count, c, h, w]));
