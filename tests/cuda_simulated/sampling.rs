@@ -1,5 +1,7 @@
 //! Every command that samples: without a wait in a step, and with the CPU's images.
 
+use ddpm::report::{read_png, write_png};
+use ndarray::Array3;
 use tch::{Device, Kind, Tensor};
 
 use crate::common::{Golden, max_abs};
@@ -56,6 +58,38 @@ fn no_step_of_a_sampler_waits_and_images_are_the_cpu_s() {
         // Sums are rounded in another order, and a sampler carries that on for six steps.
         assert!(apart <= 1e-3, "{sampler}: {apart}");
     }
+}
+
+#[test]
+fn images_are_made_larger_in_tiles_without_a_wait_as_on_the_cpu() {
+    let lab = Lab::new();
+    lab.ok(&format!(
+        "train --preset demo --size 16 --base-width 8 --norm-groups 2 --batch 8 --builtin-images 16 --timesteps {T} \
+         --upscale 2 --device cuda --precision f32 --sample-every 0 --steps 3 --run run"
+    ));
+    // 12 px become 24: four tiles of 16.
+    let small = Array3::from_shape_fn((12, 12, 3), |(y, x, c)| (10 * y + 9 * x + 20 * c) as u8);
+    write_png(&lab.path("small.png"), small.view()).unwrap();
+    let arguments = |steps: u64, device: &str| {
+        format!(
+            "upscale run small.png --out {device}.png --steps {steps} --device {device} --precision f32 --batch 2 \
+             --condition-noise 0.1 --force"
+        )
+    };
+    let [short, long] = [3, 6].map(|steps| lab.ok(&arguments(steps, "cuda")));
+    assert_eq!(
+        long.waits(),
+        short.waits(),
+        "{} and {}",
+        short.by_name(),
+        long.by_name()
+    );
+    lab.on_cpu(&arguments(6, "cpu"));
+    let [ours, theirs] =
+        ["cuda", "cpu"].map(|device| read_png(&lab.path(&format!("{device}.png")), 3).unwrap());
+    let most = ours.iter().zip(&theirs).map(|(a, b)| a.abs_diff(*b)).max();
+    // Rounded to a neighbouring level at worst.
+    assert!(most <= Some(1), "{most:?}");
 }
 
 #[test]

@@ -25,6 +25,7 @@ fn a_step(flags: &str) -> [f64; 2] {
 fn a_step_hardly_waits_for_the_device() {
     for flags in [
         "--precision f32 --flip --optimizer lamb",
+        "--precision f32 --upscale 4 --optimizer lamb",
         "--precision bf16 --flip --optimizer adamw --clip-norm 1 --accumulate 2 --dropout 0.1 --checkpoint-blocks",
     ] {
         let [waits, idle] = a_step(flags);

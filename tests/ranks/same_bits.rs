@@ -9,7 +9,7 @@ use tch::Kind;
 use super::team::{free_port, plain, program, started, tiny, torchrun, train_alone, train_with};
 use super::tiny::{assert_same_end, checkpoint, ddpm, metrics, stderr};
 
-const NETWORKS: [(&str, &str); 6] = [
+const NETWORKS: [(&str, &str); 7] = [
     (
         "unet",
         "--preset demo --norm-groups 2 --multipliers 1,2 --optimizer lamb",
@@ -17,6 +17,10 @@ const NETWORKS: [(&str, &str); 6] = [
     (
         "rows",
         "--preset demo --norm-groups 2 --multipliers 1 --optimizer lamb --adapt-norms --clip-norm 1",
+    ),
+    (
+        "upscale",
+        "--preset demo --norm-groups 2 --multipliers 1 --optimizer adam --upscale 2",
     ),
     (
         "attention",
