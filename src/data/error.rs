@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::passed_over::PassedOver;
 use crate::report::bytes;
+use crate::text;
 
 /// A data set that cannot be used, or an image that cannot be read.
 ///
@@ -36,7 +37,7 @@ pub enum DataError {
     },
 
     /// An archive or another file of images that cannot be used, or one with their classes.
-    #[error("cannot use {}: {reason}", path.display())]
+    #[error("cannot use {}: {reason}", text::path(path))]
     BadSource {
         /// The file, or the image in it.
         path: PathBuf,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::text::{plural, shown};
+use crate::text::{plural, printable, shown};
 
 /// Number of names or endings that a line quotes.
 const QUOTED: usize = 5;
@@ -139,14 +139,25 @@ fn top(counts: &BTreeMap<String, u64>) -> impl Iterator<Item = (&str, u64)> {
 
 /// For example `.tif 2, .heic 1, …`.
 fn tops(counts: &BTreeMap<String, u64>) -> String {
-    let parts: Vec<String> = top(counts).map(|(key, n)| format!("{key} {n}")).collect();
+    let parts: Vec<String> = top(counts)
+        .map(|(key, n)| format!("{} {n}", readable(key)))
+        .collect();
     parts.join(", ") + ellipsis(counts.len())
 }
 
-/// The first of some names, each of a length to read.
+/// The first of some names.
 pub(super) fn quoted(names: &[String]) -> String {
-    let first: Vec<String> = names.iter().take(QUOTED).map(|name| shown(name)).collect();
+    let first: Vec<String> = names
+        .iter()
+        .take(QUOTED)
+        .map(|name| readable(name))
+        .collect();
     first.join(", ") + ellipsis(names.len())
+}
+
+/// A name that a file chose, safe to print and of a length to read.
+fn readable(name: &str) -> String {
+    shown(&printable(name))
 }
 
 fn ellipsis(all: usize) -> &'static str {

@@ -11,6 +11,7 @@ use super::labels;
 use super::listing::{self, Listing};
 use crate::config::{ImageRules, Sources};
 use crate::fs::open_regular;
+use crate::text::one_line;
 
 mod arrays;
 mod braces;
@@ -151,11 +152,11 @@ fn head(source: impl Read) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// A source that cannot be used.
+/// A source that cannot be used. Readers of archives quote names as they find them.
 fn bad(path: &Path, reason: impl std::fmt::Display) -> DataError {
     DataError::BadSource {
         path: path.to_owned(),
-        reason: reason.to_string(),
+        reason: one_line(&reason),
     }
 }
 
