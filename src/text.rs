@@ -119,15 +119,12 @@ pub(crate) fn shown(name: &str) -> String {
 /// Names that a list in a message shows.
 const LISTED: usize = 12;
 
-/// The first of some names from a file, safe to print.
+/// The first of some names from a file, safe to print, and none too long.
 pub(crate) fn listed(names: &[String]) -> String {
-    let shown: Vec<String> = names
-        .iter()
-        .take(LISTED)
-        .map(|name| printable(name))
-        .collect();
+    let first = names.iter().take(LISTED);
+    let first: Vec<String> = first.map(|name| printable(&shown(name))).collect();
     let more = if names.len() > LISTED { ", …" } else { "" };
-    format!("{}{more}", shown.join(", "))
+    format!("{}{more}", first.join(", "))
 }
 
 /// "1 image", "2 images": a number with its noun, which takes an s in the plural.
@@ -151,6 +148,7 @@ mod tests {
         let names: Vec<String> = (0..13).map(|n| format!("{n}\u{1b}")).collect();
         assert_eq!(listed(&names[..2]), r"0\u{1b}, 1\u{1b}");
         assert!(listed(&names).ends_with(r"11\u{1b}, …"));
+        assert_eq!(listed(&["x".repeat(1000)]).len(), MAX_SHOWN_CHARS + 3);
         let counted = [1, 2].map(|n| plural(n, "class"));
         assert_eq!(counted, ["1 class", "2 classes"]);
     }
