@@ -143,12 +143,21 @@ fn variants() -> Vec<(&'static str, RunConfig)> {
     ]
 }
 
-#[test]
-fn forward_and_gradients_of_every_variant() {
-    let Some(python) = python() else { return };
-    for (name, config) in variants() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = |n: &str| dir.path().join(n);
+/// A network and its input, in files that the reference reads.
+struct Variant {
+    name: &'static str,
+    config: RunConfig,
+    net: Model,
+    /// x_t, and what is beside it.
+    input: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    classes: Option<Tensor>,
+}
+
+impl Variant {
+    fn write(dir: &Path, name: &'static str, config: RunConfig) -> Variant {
+        std::fs::create_dir(dir).unwrap();
         let net = Model::new(&config.model, config.diffusion.timesteps, 11);
         // Layers that start near zero would hide what is before them.
         for p in net.params() {
@@ -166,33 +175,57 @@ fn forward_and_gradients_of_every_variant() {
             .map(|p| (p.name, p.tensor))
             .collect();
         let about = || ("about".to_owned(), "test".to_owned());
-        safetensors::write(&file("w.safetensors"), about(), &state).unwrap();
+        safetensors::write(&dir.join("w.safetensors"), about(), &state).unwrap();
         let classes = config.model.classes();
         let classes = classes.map(|_| Tensor::from_slice(&[1i64, 2, 0, 2]));
-        let input = [("x", &x), ("t", &t), ("noise", &noise)].into_iter();
-        let input = input.chain(classes.as_ref().map(|classes| ("classes", classes)));
         let condition = config.model.condition_channels();
         let condition = condition.map(|k| normal(2, Stream::Data, 0, &[4, k, h, w], Device::Cpu));
+        let input = [("x", &x), ("t", &t), ("noise", &noise)].into_iter();
+        let input = input.chain(classes.as_ref().map(|classes| ("classes", classes)));
         let input = input.chain(condition.as_ref().map(|beside| ("condition", beside)));
         let input: Vec<_> = input
             .map(|(n, t)| (n.to_owned(), t.shallow_clone()))
             .collect();
-        safetensors::write(&file("in.safetensors"), about(), &input).unwrap();
-        write_config(&file("run.json"), &config);
-        run(
-            &python,
-            "parity.py",
-            &[
-                ("--config", &file("run.json")),
-                ("--weights", &file("w.safetensors")),
-                ("--input", &file("in.safetensors")),
-                ("--out", &file("out.safetensors")),
-            ],
-            &[],
-        );
-        let theirs = Golden::open_path(&file("out.safetensors"));
+        safetensors::write(&dir.join("in.safetensors"), about(), &input).unwrap();
+        write_config(&dir.join("run.json"), &config);
+        Variant {
+            name,
+            input: beside(&x, condition.as_ref()),
+            config,
+            net,
+            noise,
+            t,
+            classes,
+        }
+    }
+}
 
-        let input = beside(&x, condition.as_ref());
+#[test]
+fn forward_and_gradients_of_every_variant() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let folder = |place: usize| dir.path().join(place.to_string());
+    let variants = variants().into_iter().enumerate();
+    let variants: Vec<Variant> = variants
+        .map(|(place, (name, config))| Variant::write(&folder(place), name, config))
+        .collect();
+    // All in one process, whose start takes longer than the work.
+    let folders: Vec<String> = (0..variants.len())
+        .map(|place| folder(place).to_str().unwrap().to_owned())
+        .collect();
+    let folders: Vec<&str> = folders.iter().map(String::as_str).collect();
+    run(&python, "parity.py", &[], &folders);
+    for (place, variant) in variants.into_iter().enumerate() {
+        let theirs = Golden::open_path(&folder(place).join("out.safetensors"));
+        let Variant {
+            name,
+            config,
+            net,
+            input,
+            noise,
+            t,
+            classes,
+        } = variant;
         let out = net.forward(&input, &t, classes.as_ref(), false);
         let loss = microbatch_loss(config.diffusion.loss, &out, &noise, 4);
         loss.backward();
