@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// Longest chain of symbolic links that is followed, as in the kernel.
 const MOST_LINKS: u32 = 40;
@@ -312,6 +312,33 @@ pub fn folder_of(path: &Path) -> &Path {
 /// [`write_atomic`] for bytes in memory.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic(path, |file| Ok(file.write_all(bytes)?))
+}
+
+/// A file that is locked (`flock`), until this goes.
+///
+/// Closing the file would not be enough: a process that another thread is just starting has a copy of it until it becomes
+/// another program, and with it the lock.
+#[derive(Debug)]
+pub(crate) struct Locked(File);
+
+impl Locked {
+    /// The file, which is locked already; or not, where the file system has no locks.
+    pub(crate) fn new(file: File) -> Locked {
+        Locked(file)
+    }
+
+    /// Another handle of the same open file.
+    #[cfg(test)]
+    pub(crate) fn copy(&self) -> File {
+        self.0.try_clone().unwrap()
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Where there are no locks, there is none to give back.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 #[cfg(test)]

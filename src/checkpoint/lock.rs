@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::fs::open_regular_with;
+use crate::fs::{Locked, open_regular_with};
 
 /// Held for as long as a process trains a run.
 ///
@@ -16,7 +16,7 @@ use crate::fs::open_regular_with;
 /// stays behind blocks nobody. It names the last holder.
 #[derive(Debug)]
 pub struct RunLock {
-    _file: File,
+    _file: Locked,
     /// Why it keeps nobody out, where the file system has no locks.
     pub warning: Option<String>,
 }
@@ -55,7 +55,7 @@ impl RunLock {
         // The holder's name is a courtesy: a full disk must not end a run here.
         let _ = sign(&mut file);
         Ok(RunLock {
-            _file: file,
+            _file: Locked::new(file),
             warning,
         })
     }
@@ -92,6 +92,10 @@ mod tests {
             refused.contains(&us) && !refused.contains("999999999"),
             "{refused}"
         );
+        drop(held);
+        let held = RunLock::take(&path).unwrap();
+        // As a process that is just being started has one, until it becomes another program.
+        let _copy = held._file.copy();
         drop(held);
         RunLock::take(&path).unwrap();
     }

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +15,7 @@ use rustix::io::Errno;
 use tch::{Device, Tensor};
 
 use crate::device::Chosen;
-use crate::fs::{open_regular, read_text, write_bytes};
+use crate::fs::{Locked, open_regular, read_text, write_bytes};
 use crate::native::host_bytes;
 use crate::pretrained::{Guided, Pretrained};
 use crate::sample::{
@@ -236,7 +235,7 @@ impl Record {
 pub(super) struct UnderWay {
     dir: PathBuf,
     /// Locked, for as long as it is open.
-    _record: File,
+    _record: Locked,
 }
 
 impl UnderWay {
@@ -293,7 +292,7 @@ impl UnderWay {
 }
 
 /// Keeps other processes out of the folder of a record, where the file system has locks.
-fn lock(path: &Path) -> Result<File> {
+fn lock(path: &Path) -> Result<Locked> {
     let record = open_regular(path).with_context(|| format!("cannot read {}", path.display()))?;
     match flock(&record, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => bail!(
@@ -301,7 +300,7 @@ fn lock(path: &Path) -> Result<File> {
             text::path(path)
         ),
         // Locks are a courtesy.
-        _ => Ok(record),
+        _ => Ok(Locked::new(record)),
     }
 }
 
