@@ -13,12 +13,13 @@ use super::layout::Entry;
 use super::lucidrains::diffusion::Buffers;
 use super::registry::{self, Extras};
 use super::report::{MissingHints, Report};
-use super::settings::{Settings, spelled};
+use super::settings::Settings;
+use super::upscale;
 use super::uses::Uses;
 use super::view::{View, objects_in, slot_at};
 use super::views;
 use crate::checkpoint::{Contents, Family, Meta, Weights};
-use crate::config::{Interpolation, RunConfig, UpscaleConfig};
+use crate::config::{RunConfig, UpscaleConfig};
 use crate::formats::finite::check_finite;
 use crate::formats::weights_file::{Node, TensorSlot, WeightsFile};
 use crate::model::{Model, load_state_dict};
@@ -103,7 +104,10 @@ impl Foreign {
             None => Recognised::in_file(&file, request)?,
         };
         found.heed(request)?;
-        let upscale = found.upscale(&request.hints)?;
+        let upscale = match &found.base {
+            Some(_) => None,
+            None => upscale::of(&found.settings, &request.hints, &mut found.report)?,
+        };
         let Recognised { view, settings, .. } = &found;
         let entries = settings.layout(&view.keys)?;
         fit(&entries, view).map_err(|error| beside_objects(error, view))?;
@@ -367,44 +371,6 @@ impl Recognised<'_> {
         Ok(())
     }
 }
-
-impl Recognised<'_> {
-    /// How a network that is given an image beside x_t makes it larger, which no file says.
-    fn upscale(&mut self, hints: &Hints) -> Result<Option<UpscaleConfig>> {
-        let (settings, report) = (&self.settings, &mut self.report);
-        let model = &settings.model;
-        if model.condition_channels().is_none() || self.base.is_some() {
-            ensure!(
-                hints.upscale.is_none() || self.base.is_some(),
-                "`hints.upscale`: this network is given no image beside x_t, to make it larger; leave it out"
-            );
-            return Ok(None);
-        }
-        let factor = hints.upscale.unwrap_or(USUAL_FACTOR);
-        if hints.upscale.is_none() {
-            report.assume(format!(
-                "it makes images {factor} times as high and wide; `hints.upscale` says otherwise"
-            ));
-        }
-        // OpenAI's code, `SuperResModel`; others have no code of their own for it.
-        let interpolation = match settings.origin.family {
-            Family::Openai => Interpolation::Bilinear,
-            _ => Interpolation::Bicubic,
-        };
-        report.assume(format!(
-            "the small image is brought to the size of the large one by {} interpolation",
-            spelled(&interpolation)
-        ));
-        Ok(Some(UpscaleConfig {
-            factor,
-            noise: 0.0,
-            interpolation,
-        }))
-    }
-}
-
-/// The factor of most published networks of super-resolution.
-const USUAL_FACTOR: i64 = 4;
 
 /// The view to read; the report says which, and what averages there are.
 fn choose<'f>(

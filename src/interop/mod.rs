@@ -6,8 +6,8 @@
 //! - `attention_unet`: what the code bases with Ho et al.'s U-Net share
 //! - `settings`: what a file was found to describe
 //! - `layout`: one table from their tensors to ours, used in both directions; `forms` does it to values; `export` writes
-//! - `hints`, `null_class`, `published`: what a file does not say; `uses`: what of it a caller needs; `report`: what was found,
-//!   assumed and lacks
+//! - `hints`, `null_class`, `published`, `upscale`: what a file does not say; `uses`: what of it a caller needs; `report`: what
+//!   was found, assumed and lacks
 //! - `inspect`: any file of weights, ours too, described
 
 mod attention_unet;
@@ -32,6 +32,7 @@ mod published;
 mod registry;
 mod report;
 mod settings;
+mod upscale;
 mod uses;
 mod view;
 mod views;
