@@ -14,7 +14,7 @@ use clap::Args;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
 use super::out;
-use super::sample::Record;
+use super::sample::record::Record;
 use crate::checkpoint::{holds_training_state, run_that_owns};
 use crate::data::has_image_ending;
 use crate::fs::{Target, check_writable, folder_of};

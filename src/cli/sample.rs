@@ -2,7 +2,7 @@
 
 mod cascade;
 mod of_classes;
-mod record;
+pub(super) mod record;
 mod share;
 
 use std::ops::Range;
@@ -36,8 +36,7 @@ use crate::text::{self, plural};
 
 use cascade::{Cascade, CascadeArgs};
 use of_classes::{LABELS, OfClasses};
-pub(super) use record::Record;
-use record::{Sampled, UnderWay};
+use record::{Record, Sampled, UnderWay};
 use share::{Own, Round, Share};
 
 /// Sample images from a trained model, of this program or another.
