@@ -390,3 +390,49 @@ fn files_of_other_programs_are_known_by_their_first_layer() {
         export.assert().failure();
     }
 }
+
+#[test]
+fn an_upscaler_can_be_told_the_class_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("images");
+    for (class, first) in [("bright", 8), ("dark", 0)] {
+        let folder = data.join(class);
+        std::fs::create_dir_all(&folder).unwrap();
+        for name in (first..first + 8).map(|i| format!("{i:02}.png")) {
+            let whole = images(dir.path().join("all").as_path()).join(&name);
+            std::fs::copy(whole, folder.join(&name)).unwrap();
+        }
+    }
+    let [base, larger] = ["base", "larger"].map(|name| dir.path().join(name));
+    // Grids and evaluations make images of small ones, of their classes.
+    let flags = "--conditional --upscale 2 --steps 2 --sample-every 2 --sample-images 3 --sample-steps 2 --hold-out 4 \
+                 --evaluate-every 2 --evaluate-metrics loss,fid --evaluate-images 3";
+    train(&data, &larger, flags).assert().success();
+    let flags = "--conditional --size 4 --min-pixel 2 --steps 2";
+    train(&data, &base, flags).assert().success();
+    let small = dir.path().join("small.png");
+    let pixels = Array3::from_shape_fn((4, 4, 3), |(y, x, _)| (20 * y + 10 * x) as u8);
+    write_png(&small, pixels.view()).unwrap();
+    let out = dir.path().join("out.png");
+    let made = |flags: &str| {
+        let mut command = upscale(&larger, &small, &format!("--steps 3 --force {flags}"));
+        command.arg("--out").arg(&out).assert().success();
+        read_png(&out, 3).unwrap()
+    };
+    // A network of two steps hardly heeds the class; guidance away from the other one makes it plain.
+    assert_ne!(
+        made("--class bright --guidance 50"),
+        made("--class dark --guidance 50")
+    );
+    upscale(&larger, &small, "--force")
+        .assert()
+        .failure()
+        .stderr(contains("choose a class"));
+    let mut cascade = ddpm(&format!(
+        "sample {PLACE} --sampler ddim --steps 2 -n 2 --class dark --force"
+    ));
+    cascade.arg(&base).arg("--then").arg(&larger);
+    let done = cascade.arg("--out").arg(&out).assert().success();
+    let said = String::from_utf8(done.get_output().stderr.clone()).unwrap();
+    assert!(!said.contains("is told none"), "{said}");
+}

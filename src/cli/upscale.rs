@@ -75,6 +75,8 @@ impl UpscaleCommand {
         let classes = self.class.class.chosen(&guided)?;
         let labels = in_turn(&classes, self.images.len());
         let upscaler = self.upscaling.upscaler(guided, &self.sampler, true)?;
+        let times = &upscaler.sampler().steps.times;
+        self.class.guidance.tell_visited(times);
         let outs = self.outs(upscaler.factor())?;
         let read = |(path, out): (&PathBuf, PathBuf)| -> Result<Small> {
             Ok(Small {
