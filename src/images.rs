@@ -18,6 +18,14 @@ pub fn to_pixels(images: &Tensor) -> Tensor {
         .to_kind(Kind::Uint8)
 }
 
+/// Converts bytes to values in [-1, 1] on the same device.
+///
+/// # Shapes
+/// - `pixels`: any, u8; returns the same shape, f32
+pub fn from_pixels(pixels: &Tensor) -> Tensor {
+    pixels.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0
+}
+
 /// Converts a tensor to images on the host, rounded by [`to_pixels`].
 ///
 /// # Shapes
@@ -43,7 +51,7 @@ pub fn to_array(images: &Tensor) -> Array4<u8> {
 pub fn to_tensor(images: ArrayView4<u8>) -> Tensor {
     let nchw = images.permuted_axes([0, 3, 1, 2]);
     let nchw = Tensor::try_from(nchw.as_standard_layout()).expect("an array without gaps");
-    nchw.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0
+    from_pixels(&nchw)
 }
 
 #[cfg(test)]

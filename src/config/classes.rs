@@ -98,20 +98,14 @@ impl ModelConfig {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
     use crate::config::{ModelKind, Preset, RunConfig};
 
-    const KINDS: [ModelKind; 5] = [
-        ModelKind::Unet,
-        ModelKind::UnetAttention,
-        ModelKind::Lucidrains,
-        ModelKind::UnetConcat,
-        ModelKind::Gau,
-    ];
-
     #[test]
     fn classes_come_back_from_text_and_none_leave_no_trace() {
-        for kind in KINDS {
+        for kind in ModelKind::value_variants() {
             let mut config = Preset::Demo.config();
             config.model = kind.config([3, 128, 128]);
             let plain = config.clone();
@@ -131,7 +125,7 @@ mod tests {
             let found = (m.classes(), m.null_class(), m.class_rows());
             assert_eq!(found, (Some(10), Some(10), Some(11)), "{kind:?}");
             config.model.set_classes(None, true);
-            if kind != ModelKind::Lucidrains {
+            if *kind != ModelKind::Lucidrains {
                 // Its last level's attention is another one now.
                 assert_eq!(config, plain, "{kind:?}");
             }
@@ -141,7 +135,7 @@ mod tests {
 
     #[test]
     fn impossible_classes_are_refused() {
-        for kind in KINDS {
+        for kind in ModelKind::value_variants() {
             let refused = |edit: &dyn Fn(&mut ModelConfig)| {
                 let mut model = kind.config([3, 128, 128]);
                 edit(&mut model);

@@ -1,6 +1,5 @@
 //! Super-resolution: a network that is given a low-resolution image beside x_t.
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::validate::require;
@@ -22,7 +21,7 @@ pub struct UpscaleConfig {
 }
 
 /// Interpolation between pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Interpolation {
     /// Cubic, as Pillow's.
@@ -141,20 +140,14 @@ impl RunConfig {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
     use crate::config::{ModelKind, Preset};
 
-    const KINDS: [ModelKind; 5] = [
-        ModelKind::Unet,
-        ModelKind::UnetAttention,
-        ModelKind::Lucidrains,
-        ModelKind::UnetConcat,
-        ModelKind::Gau,
-    ];
-
     #[test]
     fn settings_come_back_from_text_and_none_leave_no_trace() {
-        for kind in KINDS {
+        for kind in ModelKind::value_variants() {
             let mut config = Preset::Demo.config();
             config.model = kind.config([3, 128, 128]);
             let plain = config.clone();

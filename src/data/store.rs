@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::prefetch::Prefetcher;
+use crate::images::from_pixels;
 use crate::memory::available_bytes;
 use crate::native;
 
@@ -196,7 +197,7 @@ impl Store {
             let mask = native::send(mask, self.device)?.view([-1, 1, 1, 1]);
             pixels = pixels.flip([3]).where_self(&mask, &pixels);
         }
-        Ok(pixels.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0)
+        Ok(from_pixels(&pixels))
     }
 }
 

@@ -1,9 +1,9 @@
 //! The condition of super-resolution: an image of low resolution, brought to the size of x_t.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::config::{Interpolation, UpscaleConfig};
-use crate::images::to_pixels;
+use crate::images::{from_pixels, to_pixels};
 
 /// Makes images of low resolution from others, and what a network is given of them.
 ///
@@ -33,7 +33,15 @@ impl LowResolution {
         let (h, w) = (x_0.size()[2], x_0.size()[3]);
         let size = [h / self.factor, w / self.factor];
         let low = x_0.internal_upsample_bicubic2d_aa(size, false, None, None);
-        to_pixels(&low).to_kind(Kind::Float) / 255.0 * 2.0 - 1.0
+        from_pixels(&to_pixels(&low))
+    }
+
+    /// What a network is given of images, without noise: small ones, in the size of x_t.
+    ///
+    /// # Shapes
+    /// - `x_0`: `[N, C, H, W]` f32 in [-1, 1]; returns the same shape
+    pub fn condition(&self, x_0: &Tensor) -> Tensor {
+        self.enlarge(&self.shrink(x_0))
     }
 
     /// The images in the size of x_t. A cubic filter may go a little beyond [-1, 1].
@@ -75,7 +83,7 @@ pub fn beside(x_t: &Tensor, condition: Option<&Tensor>) -> Tensor {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
+    use tch::{Device, Kind};
 
     use super::*;
     use crate::rng::{Stream, normal};

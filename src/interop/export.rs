@@ -226,14 +226,8 @@ mod tests {
 
     /// Small networks of each kind without classes, with some, and with some that they grew.
     fn networks() -> Vec<ModelConfig> {
-        let mut plain = [
-            ModelKind::Unet,
-            ModelKind::UnetAttention,
-            ModelKind::Lucidrains,
-            ModelKind::UnetConcat,
-            ModelKind::Gau,
-        ]
-        .map(|kind| kind.config([3, 16, 16]));
+        let kinds = ModelKind::value_variants().iter();
+        let mut plain: Vec<ModelConfig> = kinds.map(|kind| kind.config([3, 16, 16])).collect();
         for model in &mut plain {
             match model {
                 ModelConfig::Unet(m) => (m.base_width, m.norm_groups) = (8, 4),

@@ -243,11 +243,9 @@ impl<'a> Upscaler<'a> {
     /// What sides are multiples of: by what the network halves images, and by what it makes them larger.
     fn multiple(&self) -> i64 {
         let halvings = self.network().config().model.size_factor();
-        let (mut multiple, step) = (halvings, halvings);
-        while multiple % self.factor != 0 {
-            multiple += step;
-        }
-        multiple
+        let sides = (1..=self.factor).map(|times| times * halvings);
+        let mut fitting = sides.filter(|side| side % self.factor == 0);
+        fitting.next().expect("their product is a multiple of both")
     }
 
     fn network(&self) -> &'a Pretrained {

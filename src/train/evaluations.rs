@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use ndarray::Array2;
 use tch::{Device, Tensor};
 
-use super::shown::{Shown, condition, x_0};
+use super::shown::{Shown, condition};
 use super::some_images::{classes_held_out, of_held_out, real, several_held_out};
 use super::{Observer, Stop, Trainer};
 use crate::config::{EvaluationConfig, Metric, QuickSampler, RunConfig};
@@ -24,7 +24,7 @@ use crate::evaluate::loss_by_t::{LossByT, LossSums};
 use crate::evaluate::moments::{Moments, Sums};
 use crate::evaluate::sliced::{Patches, SlicedOptions, sliced};
 use crate::evaluate::{Stored, frechet};
-use crate::images::to_pixels;
+use crate::images::{from_pixels, to_pixels};
 use crate::native::KeptFilters;
 use crate::sample::{
     ChosenSampler, Classes, Images, NoiseSource, SamplerKind, SamplerOptions, StartFrom, Step,
@@ -265,7 +265,7 @@ impl Work<'_> {
     fn loss(&self, predict: &Predict, tell: &mut dyn FnMut()) -> Result<f64> {
         let mut sums = LossSums::new(&self.loss);
         for part in self.held_out()? {
-            let x_0 = x_0(&part.pixels, self.device);
+            let x_0 = from_pixels(&part.pixels.to_device(self.device));
             let condition = condition(self.config, &x_0);
             let denoiser = part.denoiser(predict, condition.as_ref());
             sums.add(&self.loss.losses(&denoiser, &x_0, &part.numbers, tell)?);
@@ -277,7 +277,7 @@ impl Work<'_> {
     fn bound(&self, predict: &Predict, tell: &mut dyn FnMut()) -> Result<f64> {
         let mut sums = BoundSums::new(&self.bound);
         for part in self.held_out()? {
-            let x_0 = x_0(&part.pixels, self.device);
+            let x_0 = from_pixels(&part.pixels.to_device(self.device));
             let condition = condition(self.config, &x_0);
             let denoiser = part.denoiser(predict, condition.as_ref());
             sums.add(&self.bound.terms(&denoiser, &x_0, &part.numbers, tell)?);

@@ -9,6 +9,7 @@ use super::some_images::{real, real_classes};
 use crate::config::RunConfig;
 use crate::data::Loaded;
 use crate::diffusion::LowResolution;
+use crate::images::from_pixels;
 
 /// Images whose low-resolution form samples are made from.
 #[derive(Debug)]
@@ -51,17 +52,13 @@ impl Shown {
     ) -> Tensor {
         let count = (numbers.end - numbers.start) as i64;
         let pixels = self.pixels.narrow(0, numbers.start as i64, count);
-        condition(config, &x_0(&pixels, device)).expect("it is a run of super-resolution")
+        condition(config, &from_pixels(&pixels.to_device(device)))
+            .expect("it is a run of super-resolution")
     }
 }
 
 /// What a network of super-resolution is given of images, `[N, C, H, W]` f32, without noise; none for others.
 pub(super) fn condition(config: &RunConfig, x_0: &Tensor) -> Option<Tensor> {
     let low_resolution = LowResolution::new(config.upscale.as_ref()?);
-    Some(low_resolution.enlarge(&low_resolution.shrink(x_0)))
-}
-
-/// Bytes as a network takes them, on `device`.
-pub(super) fn x_0(pixels: &Tensor, device: Device) -> Tensor {
-    pixels.to_device(device).to_kind(Kind::Float) / 255.0 * 2.0 - 1.0
+    Some(low_resolution.condition(x_0))
 }

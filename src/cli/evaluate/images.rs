@@ -160,9 +160,7 @@ impl Measured {
             Tensor::from_slice(&own).to_device(device)
         });
         let x_0 = self.loaded.store.batch(&indices, None)?;
-        let condition = self
-            .low_resolution
-            .map(|small| small.enlarge(&small.shrink(&x_0)));
+        let condition = self.low_resolution.map(|small| small.condition(&x_0));
         Ok(ImageBatch {
             x_0,
             condition,

@@ -4,7 +4,6 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use ndarray::{ArrayView3, Axis};
 use serde::Serialize;
-use tch::{Kind, Tensor};
 
 use super::images::{ImageBatch, ImagesArgs, Measured};
 use super::ranks::Ranks;
@@ -16,7 +15,9 @@ use crate::cli::args::sampler::SamplerArgs;
 use crate::cli::args::upscaling::{UPSCALING_SAMPLER, UpscalingArgs};
 use crate::cli::out;
 use crate::cli::outputs::{ForceArg, Outputs};
+use crate::config::UpscaleConfig;
 use crate::device::Chosen;
+use crate::diffusion::LowResolution;
 use crate::evaluate::Mean;
 use crate::images::to_array;
 use crate::pretrained::Upscaler;
@@ -106,6 +107,7 @@ impl PsnrCommand {
             .upscaling
             .upscaler(guided, &self.sampler, ranks.leads())?;
         let upscaler = upscaler.with_batch(self.images.batch);
+        self.guidance.tell_visited(&upscaler.sampler().steps.times);
         let images = self.images.load(&network, ranks.leads())?;
         ranks.compare(&network, &images)?;
         let each = self.of_each(&upscaler, &images, ranks)?;
@@ -181,8 +183,8 @@ impl PsnrCommand {
         let mut on_step = |_: Step| step();
         let seed = self.images.seed;
         let large = upscaler.upscale(&low, classes, seed, &batch.numbers, &mut on_step)?;
-        let size = [batch.x_0.size()[2], batch.x_0.size()[3]];
-        let bicubic = bicubic(&low, size);
+        let cubic = UpscaleConfig::by(upscaler.factor());
+        let bicubic = LowResolution::new(&cubic).enlarge(&low);
         let [was, large, bicubic] = [&batch.x_0, &large, &bicubic].map(to_array);
         let images = was.axis_iter(Axis(0)).zip(large.axis_iter(Axis(0)));
         let pairs = images.zip(bicubic.axis_iter(Axis(0)));
@@ -191,12 +193,6 @@ impl PsnrCommand {
         };
         Ok(pairs.flat_map(of).collect())
     }
-}
-
-/// The images in a larger size, `[N, C, H, W]`, by cubic interpolation as Pillow's.
-fn bicubic(low: &Tensor, size: [i64; 2]) -> Tensor {
-    let large = low.to_kind(Kind::Float);
-    large.internal_upsample_bicubic2d_aa(size, false, None, None)
 }
 
 fn table(printed: &Printed) -> String {

@@ -15,7 +15,7 @@ use crate::cli::findings;
 use crate::cli::out::say;
 use crate::config::RunConfig;
 use crate::device::Chosen;
-use crate::images::to_pixels;
+use crate::images::{from_pixels, to_pixels};
 use crate::interop::Request;
 use crate::pretrained::{Guided, Pretrained, Upscaler};
 use crate::rng::{Stream, key};
@@ -225,7 +225,7 @@ impl Cascade<'_> {
         let own: Vec<u64> = numbers.clone().collect();
         for (place, (stage, labels)) in (0..).zip(&self.stages) {
             // What a file between the two would hold, as in training.
-            let low = to_pixels(&x).to_kind(Kind::Float) / 255.0 * 2.0 - 1.0;
+            let low = from_pixels(&to_pixels(&x));
             let labels = batch_labels(labels.as_ref(), numbers, low.device());
             // Noise of its own.
             let seed = key(self.seed, Stream::Condition, place);
