@@ -1,6 +1,6 @@
 //! The training objective.
 
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
 use super::forward::NoisedBatch;
 use super::variance::VariationalBound;
@@ -15,6 +15,7 @@ pub struct Objective {
     prediction: Prediction,
     forward: Forward,
     bound: Option<VariationalBound>,
+    timesteps: i64,
 }
 
 impl Objective {
@@ -31,6 +32,7 @@ impl Objective {
             forward: Forward::new(schedule, device),
             bound: learned_variance
                 .then(|| VariationalBound::new(schedule, config.prediction, device)),
+            timesteps: config.timesteps,
         }
     }
 
@@ -71,6 +73,28 @@ impl Objective {
             .square()
             .flatten(1, -1)
             .sum_dim_intlist(1, false, Kind::Double)
+    }
+
+    /// The squared error of each image as the loss counts it, added up over the images in each of `parts` equal parts of the
+    /// time steps, from t = 0; without the term of learned variances. Nothing waits for it, and no gradient flows back.
+    ///
+    /// # Shapes
+    /// - `out`: as in [`loss`](Objective::loss); returns `[parts]` f32
+    pub fn sums_by_t(&self, out: &Tensor, noised: &NoisedBatch, parts: i64) -> Tensor {
+        no_grad(|| {
+            let target = self.target(noised);
+            let mut error = out.narrow(1, 0, target.size()[1]).to_kind(Kind::Float) - &target;
+            let of_images = error.square_().flatten(1, -1);
+            let of_images =
+                of_images.sum_dim_intlist(1, false, Kind::Float) / divisor(self.kind, &target, 1);
+            let part = (&noised.t * parts).divide_scalar_mode(self.timesteps, "floor");
+            // Not an indexed addition, whose order of terms CUDA leaves open.
+            let all = Tensor::arange(parts, (Kind::Int64, part.device()));
+            let is_there = all.unsqueeze(1).eq_tensor(&part.unsqueeze(0));
+            // A loss that is not finite must not reach other parts, as 0 times it would.
+            let terms = of_images.unsqueeze(0).where_scalarother(&is_there, 0.0);
+            terms.sum_dim_intlist(1, false, Kind::Float)
+        })
     }
 
     /// The share of one microbatch in the loss of a batch of `batch` images, see [`microbatch_loss`].

@@ -123,7 +123,7 @@ impl Reducer {
     /// After the backward pass of a round: the losses to add to the batch's, in this order.
     ///
     /// # Shapes
-    /// - `loss`: scalar f32
+    /// - `loss`: `[K]` f32, and so is each that is returned
     ///
     /// # Errors
     /// [`RankLost`](super::RankLost).
@@ -142,8 +142,8 @@ impl Reducer {
             }
         }
         let _ = self.grads.shallow_clone().f_zero_()?;
-        let losses = self.group.all_gather(&loss.view([1]))?;
-        Ok(losses.view([-1]).unbind(0))
+        let losses = self.group.all_gather(&loss)?;
+        Ok(losses.unbind(0))
     }
 
     /// After the last round: the batch's gradients are in the flat gradient of each rank, and its loss is returned.

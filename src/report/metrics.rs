@@ -33,6 +33,45 @@ pub struct StepMetrics {
     /// Seconds of the run so far, over all its starts.
     #[serde(deserialize_with = "number")]
     pub secs: f64,
+    /// The loss in parts of the time steps; `None` in lines of before it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_by_t: Option<LossByT>,
+}
+
+/// Equal parts of the time steps in which the loss is measured apart. Three are a quarter.
+pub const PARTS_OF_T: usize = 12;
+
+/// The mean loss of the images of a batch in each part of the time steps, from the least noisy; `None` where the batch had no
+/// image. Of learned variances only the squared error is in it. Files have four digits of each.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LossByT(pub [Option<f64>; PARTS_OF_T]);
+
+impl LossByT {
+    /// From the sum of the losses of so many images in each part.
+    pub fn of_sums(sums: &[f64; PARTS_OF_T], images: &[u32; PARTS_OF_T]) -> LossByT {
+        let mut means = [None; PARTS_OF_T];
+        for ((mean, sum), images) in means.iter_mut().zip(sums).zip(images) {
+            let value = sum / f64::from(*images);
+            *mean = value.is_finite().then(|| four_digits(value));
+        }
+        LossByT(means)
+    }
+
+    /// The mean of each quarter's parts.
+    pub fn quarters(&self) -> [Option<f64>; 4] {
+        let (quarters, _) = self.0.as_chunks::<{ PARTS_OF_T / 4 }>();
+        [0, 1, 2, 3].map(|quarter| {
+            let known: Vec<f64> = quarters[quarter].iter().flatten().copied().collect();
+            let sum: f64 = known.iter().sum();
+            (!known.is_empty()).then(|| sum / known.len() as f64)
+        })
+    }
+}
+
+/// Twelve numbers a line are for curves, and need no more.
+fn four_digits(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
 }
 
 /// The line of an evaluation, which follows that of its step. It holds no times, so that a run that was resumed has the
@@ -115,6 +154,30 @@ pub fn evaluations(path: &Path) -> Result<Vec<EvaluationMetrics>> {
 /// Not a regular file, or one that cannot be read.
 pub fn evaluation_history(path: &Path) -> Result<EvaluationHistory> {
     lines::find_history(path)
+}
+
+/// A whole line of metrics.jsonl.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most lines are of steps, and one is made at a time"
+)]
+pub enum Line {
+    /// Of a step.
+    Step(StepMetrics),
+    /// Of an evaluation.
+    Evaluation(EvaluationMetrics),
+    /// Of neither.
+    Bad,
+}
+
+/// Reads metrics.jsonl from byte `from` on, and hands its lines to `take`; none without the file. Returns where the last whole
+/// line ends: to go on from there later. A last line that is cut short, as while a run is writing it, is left for then.
+///
+/// # Errors
+/// Not a regular file, one that cannot be read, or one that is shorter than `from`.
+pub fn read_lines(path: &Path, from: u64, take: &mut dyn FnMut(Line)) -> Result<u64> {
+    lines::read_from(path, from, take)
 }
 
 /// The open file.

@@ -14,7 +14,7 @@ use super::{Observer, StepOutput, Trainer};
 use crate::checkpoint::RunFolder;
 use crate::config::RunConfig;
 use crate::native::Arriving;
-use crate::report::{EvaluationMetrics, Later, Metrics, StepMetrics};
+use crate::report::{EvaluationMetrics, Later, LossByT, Metrics, PARTS_OF_T, StepMetrics};
 
 /// Steps that a CUDA device may run ahead of the host, which then reads all but the newest: while the host waits and
 /// writes, the device still has that one to compute.
@@ -29,6 +29,7 @@ struct Pending {
     step: u64,
     lr: f64,
     numbers: Arriving,
+    images_by_t: [u32; PARTS_OF_T],
 }
 
 /// Steps whose numbers are not read yet, metrics.jsonl, and the observer.
@@ -91,6 +92,7 @@ impl Readback {
             step: output.step,
             lr: output.lr,
             numbers: Arriving::send(&output.numbers)?,
+            images_by_t: output.images_by_t,
         });
         Ok(())
     }
@@ -127,8 +129,9 @@ impl Readback {
         let mut lines = Vec::new();
         let mut bad = None;
         for output in self.pending.drain(..count).collect::<Vec<_>>() {
-            let [loss, grad_norm, frozen] =
-                [0, 1, 2].map(|i| output.numbers.host().double_value(&[i]));
+            let number = |place: i64| output.numbers.host().double_value(&[place]);
+            let [loss, grad_norm, frozen] = [0, 1, 2].map(number);
+            let sums = std::array::from_fn(|part| number(3 + part as i64));
             if frozen != 0.0 {
                 bad = Some(BadStep {
                     step: output.step,
@@ -145,6 +148,7 @@ impl Readback {
                 grad_norm,
                 images_per_sec,
                 secs,
+                loss_by_t: Some(LossByT::of_sums(&sums, &output.images_by_t)),
             };
             self.tell(&metrics, secs_per_step);
             lines.push(metrics);

@@ -73,6 +73,7 @@ pub fn replay(
             grad_norm,
             images_per_sec: config.train.batch as f64 / secs.max(1e-9),
             secs,
+            loss_by_t: None,
         };
         observer.step(&metrics, secs);
         if frozen != 0.0 {

@@ -1,6 +1,9 @@
 //! The random choices of a step, and the part of its batch that one process computes.
 
+use anyhow::Result;
 use tch::Tensor;
+
+use crate::report::PARTS_OF_T;
 
 /// The random choices of a step, a function of (seed, step) alone.
 #[derive(Debug)]
@@ -13,6 +16,17 @@ pub struct StepDraws {
     pub unlabelled: Option<Tensor>,
     /// Time steps, `[B]` i64 on CPU.
     pub t: Tensor,
+}
+
+impl StepDraws {
+    /// Images in each part of the `timesteps` time steps.
+    pub(super) fn images_by_t(&self, timesteps: i64) -> Result<[u32; PARTS_OF_T]> {
+        let mut images = [0; PARTS_OF_T];
+        for t in Vec::<i64>::try_from(&self.t)? {
+            images[(t * PARTS_OF_T as i64 / timesteps) as usize] += 1;
+        }
+        Ok(images)
+    }
 }
 
 /// A part of a step's batch.

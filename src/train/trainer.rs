@@ -19,7 +19,7 @@ use crate::memory::{Shortage, catch_shortage};
 use crate::model::Model;
 use crate::native::{self, Bf16Weights, KeptFilters};
 use crate::optim::{Arena, Ema, Optimizer, StepInputs, lr_multiplier, norm};
-use crate::report::bytes;
+use crate::report::{PARTS_OF_T, bytes};
 use crate::rng::{Stream, batch_noise, condition_noise, key, normal, part_key, seeded};
 
 /// Batches that are gathered before their step, where gathering takes time: one could be late now and then.
@@ -58,6 +58,10 @@ pub struct Trainer {
 pub struct Gradients {
     /// `[2]` f32 on the device: loss, and gradient norm before clipping.
     pub loss_and_grad_norm: Tensor,
+    /// `[12]` f32 on the device: the loss of images in each part of the time steps, see [`Objective::sums_by_t`].
+    pub sums_by_t: Tensor,
+    /// Images of the batch in each part.
+    pub images_by_t: [u32; PARTS_OF_T],
 }
 
 /// The result of a step, still on the device, so that the host does not wait.
@@ -65,11 +69,28 @@ pub struct Gradients {
 pub struct StepOutput {
     /// Number of the step, from 1.
     pub step: u64,
-    /// `[3]` f32: loss, gradient norm before clipping, and 1 if nothing was changed because this step or one
-    /// before it is bad.
+    /// `[15]` f32: loss, gradient norm before clipping, 1 if nothing was changed because this step or one before it is bad,
+    /// and `sums_by_t` of [`Gradients`].
     pub numbers: Tensor,
+    /// Images of the batch in each part of the time steps.
+    pub images_by_t: [u32; PARTS_OF_T],
     /// Learning rate of the step.
     pub lr: f64,
+}
+
+impl Gradients {
+    /// Gradients of another origin than images: no part of the time steps has any.
+    ///
+    /// # Shapes
+    /// - `loss_and_grad_norm`: `[2]` f32
+    pub fn without_parts(loss_and_grad_norm: Tensor) -> Gradients {
+        let like = (Kind::Float, loss_and_grad_norm.device());
+        Gradients {
+            loss_and_grad_norm,
+            sums_by_t: Tensor::zeros([PARTS_OF_T as i64], like),
+            images_by_t: [0; PARTS_OF_T],
+        }
+    }
 }
 
 impl Trainer {
@@ -207,15 +228,19 @@ impl Trainer {
     /// As [`train_step`](Trainer::train_step).
     pub fn gradients(&mut self, data: &Store) -> Result<Gradients> {
         let share = self.share();
-        let draw = share.draws(&self.draw(self.step));
+        let whole = self.draw(self.step);
+        let images_by_t = whole.images_by_t(self.config.diffusion.timesteps)?;
+        let draw = share.draws(&whole);
         let x_0 = data.batch(&draw.indices, draw.mirrored.as_ref())?;
         let classes = self.classes(data, &draw)?;
         self.prefetch(data, &share)?;
         self.clock.end_of(Phase::Images);
-        let loss = self.backward_of(&x_0, &draw.t, classes.as_ref(), self.step, &share)?;
+        let losses = self.backward_of(&x_0, &draw.t, classes.as_ref(), self.step, &share)?;
         let grad_norm = self.grad_norm();
         Ok(Gradients {
-            loss_and_grad_norm: Tensor::stack(&[loss, grad_norm], 0),
+            loss_and_grad_norm: Tensor::stack(&[losses.get(0), grad_norm], 0),
+            sums_by_t: losses.narrow(0, 1, PARTS_OF_T as i64),
+            images_by_t,
         })
     }
 
@@ -276,7 +301,11 @@ impl Trainer {
     /// # Errors
     /// As [`train_step`](Trainer::train_step).
     pub fn update(&mut self, gradients: Gradients) -> Result<StepOutput> {
-        let numbers = gradients.loss_and_grad_norm;
+        let Gradients {
+            loss_and_grad_norm: numbers,
+            sums_by_t,
+            images_by_t,
+        } = gradients;
         self.clip(&numbers.get(1));
         let good_before = self.good_steps();
         self.guard.check(&self.arena, &numbers);
@@ -293,7 +322,8 @@ impl Trainer {
         self.step += 1;
         Ok(StepOutput {
             step: self.step,
-            numbers: Tensor::cat(&[numbers, self.arena.frozen.view(1)], 0),
+            numbers: Tensor::cat(&[numbers, self.arena.frozen.view(1), sums_by_t], 0),
+            images_by_t,
             lr: self.config.optim.lr * multiplier,
         })
     }
@@ -333,7 +363,8 @@ impl Trainer {
         step: u64,
     ) -> Result<Tensor> {
         let images = x_0.size()[0];
-        self.backward_of(x_0, t, classes, step, &Share::of_range(0, images, images))
+        let share = Share::of_range(0, images, images);
+        Ok(self.backward_of(x_0, t, classes, step, &share)?.get(0))
     }
 
     /// As [`backward`](Trainer::backward) for images `first..first + B` of the batch alone: losses and gradients of all
@@ -365,15 +396,11 @@ impl Trainer {
             "images {first} to {} are not whole microbatches of {micro} in a batch of {batch}; another `train.accumulate` splits it otherwise",
             first + images
         );
-        self.backward_of(
-            x_0,
-            t,
-            classes,
-            step,
-            &Share::of_range(first, images, batch),
-        )
+        let share = Share::of_range(first, images, batch);
+        Ok(self.backward_of(x_0, t, classes, step, &share)?.get(0))
     }
 
+    /// Returns the loss, and then that of each part of the time steps, `[1 + 12]`.
     fn backward_of(
         &self,
         x_0: &Tensor,
@@ -435,7 +462,7 @@ impl Trainer {
         let _in_bf16 = (self.net.in_bf16() && device.is_cuda())
             .then(|| Bf16Weights::of(&self.arena.params))
             .transpose()?;
-        let mut total = Tensor::zeros([], (Kind::Float, device));
+        let mut total = Tensor::zeros([1 + PARTS_OF_T as i64], (Kind::Float, device));
         let part = |start: i64| {
             let part = noised.part(start, micro.min(images - start));
             self.microbatch(&part, share.of)
@@ -491,15 +518,17 @@ impl Trainer {
         total
     }
 
-    /// Adds the gradients of one microbatch to the arena; returns its part of the loss of a batch of `batch` images.
+    /// Adds the gradients of one microbatch to the arena; returns its part of the loss of a batch of `batch` images, and then
+    /// the sums of the losses in each part of the time steps, `[1 + 12]`.
     fn microbatch(&self, part: &NoisedBatch, batch: i64) -> Result<Tensor> {
         let classes = part.classes.as_ref();
         let out = self.net.forward(&part.input(), &part.t, classes, true);
         let loss = self.objective.loss(&out, part, batch);
+        let sums_by_t = self.objective.sums_by_t(&out, part, PARTS_OF_T as i64);
         self.clock.end_of(Phase::Forward);
         loss.f_backward()?;
         self.clock.end_of(Phase::Backward);
-        Ok(loss.detach())
+        Ok(Tensor::cat(&[loss.detach().view(1), sums_by_t], 0))
     }
 
     /// L2 norm of the gradients in the arena, a scalar f32 on the device.

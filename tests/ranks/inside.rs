@@ -52,7 +52,7 @@ fn what_adding_up_gradients_takes_is_estimated() {
         let group = Arc::clone(group);
         let reducer = Reducer::new(group, reduce, &grads, &weights, &[0, half]).unwrap();
         reducer.before_round(true).unwrap();
-        let losses = reducer.after_round(Tensor::zeros([], like)).unwrap();
+        let losses = reducer.after_round(Tensor::zeros([1], like)).unwrap();
         let _ = reducer
             .finish(Tensor::stack(&losses, 0).sum(Kind::Float))
             .unwrap();

@@ -160,9 +160,8 @@ impl Update {
 impl Bench for Update {
     fn step(&mut self) -> Result<()> {
         let grad_norm = self.trainer.grad_norm();
-        let gradients = Gradients {
-            loss_and_grad_norm: Tensor::stack(&[grad_norm.ones_like(), grad_norm], 0),
-        };
+        let loss = grad_norm.ones_like();
+        let gradients = Gradients::without_parts(Tensor::stack(&[loss, grad_norm], 0));
         self.trainer.update(gradients).map(drop)
     }
 

@@ -6,9 +6,9 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use super::{EvaluationHistory, EvaluationMetrics, Later, StepMetrics, TimedEvaluation};
+use super::{EvaluationHistory, EvaluationMetrics, Later, Line, StepMetrics, TimedEvaluation};
 use crate::fs::{open_regular, open_regular_with, write_atomic};
 use crate::text::plural;
 
@@ -256,19 +256,46 @@ pub(super) fn find_history(path: &Path) -> Result<EvaluationHistory> {
     Ok(found)
 }
 
+/// All whole lines from byte `from` on; see [`read_lines`](super::read_lines).
+pub(super) fn read_from(path: &Path, from: u64, take: &mut dyn FnMut(Line)) -> Result<u64> {
+    for_each_from(path, from, |line, whole| {
+        if whole {
+            let step = serde_json::from_slice(line).map(Line::Step);
+            let evaluation = || serde_json::from_slice(line).map(Line::Evaluation);
+            take(step.or_else(|_| evaluation()).unwrap_or(Line::Bad));
+        }
+    })
+}
+
 /// Calls `take` with each line, and whether it ends in a newline; not at all without the file.
-fn for_each(path: &Path, mut take: impl FnMut(&[u8], bool)) -> Result<()> {
+fn for_each(path: &Path, take: impl FnMut(&[u8], bool)) -> Result<()> {
+    for_each_from(path, 0, take).map(drop)
+}
+
+/// As [`for_each`] from byte `from` on. Returns where the last line with a newline ends.
+fn for_each_from(path: &Path, from: u64, mut take: impl FnMut(&[u8], bool)) -> Result<u64> {
     let cannot = || format!("cannot read {}", path.display());
-    let file = match open_regular(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+    let mut file = match open_regular(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && from == 0 => return Ok(0),
         file => file.with_context(cannot)?,
     };
-    let (mut reader, mut line, mut position) = (BufReader::new(file), Vec::new(), 0);
+    let length = file.metadata().with_context(cannot)?.len();
+    ensure!(
+        from <= length,
+        "{} has become shorter than the {from} bytes that were read of it",
+        path.display()
+    );
+    file.seek(SeekFrom::Start(from)).with_context(cannot)?;
+    let (mut reader, mut line, mut position) = (BufReader::new(file), Vec::new(), from);
+    let mut read_to = from;
     loop {
         let start = position;
         let whole = next_line(&mut reader, &mut line, &mut position).with_context(cannot)?;
         if position == start {
-            return Ok(());
+            return Ok(read_to);
+        }
+        if whole {
+            read_to = position;
         }
         take(&line, whole);
     }

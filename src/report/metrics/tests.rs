@@ -8,6 +8,7 @@ fn line(step: u64) -> StepMetrics {
         grad_norm: 2.0,
         images_per_sec: 100.0,
         secs: step as f64,
+        loss_by_t: None,
     }
 }
 
@@ -223,4 +224,60 @@ fn the_history_of_evaluations_has_the_times_of_their_steps() {
     assert_eq!((found.last_step, found.bad_lines), (5, 2));
     let nothing = evaluation_history(&path.with_file_name("none")).unwrap();
     assert_eq!(nothing, EvaluationHistory::default());
+}
+
+#[test]
+fn lines_are_read_on_from_where_the_last_one_ended() {
+    let (_dir, path) = file(text([1]) + "{\"step\":2,\"evaluation\":{}}\nodd\n{\"step\":3,");
+    let mut found = Vec::new();
+    let to = read_lines(&path, 0, &mut |line| found.push(line)).unwrap();
+    let evaluation = EvaluationMetrics {
+        step: 2,
+        evaluation: BTreeMap::new(),
+    };
+    assert_eq!(
+        found,
+        [Line::Step(line(1)), Line::Evaluation(evaluation), Line::Bad]
+    );
+    // The run writes the rest.
+    let whole = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, whole[..to as usize].to_owned() + &text([3, 4])).unwrap();
+    found.clear();
+    let end = read_lines(&path, to, &mut |line| found.push(line)).unwrap();
+    assert_eq!(found, [3, 4].map(|step| Line::Step(line(step))));
+    assert_eq!(end, path.metadata().unwrap().len());
+    let error = read_lines(&path, end + 1, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("has become shorter"), "{error}");
+    let none = path.with_file_name("none");
+    assert_eq!(read_lines(&none, 0, &mut |_| unreachable!()).unwrap(), 0);
+}
+
+#[test]
+fn the_loss_in_parts_of_t_is_kept_with_four_digits() {
+    let mut sums = [0.0; PARTS_OF_T];
+    let mut images = [0; PARTS_OF_T];
+    (sums[0], images[0]) = (100.0 / 3.0, 1);
+    (sums[2], images[2]) = (30.0, 3);
+    (sums[11], images[11]) = (f64::NAN, 2);
+    let by_t = LossByT::of_sums(&sums, &images);
+    let mut want = [None; PARTS_OF_T];
+    (want[0], want[2]) = (Some(33.33), Some(10.0));
+    assert_eq!(by_t, LossByT(want));
+    assert_eq!(
+        by_t.quarters(),
+        [Some((33.33 + 10.0) / 2.0), None, None, None]
+    );
+    let of_step = StepMetrics {
+        loss_by_t: Some(by_t),
+        ..line(1)
+    };
+    let json = serde_json::to_string(&of_step).unwrap();
+    let nulls = ",null".repeat(PARTS_OF_T - 3);
+    assert!(
+        json.ends_with(&format!(r#","loss_by_t":[33.33,null,10.0{nulls}]}}"#)),
+        "{json}"
+    );
+    assert_eq!(serde_json::from_str::<StepMetrics>(&json).unwrap(), of_step);
+    // A line of before has none.
+    assert!(!text([1]).contains("loss_by_t"));
 }
