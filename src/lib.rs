@@ -47,20 +47,21 @@
 //! 1. [`cli`]: the commands of the program, and all that is printed
 //! 2. [`pretrained`]: a network with its settings, from any file
 //! 3. [`train`]: the loop, read top to bottom, and what is done between steps
-//! 4. [`interop`]: other programs' checkpoints, in both directions
-//! 5. [`checkpoint`]: this program's own files, run folders and locks
-//! 6. [`evaluate`]: one measure of a network or of its images a file
-//! 7. [`sample`]: one sampler a file, each a loop over x_t
-//! 8. [`optim`]: the flat parameter arena, LAMB and Adam, EMA
-//! 9. [`diffusion`]: schedule, q_sample, loss
-//! 10. [`model`]: the networks
-//! 11. [`data`]: from a folder of images to one uint8 tensor
-//! 12. [`config`]: every setting, and the presets
-//! 13. [`report`]: metrics.jsonl, grids and animations
-//! 14. [`formats`]: byte layouts, all untrusted
-//! 15. [`images`], [`rng`], [`device`], [`memory`], [`distributed`]: rooms that know nothing of each other
-//! 16. [`native`]: the C++ shim and its safe face
-//! 17. [`mod@fs`], `text`: leaves
+//! 4. [`runs`]: runs seen from outside: their state, and what may be pruned
+//! 5. [`interop`]: other programs' checkpoints, in both directions
+//! 6. [`checkpoint`]: this program's own files, run folders and locks
+//! 7. [`evaluate`]: one measure of a network or of its images a file
+//! 8. [`sample`]: one sampler a file, each a loop over x_t
+//! 9. [`optim`]: the flat parameter arena, LAMB and Adam, EMA
+//! 10. [`diffusion`]: schedule, q_sample, loss
+//! 11. [`model`]: the networks
+//! 12. [`data`]: from a folder of images to one uint8 tensor
+//! 13. [`config`]: every setting, and the presets
+//! 14. [`report`]: metrics.jsonl, grids and animations
+//! 15. [`formats`]: byte layouts, all untrusted
+//! 16. [`images`], [`rng`], [`device`], [`memory`], [`distributed`]: rooms that know nothing of each other
+//! 17. [`native`]: the C++ shim and its safe face
+//! 18. [`mod@fs`], `text`: leaves
 //!
 //! A newcomer reads [`config`], then [`model`] and [`diffusion`], then [`fn@train::train`]. The ideas that all of it leans on
 //! are in `docs/design.md`.
@@ -87,6 +88,7 @@ pub mod optim;
 pub mod pretrained;
 pub mod report;
 pub mod rng;
+pub mod runs;
 pub mod sample;
 mod text;
 pub mod train;

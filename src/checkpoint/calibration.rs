@@ -78,6 +78,17 @@ impl Calibration {
         checkpoint.with_file_name(name)
     }
 
+    /// The checkpoint that a file with the name of a measurement belongs to; `None` for another name.
+    pub fn checkpoint_beside(measurement: &Path) -> Option<PathBuf> {
+        let name = measurement.file_name()?.to_str()?;
+        let of = [Weights::Ema, Weights::Raw].iter().find_map(|weights| {
+            let ending = format!(".{}.analytic.json", weights.to_string().to_lowercase());
+            name.strip_suffix(&ending)
+        })?;
+        of.ends_with(".safetensors")
+            .then(|| measurement.with_file_name(of))
+    }
+
     /// Writes it, whole or not at all.
     ///
     /// # Errors

@@ -30,14 +30,14 @@ pub use calibration::Calibration;
 pub use evaluations::Evaluations;
 pub use file::{
     Checkpoint, Contents, History, Meta, RunningStats, Weights, is_ours, read_checkpoint,
-    write_checkpoint,
+    read_meta, write_checkpoint,
 };
 pub use fingerprint::fingerprint;
 pub use lock::RunLock;
-pub use newest::{Damaged, find, resolve};
+pub use newest::{Damaged, find, newest_readable, resolve, step_of};
 pub use origin::{AttentionOrder, Family, Origin};
-pub use owned::{holds_training_state, run_that_owns};
-pub use pins::{Pin, every_checkpoint, in_a_run, pinned_for};
+pub use owned::{holds_training_state, is_own, run_that_owns};
+pub use pins::{Pin, every_checkpoint, in_a_run, is_pinned, pinned_for};
 pub use resumable::{Resumable, unsaved_steps};
 pub use run_folder::RunFolder;
-pub use runs::{RUNS, nearest_run, newest_run};
+pub use runs::{RUNS, changed, nearest_run, newest_run, seems_a_run};

@@ -110,7 +110,7 @@ pub(super) fn checkpoints(run: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The step in a checkpoint's name; `None` for another file.
-pub(super) fn step_of(path: &Path) -> Option<u64> {
+pub fn step_of(path: &Path) -> Option<u64> {
     let name = path.file_name().and_then(OsStr::to_str)?;
     let step = name.strip_prefix("step-")?.strip_suffix(".safetensors")?;
     // Not all that `parse` takes: no sign.
@@ -141,6 +141,16 @@ fn latest(run: &Path) -> Result<Option<PathBuf>> {
     Ok(plain.then_some(named))
 }
 
+/// The checkpoint that a run goes on from, read whole, and the newer ones that cannot be read; `None` for a folder without
+/// checkpoints.
+///
+/// # Errors
+/// There are checkpoints, and none can be read.
+pub fn newest_readable(run: &Path) -> Result<Option<(PathBuf, Vec<Damaged>)>> {
+    let found = newest(run, |path| read_checkpoint(path).map(drop))?;
+    Ok(found.map(|found| (found.path, found.damaged)))
+}
+
 /// The file that a checkpoint argument stands for: itself, or the newest readable one of a run folder.
 ///
 /// # Errors
@@ -160,14 +170,12 @@ pub fn find(argument: &Path) -> Result<(PathBuf, Vec<Damaged>)> {
         }
         return Ok((argument.to_owned(), Vec::new()));
     }
-    let found = newest(argument, |path| read_checkpoint(path).map(drop))?;
-    let found = found.with_context(|| {
+    newest_readable(argument)?.with_context(|| {
         format!(
             "{} is a folder without checkpoints; give a checkpoint file or a run folder",
             argument.display()
         )
-    })?;
-    Ok((found.path, found.damaged))
+    })
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub fn run_that_owns(file: &Path, run: Option<&Path>) -> Option<PathBuf> {
 }
 
 /// True for the path below a run's folder of one of its own files.
-fn is_own(below: &Path) -> bool {
+pub fn is_own(below: &Path) -> bool {
     let mut parts = below.iter();
     let first = parts.next().and_then(|part| part.to_str());
     let second = parts.next().and_then(|part| part.to_str());
@@ -49,7 +49,7 @@ fn is_own(below: &Path) -> bool {
 }
 
 /// True for the folder of a run, also one that has lost its settings.
-fn is_run(dir: &Path) -> bool {
+pub(super) fn is_run(dir: &Path) -> bool {
     let has = |name: &str| dir.join(name).is_file();
     if has("config.toml") && (has("lock") || has("metrics.jsonl")) || has("checkpoints/latest") {
         return true;

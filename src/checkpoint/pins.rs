@@ -140,7 +140,7 @@ pub fn pinned_for(run: &Path, network: &blake3::Hash) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// The folder cannot be read.
-pub(super) fn is_pinned(checkpoint: &Path) -> Result<bool> {
+pub fn is_pinned(checkpoint: &Path) -> Result<bool> {
     let beside = entries(folder_of(checkpoint))?;
     Ok(beside.iter().any(|pin| is_pin_of(pin, checkpoint)))
 }

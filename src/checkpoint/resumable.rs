@@ -107,7 +107,7 @@ impl RunFolder {
     }
 
     /// A run that has done steps without a checkpoint has lost its checkpoints, unless it ended before the first.
-    fn refuse_lost_checkpoints(&self, config: &RunConfig) -> Result<()> {
+    pub(crate) fn refuse_lost_checkpoints(&self, config: &RunConfig) -> Result<()> {
         let steps = last_step(&self.metrics_path())?;
         if steps == 0 {
             return Ok(());

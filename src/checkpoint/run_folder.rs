@@ -23,13 +23,13 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use fs_err as fs;
 
 use super::best;
-use super::file::{Checkpoint, Meta, read_checkpoint, write_checkpoint};
-use super::lock::RunLock;
-use super::newest::{checkpoints, step_of};
+use super::file::{Checkpoint, Meta, read_checkpoint, read_meta, write_checkpoint};
+use super::lock::{RunLock, holder};
+use super::newest::{checkpoints, newest, step_of};
 use super::pins;
 use crate::config::{Preset, RunConfig, Unnamed};
 use crate::fs::{read_text, remove_leftovers, write_bytes};
@@ -104,6 +104,33 @@ impl RunFolder {
     /// No run there, or settings that cannot be read.
     pub fn config(&self) -> Result<RunConfig> {
         read_config(&self.config_path())
+    }
+
+    /// Who trains the run now, in the words of its lock; `None` if nobody does.
+    ///
+    /// # Errors
+    /// Its lock is there and cannot be read.
+    pub fn trained_by(&self) -> Result<Option<String>> {
+        let path = self.dir.join("lock");
+        holder(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// Keeps other processes out of a run that is there.
+    ///
+    /// # Errors
+    /// One trains it, or no permission.
+    pub fn lock(&self) -> Result<RunLock> {
+        RunLock::take(&self.dir.join("lock"))
+    }
+
+    /// Its newest checkpoint and that one's metadata: the one that a resume would take, unless what is within the file is
+    /// damaged. `None` without one.
+    ///
+    /// # Errors
+    /// None of its checkpoints can be read.
+    pub fn newest_meta(&self) -> Result<Option<(PathBuf, Meta)>> {
+        let found = newest(&self.dir, read_meta)?;
+        Ok(found.map(|found| (found.path, found.read)))
     }
 
     /// Makes the folder of a new run and locks it.

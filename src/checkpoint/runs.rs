@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::owned::is_run;
 use crate::fs::folder_of;
 
 /// The folder that new runs are made in.
@@ -30,6 +31,15 @@ pub fn nearest_run(wanted: &Path) -> Option<PathBuf> {
     near.min_by_key(|run| (distance(run), run.clone()))
 }
 
+/// True for a folder that is, or seems to be, a run: also for one whose settings or checkpoints are gone, and for what a
+/// start leaves that ended before it wrote any.
+pub fn seems_a_run(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).is_file();
+    is_run(folder)
+        || has("lock") && (has("log.txt") || has("metrics.jsonl"))
+        || has("config.toml") && folder.join("checkpoints").is_dir()
+}
+
 fn runs_in(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let plain = match folder == Path::new(".") {
         // As it is written on a command line.
@@ -42,7 +52,7 @@ fn runs_in(folder: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// When a run was trained last.
-fn changed(run: &Path) -> Option<SystemTime> {
+pub fn changed(run: &Path) -> Option<SystemTime> {
     let files = ["metrics.jsonl", "checkpoints/latest", "config.toml"];
     let times = files.map(|file| std::fs::metadata(run.join(file)).ok()?.modified().ok());
     times.into_iter().max().flatten()

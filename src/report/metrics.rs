@@ -1,6 +1,7 @@
 //! metrics.jsonl: one line of JSON per step, and one per evaluation.
 
 mod lines;
+mod tail;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,6 +12,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use self::lines::Lines;
+pub use self::tail::newest_steps;
 use crate::fs::open_regular_with;
 
 /// The line of a step.

@@ -13,7 +13,7 @@ pub use figure::{beside, grid, grid_of_columns, mean_sq_error, psnr_db, read_png
 pub(crate) use mark::{is_marked, is_marked_in};
 pub use metrics::{
     EvaluationHistory, EvaluationMetrics, Later, Line, LossByT, Metrics, PARTS_OF_T, StepMetrics,
-    TimedEvaluation, evaluation_history, evaluations, last_step, of_step, read_lines,
+    TimedEvaluation, evaluation_history, evaluations, last_step, newest_steps, of_step, read_lines,
 };
 pub use names::with_names;
 pub use plot::{Plot, PlotAxis, PlotLine};
