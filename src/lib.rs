@@ -47,7 +47,7 @@
 //! 1. [`cli`]: the commands of the program, and all that is printed
 //! 2. [`pretrained`]: a network with its settings, from any file
 //! 3. [`train`]: the loop, read top to bottom, and what is done between steps
-//! 4. [`runs`]: runs seen from outside: their state, and what may be pruned
+//! 4. [`runs`]: runs seen from outside: their state, what may be pruned, their reports
 //! 5. [`interop`]: other programs' checkpoints, in both directions
 //! 6. [`checkpoint`]: this program's own files, run folders and locks
 //! 7. [`evaluate`]: one measure of a network or of its images a file

@@ -6,13 +6,15 @@ use super::file::{Contents, contents_of};
 use super::newest::step_of;
 
 /// Files and folders directly in a run's folder that belong to it. Grids in `samples/` begin with `step-`.
-const OWN: [&str; 12] = [
+const OWN: [&str; 14] = [
     "config.toml",
     "pictures.tsv",
     "held_out.tsv",
     "labels.tsv",
     "skipped.tsv",
     "metrics.jsonl",
+    "data.png",
+    "report.html",
     "log.txt",
     "log.old.txt",
     "lock",

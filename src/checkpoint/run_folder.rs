@@ -7,6 +7,8 @@
 //! RUN/held_out.tsv                       the images it is not trained on, if some are held out
 //! RUN/skipped.tsv                        files that could not be read, if there are any
 //! RUN/metrics.jsonl                      one line per step, and one per evaluation
+//! RUN/data.png                           some of the images, as the network sees them
+//! RUN/report.html                        the report of the run (`ddpm report`), made anew after each save
 //! RUN/log.txt                            what was said while it was trained; log.old.txt, if it grew long
 //! RUN/metrics-bad.jsonl                  lines of it that could not be read, if there were any
 //! RUN/metrics-after-step-00002000.jsonl  lines of it whose checkpoints were lost, if there were any
@@ -89,6 +91,16 @@ impl RunFolder {
     /// Files that could not be read, with the reasons.
     pub fn skipped_path(&self) -> PathBuf {
         self.dir.join("skipped.tsv")
+    }
+
+    /// A sheet of some of the images, as the network sees them.
+    pub fn sheet_path(&self) -> PathBuf {
+        self.dir.join("data.png")
+    }
+
+    /// The report of the run.
+    pub fn report_path(&self) -> PathBuf {
+        self.dir.join("report.html")
     }
 
     /// The record of a bad step.

@@ -21,6 +21,7 @@ mod outputs;
 mod predict;
 mod progress;
 mod replay;
+mod report;
 mod sample;
 mod signals;
 mod terminal;
@@ -85,6 +86,7 @@ enum Command {
     Import(import::ImportCommand),
     Inspect(inspect::InspectCommand),
     Replay(replay::ReplayCommand),
+    Report(report::ReportCommand),
     Doctor(doctor::DoctorCommand),
     Bench(Box<bench::BenchCommand>),
     /// Print a completion script for a shell
@@ -108,7 +110,8 @@ impl Command {
             | Command::Predict(_)
             | Command::Export(_)
             | Command::Import(_)
-            | Command::Replay(_) => true,
+            | Command::Replay(_)
+            | Command::Report(_) => true,
             Command::Evaluate(command) => !command.is_shared(),
             _ => false,
         };
@@ -182,6 +185,7 @@ impl Cli {
             Command::Import(command) => command.run()?,
             Command::Inspect(command) => command.run()?,
             Command::Replay(command) => command.run()?,
+            Command::Report(command) => command.run()?,
             Command::Doctor(command) => command.run(),
             Command::Bench(command) => command.run()?,
             Command::Completions { shell } => {
