@@ -15,7 +15,7 @@ use crate::report::last_step;
 use crate::text::plural;
 
 /// What a start leaves that ended before it wrote its settings; the folders are empty then, and metrics.jsonl too.
-const LEFT_EARLY: [&str; 11] = [
+const LEFT_EARLY: [&str; 13] = [
     "lock",
     "samples",
     "checkpoints",
@@ -25,6 +25,8 @@ const LEFT_EARLY: [&str; 11] = [
     "labels.tsv",
     "skipped.tsv",
     "metrics.jsonl",
+    "data.png",
+    "report.html",
     "log.txt",
     "log.old.txt",
 ];

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, bail, ensure};
-use clap::Args;
+use clap::{ArgAction, Args};
 use tch::Device;
 
 use super::advice::to_import_first;
@@ -67,6 +67,9 @@ pub(super) struct TrainCommand {
     /// Stop if a checkpoint or a sample grid cannot be written, instead of trying again at the next
     #[arg(long, hide_short_help = true)]
     strict: bool,
+    /// Whether to write the report of the run, report.html in its folder, anew after each save
+    #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "BOOL", hide_short_help = true)]
+    report: bool,
     /// Train even if more memory is needed than is free
     #[arg(long, hide_short_help = true)]
     force: bool,
@@ -358,6 +361,7 @@ impl TrainCommand {
             force: self.force,
             auto_accumulate: self.settings.auto_accumulate()?,
             reduce: self.reduce,
+            report: self.report,
             observer: Arc::new(Terminal::default()),
             ..new
         })
@@ -402,12 +406,17 @@ fn summary(folder: &RunFolder, config: &RunConfig, steps: u64, took: Duration) -
     } else {
         String::new()
     };
+    let report = folder.report_path();
+    let report = match report.exists() {
+        true => format!("\nreport: {}", text::path(&report)),
+        false => String::new(),
+    };
     let next = match config.upscale {
         Some(_) => format!("to make images larger: ddpm upscale {dir} IMAGE"),
         None => format!("to sample more: ddpm sample {dir} -n 16 --out grid.png"),
     };
     format!(
-        "{} done, {} in this start{grid}\n{next}",
+        "{} done, {} in this start{grid}{report}\n{next}",
         plural(steps, "step"),
         duration(took)
     )

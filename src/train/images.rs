@@ -5,11 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Error, Result, anyhow, bail};
 
 use super::Trainer;
+use super::some_images::trained_on;
 use crate::checkpoint::{Checkpoint, RunFolder};
 use crate::config::RunConfig;
 use crate::data::{DataError, Labels, Loaded, Manifest};
 use crate::fs::write_bytes;
+use crate::images::to_array;
+use crate::report::{grid, write_png};
 use crate::text::{self, printable};
+
+/// Most pixels a side of the sheet of images, and most images a side.
+const SHEET_SIDE: i64 = 1024;
+const SHEET_ACROSS: i64 = 8;
 
 /// Refuses other images than those that `checkpoint` was trained on: their order depends on all of them, so the result
 /// would be that of neither data set. Where they lie, and under which names, does not matter; a new place is returned
@@ -135,7 +142,29 @@ pub(super) fn write_lists(folder: &RunFolder, data: &Loaded) -> Result<()> {
     if let Some(labels) = &data.labels {
         labels.write(&folder.labels_path())?;
     }
+    write_sheet(folder, data)?;
     write_skipped(folder, data)
+}
+
+/// A sheet of images from all over the set, for the report: it shows crops, colours and what should not be there. Those of a
+/// run stay the same, and so does its sheet.
+///
+/// # Errors
+/// No permission, or a full disk.
+fn write_sheet(folder: &RunFolder, data: &Loaded) -> Result<()> {
+    let path = folder.sheet_path();
+    if path.exists() {
+        return Ok(());
+    }
+    let side = data.store.pixels().size()[2..]
+        .iter()
+        .copied()
+        .max()
+        .unwrap_or(1)
+        .max(1);
+    let across = (SHEET_SIDE / side).clamp(2, SHEET_ACROSS);
+    let images = trained_on(data, (across * across) as usize)?;
+    write_png(&path, grid(to_array(&images).view()).view())
 }
 
 /// Has `trainer` draw images from all classes alike, if the settings say so.

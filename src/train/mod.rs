@@ -17,6 +17,7 @@ mod ranks;
 mod readback;
 mod record;
 mod replay;
+mod reporter;
 mod resume;
 mod run;
 mod saver;
@@ -98,6 +99,8 @@ pub struct Start {
     pub group: Option<Arc<Group>>,
     /// How ranks add up their gradients.
     pub reduce: Reduce,
+    /// Write `report.html` of `folder` anew after each save.
+    pub report: bool,
     /// Hears of the run's progress.
     pub observer: Arc<dyn Observer>,
 }
@@ -120,6 +123,7 @@ impl Start {
             force: false,
             group: None,
             reduce: Reduce::F32,
+            report: true,
             observer: Arc::new(()),
         }
     }

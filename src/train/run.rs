@@ -9,6 +9,7 @@ use super::evaluations::Evaluator;
 use super::incident::{BadStep, Incidents};
 use super::memory::MemoryBudget;
 use super::readback::Readback;
+use super::reporter::Reporter;
 use super::saver::Saver;
 use super::{Observer, Reason, StepOutput, Stop, Trainer, grids, ranks};
 use crate::checkpoint::{RunFolder, RunLock};
@@ -38,6 +39,8 @@ pub(super) struct Run {
     pub(super) readback: Readback,
     /// Only who writes the run's files has one.
     saver: Option<Saver>,
+    /// Follows the last save.
+    _reporter: Option<Reporter>,
     budget: MemoryBudget,
     incidents: Incidents,
     /// Made for the first evaluation.

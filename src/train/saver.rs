@@ -51,15 +51,20 @@ pub(super) struct Saver {
 }
 
 impl Saver {
-    /// Starts the writer; `environment` describes the device and libraries.
-    pub(super) fn start(folder: &RunFolder, environment: String) -> Result<Saver> {
+    /// Starts the writer; `environment` describes the device and libraries. `after` is called there after each save, and must
+    /// not take long.
+    pub(super) fn start(
+        folder: &RunFolder,
+        environment: String,
+        after: impl Fn() + Send + 'static,
+    ) -> Result<Saver> {
         let (jobs, to_do) = sync_channel(1);
         let (tell_copied, copied) = channel();
         let (tell_written, written) = channel();
         let folder = folder.clone();
         let thread = thread::Builder::new()
             .name("checkpoints".to_owned())
-            .spawn(move || write_all(&folder, &to_do, &tell_copied, &tell_written))?;
+            .spawn(move || write_all(&folder, &to_do, &tell_copied, &tell_written, &after))?;
         Ok(Saver {
             jobs: Some(jobs),
             copied,
@@ -195,6 +200,7 @@ fn write_all(
     jobs: &Receiver<Job>,
     tell_copied: &Sender<Result<()>>,
     tell_written: &Sender<Result<Duration>>,
+    after: &dyn Fn(),
 ) {
     let mut host = vec![];
     for job in jobs {
@@ -210,6 +216,7 @@ fn write_all(
         let result = result.map(|()| started.elapsed()).with_context(|| {
             format!("step {step} is not saved; earlier checkpoints are untouched")
         });
+        after();
         if tell_written.send(result).is_err() {
             return;
         }

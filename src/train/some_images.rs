@@ -38,6 +38,14 @@ pub(super) fn real(data: &Loaded, most: usize) -> Result<Tensor> {
     if let Some(held_out) = several_held_out(data) {
         return of_held_out(held_out, most);
     }
+    trained_on(data, most)
+}
+
+/// At most `most` images of the training, `[N, C, H, W]` u8 on the CPU.
+///
+/// # Errors
+/// Out of memory.
+pub(super) fn trained_on(data: &Loaded, most: usize) -> Result<Tensor> {
     // By the store's numbers, of which those held out have none.
     let numbers = spread(data.store.len() as usize, most).map(|number| number as i64);
     let numbers: Vec<i64> = numbers.collect();

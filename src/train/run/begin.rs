@@ -17,6 +17,7 @@ use crate::train::log::Log;
 use crate::train::memory::Fit;
 use crate::train::plan;
 use crate::train::readback::Readback;
+use crate::train::reporter::{Asker, Reporter};
 use crate::train::saver::Saver;
 use crate::train::{
     Start, Trainer, conditional, device_of, images, layout, load_data, ranks, resume, state,
@@ -66,22 +67,33 @@ impl Run {
         };
         let environment =
             ranks::environment(&chosen.environment, start.group.as_ref(), start.reduce);
-        let Start { folder, config, .. } = start;
+        let Start {
+            folder,
+            config,
+            report,
+            ..
+        } = start;
         if writes {
             images::write_lists(&folder, &data)?;
         }
         let plan = plan::line(&config, &trainer, &data.store, &chosen, &budget);
         plan.lines().for_each(|line| observer.message(line));
         observer.training(trainer.step, config.train.steps);
+        let reporter = (writes && report)
+            .then(|| Reporter::start(&folder, &observer))
+            .transpose()?;
+        let asker = reporter.as_ref().map(Reporter::asker);
+        let after_save = move || asker.iter().for_each(Asker::ask);
         let mut run = Run {
             readback: match writes {
                 true => Readback::open(&folder, &config, &trainer, later, Arc::clone(&observer))?,
                 false => Readback::without_file(&config, &trainer, Arc::clone(&observer)),
             },
             saver: match writes {
-                true => Some(Saver::start(&folder, environment)?),
+                true => Some(Saver::start(&folder, environment, after_save)?),
                 false => None,
             },
+            _reporter: reporter,
             budget,
             incidents: Incidents::default(),
             evaluator: None,
