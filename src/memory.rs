@@ -52,6 +52,11 @@ pub fn resident_bytes() -> Option<u64> {
     kib_of(&read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
+/// The most memory of this process that was resident at once, in bytes, libraries included.
+pub fn peak_resident_bytes() -> Option<u64> {
+    kib_of(&read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
 /// The number of a line `name 123 kB`, in bytes.
 fn kib_of(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|l| l.strip_prefix(name))?;

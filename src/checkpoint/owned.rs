@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::file::{Contents, contents_of};
 use super::newest::step_of;
+use crate::report::is_events_file;
 
 /// Files and folders directly in a run's folder that belong to it. Grids in `samples/` begin with `step-`.
 const OWN: [&str; 14] = [
@@ -44,7 +45,9 @@ pub fn is_own(below: &Path) -> bool {
     match first {
         Some("samples") => second.is_some_and(|grid| grid.starts_with("step-")),
         Some(name) => {
-            OWN.contains(&name) || name.starts_with("metrics") && name.ends_with(".jsonl")
+            OWN.contains(&name)
+                || name.starts_with("metrics") && name.ends_with(".jsonl")
+                || is_events_file(name)
         }
         None => false,
     }
@@ -64,4 +67,26 @@ pub(super) fn is_run(dir: &Path) -> bool {
 /// True for a file with all that a resume needs, in a run's folder or elsewhere.
 pub fn holds_training_state(file: &Path) -> bool {
     file.is_file() && matches!(contents_of(file), Ok(Contents::Training))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runs_own_files_are_known_by_their_paths() {
+        let own = |path: &str| is_own(Path::new(path));
+        for path in [
+            "config.toml",
+            "metrics-after-step-00000002.jsonl",
+            "events.out.tfevents.1796049000.host.4711.0",
+            "samples/step-00000002-ema.png",
+            "checkpoints/mine.safetensors",
+        ] {
+            assert!(own(path), "{path}");
+        }
+        for path in ["mine.png", "samples/mine.png", "events.txt", "metrics.txt"] {
+            assert!(!own(path), "{path}");
+        }
+    }
 }

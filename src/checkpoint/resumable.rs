@@ -11,7 +11,7 @@ use super::lock::RunLock;
 use super::newest::{Damaged, checkpoints, newest};
 use super::run_folder::RunFolder;
 use crate::config::RunConfig;
-use crate::report::last_step;
+use crate::report::{is_events_file, last_step};
 use crate::text::plural;
 
 /// What a start leaves that ended before it wrote its settings; the folders are empty then, and metrics.jsonl too.
@@ -152,7 +152,8 @@ impl RunFolder {
         );
         for name in &names {
             let leftover = name.as_encoded_bytes().starts_with(b".tmp");
-            if !leftover && !LEFT_EARLY.iter().any(|ours| name == *ours) {
+            let events = name.to_str().is_some_and(is_events_file);
+            if !leftover && !events && !LEFT_EARLY.iter().any(|ours| name == *ours) {
                 bail!(
                     "{dir} is not empty and holds no run (no config.toml); choose another `start.folder`"
                 );

@@ -12,6 +12,7 @@
 //! RUN/log.txt                            what was said while it was trained; log.old.txt, if it grew long
 //! RUN/metrics-bad.jsonl                  lines of it that could not be read, if there were any
 //! RUN/metrics-after-step-00002000.jsonl  lines of it whose checkpoints were lost, if there were any
+//! RUN/events.out.tfevents.1796049000.HOST.4711.0   what TensorBoard shows, a file each start
 //! RUN/samples/step-00002000-ema.png      grids from the same noise every time
 //! RUN/checkpoints/step-00002000.safetensors
 //! RUN/checkpoints/latest                 the name of the newest one, written last

@@ -67,9 +67,14 @@ pub(super) struct TrainCommand {
     /// Stop if a checkpoint or a sample grid cannot be written, instead of trying again at the next
     #[arg(long, hide_short_help = true)]
     strict: bool,
-    /// Whether to write the report of the run, report.html in its folder, anew after each save
-    #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "BOOL", hide_short_help = true)]
+    /// Write the report of the run, report.html in its folder, anew after each save [default: true]
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, hide_default_value = true, hide_possible_values = true, hide_short_help = true)]
     report: bool,
+    /// Write events for TensorBoard into the run's folder: curves, grids, settings [default: true]
+    ///
+    /// Show them with `tensorboard --logdir runs`. Each start decides for itself.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, hide_default_value = true, hide_possible_values = true, hide_short_help = true)]
+    tensorboard: bool,
     /// Train even if more memory is needed than is free
     #[arg(long, hide_short_help = true)]
     force: bool,
@@ -358,6 +363,7 @@ impl TrainCommand {
             cache: self.cache.clone(),
             stop: signals::stop().with_time_limit(self.time_limit),
             strict: self.strict,
+            tensorboard: self.tensorboard,
             force: self.force,
             auto_accumulate: self.settings.auto_accumulate()?,
             reduce: self.reduce,

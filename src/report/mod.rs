@@ -1,4 +1,5 @@
-//! What a run leaves to look at: metrics.jsonl, grids and animations of images; and plots.
+//! What a run leaves to look at: metrics.jsonl, grids and animations of images; plots; and
+//! events for TensorBoard.
 
 mod animation;
 mod figure;
@@ -6,6 +7,7 @@ mod mark;
 mod metrics;
 mod names;
 mod plot;
+mod tensorboard;
 mod units;
 
 pub use animation::{ANIMATION_ENDINGS, frame_steps, strip, write_animation};
@@ -17,4 +19,5 @@ pub use metrics::{
 };
 pub use names::with_names;
 pub use plot::{Plot, PlotAxis, PlotLine};
+pub use tensorboard::{Curves, Event, EventsWriter, Gauge, Value, is_events_file};
 pub use units::{bytes, count, duration};

@@ -1,5 +1,6 @@
 //! Training: the loop, read top to bottom.
 
+mod board;
 mod clock;
 mod conditional;
 mod evaluations;
@@ -90,6 +91,8 @@ pub struct Start {
     pub stop: Stop,
     /// End the run when a checkpoint or a grid fails, instead of going on to the next.
     pub strict: bool,
+    /// Write events for TensorBoard into the run's folder.
+    pub tensorboard: bool,
     /// Split the batch into as few parts as memory allows, whatever the settings say.
     pub auto_accumulate: bool,
     /// Train even if more memory is needed than is free.
@@ -119,6 +122,7 @@ impl Start {
             chosen: None,
             stop: Stop::default(),
             strict: false,
+            tensorboard: true,
             auto_accumulate: false,
             force: false,
             group: None,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tch::Device;
 
+use super::board::Board;
 use super::incident::BadStep;
 use super::memory::checkpoint_bytes;
 use super::outlook::Outlook;
@@ -41,6 +42,7 @@ pub(super) struct Readback {
     observer: Arc<dyn Observer>,
     config: RunConfig,
     pub(super) outlook: Outlook,
+    pub(super) board: Board,
     /// True if the last write to metrics.jsonl failed.
     metrics_fail: bool,
     started: Instant,
@@ -74,6 +76,7 @@ impl Readback {
         Readback {
             pending: Vec::new(),
             metrics: None,
+            board: Board::off(),
             observer,
             config: config.clone(),
             outlook: Outlook::new(checkpoint_bytes(trainer)),
@@ -151,6 +154,7 @@ impl Readback {
                 loss_by_t: Some(LossByT::of_sums(&sums, &output.images_by_t)),
             };
             self.tell(&metrics, secs_per_step);
+            self.board.step(&metrics);
             lines.push(metrics);
         }
         self.write(&lines);
@@ -182,6 +186,7 @@ impl Readback {
 
     /// Writes the line of an evaluation; one that cannot be written is kept, as those of steps.
     pub(super) fn write_evaluation(&mut self, evaluation: &EvaluationMetrics) {
+        self.board.evaluation(evaluation);
         let Some(metrics) = &mut self.metrics else {
             return;
         };
@@ -206,8 +211,9 @@ impl Readback {
         metrics.context("this rank keeps no metrics")?.handle()
     }
 
-    /// Retries to write lines that could not be written.
+    /// Before a save: retries to write lines that could not be written.
     pub(super) fn flush(&mut self) {
+        self.board.save();
         if self.metrics_fail {
             self.write(&[]);
         }
@@ -224,6 +230,7 @@ impl Readback {
         notes.iter().for_each(|note| self.observer.message(note));
         metrics.take(&unwritten);
         self.metrics = Some(metrics);
+        self.board.go_back_to(step, &self.config);
         self.started = Instant::now();
         self.observer.training(step, self.config.train.steps);
         Ok(())
@@ -256,6 +263,7 @@ impl Readback {
     /// Writes what is left; prints a warning if lines are lost.
     pub(super) fn finish(&mut self) {
         self.flush();
+        self.board.finish();
         self.observer.finished();
         if self.metrics_fail {
             self.observer

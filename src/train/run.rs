@@ -234,6 +234,7 @@ impl Run {
             })
         });
         self.readback.outlook.grids(started.elapsed().as_secs_f64());
+        self.readback.board.grids(self.trainer.step);
         if self.stop.reason().is_some() && drawn.is_ok() && self.lacks_grids() {
             let step = self.trainer.step;
             self.observer.message(&format!(

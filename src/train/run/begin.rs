@@ -11,6 +11,7 @@ use crate::config::ImageRules;
 use crate::data::Loaded;
 use crate::device::{Chosen, ConvolutionSearch};
 use crate::model::load_and_grow;
+use crate::train::board::Board;
 use crate::train::conditional::From;
 use crate::train::incident::Incidents;
 use crate::train::log::Log;
@@ -71,6 +72,7 @@ impl Run {
             folder,
             config,
             report,
+            tensorboard,
             ..
         } = start;
         if writes {
@@ -112,6 +114,11 @@ impl Run {
             asked: None,
             observer,
         };
+        if writes && tensorboard {
+            let (step, device) = (run.trainer.step, run.chosen.device);
+            let observer = Arc::clone(&run.observer);
+            run.readback.board = Board::open(&run.folder, &run.config, step, device, observer);
+        }
         let group = run.group.clone();
         ranks::led(group.as_ref(), || run.write_missing_outputs(given))?;
         run.share_saved()?;
