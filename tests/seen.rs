@@ -1,6 +1,8 @@
-//! Runs as others see them.
+//! Runs as others see them: TensorBoard, and `ddpm runs`.
 
 mod common;
+#[path = "seen/runs.rs"]
+mod runs;
 #[path = "seen/tensorboard.rs"]
 mod tensorboard;
 #[path = "reliability/tiny.rs"]

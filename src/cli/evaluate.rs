@@ -13,7 +13,7 @@ mod ranks;
 pub(in crate::cli) mod source;
 mod statistics;
 mod swd;
-mod table;
+pub(super) mod table;
 pub(in crate::cli) mod trained_on;
 
 use anyhow::Result;

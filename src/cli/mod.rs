@@ -22,6 +22,7 @@ mod predict;
 mod progress;
 mod replay;
 mod report;
+mod runs;
 mod sample;
 mod signals;
 mod terminal;
@@ -87,6 +88,7 @@ enum Command {
     Inspect(inspect::InspectCommand),
     Replay(replay::ReplayCommand),
     Report(report::ReportCommand),
+    Runs(runs::RunsCommand),
     Doctor(doctor::DoctorCommand),
     Bench(Box<bench::BenchCommand>),
     /// Print a completion script for a shell
@@ -111,7 +113,8 @@ impl Command {
             | Command::Export(_)
             | Command::Import(_)
             | Command::Replay(_)
-            | Command::Report(_) => true,
+            | Command::Report(_)
+            | Command::Runs(_) => true,
             Command::Evaluate(command) => !command.is_shared(),
             _ => false,
         };
@@ -186,6 +189,7 @@ impl Cli {
             Command::Inspect(command) => command.run()?,
             Command::Replay(command) => command.run()?,
             Command::Report(command) => command.run()?,
+            Command::Runs(command) => command.run()?,
             Command::Doctor(command) => command.run(),
             Command::Bench(command) => command.run()?,
             Command::Completions { shell } => {

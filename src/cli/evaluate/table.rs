@@ -20,7 +20,7 @@ pub(super) fn number(value: f64) -> String {
 }
 
 /// Rows with columns of equal width, each row a line.
-pub(super) fn aligned(rows: &[Vec<String>]) -> String {
+pub(in crate::cli) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
     let width = |column| cells(column).map(|cell| cell.chars().count()).max();
