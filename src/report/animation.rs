@@ -8,6 +8,7 @@ use ndarray::{Array3, s};
 
 use super::figure::beside;
 use super::mark::{mark_gif, mark_png};
+use super::png_text::add_settings;
 use crate::fs::{Target, write_bytes};
 
 /// Shortest frame, in milliseconds: browsers show shorter ones for 100 ms.
@@ -47,6 +48,21 @@ pub fn write_animation(
     frame_millis: u32,
     last_millis: u32,
 ) -> Result<()> {
+    write_animation_with(path, frames, frame_millis, last_millis, None)
+}
+
+/// As [`write_animation`], with the settings that it was made with, as [`encode_png`](super::encode_png) has them, in an
+/// animated PNG; a GIF has none.
+///
+/// # Errors
+/// As `write_animation`.
+pub fn write_animation_with(
+    path: &Path,
+    frames: &[Array3<u8>],
+    frame_millis: u32,
+    last_millis: u32,
+    settings: Option<&str>,
+) -> Result<()> {
     let format = format_of(path)?;
     let cannot = || format!("cannot write {}", path.display());
     let hwc = common_size(frames).with_context(cannot)?;
@@ -68,7 +84,11 @@ pub fn write_animation(
         Format::Apng => apng(frames, hwc, &millis),
         Format::Gif => gif(frames, hwc, &millis),
     };
-    write_bytes(path, &bytes.with_context(cannot)?)
+    let mut bytes = bytes.with_context(cannot)?;
+    if let (Format::Apng, Some(settings)) = (format, settings) {
+        add_settings(&mut bytes, settings);
+    }
+    write_bytes(path, &bytes)
 }
 
 /// Lays frames side by side.

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use ndarray::{Array3, ArrayView3, ArrayView4, Axis, Zip, concatenate};
 
 use super::mark::mark_png;
+use super::png_text::add_settings;
 use crate::fs::{open_regular, write_bytes};
 
 /// Lays images out row by row in the squarest grid, unused places black.
@@ -66,8 +67,12 @@ pub fn psnr_db(a: ArrayView3<u8>, b: ArrayView3<u8>) -> f64 {
     10.0 * (255.0 * 255.0 / mean_sq_error(a, b)).log10()
 }
 
-/// Writes one `[H, W, C]` image, C = 1 (grey) or 3 (RGB), as PNG, whole or not at all.
-pub fn write_png(path: &Path, image: ArrayView3<u8>) -> Result<()> {
+/// One `[H, W, C]` image, C = 1 (grey) or 3 (RGB), as a PNG file, with the settings that it was made with: a line of JSON,
+/// which [`settings_of_png`](super::settings_of_png) reads back.
+///
+/// # Errors
+/// An image without pixels.
+pub fn encode_png(image: ArrayView3<u8>, settings: Option<&str>) -> Result<Vec<u8>> {
     let (h, w, c) = image.dim();
     let color = if c == 1 {
         image::ExtendedColorType::L8
@@ -78,9 +83,29 @@ pub fn write_png(path: &Path, image: ArrayView3<u8>) -> Result<()> {
     let pixels = pixels.as_slice().context("an image with gaps")?;
     let mut png = Vec::new();
     let encoder = image::codecs::png::PngEncoder::new(&mut png);
-    image::ImageEncoder::write_image(encoder, pixels, w as u32, h as u32, color)
-        .with_context(|| format!("cannot encode {}", path.display()))?;
+    image::ImageEncoder::write_image(encoder, pixels, w as u32, h as u32, color)?;
     mark_png(&mut png);
+    settings
+        .iter()
+        .for_each(|settings| add_settings(&mut png, settings));
+    Ok(png)
+}
+
+/// Writes one `[H, W, C]` image, C = 1 (grey) or 3 (RGB), as PNG, whole or not at all.
+///
+/// # Errors
+/// As [`write_png_with`].
+pub fn write_png(path: &Path, image: ArrayView3<u8>) -> Result<()> {
+    write_png_with(path, image, None)
+}
+
+/// As [`write_png`], with the settings that it was made with, as [`encode_png`] has them.
+///
+/// # Errors
+/// An image without pixels; a file that cannot be written.
+pub fn write_png_with(path: &Path, image: ArrayView3<u8>, settings: Option<&str>) -> Result<()> {
+    let png =
+        encode_png(image, settings).with_context(|| format!("cannot encode {}", path.display()))?;
     write_bytes(path, &png)
 }
 

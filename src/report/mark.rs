@@ -5,7 +5,7 @@ use std::io::{Read, Result, Seek, SeekFrom};
 use std::path::Path;
 
 /// Length of a PNG file's signature and first chunk.
-const PNG_HEADER: usize = 33;
+pub(super) const PNG_HEADER: usize = 33;
 
 /// Type and data of the PNG chunk that names the program, in PNG's own words.
 const PNG_SOFTWARE: &[u8] = b"tEXtSoftware\0ddpm";
@@ -13,16 +13,21 @@ const PNG_SOFTWARE: &[u8] = b"tEXtSoftware\0ddpm";
 /// A GIF comment, and the byte that ends the file.
 const GIF_END: &[u8] = b"\x21\xfe\x04ddpm\0\x3b";
 
-/// The whole chunk: length, type and data, checksum.
-fn png_chunk() -> Vec<u8> {
-    let length = PNG_SOFTWARE.len() as u32 - 4;
-    let checksum = crc32fast::hash(PNG_SOFTWARE).to_be_bytes();
-    [&length.to_be_bytes()[..], PNG_SOFTWARE, &checksum].concat()
+/// A whole chunk of a PNG file, of this type and data: length, type and data, checksum.
+pub(super) fn chunk(type_and_data: &[u8]) -> Vec<u8> {
+    let length = type_and_data.len() as u32 - 4;
+    let checksum = crc32fast::hash(type_and_data).to_be_bytes();
+    [&length.to_be_bytes()[..], type_and_data, &checksum].concat()
+}
+
+/// The chunk that marks a PNG file.
+pub(super) fn png_mark() -> Vec<u8> {
+    chunk(PNG_SOFTWARE)
 }
 
 /// Marks a whole PNG file.
 pub(super) fn mark_png(png: &mut Vec<u8>) {
-    png.splice(PNG_HEADER..PNG_HEADER, png_chunk());
+    png.splice(PNG_HEADER..PNG_HEADER, png_mark());
 }
 
 /// Marks a whole GIF file.
@@ -41,7 +46,7 @@ pub(crate) fn is_marked(path: &Path) -> bool {
 /// [`is_marked`] for a file that is read from its start.
 pub(crate) fn is_marked_in(file: &mut (impl Read + Seek)) -> bool {
     let mut read = || -> Result<bool> {
-        let chunk = png_chunk();
+        let chunk = png_mark();
         let mut head = Vec::new();
         let wanted = (PNG_HEADER + chunk.len()) as u64;
         (&mut *file).take(wanted).read_to_end(&mut head)?;

@@ -3,15 +3,24 @@
 
 mod animation;
 mod figure;
+mod image_settings;
 mod mark;
 mod metrics;
 mod names;
 mod plot;
+mod png_text;
 mod tensorboard;
 mod units;
 
-pub use animation::{ANIMATION_ENDINGS, frame_steps, strip, write_animation};
-pub use figure::{beside, grid, grid_of_columns, mean_sq_error, psnr_db, read_png, write_png};
+pub use animation::{ANIMATION_ENDINGS, frame_steps, strip, write_animation, write_animation_with};
+pub use figure::{
+    beside, encode_png, grid, grid_of_columns, mean_sq_error, psnr_db, read_png, write_png,
+    write_png_with,
+};
+pub use image_settings::{
+    GuidanceSettings, ImageSettings, InterpolationSettings, NetworkSettings, OfClass,
+    SamplerSettings, StageSettings, StartSettings,
+};
 pub(crate) use mark::{is_marked, is_marked_in};
 pub use metrics::{
     EvaluationHistory, EvaluationMetrics, Later, Line, LossByT, Metrics, PARTS_OF_T, StepMetrics,
@@ -19,5 +28,6 @@ pub use metrics::{
 };
 pub use names::with_names;
 pub use plot::{Plot, PlotAxis, PlotLine};
+pub use png_text::settings_of_png;
 pub use tensorboard::{Curves, Event, EventsWriter, Gauge, Value, is_events_file};
 pub use units::{bytes, count, duration};
