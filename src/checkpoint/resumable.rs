@@ -56,6 +56,19 @@ impl RunFolder {
     /// A folder with other things in it, a run that another process is training, one whose checkpoints all fail to
     /// read, or one whose settings or checkpoints are gone.
     pub fn resumable(&self) -> Result<Option<Resumable>> {
+        self.found(|| RunLock::take(&self.dir().join("lock")))
+    }
+
+    /// As [`resumable`](RunFolder::resumable), without a lock, and without changing anything: what is there now, and may be
+    /// trained by another process.
+    ///
+    /// # Errors
+    /// As `resumable`, but for that.
+    pub fn look(&self) -> Result<Option<Resumable>> {
+        self.found(|| RunLock::of_nobody(self.dir()))
+    }
+
+    fn found(&self, lock: impl FnOnce() -> Result<RunLock>) -> Result<Option<Resumable>> {
         ensure!(
             self.dir().is_dir() || !self.dir().exists(),
             "{} is not a folder, and a run is one; name that with `start.folder`",
@@ -66,7 +79,7 @@ impl RunFolder {
             self.refuse_remains()?;
             return Ok(None);
         }
-        let lock = RunLock::take(&self.dir().join("lock"))?;
+        let lock = lock()?;
         let found = newest(self.dir(), read_checkpoint)?;
         let config = match &found {
             Some(found) if !has_config => found.read.meta.config.clone(),

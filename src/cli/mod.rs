@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod calibrate;
 mod compare;
+mod config;
 mod decode;
 mod doctor;
 mod encode;
@@ -86,6 +87,7 @@ enum Command {
     Export(export::ExportCommand),
     Import(import::ImportCommand),
     Inspect(inspect::InspectCommand),
+    Config(config::ConfigCommand),
     Replay(replay::ReplayCommand),
     Report(report::ReportCommand),
     Runs(runs::RunsCommand),
@@ -187,6 +189,7 @@ impl Cli {
             Command::Export(command) => command.run()?,
             Command::Import(command) => command.run()?,
             Command::Inspect(command) => command.run()?,
+            Command::Config(command) => command.run()?,
             Command::Replay(command) => command.run()?,
             Command::Report(command) => command.run()?,
             Command::Runs(command) => command.run()?,

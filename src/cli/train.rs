@@ -1,5 +1,7 @@
 //! `ddpm train`.
 
+mod words;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use super::args::settings::{BaseArgs, SettingArgs};
 use super::args::values::located;
 use super::findings;
 use super::flags::describe_error;
-use super::out::{fail, say};
+use super::out::{self, fail, say};
 use super::outputs::{ForceArg, Outputs};
 use super::signals;
 use super::terminal::{Quiet, Terminal};
@@ -28,9 +30,9 @@ use crate::device::Chosen;
 use crate::distributed::{Group, Place, RankLost, Reduce};
 use crate::interop::Request;
 use crate::pretrained::Pretrained;
-use crate::report::duration;
-use crate::text::{self, plural, shell};
-use crate::train::{End, Start, renewed, resume_changes, settings_around, train};
+use crate::text::shell;
+use crate::train::{End, Start, dry_run, resume_changes, settings_around, train};
+use words::{announce, summary, tell_renewed};
 
 /// Train a model, or resume an existing run (--run).
 ///
@@ -49,6 +51,12 @@ pub(super) struct TrainCommand {
     resume: bool,
     #[command(flatten)]
     base: BaseArgs,
+    /// Say what the command would do, and write nothing
+    ///
+    /// The images are read and counted, and two steps are timed in memory. The settings go to standard output, in the form of
+    /// a run's config.toml; all else is said on standard error.
+    #[arg(long)]
+    dry_run: bool,
     /// Start from the weights, network and schedule of this file
     ///
     /// It is a run folder, a checkpoint, or a file of another program that needs no hints; convert one that needs
@@ -94,11 +102,21 @@ impl TrainCommand {
         let started = Instant::now();
         let place = Place::of_environment()?;
         let chosen = before_meeting(place.as_ref(), || {
-            self.check_cache()?;
+            match (self.dry_run, &place) {
+                (false, _) => self.check_cache()?,
+                (true, None) => say("dry run: nothing is written"),
+                (true, Some(place)) => bail!(
+                    "--dry-run is for one process; give it without {}",
+                    place.launcher
+                ),
+            }
             self.settings.auto_accumulate()?;
             // Before any other work with tensors.
             self.compute.choose_for(place.as_ref())
         })?;
+        if self.dry_run {
+            return self.dry_run(chosen);
+        }
         let group = self.group.join(place, &chosen)?;
         if group.is_some() {
             signals::stop().expect_repeats();
@@ -120,6 +138,16 @@ impl TrainCommand {
             }
             (done, _) => done,
         }
+    }
+
+    fn dry_run(&self, chosen: Chosen) -> Result<ExitCode> {
+        let start = self.lead(&chosen, self.run.clone(), false)?;
+        let config = dry_run(Start {
+            chosen: Some(chosen),
+            ..start
+        })?;
+        out::lines(&config.to_toml()?);
+        Ok(out::exit_code(ExitCode::SUCCESS))
     }
 
     /// The start of a process by itself, or of a rank: rank 0 finds what is there, and the others do as it does.
@@ -227,7 +255,11 @@ impl TrainCommand {
         let Some(dir) = run else {
             return Ok(None);
         };
-        let existing = RunFolder::new(dir.to_owned()).resumable()?;
+        let folder = RunFolder::new(dir.to_owned());
+        let existing = match self.dry_run {
+            true => folder.look()?,
+            false => folder.resumable()?,
+        };
         match &existing {
             Some(run) if run.config_restored => say(&format!(
                 "warning: {} has no config.toml; its settings are those of its newest checkpoint, and the file is written again",
@@ -376,54 +408,3 @@ impl TrainCommand {
 
 /// Key under which a group keeps the folder of its run, for when torchrun starts it again.
 const RUN_KEY: &str = "run";
-
-/// Says what the run `config` has otherwise than `theirs`, whose settings it begins with and which do not name it.
-fn tell_renewed(theirs: &RunConfig, config: &RunConfig) -> Result<()> {
-    let changes = renewed(theirs, config)?;
-    if !changes.is_empty() {
-        let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
-        say(&format!(
-            "note: unlike the older run that its settings are from, this one has {}; to keep the older, name it (--draws, \
-             or in a --config)",
-            changes.join(", ")
-        ));
-    }
-    Ok(())
-}
-
-/// Prints the kind of this start: the demo or not, the folder of the run, new or resumed.
-fn announce(start: &Start) {
-    if start.config.data.folder.is_none() && start.config.preset == Preset::Demo {
-        say("This is the demo, on built-in images. For your own: ddpm train --data DIR");
-    }
-    let dir = start.folder.dir().display();
-    match &start.resume {
-        Some(checkpoint) => say(&format!("resuming {dir} at step {}", checkpoint.meta.step)),
-        None => say(&format!("run folder {dir}")),
-    }
-}
-
-/// A summary of a finished run: its steps and time, its sample grid, and how to use it.
-fn summary(folder: &RunFolder, config: &RunConfig, steps: u64, took: Duration) -> String {
-    let dir = shell(folder.dir());
-    let grid = folder.sample_path(steps, "ema");
-    let grid = if grid.exists() {
-        format!("\nsample grid: {}", text::path(&grid))
-    } else {
-        String::new()
-    };
-    let report = folder.report_path();
-    let report = match report.exists() {
-        true => format!("\nreport: {}", text::path(&report)),
-        false => String::new(),
-    };
-    let next = match config.upscale {
-        Some(_) => format!("to make images larger: ddpm upscale {dir} IMAGE"),
-        None => format!("to sample more: ddpm sample {dir} -n 16 --out grid.png"),
-    };
-    format!(
-        "{} done, {} in this start{grid}{report}\n{next}",
-        plural(steps, "step"),
-        duration(took)
-    )
-}

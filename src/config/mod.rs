@@ -313,6 +313,18 @@ impl RunConfig {
         Ok(toml::to_string(self)?)
     }
 
+    /// All settings as a table, also those that [`to_toml`](RunConfig::to_toml) does not name because older texts do not:
+    /// read as the settings of a new run, they are the same.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn to_named(&self) -> anyhow::Result<toml::Table> {
+        let mut config = self.clone();
+        config.train.plain_blocks = Some(config.train.plain_blocks.unwrap_or(true));
+        config.data.labels = Some(config.data.labels.unwrap_or(LabelsFrom::None));
+        Ok(Unnamed::of(&config).with_names(toml::Table::try_from(&config)?)?)
+    }
+
     /// The settings that differ from `other`.
     pub fn differences(&self, other: &RunConfig) -> anyhow::Result<Vec<Difference>> {
         let mut found = Vec::new();

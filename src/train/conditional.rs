@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Observer;
+use super::{Observer, Start};
 use crate::config::{ConditionalConfig, LABEL_DROPOUT, RunConfig};
 use crate::data::{Labels, Loaded};
 use crate::text::{listed, plural, printable};
@@ -16,6 +16,16 @@ pub(super) enum From {
     Weights,
     /// Its own checkpoint.
     Checkpoint,
+}
+
+impl From {
+    pub(super) fn of(start: &Start) -> From {
+        match (&start.resume, &start.init) {
+            (Some(_), _) => From::Checkpoint,
+            (None, Some(_)) => From::Weights,
+            (None, None) => From::Seed,
+        }
+    }
 }
 
 /// Settles the classes of a run, and gives each image its own. A run that is not conditional is told what it could be.

@@ -32,14 +32,7 @@ const WORTH_IT: f64 = 0.03;
 /// # Errors
 /// What would end the run too, except that memory runs out: a layout that does not fit is not chosen.
 pub(super) fn settle(start: &mut Start, data: &Store, chosen: &Chosen) -> Result<()> {
-    let train = &start.config.train;
-    let open = chosen.device.is_cuda()
-        && !chosen.deterministic
-        && start.resume.is_none()
-        && train.layout.is_none()
-        && train.steps >= FEWEST_STEPS
-        && start.config.model.kind() != ModelKind::Gau;
-    if !open {
+    if !is_open(start, chosen) {
         return Ok(());
     }
     start
@@ -57,6 +50,17 @@ pub(super) fn settle(start: &mut Start, data: &Store, chosen: &Chosen) -> Result
         start.observer.message(&said);
     }
     Ok(())
+}
+
+/// True if measuring is to decide.
+pub(super) fn is_open(start: &Start, chosen: &Chosen) -> bool {
+    let train = &start.config.train;
+    chosen.device.is_cuda()
+        && !chosen.deterministic
+        && start.resume.is_none()
+        && train.layout.is_none()
+        && train.steps >= FEWEST_STEPS
+        && start.config.model.kind() != ModelKind::Gau
 }
 
 /// The layout to take, and the line that says so. `None` stands for a layout that does not fit into memory; if neither

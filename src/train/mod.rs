@@ -3,6 +3,7 @@
 mod board;
 mod clock;
 mod conditional;
+mod dry_run;
 mod evaluations;
 mod grids;
 mod guard;
@@ -37,6 +38,7 @@ use anyhow::{Context, Result};
 use tch::Tensor;
 
 pub use clock::{Clock, Phase};
+pub use dry_run::dry_run;
 pub use guard::Guard;
 pub use observer::Observer;
 pub use ranks::{free_memory, share_batches};

@@ -18,7 +18,7 @@ use crate::data::Loaded;
 use crate::device::{Chosen, ConvolutionSearch};
 use crate::distributed::{Ask, Group};
 
-mod begin;
+pub(super) mod begin;
 mod evaluate;
 
 /// Shortest pause for a checkpoint that is printed.

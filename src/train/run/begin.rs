@@ -36,11 +36,7 @@ impl Run {
         let search = ConvolutionSearch::begin();
         let later = resume::later(&start.config, start.resume.as_ref(), &start.damaged);
         let mut data = load(&start, &chosen)?;
-        let from = match (&start.resume, &start.init) {
-            (Some(_), _) => From::Checkpoint,
-            (None, Some(_)) => From::Weights,
-            (None, None) => From::Seed,
-        };
+        let from = From::of(&start);
         conditional::settle(&mut start.config, &mut data, from, &*start.observer)?;
         layout::settle(&mut start, &data.store, &chosen)?;
         ranks::share_layout(&mut start)?;
@@ -133,7 +129,7 @@ fn leads(start: &Start) -> bool {
 }
 
 /// Refuses what cannot work, before anything takes time.
-fn check(start: &Start) -> Result<()> {
+pub(in crate::train) fn check(start: &Start) -> Result<()> {
     let (folder, observer) = (&start.folder, &start.observer);
     for warning in start.config.validate()? {
         observer.message(&format!("warning: {warning}"));
@@ -165,7 +161,7 @@ fn check(start: &Start) -> Result<()> {
 }
 
 /// The images; if those of a run are not where they were, the error says how to name their new place.
-fn load(start: &Start, chosen: &Chosen) -> Result<Loaded> {
+pub(in crate::train) fn load(start: &Start, chosen: &Chosen) -> Result<Loaded> {
     let Start {
         folder,
         config,
@@ -186,7 +182,11 @@ fn load(start: &Start, chosen: &Chosen) -> Result<Loaded> {
 }
 
 /// The state to go on from: of the checkpoint, of the weights that are given, or drawn.
-fn trainer(start: &mut Start, data: &Loaded, chosen: &Chosen) -> Result<Trainer> {
+pub(in crate::train) fn trainer(
+    start: &mut Start,
+    data: &Loaded,
+    chosen: &Chosen,
+) -> Result<Trainer> {
     let Start {
         folder,
         config,
