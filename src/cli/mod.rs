@@ -17,6 +17,7 @@ mod import;
 mod inspect;
 mod interpolate;
 mod invert;
+mod log_file;
 mod out;
 mod outputs;
 mod predict;
@@ -36,9 +37,12 @@ pub use out::fail;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::{CommandFactory, Parser, Subcommand};
+
+use args::messages::MessageArgs;
 
 use crate::distributed::{Place, fail_before_meeting, write_error_file};
 use crate::memory::{message_in, ran_out};
@@ -69,6 +73,8 @@ Exit codes:
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    messages: MessageArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -172,6 +178,22 @@ impl Cli {
     /// # Errors
     /// The failure of the command; the message suggests a remedy.
     pub fn run(self) -> Result<ExitCode> {
+        let started = Instant::now();
+        self.messages.apply()?;
+        out::detail(&format!(
+            "ddpm {}, libtorch {}",
+            env!("CARGO_PKG_VERSION"),
+            env!("DDPM_LIBTORCH_VERSION")
+        ));
+        let done = self.run_command();
+        out::detail(&format!(
+            "all of it took {:.2} s",
+            started.elapsed().as_secs_f64()
+        ));
+        done
+    }
+
+    fn run_command(self) -> Result<ExitCode> {
         signals::listen()?;
         self.command.refuse_ranks()?;
         match self.command {
@@ -212,9 +234,9 @@ const MEETING: [&str; 4] = ["train", "sample", "bench", "evaluate"];
 fn tell_ranks(usage: &clap::Error) {
     let said = usage.to_string();
     write_error_file(&said);
-    let meets = std::env::args_os()
-        .nth(1)
-        .is_some_and(|command| MEETING.iter().any(|known| command == *known));
+    // Flags that all commands have may come before its name.
+    let meets =
+        (std::env::args_os().skip(1)).any(|word| MEETING.iter().any(|known| word == *known));
     if let (true, Ok(Some(place))) = (meets, Place::of_environment()) {
         let why = said.lines().next().unwrap_or_default();
         fail_before_meeting(&place, why.trim_start_matches("error: "));

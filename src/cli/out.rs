@@ -4,6 +4,8 @@
 //! What cannot be written to stderr is dropped: messages are not worth a training run. What cannot be written to stdout
 //! is remembered, so that a command finishes its work, files included, and then says so with its exit code
 //! ([`exit_code`]).
+//!
+//! Nothing is in colour but clap's help and its errors, on a terminal, unless `NO_COLOR` is set.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
@@ -12,6 +14,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use indicatif::MultiProgress;
 
+use super::log_file::{Level, LogFile};
 use crate::distributed::write_error_file;
 use crate::text;
 
@@ -36,14 +39,46 @@ static BEGINNING: OnceLock<String> = OnceLock::new();
 /// True for a rank whose notes and bars another rank shows for all.
 static HUSHED: AtomicBool = AtomicBool::new(false);
 
-/// From here on shows nothing on stderr but why the program ends.
+/// True if only errors and results are wanted.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// True if details are wanted.
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+
+/// Where all that is said goes too.
+static LOG: OnceLock<LogFile> = OnceLock::new();
+
+/// From here on shows and logs nothing but why the program ends: another process says it.
 pub(super) fn hush() {
     HUSHED.store(true, Ordering::Relaxed);
 }
 
-/// True after [`hush`].
-pub(super) fn is_hushed() -> bool {
-    HUSHED.load(Ordering::Relaxed)
+/// From here on shows nothing on stderr but why the program ends.
+pub(super) fn quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// From here on says details.
+pub(super) fn verbose() {
+    VERBOSE.store(true, Ordering::Relaxed);
+}
+
+/// From here on writes all that is said to this file too.
+pub(super) fn log_to(file: LogFile) {
+    // Once per process.
+    let _ = LOG.set(file);
+}
+
+/// True if bars and notes are not to be shown.
+pub(super) fn is_silent() -> bool {
+    HUSHED.load(Ordering::Relaxed) || QUIET.load(Ordering::Relaxed)
+}
+
+fn log(level: Level, text: &str) {
+    if let Some(file) = LOG.get() {
+        let beginning = BEGINNING.get().map_or("", String::as_str);
+        file.add(level, &format!("{beginning}{text}"));
+    }
 }
 
 /// Has each line on stderr begin with `text` from here on.
@@ -54,8 +89,29 @@ pub(super) fn begin_lines_with(text: String) {
 
 /// Prints a line on stderr, above the bars.
 pub(super) fn say(text: &str) {
-    if !is_hushed() {
+    if HUSHED.load(Ordering::Relaxed) {
+        return;
+    }
+    log(Level::of(text), text);
+    if !is_silent() {
         show(text);
+    }
+}
+
+/// Says a detail, with --verbose.
+pub(super) fn detail(text: &str) {
+    if VERBOSE.load(Ordering::Relaxed) && !HUSHED.load(Ordering::Relaxed) {
+        log(Level::Detail, text);
+        show(text);
+    }
+}
+
+/// Says how far the work is: to the log, and where there are no bars on stderr.
+pub(super) fn progress(text: &str) {
+    match *HAS_BARS {
+        true if HUSHED.load(Ordering::Relaxed) => {}
+        true => log(Level::Info, text),
+        false => say(text),
     }
 }
 
@@ -71,6 +127,7 @@ fn show(text: &str) {
 
 /// Prints a line on stdout: a result, which other programs may read.
 pub(super) fn result(text: &str) {
+    log(Level::Info, text);
     write(format!("{}\n", text::message(text)).as_bytes());
 }
 
@@ -111,7 +168,9 @@ pub(super) fn print_help(help: &clap::Error) {
 /// Prints why the program ends, on stderr, and tells torchrun.
 pub fn fail(message: &str) -> ExitCode {
     write_error_file(message);
-    show(&format!("error: {message}"));
+    let said = format!("error: {message}");
+    log(Level::Error, &said);
+    show(&said);
     ExitCode::FAILURE
 }
 

@@ -1,17 +1,18 @@
 //! Progress on stderr: bars on a terminal, plain lines elsewhere.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::out::{BARS, HAS_BARS, is_hushed, say};
+use super::out::{BARS, HAS_BARS, is_silent, progress, say};
 use crate::report::{StepMetrics, duration};
 
 /// Interval between lines where stderr is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 fn bar(total: u64, template: &str) -> Option<ProgressBar> {
-    (*HAS_BARS && !is_hushed()).then(|| {
+    (*HAS_BARS && !is_silent()).then(|| {
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         BARS.add(ProgressBar::new(total).with_style(style))
@@ -75,10 +76,13 @@ impl TrainProgress {
         if let Some(bar) = &self.bar {
             bar.set_position(step);
             self.state = format!("step {step}/{}  {message}", self.steps);
-            bar.set_message(message);
-        } else if step == self.steps || self.last_line.elapsed() >= LINE_EVERY {
+            bar.set_message(message.clone());
+        }
+        // The last line under a bar is its last state.
+        let is_last = step == self.steps && self.bar.is_none();
+        if is_last || self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            say(&format!("step {step}/{}  {message}", self.steps));
+            progress(&format!("step {step}/{}  {message}", self.steps));
         }
     }
 
@@ -148,6 +152,17 @@ impl Default for DecodeProgress {
 #[derive(Debug)]
 pub(super) struct SampleProgress {
     bar: Option<ProgressBar>,
+    what: String,
+    steps: u64,
+    started: Instant,
+    state: Cell<Lines>,
+}
+
+/// Progress without a bar.
+#[derive(Debug, Clone, Copy)]
+struct Lines {
+    done: u64,
+    last: Instant,
 }
 
 impl SampleProgress {
@@ -157,7 +172,17 @@ impl SampleProgress {
         if let Some(bar) = &bar {
             bar.set_message(what.to_owned());
         }
-        SampleProgress { bar }
+        let started = Instant::now();
+        SampleProgress {
+            bar,
+            what: what.to_owned(),
+            steps,
+            started,
+            state: Cell::new(Lines {
+                done: 0,
+                last: started,
+            }),
+        }
     }
 
     /// One more step.
@@ -165,6 +190,20 @@ impl SampleProgress {
         if let Some(bar) = &self.bar {
             bar.inc(1);
         }
+        let Lines { done, last } = self.state.get();
+        let (done, now) = (done + 1, Instant::now());
+        let is_due = now.duration_since(last) >= LINE_EVERY;
+        if is_due {
+            let line = sampled(
+                &self.what,
+                done,
+                self.steps,
+                now.duration_since(self.started),
+            );
+            progress(&line);
+        }
+        let last = if is_due { now } else { last };
+        self.state.set(Lines { done, last });
     }
 
     /// Removes the bar.
@@ -175,9 +214,24 @@ impl SampleProgress {
     }
 }
 
+/// "sampling 30/100, 23 s left", by the time that the steps took.
+fn sampled(what: &str, done: u64, steps: u64, took: Duration) -> String {
+    let to_do = steps.saturating_sub(done);
+    let left = took.as_secs_f64() / done.max(1) as f64 * to_do as f64;
+    let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX);
+    format!("{what} {done}/{steps}, {} left", duration(left))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_of_a_sampling_is_told_by_what_it_took() {
+        let line = |done| sampled("sampling", done, 100, Duration::from_secs(30));
+        assert_eq!(line(25), "sampling 25/100, 1 min 30 s left");
+        assert_eq!(line(100), "sampling 100/100, 0 s left");
+    }
 
     #[test]
     fn a_rate_is_a_number_or_nothing() {

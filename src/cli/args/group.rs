@@ -100,7 +100,7 @@ pub(in crate::cli) fn asked(config: Option<&PathBuf>) -> Result<String> {
             _ => lines.push(argument),
         }
     }
-    lines.retain(|line| !line.starts_with("--cache"));
+    lines.retain(|line| !line.starts_with("--cache") && !line.starts_with("--log"));
     if let Some(file) = config {
         let content = fs_err::read(file)?;
         lines.push(format!(

@@ -1,6 +1,7 @@
 //! Flags for the network and the device, shared by all commands that run a network.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
@@ -12,10 +13,11 @@ use super::run::run_or_latest;
 use crate::checkpoint::{Calibration, Weights};
 use crate::cli::findings;
 use crate::cli::findings::ours;
-use crate::cli::out::say;
+use crate::cli::out::{detail, say};
 use crate::device::Chosen;
 use crate::interop::Uses;
 use crate::pretrained::Pretrained;
+use crate::text;
 
 /// A network and a device.
 #[derive(Debug, Args)]
@@ -101,6 +103,7 @@ impl LoadArgs {
         uses: Uses,
         tells: bool,
     ) -> Result<Pretrained> {
+        let started = Instant::now();
         let request = self.foreign.request(self.raw, hints, uses)?;
         let mut network = match tells {
             true => findings::load(&self.checkpoint, &request, chosen.device)?,
@@ -108,6 +111,9 @@ impl LoadArgs {
         };
         network.set_precision(chosen.precision);
         if tells {
+            let (path, took) = (text::path(&network.path), started.elapsed().as_secs_f64());
+            detail(&format!("read {path} in {took:.2} s"));
+            detail(&format!("computing on {}", chosen.environment));
             let weights = weights_line(&network, self.which(), &self.checkpoint);
             say(&format!("{weights} on {}", chosen.description));
         }

@@ -9,6 +9,7 @@ pub(super) mod group;
 pub(super) mod image_in;
 pub(super) mod image_out;
 pub(super) mod load;
+pub(super) mod messages;
 mod model;
 pub(super) mod network;
 pub(super) mod preset_table;
