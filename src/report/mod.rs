@@ -4,6 +4,7 @@
 mod animation;
 mod figure;
 mod image_settings;
+mod in_terminal;
 mod mark;
 mod metrics;
 mod names;
@@ -21,6 +22,7 @@ pub use image_settings::{
     GuidanceSettings, ImageSettings, InterpolationSettings, NetworkSettings, OfClass,
     SamplerSettings, StageSettings, StartSettings,
 };
+pub use in_terminal::{TerminalProtocol, in_terminal};
 pub(crate) use mark::{is_marked, is_marked_in};
 pub use metrics::{
     EvaluationHistory, EvaluationMetrics, Later, Line, LossByT, Metrics, PARTS_OF_T, StepMetrics,
