@@ -1,5 +1,6 @@
 //! Words in messages: plurals, and text from files, which are untrusted while terminals obey control characters.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
@@ -78,11 +79,22 @@ pub(crate) fn shell(path: &Path) -> String {
     let bytes = path.as_os_str().as_encoded_bytes();
     // A name like a flag.
     let dash = if bytes.starts_with(b"-") { "./" } else { "" };
+    quoted(bytes, dash)
+}
+
+/// As [`shell`], for a word that is no path.
+pub(crate) fn shell_word(word: &OsStr) -> String {
+    quoted(word.as_encoded_bytes(), "")
+}
+
+fn quoted(bytes: &[u8], before: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&b);
     match std::str::from_utf8(bytes) {
-        Ok(text) if !bytes.is_empty() && bytes.iter().all(|b| plain(*b)) => format!("{dash}{text}"),
+        Ok(text) if !bytes.is_empty() && bytes.iter().all(|b| plain(*b)) => {
+            format!("{before}{text}")
+        }
         Ok(text) if !text.contains(steers) => {
-            format!("'{dash}{}'", text.replace('\'', "'\\''"))
+            format!("'{before}{}'", text.replace('\'', "'\\''"))
         }
         _ => {
             let byte = |b: &u8| match b {
@@ -90,7 +102,7 @@ pub(crate) fn shell(path: &Path) -> String {
                 b' '..=b'~' => char::from(*b).to_string(),
                 _ => format!("\\{b:03o}"),
             };
-            format!("$'{dash}{}'", bytes.iter().map(byte).collect::<String>())
+            format!("$'{before}{}'", bytes.iter().map(byte).collect::<String>())
         }
     }
 }

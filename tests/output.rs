@@ -1,7 +1,11 @@
 //! What commands say and write besides their results: settings in images, plans, logs, JSON.
 
+#[path = "output/messages.rs"]
+mod messages;
 #[path = "output/plans.rs"]
 mod plans;
+#[path = "output/settings.rs"]
+mod settings;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

@@ -239,6 +239,8 @@ pub fn numpy(bytes: &[u8]) {
 
 /// A file of images, an archive or bare pixels, with the classes that it says.
 pub fn images(bytes: &[u8]) {
+    // A PNG file may say what it was made with.
+    let _ = ddpm::report::settings_of_png(bytes);
     with_file("fuzz", bytes, |path| {
         load_images(path, path, LabelsFrom::Auto, MAX_NAMES_BYTES);
     });

@@ -1,16 +1,19 @@
 //! `ddpm calibrate`.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
 use ndarray::Array1;
+use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use super::args::foreign::SamplerHints;
 use super::args::load::LoadArgs;
 use super::evaluate::images::decode;
-use super::out::say;
+use super::made_with::{as_given, network_settings};
+use super::out::{self, say};
 use crate::checkpoint::Calibration;
 use crate::cli::progress::SampleProgress;
 use crate::data::{Loaded, Order};
@@ -38,12 +41,16 @@ pub(super) struct CalibrateCommand {
     /// Seed for the choice of images and their noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Print JSON of what was measured
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     load: LoadArgs,
 }
 
 impl CalibrateCommand {
     pub(super) fn run(&self) -> Result<()> {
+        let started = Instant::now();
         let path = self.load.calibration_path()?;
         check_writable(&path)?;
         let (network, chosen) = self.load.load(SamplerHints::default(), Uses::PROCESS)?;
@@ -65,6 +72,22 @@ impl CalibrateCommand {
             measured.mean_sq_eps.len(),
             path.display()
         ));
+        if self.json {
+            let made = json!({
+                "command": "calibrate",
+                "ddpm": env!("CARGO_PKG_VERSION"),
+                "file": as_given(&path),
+                "network": network_settings(&network)?,
+                "time_steps": measured.mean_sq_eps.len(),
+                "images": measured.images,
+                "data": measured.data,
+                "seed": measured.seed,
+                "device": chosen.description,
+                "precision": chosen.precision.to_string(),
+                "seconds": started.elapsed().as_secs_f64(),
+            });
+            out::json(&serde_json::to_string_pretty(&made)?);
+        }
         Ok(())
     }
 

@@ -59,7 +59,7 @@ impl DecodeCommand {
         let file = ddcm::read(&self.file)?;
         let mut outputs = self.outputs(file.images() as u64);
         outputs.check()?;
-        let mut output = self.output.open();
+        let mut output = self.output.open(None);
         let header = file.header();
         let cannot = || format!("cannot decode {}", self.file.display());
         let settings = DecodeSettings::parse(&header.settings).with_context(cannot)?;
@@ -96,7 +96,9 @@ impl DecodeCommand {
         output.take(0, &images.with_context(cannot)?)?;
         let bits = file.bits_per_pixel().indices;
         outputs.print(&format!("{bits:.4} bits per pixel"));
-        output.finish(file.images() as u64, self.file.display().to_string())
+        output
+            .finish(file.images() as u64, self.file.display().to_string())
+            .map(drop)
     }
 
     fn outputs(&self, images: u64) -> Outputs {

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 use clap::Args;
+use serde::Serialize;
 
 use super::out;
 use crate::device::{BuiltWith, Driver, cuda_unusable};
@@ -15,37 +16,161 @@ use crate::text::{one_line, plural};
 
 /// Show versions and devices, and check CUDA and the Python reference.
 #[derive(Debug, Args)]
-pub(super) struct DoctorCommand {}
+pub(super) struct DoctorCommand {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What there is to compute with.
+#[derive(Debug, Serialize)]
+struct Findings {
+    ddpm: &'static str,
+    libtorch: Libtorch,
+    cpu: Cpu,
+    driver: String,
+    cuda: CudaFindings,
+    group: String,
+    reference: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Libtorch {
+    version: &'static str,
+    folder: PathBuf,
+}
+
+#[derive(Debug, Serialize)]
+struct Cpu {
+    threads: u64,
+    memory: Option<Memory>,
+}
+
+#[derive(Debug, Serialize)]
+struct Memory {
+    free_bytes: u64,
+    total_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct CudaFindings {
+    usable: bool,
+    /// Why it is not.
+    reason: Option<String>,
+    cudnn: Option<i64>,
+    devices: Vec<CudaDevice>,
+    nccl: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct CudaDevice {
+    index: usize,
+    name: String,
+    memory: Option<Memory>,
+    /// Why the memory is not known.
+    memory_unknown: Option<String>,
+}
 
 impl DoctorCommand {
-    pub(super) fn run(&self) {
-        out::result(&format!("ddpm       {}", env!("CARGO_PKG_VERSION")));
-        out::result(&format!(
-            "libtorch   {} at {}",
-            env!("DDPM_LIBTORCH_VERSION"),
-            native::libtorch_folder().display()
-        ));
-        out::result(&format!(
-            "CPU        {}, {}",
-            plural(tch::get_num_threads() as u64, "thread"),
-            system_memory()
-        ));
-        out::result(&format!("driver     {}", driver()));
-        match cuda_unusable(0) {
+    pub(super) fn run(&self) -> Result<()> {
+        let found = Findings::gather();
+        match self.json {
+            true => out::json(&serde_json::to_string_pretty(&found)?),
+            false => found.print(),
+        }
+        Ok(())
+    }
+}
+
+impl Findings {
+    fn gather() -> Findings {
+        let threads = tch::get_num_threads() as u64;
+        Findings {
+            ddpm: env!("CARGO_PKG_VERSION"),
+            libtorch: Libtorch {
+                version: env!("DDPM_LIBTORCH_VERSION"),
+                folder: native::libtorch_folder().to_owned(),
+            },
+            cpu: Cpu {
+                threads,
+                memory: system_memory(),
+            },
+            driver: driver(),
+            cuda: CudaFindings::gather(),
+            group: group(Place::of_environment()),
+            reference: python_reference(),
+        }
+    }
+
+    fn print(&self) {
+        out::result(&format!("ddpm       {}", self.ddpm));
+        let folder = self.libtorch.folder.display();
+        out::result(&format!("libtorch   {} at {folder}", self.libtorch.version));
+        let memory = (self.cpu.memory.as_ref()).map_or("memory unknown".into(), Memory::words);
+        let threads = plural(self.cpu.threads, "thread");
+        out::result(&format!("CPU        {threads}, {memory}"));
+        out::result(&format!("driver     {}", self.driver));
+        match &self.cuda.reason {
             Some(reason) => out::result(&format!("CUDA       cannot be used: {reason}")),
             None => {
-                out::result(&format!(
-                    "CUDA       can be used, cuDNN {}",
-                    tch::utils::version_cudnn()
-                ));
-                for index in 0..tch::Cuda::device_count() as usize {
-                    out::result(&format!("  cuda:{index}   {}", cuda_device(index)));
+                let cudnn = self.cuda.cudnn.unwrap_or_default();
+                out::result(&format!("CUDA       can be used, cuDNN {cudnn}"));
+                for device in &self.cuda.devices {
+                    let memory = match (&device.memory, &device.memory_unknown) {
+                        (Some(memory), _) => memory.words(),
+                        (None, why) => {
+                            format!("memory unknown: {}", why.as_deref().unwrap_or_default())
+                        }
+                    };
+                    let CudaDevice { index, name, .. } = device;
+                    out::result(&format!("  cuda:{index}   {name}, {memory}"));
                 }
-                out::result(&format!("NCCL       {}", nccl()));
+                let nccl = self.cuda.nccl.as_deref().unwrap_or_default();
+                out::result(&format!("NCCL       {nccl}"));
             }
         }
-        out::result(&format!("group      {}", group(Place::of_environment())));
-        out::result(&format!("reference  {}", python_reference()));
+        out::result(&format!("group      {}", self.group));
+        out::result(&format!("reference  {}", self.reference));
+    }
+}
+
+impl Memory {
+    fn words(&self) -> String {
+        format!(
+            "{} free of {}",
+            bytes(self.free_bytes),
+            bytes(self.total_bytes)
+        )
+    }
+}
+
+impl CudaFindings {
+    fn gather() -> CudaFindings {
+        let reason = cuda_unusable(0);
+        let usable = reason.is_none();
+        let count = if usable { tch::Cuda::device_count() } else { 0 };
+        CudaFindings {
+            usable,
+            reason,
+            cudnn: usable.then(tch::utils::version_cudnn),
+            devices: (0..count as usize).map(CudaDevice::find).collect(),
+            nccl: usable.then(nccl),
+        }
+    }
+}
+
+impl CudaDevice {
+    fn find(index: usize) -> CudaDevice {
+        let memory = native::cuda_memory(index);
+        CudaDevice {
+            index,
+            name: native::cuda_device(index).map_or_else(|e| e.to_string(), |device| device.name),
+            memory_unknown: memory.as_ref().err().map(ToString::to_string),
+            memory: memory.ok().map(|memory| Memory {
+                free_bytes: memory.free_bytes,
+                total_bytes: memory.total_bytes,
+            }),
+        }
     }
 }
 
@@ -64,18 +189,6 @@ fn group(place: Result<Option<Place>>) -> String {
         "{place} by {}, local rank {}; store at {}:{} (served by {server})",
         place.launcher, place.local_rank, place.master, place.port
     )
-}
-
-fn cuda_device(index: usize) -> String {
-    let name = native::cuda_device(index).map_or_else(|e| e.to_string(), |device| device.name);
-    match native::cuda_memory(index) {
-        Ok(m) => format!(
-            "{name}, {} free of {}",
-            bytes(m.free_bytes),
-            bytes(m.total_bytes)
-        ),
-        Err(e) => format!("{name}, memory unknown: {e}"),
-    }
 }
 
 /// Whether groups of processes can compute on GPUs.
@@ -98,7 +211,7 @@ fn driver() -> String {
     }
 }
 
-fn system_memory() -> String {
+fn system_memory() -> Option<Memory> {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let field = |name: &str| -> Option<u64> {
         let line = info.lines().find_map(|l| l.strip_prefix(name))?;
@@ -109,10 +222,10 @@ fn system_memory() -> String {
             .ok()
             .map(|kib| kib * 1024)
     };
-    match (field("MemAvailable:"), field("MemTotal:")) {
-        (Some(free), Some(total)) => format!("{} free of {}", bytes(free), bytes(total)),
-        _ => "memory unknown".into(),
-    }
+    Some(Memory {
+        free_bytes: field("MemAvailable:")?,
+        total_bytes: field("MemTotal:")?,
+    })
 }
 
 /// PyTorch, which tests and benchmarks compare with; training and sampling do not need it.

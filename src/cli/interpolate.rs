@@ -12,15 +12,16 @@ use super::args::class::{ClassArgs, in_turn};
 use super::args::image_in::read_images;
 use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
+use super::made_with::{MadeWith, MetadataArg, as_given, sampler_settings};
 use super::out::say;
 use super::outputs::{ForceArg, Outputs, path_or_stdout};
 use crate::cli::progress::SampleProgress;
 use crate::config::RunConfig;
 use crate::images::to_array;
 use crate::pretrained::Guided;
-use crate::report::{beside, grid_of_columns, write_png};
+use crate::report::{InterpolationSettings, beside, grid_of_columns, write_png_with};
 use crate::rng::image_noise;
-use crate::sample::SamplerKind;
+use crate::sample::{Classes, SamplerKind};
 use crate::sample::{OnStep, Process, Respaced, Step, ddim_invert, mixing};
 use crate::text::plural;
 
@@ -68,6 +69,8 @@ pub(super) struct InterpolateCommand {
     #[command(flatten)]
     force: ForceArg,
     #[command(flatten)]
+    metadata: MetadataArg,
+    #[command(flatten)]
     sampler: SamplerArgs,
     #[command(flatten)]
     load: LoadArgs,
@@ -96,6 +99,7 @@ impl InterpolateCommand {
         let config = &network.meta.config;
         let measured = || network.measured();
         let mut chosen = self.sampler.choose(config, kind, measured)?;
+        let sampler = sampler_settings(&self.sampler.options(kind), &chosen);
         let ends = self.ends(config, device.device)?;
         if let Ends::Images(_) = ends {
             chosen.steps = self.below_t0(&chosen.steps, config.diffusion.timesteps)?;
@@ -108,6 +112,8 @@ impl InterpolateCommand {
             classes.len() <= 2,
             "--class: want one class, or two to go from the first to the second"
         );
+        let made_with = MadeWith::new(&guided, sampler, &device)?;
+        let made_with = self.made_with(made_with, &guided, &classes)?;
         let denoiser = |x: &Tensor, t: &Tensor| between(&guided, &classes, x, t);
         let process = chosen.process(&denoiser, &network.meta.config.diffusion);
 
@@ -127,7 +133,32 @@ impl InterpolateCommand {
             process.check_finite()?;
         }
         bar.finish();
-        self.write(&Tensor::cat(&between, 0), &ends)
+        self.write(
+            &Tensor::cat(&between, 0),
+            &ends,
+            self.metadata.wanted(&made_with),
+        )
+    }
+
+    /// What the figure is made with, from what all commands say.
+    fn made_with(&self, all: MadeWith, guided: &Guided, classes: &[i64]) -> Result<MadeWith> {
+        let config = guided.network().config();
+        let labels = in_turn(classes, classes.len());
+        let of_ends = InterpolationSettings {
+            rows: match self.images.len() as u64 {
+                0 => self.rows.into(),
+                images => images / 2,
+            },
+            count: self.count.into(),
+            latent: self.latent,
+            t0: (!self.latent).then(|| self.t0.unwrap_or(config.diffusion.timesteps / 2)),
+            images: self.images.iter().map(|image| as_given(image)).collect(),
+        };
+        let all = all.with(|all| {
+            all.seed = Some(self.seed);
+            all.interpolation = Some(of_ends);
+        });
+        all.with_classes(config, &Classes::These(classes.to_vec()), labels.as_ref())
     }
 
     /// Refuses unusable flags before the long work.
@@ -197,7 +228,7 @@ impl InterpolateCommand {
     }
 
     /// The figure: rows of images from one end to the other, between the ends where those are images.
-    fn write(&self, between: &Tensor, ends: &Ends) -> Result<()> {
+    fn write(&self, between: &Tensor, ends: &Ends, made_with: Option<&MadeWith>) -> Result<()> {
         let rows = grid_of_columns(to_array(between).view(), self.count.into());
         let figure = match ends {
             Ends::Random(_) => rows,
@@ -210,7 +241,8 @@ impl InterpolateCommand {
                 beside(&[column(0), rows, column(1)], GAP)
             }
         };
-        write_png(&self.out, figure.view())?;
+        let settings = made_with.map(MadeWith::of_figure).transpose()?;
+        write_png_with(&self.out, figure.view(), settings.as_deref())?;
         say(&format!(
             "{} of {} in {}",
             plural(ends.rows(), "row"),

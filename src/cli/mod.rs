@@ -4,6 +4,7 @@ mod advice;
 mod args;
 mod bench;
 mod calibrate;
+mod command_line;
 mod compare;
 mod config;
 mod decode;
@@ -18,6 +19,7 @@ mod inspect;
 mod interpolate;
 mod invert;
 mod log_file;
+mod made_with;
 mod out;
 mod outputs;
 mod predict;
@@ -26,6 +28,7 @@ mod replay;
 mod report;
 mod runs;
 mod sample;
+mod show;
 mod signals;
 mod terminal;
 mod train;
@@ -157,6 +160,7 @@ impl Cli {
     /// # Errors
     /// The failure of the command; the message suggests a remedy.
     pub fn parse_and_run() -> Result<ExitCode> {
+        command_line::of_program(Cli::command);
         match Cli::parse_arguments() {
             Ok(cli) => cli.run(),
             Err(usage) if usage.use_stderr() => {
@@ -215,7 +219,7 @@ impl Cli {
             Command::Replay(command) => command.run()?,
             Command::Report(command) => command.run()?,
             Command::Runs(command) => command.run()?,
-            Command::Doctor(command) => command.run(),
+            Command::Doctor(command) => command.run()?,
             Command::Bench(command) => command.run()?,
             Command::Completions { shell } => {
                 let mut script = Vec::new();

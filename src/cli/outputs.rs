@@ -135,6 +135,18 @@ impl Outputs {
         (self.outputs.iter()).any(|output| target(output).is_ok_and(|target| target.is_stdout()))
     }
 
+    /// Refuses an output on standard output where what this flag asks for `is_printed`.
+    ///
+    /// # Errors
+    /// There is one.
+    pub(super) fn prints(&self, is_printed: bool, flag: &str) -> Result<()> {
+        ensure!(
+            !(is_printed && self.take_stdout()),
+            "{flag} writes to standard output, and so does another output; give that a name"
+        );
+        Ok(())
+    }
+
     /// Prints a line of the command's result: on stdout, or on stderr if an output is written to stdout.
     pub(super) fn print(&self, line: &str) {
         match self.take_stdout() {

@@ -1,14 +1,17 @@
 //! `ddpm sample`.
 
 mod cascade;
+mod noise;
 mod of_classes;
 pub(super) mod record;
+mod settings;
 mod share;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use tch::{Device, Kind, Tensor};
 
@@ -20,18 +23,16 @@ use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
 use super::args::start::StartArgs;
 use super::args::trajectory::TrajectoryArgs;
-use super::out::say;
+use super::made_with::{MetadataArg, sampler_settings};
+use super::out::{detail, say};
 use super::outputs::{Outputs, image_name, images_in};
 use super::progress::SampleProgress;
+use super::show::ShowArg;
 use crate::device::Chosen;
 use crate::distributed::Place;
-use crate::formats::safetensors;
 use crate::pretrained::Guided;
 use crate::report::read_png;
-use crate::sample::{
-    Choice, ChosenSampler, Codebook, Images, NoiseSource, SamplerKind, Step, batch_labels,
-    sample_batch,
-};
+use crate::sample::{Images, SamplerKind, Step, batch_labels, sample_batch};
 use crate::text::{self, plural};
 
 use cascade::{Cascade, CascadeArgs};
@@ -70,6 +71,13 @@ pub(super) struct SampleCommand {
     noise: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    metadata: MetadataArg,
+    /// Print JSON of what was made: files, settings, seconds
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    show: ShowArg,
     #[command(flatten)]
     trajectory: TrajectoryArgs,
     #[command(flatten)]
@@ -110,6 +118,7 @@ impl SampleCommand {
     }
 
     fn sample(&self, device: &Chosen, share: &Share) -> Result<()> {
+        let started = Instant::now();
         let earlier = match (&self.output.separate, share.leads()) {
             (Some(dir), true) => Record::read(dir)?,
             _ => None,
@@ -120,6 +129,7 @@ impl SampleCommand {
         let config = &network.meta.config;
         let measured = || network.measured();
         let mut chosen = self.sampler.choose(config, SamplerKind::Ddpm, measured)?;
+        let sampler = sampler_settings(&self.sampler.options(SamplerKind::Ddpm), &chosen);
         let start = (self.start).start(config, &mut chosen.steps, device.device)?;
         let guide = self.class.guidance.load(device)?;
         let guided = self
@@ -159,6 +169,11 @@ impl SampleCommand {
         };
         let cascade = (self.cascade).cascade(&larger, &self.sampler, made_first, share.leads())?;
         let chw = cascade.chw();
+        let stages = cascade.settings(&self.cascade, &self.sampler)?;
+        let made_with = sampled
+            .made_with(self, sampler, labels.as_ref())?
+            .with_stages(stages, &larger);
+        let in_files = self.metadata.wanted(&made_with);
         let under_way = self.begin(&sampled, &cascade, of_classes.as_ref(), share)?;
 
         let rounds = self.rounds(&wanted, share);
@@ -167,7 +182,8 @@ impl SampleCommand {
         let to_do = rounds.iter().filter(|round| round.is_to_do()).count();
         let bar = (share.leads())
             .then(|| SampleProgress::new(&share.named("sampling"), (steps * to_do) as u64));
-        let mut output = self.output.open();
+        let sampling = Instant::now();
+        let mut output = self.output.open(in_files);
         let mut trajectory = self.trajectory.open(own_steps);
         for round in &rounds {
             let made = match &round.own {
@@ -195,13 +211,20 @@ impl SampleCommand {
             trajectory.end_batch();
         }
         bar.iter().for_each(SampleProgress::finish);
-        trajectory.finish()?;
+        let sampled_in = sampling.elapsed().as_secs_f64();
+        detail(&format!("sampling took {sampled_in:.2} s"));
+        trajectory.finish(in_files)?;
         share.await_all()?;
         if share.leads() {
             self.show_classes(&mut output, of_classes.as_ref());
-            output.finish(self.number, format!("step {}", network.meta.step))?;
+            let grid = output.finish(self.number, format!("step {}", network.meta.step))?;
+            grid.map_or(Ok(()), |grid| self.show.show(grid.view()))?;
         }
-        under_way.map_or(Ok(()), UnderWay::end)
+        under_way.map_or(Ok(()), UnderWay::end)?;
+        match self.json && share.leads() {
+            true => self.print_json(&made_with, started.elapsed()),
+            false => Ok(()),
+        }
     }
 
     /// Images in a batch: those of the interrupted sampling for `auto`, which may find others each time. The leading
@@ -352,49 +375,9 @@ impl SampleCommand {
         }
         self.trajectory.declare(&mut outputs)?;
         outputs.may_go_on();
+        outputs.prints(self.json, "--json")?;
+        outputs.prints(self.show.given(), "--show")?;
+        (self.show).check(self.output.has_grid(), self.json)?;
         outputs.check()
-    }
-
-    /// The noise of --noise, of codebooks, or the seed's.
-    fn noise(&self, chosen: &ChosenSampler, chw: [i64; 3]) -> Result<NoiseSource> {
-        let from_codebook = chosen.kind == SamplerKind::Ddcm;
-        let flags = [
-            ("--codebook", self.codebook.is_some()),
-            ("--codebook-seed", self.codebook_seed.is_some()),
-        ];
-        for (flag, given) in flags {
-            ensure!(
-                from_codebook || !given,
-                "{flag}: only --sampler ddcm takes its noise from a codebook"
-            );
-        }
-        let Some(path) = &self.noise else {
-            return Ok(if from_codebook {
-                let codebook = Codebook::new(
-                    self.codebook_seed.unwrap_or(0),
-                    self.codebook.unwrap_or(64),
-                    chw,
-                )?;
-                NoiseSource::Codebook(codebook, Choice::Seed(self.seed))
-            } else {
-                NoiseSource::Seed(self.seed)
-            });
-        };
-        let steps = chosen.steps.len();
-        let file = safetensors::open(path)?;
-        let found = file.tensors.iter().find(|(name, _)| name == "noise");
-        let Some((_, noise)) = found else {
-            bail!("{} holds no tensor `noise`", path.display());
-        };
-        let want = [&[steps as i64 + 1, self.number as i64], &chw[..]].concat();
-        ensure!(
-            noise.kind() == Kind::Float && noise.size() == want,
-            "{}: noise is {:?} {:?}, want f32 {want:?} for {steps} steps and -n {}",
-            path.display(),
-            noise.kind(),
-            noise.size(),
-            self.number
-        );
-        Ok(NoiseSource::Given(noise.shallow_clone()))
     }
 }

@@ -13,13 +13,14 @@ use super::args::image_in::read_whole;
 use super::args::load::LoadArgs;
 use super::args::sampler::SamplerArgs;
 use super::args::upscaling::{UPSCALING_SAMPLER, UpscalingArgs};
+use super::made_with::{MadeWith, MetadataArg};
 use super::out::say;
 use super::outputs::{ForceArg, Outputs, path_or_stdout};
 use super::progress::SampleProgress;
 use crate::images::to_array;
 use crate::pretrained::Upscaler;
-use crate::report::write_png;
-use crate::sample::Step;
+use crate::report::write_png_with;
+use crate::sample::{Classes, Step};
 use crate::text::{self, plural};
 
 /// Make images larger, with a network trained by `ddpm train --upscale`.
@@ -41,6 +42,8 @@ pub(super) struct UpscaleCommand {
     out: Option<PathBuf>,
     #[command(flatten)]
     force: ForceArg,
+    #[command(flatten)]
+    metadata: MetadataArg,
     /// Seed; image i depends on (seed, i), and on --batch by rounding alone
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -94,15 +97,23 @@ impl UpscaleCommand {
         let (guided, room) = (upscaler.guided(), Room::default());
         let batch = (self.batch).resolve(guided, chosen.device, tiles.sum(), room)?;
         let upscaler = upscaler.with_batch(batch);
-        self.upscale(&upscaler, &images, labels.as_ref(), batch)
+        let stage = self.upscaling.settings(&upscaler, &self.sampler)?;
+        let made_with = MadeWith::new(upscaler.guided(), stage.sampler.clone(), &chosen)?
+            .with_classes(config, &Classes::These(classes), labels.as_ref())?
+            .with(|all| {
+                all.seed = Some(self.seed);
+                all.batch = Some(batch);
+                all.then = vec![stage];
+            });
+        self.upscale(&upscaler, &images, (labels.as_ref(), batch), &made_with)
     }
 
     fn upscale(
         &self,
         upscaler: &Upscaler,
         images: &[Small],
-        labels: Option<&Tensor>,
-        batch: u64,
+        (labels, batch): (Option<&Tensor>, u64),
+        made_with: &MadeWith,
     ) -> Result<()> {
         let parts = of_one_size(upscaler, images, batch);
         let steps = upscaler.sampler().steps.len();
@@ -117,11 +128,14 @@ impl UpscaleCommand {
             let numbers: Vec<u64> = numbers.map(|number| number as u64).collect();
             let large = upscaler.upscale(&low, labels.as_ref(), self.seed, &numbers, &mut on_step);
             let large = large.with_context(|| format!("cannot upscale {}", named(some)))?;
-            for (small, image) in some.iter().zip(to_array(&large).axis_iter(Axis(0))) {
+            let large = to_array(&large);
+            for ((small, number), image) in some.iter().zip(numbers).zip(large.axis_iter(Axis(0))) {
                 if let Some(dir) = small.out.parent().filter(|dir| *dir != Path::new("")) {
                     fs_err::create_dir_all(dir)?;
                 }
-                write_png(&small.out, image)?;
+                let settings = self.metadata.wanted(made_with);
+                let settings = settings.map(|made| made.of_file(number, &small.path));
+                write_png_with(&small.out, image, settings.transpose()?.as_deref())?;
                 small.tell(upscaler);
             }
         }

@@ -46,7 +46,7 @@ fn a_dry_run_says_what_would_be_and_writes_nothing() {
         "run folder new\n",
         "6 images from",
         "1 file could not be read",
-        "cats 3",
+        "2 classes of 3 images each: cats, dogs",
         "neither read nor written",
         "parameters on CPU",
         " of memory in total; 6 images of 8x8x3, batch 4; 40 steps to go\n",

@@ -7,11 +7,12 @@ use clap::Args;
 use ndarray::{Array3, Array4, Axis, concatenate};
 use tch::{Device, Kind, Tensor};
 
+use crate::cli::made_with::MadeWith;
 use crate::cli::out::say;
 use crate::cli::outputs::{ForceArg, Outputs, image_name, path_or_stdout};
 use crate::formats::safetensors;
 use crate::images::to_array;
-use crate::report::{grid, grid_of_columns, with_names, write_png};
+use crate::report::{grid, grid_of_columns, with_names, write_png_with};
 use crate::text::plural;
 
 /// The grid's name without --out.
@@ -48,6 +49,8 @@ pub(in crate::cli) struct ImageOutput<'a> {
     numbers: Vec<Tensor>,
     /// Names of the grid's rows, if image `i` is to be in row `i` modulo their number.
     rows: Vec<String>,
+    /// What the images are made with, if their files are to say it.
+    made_with: Option<&'a MadeWith>,
 }
 
 impl OutputArgs {
@@ -64,14 +67,28 @@ impl OutputArgs {
         }
     }
 
-    /// Nothing written yet.
-    pub(in crate::cli) fn open(&self) -> ImageOutput<'_> {
+    /// Nothing written yet. The PNG files say what their images are `made_with`, if it is there.
+    pub(in crate::cli) fn open<'a>(&'a self, made_with: Option<&'a MadeWith>) -> ImageOutput<'a> {
         ImageOutput {
             places: self,
             images: Vec::new(),
             numbers: Vec::new(),
             rows: Vec::new(),
+            made_with,
         }
+    }
+
+    /// True if a grid is made.
+    pub(in crate::cli) fn has_grid(&self) -> bool {
+        self.grid_path().is_some()
+    }
+
+    /// The files that hold all images.
+    pub(in crate::cli) fn files(&self) -> Vec<PathBuf> {
+        self.grid_path()
+            .into_iter()
+            .chain(self.out_tensor.clone())
+            .collect()
     }
 
     /// What is kept of all images for the files that hold them: their numbers, their pixels, or nothing.
@@ -110,7 +127,11 @@ impl ImageOutput<'_> {
         if let Some(dir) = &self.places.separate {
             fs_err::create_dir_all(dir)?;
             for (number, image) in (first..).zip(to_array(x_0).outer_iter()) {
-                write_png(&dir.join(image_name(number)), image)?;
+                let settings = self
+                    .made_with
+                    .map(|made| made.of_image(number))
+                    .transpose()?;
+                write_png_with(&dir.join(image_name(number)), image, settings.as_deref())?;
             }
         }
         Ok(())
@@ -131,12 +152,12 @@ impl ImageOutput<'_> {
         self.rows = names.to_vec();
     }
 
-    /// Writes the files that hold all images, `number` of them, and prints the names of all files. `about` describes the
-    /// tensor.
+    /// Writes the files that hold all images, `number` of them, and prints the names of all files; returns the grid. `about`
+    /// describes the tensor.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub(in crate::cli) fn finish(self, number: u64, about: String) -> Result<()> {
+    pub(in crate::cli) fn finish(self, number: u64, about: String) -> Result<Option<Array3<u8>>> {
         if let Some(out) = &self.places.out_tensor {
             let tensors = [("pictures".to_owned(), Tensor::cat(&self.numbers, 0))];
             safetensors::write(out, ("ddpm-sample".to_owned(), about), &tensors)?;
@@ -151,10 +172,12 @@ impl ImageOutput<'_> {
                 true => grid(images.view()),
                 false => rows_with_names(&images, &self.rows),
             };
-            write_png(&out, figure.view())?;
+            let settings = self.made_with.map(MadeWith::of_all).transpose()?;
+            write_png_with(&out, figure.view(), settings.as_deref())?;
             say(&format!("{} in {}", plural(number, "image"), out.display()));
+            return Ok(Some(figure));
         }
-        Ok(())
+        Ok(None)
     }
 }
 

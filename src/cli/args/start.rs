@@ -7,9 +7,16 @@ use clap::Args;
 use tch::Device;
 
 use super::image_in::{read_image, read_mask};
+use crate::cli::made_with::as_given;
+use crate::cli::out::detail;
 use crate::config::RunConfig;
 use crate::data::upright_size;
+use crate::report::StartSettings;
 use crate::sample::{Inpaint, Resampling, Respaced, StartFrom};
+use crate::text;
+
+/// Noise that is added to an image without --strength.
+const STRENGTH: f64 = 0.5;
 
 /// An image to start from, and its mask.
 #[derive(Debug, Clone, Args)]
@@ -46,6 +53,19 @@ impl StartArgs {
         self.init_image.iter().chain(&self.mask)
     }
 
+    /// The image and what is done with it, for the files that are made of it.
+    pub(in crate::cli) fn settings(&self) -> Option<StartSettings> {
+        let image = as_given(self.init_image.as_ref()?);
+        let passes = |number: u16| self.mask.is_some().then_some(u64::from(number));
+        Some(StartSettings {
+            image,
+            strength: (self.mask.is_none()).then(|| self.strength.unwrap_or(STRENGTH)),
+            mask: self.mask.as_deref().map(as_given),
+            jump: passes(self.jump),
+            resample: passes(self.resample),
+        })
+    }
+
     /// Reads the images, and cuts `steps` down to the steps that are needed.
     ///
     /// # Errors
@@ -60,6 +80,7 @@ impl StartArgs {
             return Ok(StartFrom::Noise);
         };
         let x_0 = read_image(path, &config.model, &config.data)?.to_device(device);
+        (self.files()).for_each(|file| detail(&format!("reading {}", text::path(file))));
         if let Some(mask) = &self.mask {
             refuse_other_size(mask, path)?;
             let unknown = read_mask(mask, &config.model, &config.data)?;
@@ -69,7 +90,7 @@ impl StartArgs {
             };
             return Ok(StartFrom::Part(Inpaint { x_0, unknown }, resampling));
         }
-        let strength = self.strength.unwrap_or(0.5);
+        let strength = self.strength.unwrap_or(STRENGTH);
         ensure!(
             strength != 0.0,
             "--strength 0 leaves no step to run and the image as it is; want 0 < S <= 1 (noise only)"

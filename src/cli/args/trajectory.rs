@@ -7,11 +7,13 @@ use clap::Args;
 use ndarray::{Array3, Array4, s};
 use tch::{Device, Tensor};
 
+use crate::cli::made_with::MadeWith;
 use crate::cli::out::say;
 use crate::cli::outputs::{Outputs, path_or_stdout};
 use crate::images::{to_array, to_pixels};
 use crate::report::{
-    ANIMATION_ENDINGS, frame_steps, grid, grid_of_columns, strip, write_animation, write_png,
+    ANIMATION_ENDINGS, frame_steps, grid, grid_of_columns, strip, write_animation_with,
+    write_png_with,
 };
 use crate::sample::Step;
 
@@ -72,6 +74,11 @@ impl TrajectoryArgs {
         Ok(())
     }
 
+    /// The files that are written.
+    pub(in crate::cli) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.trajectory.iter().chain(&self.strip).cloned()
+    }
+
     /// True if a file of the trajectory is asked for.
     pub(in crate::cli) fn given(&self) -> bool {
         self.trajectory.is_some() || self.strip.is_some()
@@ -108,15 +115,19 @@ impl Trajectory<'_> {
         self.strip.end_batch();
     }
 
-    /// Writes the files.
+    /// Writes the files, which say what they are `made_with`, if it is there.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub(in crate::cli) fn finish(self) -> Result<()> {
+    pub(in crate::cli) fn finish(self, made_with: Option<&MadeWith>) -> Result<()> {
+        let settings = (made_with.filter(|_| self.args.given()))
+            .map(MadeWith::of_frames)
+            .transpose()?;
+        let settings = settings.as_deref();
         if let Some(path) = &self.args.trajectory {
             let frames = self.animation.frames();
             let frames: Vec<Array3<u8>> = frames.map(|frame| grid(frame.view())).collect();
-            write_animation(path, &frames, self.args.frame_millis, LAST_MILLIS)?;
+            write_animation_with(path, &frames, self.args.frame_millis, LAST_MILLIS, settings)?;
             say(&format!("{} frames in {}", frames.len(), path.display()));
         }
         if let Some(path) = &self.args.strip {
@@ -125,7 +136,7 @@ impl Trajectory<'_> {
                 grid_of_columns(frame.slice(s![..shown, .., .., ..]), 1)
             };
             let columns: Vec<Array3<u8>> = self.strip.frames().map(column).collect();
-            write_png(path, strip(&columns).view())?;
+            write_png_with(path, strip(&columns).view(), settings)?;
             say(&format!("strip in {}", path.display()));
         }
         Ok(())

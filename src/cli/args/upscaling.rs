@@ -4,8 +4,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use super::sampler::SamplerArgs;
+use crate::cli::made_with::{network_settings, sampler_settings};
 use crate::cli::out::say;
 use crate::pretrained::{Guided, Upscaler};
+use crate::report::StageSettings;
 use crate::sample::SamplerKind;
 
 /// The sampler that makes images larger without --sampler: a thousand steps for each tile would take long.
@@ -31,6 +33,24 @@ impl UpscalingArgs {
     /// True if a flag is given.
     pub(in crate::cli) fn given(&self) -> bool {
         self.tile.is_some() || self.condition_noise.is_some()
+    }
+
+    /// A network that makes images larger with these flags, for the files that hold them.
+    ///
+    /// # Errors
+    /// Weights that are not f32.
+    pub(in crate::cli) fn settings(
+        &self,
+        upscaler: &Upscaler,
+        sampler: &SamplerArgs,
+    ) -> Result<StageSettings> {
+        let options = sampler.options(UPSCALING_SAMPLER);
+        Ok(StageSettings {
+            network: network_settings(upscaler.guided().network())?,
+            sampler: sampler_settings(&options, upscaler.sampler()),
+            condition_noise: upscaler.noise(),
+            tile: self.tile,
+        })
     }
 
     /// The upscaler of a network, with the sampler of these flags; `tells` what is doubtful.

@@ -18,6 +18,7 @@ use crate::device::Chosen;
 use crate::images::{from_pixels, to_pixels};
 use crate::interop::Request;
 use crate::pretrained::{Guided, Pretrained, Upscaler};
+use crate::report::StageSettings;
 use crate::rng::{Stream, key};
 use crate::sample::{Guidance, OnStep, batch_labels};
 use crate::text::{self, plural, shell};
@@ -184,6 +185,21 @@ impl Cascade<'_> {
     pub(super) fn steps(&self) -> usize {
         let steps = |(stage, _): &(Upscaler, _)| stage.sampler().steps.len();
         self.stages.iter().map(steps).sum()
+    }
+
+    /// What makes the images larger, for their files.
+    ///
+    /// # Errors
+    /// Weights that are not f32.
+    pub(super) fn settings(
+        &self,
+        args: &CascadeArgs,
+        sampler: &SamplerArgs,
+    ) -> Result<Vec<StageSettings>> {
+        let stages = self.stages.iter();
+        stages
+            .map(|(stage, _)| args.upscaling.settings(stage, sampler))
+            .collect()
     }
 
     /// All that decides the bits of what is made of an image, by name; nothing if that stays as it is.
