@@ -118,6 +118,15 @@ impl Respaced {
         }
     }
 
+    /// The steps to visit from an image that is noised by `strength`, above 0 (almost the image) to 1 (noise only), of
+    /// `timesteps`; `None` if all are noisier.
+    pub fn up_to(&self, strength: f64, timesteps: i64) -> Option<Respaced> {
+        let limit = strength * timesteps as f64;
+        let walked = self.times.iter().take_while(|t| (**t as f64) < limit);
+        let walked = walked.count();
+        (walked > 0).then(|| self.truncated(walked))
+    }
+
     /// Number of steps.
     pub fn len(&self) -> usize {
         self.times.len()

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -20,7 +19,7 @@ use crate::native::KeptFilters;
 use crate::report::{duration, grid, grid_of_columns, with_names, write_png};
 use crate::sample::{
     Ddpm, Images, NoiseSource, Process, Respaced, Sampler, Spacing, StartFrom, Step, Visit,
-    batch_labels, sample_batch,
+    batch_labels, give_up, sample_batch, unless_given_up,
 };
 
 /// Evaluations after which the time of a grid is estimated.
@@ -208,15 +207,13 @@ fn draw(
             done += 1;
             observer.sampling(&weights_name, done, evaluations.into());
         };
-        // Whatever else unwinds ends the run, as it would without this.
-        catch_unwind(AssertUnwindSafe(|| {
+        unless_given_up(|| {
             let mut batch = |numbers: Range<u64>| {
                 let classes = form.classes_of(&numbers, wanted.device);
                 let condition = form.condition_of(config, &numbers, wanted.device);
                 let denoiser = |x: &Tensor, t: &Tensor| {
                     if !limit.allows() {
-                        // A sampler has no other way out before its last step.
-                        resume_unwind(Box::new(GivenUp));
+                        give_up();
                     }
                     trainer.predict(&beside(x, condition.as_ref()), t, classes.as_ref(), &kept)
                 };
@@ -226,20 +223,16 @@ fn draw(
             };
             let batches: Vec<Tensor> = wanted.batches().map(&mut batch).collect::<Result<_>>()?;
             Ok(Tensor::cat(&batches, 0))
-        }))
+        })
     });
     match drawn {
-        Ok(images) => images.map(Some),
-        Err(given_up) if given_up.is::<GivenUp>() => {
+        Some(images) => images.map(Some),
+        None => {
             observer.sampling(&weights_name, evaluations.into(), evaluations.into());
             limit.check().map(|()| None)
         }
-        Err(panic) => resume_unwind(panic),
     }
 }
-
-/// Unwinds a sampler whose grid is not wanted any more.
-struct GivenUp;
 
 /// Network evaluations of the images of one of the two grids.
 pub(super) fn evaluations_each(config: &RunConfig) -> u64 {

@@ -100,18 +100,15 @@ impl StartArgs {
             "--strength {strength}: want 0 < S <= 1 (noise only)"
         );
         let timesteps = config.diffusion.timesteps;
-        let limit = strength * timesteps as f64;
-        let walked = steps.times.iter().take_while(|t| (**t as f64) < limit);
-        let walked = walked.count();
-        if walked == 0 {
+        let Some(walked) = steps.up_to(strength, timesteps) else {
             let least = steps.times[0];
             bail!(
                 "--strength {strength} leaves no step to run: the least noisy visited time step is t = {least} of T = \
                  {timesteps}; raise --strength above {}, or visit more time steps (--steps)",
                 least as f64 / timesteps as f64
             );
-        }
-        *steps = steps.truncated(walked);
+        };
+        *steps = walked;
         Ok(StartFrom::Image(x_0))
     }
 }
