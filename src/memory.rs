@@ -47,6 +47,27 @@ pub fn return_cached(device: Device) {
     }
 }
 
+/// The result of `work`, and the most bytes that its tensors take at once on `device`; 0 if they are being counted
+/// already.
+///
+/// # Errors
+/// The device does not count.
+pub fn counted<T>(device: Device, work: impl FnOnce() -> T) -> Result<(T, u64)> {
+    let Device::Cuda(index) = device else {
+        let tally = native::CpuTally::begin().ok();
+        let result = work();
+        let most = tally.map_or(0, |tally| tally.now_and_peak_bytes().1);
+        return Ok((result, most as u64));
+    };
+    native::forget_cuda_peak(index)?;
+    let before = native::cuda_tensors(index)?.now_bytes;
+    let result = work();
+    let most = native::cuda_tensors(index)?
+        .peak_bytes
+        .saturating_sub(before);
+    Ok((result, most))
+}
+
 /// Resident memory of this process in bytes, libraries included.
 pub fn resident_bytes() -> Option<u64> {
     kib_of(&read_to_string("/proc/self/status").ok()?, "VmRSS:")

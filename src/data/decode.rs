@@ -119,6 +119,38 @@ pub fn decode(path: &Path, spec: &ImageSpec) -> Result<Decoded, DataError> {
 pub(super) fn decode_place(place: &Place, spec: &ImageSpec) -> Result<Decoded, DataError> {
     spec.check()?;
     let (image, permit) = open(place, Some(spec))?;
+    Ok(fitted(image, permit, spec))
+}
+
+/// [`decode`] for an image file that is in memory already, which the caller answers for.
+///
+/// # Errors
+/// As `decode`, with "image" for the path.
+pub fn decode_bytes(bytes: Vec<u8>, spec: &ImageSpec) -> Result<Decoded, DataError> {
+    spec.check()?;
+    let contents = Contents::Memory(bytes);
+    let job = Job {
+        path: Path::new("image"),
+        contents: &contents,
+        held: 0,
+        spec: Some(spec),
+    };
+    let mut permit = WORKING.take(HEADER_BYTES + file_copies(contents.bytes()));
+    let mut opened = job.open()?;
+    if !permit.try_resize(opened.cost) {
+        // Waiting for more memory while holding some could deadlock.
+        let cost = opened.cost;
+        drop(opened);
+        drop(permit);
+        permit = WORKING.take(cost);
+        opened = job.open_again(cost)?;
+    }
+    let image = pixels(job, opened)?;
+    Ok(fitted(image, permit, spec))
+}
+
+/// Crops and resizes an image, whose permit ends here.
+fn fitted(image: Image, permit: Permit<'static>, spec: &ImageSpec) -> Decoded {
     let (pixels, oddity) = match image {
         Image::Whole(image) => {
             let odd = spec.rules >= ImageRules::V2 && is_twelve_bits(&image);
@@ -128,7 +160,7 @@ pub(super) fn decode_place(place: &Place, spec: &ImageSpec) -> Result<Decoded, D
         Image::Shrunk(image) => (image.fit(spec), None),
     };
     drop(permit);
-    Ok(Decoded { pixels, oddity })
+    Decoded { pixels, oddity }
 }
 
 /// True for 16-bit values, transparency aside, of which none reaches 4096 and some are not 0.

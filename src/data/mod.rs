@@ -37,7 +37,7 @@ mod spec;
 mod store;
 mod stream;
 
-pub use decode::{Decoded, Oddity, decode, upright_size};
+pub use decode::{Decoded, Oddity, decode, decode_bytes, upright_size};
 pub use error::DataError;
 pub use held_out::HeldOut;
 pub use labels::Labels;

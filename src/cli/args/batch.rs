@@ -8,8 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::cli::out::say;
 use crate::device::synchronize;
-use crate::memory::{Shortage, available_to_each, catch_shortage, return_cached};
-use crate::native::{CpuTally, cuda_tensors, forget_cuda_peak};
+use crate::memory::{Shortage, available_to_each, catch_shortage, counted, return_cached};
 use crate::pretrained::Guided;
 use crate::text::plural;
 
@@ -191,22 +190,6 @@ impl Tried {
             })
         })
     }
-}
-
-/// The result of `work`, and the most bytes that its tensors take at once on `device`; 0 if they are being counted
-/// already.
-fn counted<T>(device: Device, work: impl FnOnce() -> T) -> Result<(T, u64)> {
-    let Device::Cuda(index) = device else {
-        let tally = CpuTally::begin().ok();
-        let result = work();
-        let most = tally.map_or(0, |tally| tally.now_and_peak_bytes().1);
-        return Ok((result, most as u64));
-    };
-    forget_cuda_peak(index)?;
-    let before = cuda_tensors(index)?.now_bytes;
-    let result = work();
-    let most = cuda_tensors(index)?.peak_bytes.saturating_sub(before);
-    Ok((result, most))
 }
 
 fn fits(bytes: u64, room: u64) -> bool {
