@@ -45,23 +45,24 @@
 //! Imports go down this list only (`scripts/check_rooms.py` checks it):
 //!
 //! 1. [`cli`]: the commands of the program, and all that is printed
-//! 2. [`pretrained`]: a network with its settings, from any file
-//! 3. [`train`]: the loop, read top to bottom, and what is done between steps
-//! 4. [`runs`]: runs seen from outside: their state, what may be pruned, their reports
-//! 5. [`interop`]: other programs' checkpoints, in both directions
-//! 6. [`checkpoint`]: this program's own files, run folders and locks
-//! 7. [`evaluate`]: one measure of a network or of its images a file
-//! 8. [`sample`]: one sampler a file, each a loop over x_t
-//! 9. [`optim`]: the flat parameter arena, LAMB and Adam, EMA
-//! 10. [`diffusion`]: schedule, q_sample, loss
-//! 11. [`model`]: the networks
-//! 12. [`data`]: from a folder of images to one uint8 tensor
-//! 13. [`config`]: every setting, and the presets
-//! 14. [`report`]: metrics.jsonl, grids and animations
-//! 15. [`formats`]: byte layouts, all untrusted
-//! 16. [`images`], [`rng`], [`device`], [`memory`], [`distributed`]: rooms that know nothing of each other
-//! 17. [`native`]: the C++ shim and its safe face
-//! 18. [`mod@fs`], `text`: leaves
+//! 2. [`serve`]: a local page to watch runs and to try networks
+//! 3. [`pretrained`]: a network with its settings, from any file
+//! 4. [`train`]: the loop, read top to bottom, and what is done between steps
+//! 5. [`runs`]: runs seen from outside: their state, what may be pruned, their reports
+//! 6. [`interop`]: other programs' checkpoints, in both directions
+//! 7. [`checkpoint`]: this program's own files, run folders and locks
+//! 8. [`evaluate`]: one measure of a network or of its images a file
+//! 9. [`sample`]: one sampler a file, each a loop over x_t
+//! 10. [`optim`]: the flat parameter arena, LAMB and Adam, EMA
+//! 11. [`diffusion`]: schedule, q_sample, loss
+//! 12. [`model`]: the networks
+//! 13. [`data`]: from a folder of images to one uint8 tensor
+//! 14. [`config`]: every setting, and the presets
+//! 15. [`report`]: metrics.jsonl, grids and animations
+//! 16. [`formats`]: byte layouts, all untrusted
+//! 17. [`images`], [`rng`], [`device`], [`memory`], [`distributed`]: rooms that know nothing of each other
+//! 18. [`native`]: the C++ shim and its safe face
+//! 19. [`mod@fs`], `text`: leaves
 //!
 //! A newcomer reads [`config`], then [`model`] and [`diffusion`], then [`fn@train::train`]. The ideas that all of it leans on
 //! are in `docs/design.md`.
@@ -90,6 +91,7 @@ pub mod report;
 pub mod rng;
 pub mod runs;
 pub mod sample;
+pub mod serve;
 mod text;
 pub mod train;
 

@@ -34,7 +34,7 @@ pub use file::{
 };
 pub use fingerprint::fingerprint;
 pub use lock::RunLock;
-pub use newest::{Damaged, find, newest_readable, resolve, step_of};
+pub use newest::{Damaged, by_step, find, newest_readable, resolve, step_of};
 pub use origin::{AttentionOrder, Family, Origin};
 pub use owned::{holds_training_state, is_own, run_that_owns};
 pub use pins::{Pin, every_checkpoint, in_a_run, is_pinned, pinned_for};

@@ -109,6 +109,14 @@ pub(super) fn checkpoints(run: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// The checkpoints of a run with their steps, from the newest; none without the folder.
+pub fn by_step(run: &Path) -> Vec<(u64, PathBuf)> {
+    let found = checkpoints(run).unwrap_or_default().into_iter().rev();
+    found
+        .filter_map(|path| Some((step_of(&path)?, path)))
+        .collect()
+}
+
 /// The step in a checkpoint's name; `None` for another file.
 pub fn step_of(path: &Path) -> Option<u64> {
     let name = path.file_name().and_then(OsStr::to_str)?;

@@ -145,6 +145,7 @@ impl InterpolateCommand {
         let config = guided.network().config();
         let labels = in_turn(classes, classes.len());
         let of_ends = InterpolationSettings {
+            to_seed: None,
             rows: match self.images.len() as u64 {
                 0 => self.rows.into(),
                 images => images / 2,

@@ -28,6 +28,7 @@ mod replay;
 mod report;
 mod runs;
 mod sample;
+mod serve;
 mod show;
 mod signals;
 mod terminal;
@@ -100,6 +101,7 @@ enum Command {
     Replay(replay::ReplayCommand),
     Report(report::ReportCommand),
     Runs(runs::RunsCommand),
+    Serve(serve::ServeCommand),
     Doctor(doctor::DoctorCommand),
     Bench(Box<bench::BenchCommand>),
     /// Print a completion script for a shell
@@ -125,7 +127,8 @@ impl Command {
             | Command::Import(_)
             | Command::Replay(_)
             | Command::Report(_)
-            | Command::Runs(_) => true,
+            | Command::Runs(_)
+            | Command::Serve(_) => true,
             Command::Evaluate(command) => !command.is_shared(),
             _ => false,
         };
@@ -219,6 +222,7 @@ impl Cli {
             Command::Replay(command) => command.run()?,
             Command::Report(command) => command.run()?,
             Command::Runs(command) => command.run()?,
+            Command::Serve(command) => command.run()?,
             Command::Doctor(command) => command.run()?,
             Command::Bench(command) => command.run()?,
             Command::Completions { shell } => {

@@ -176,6 +176,9 @@ pub struct InterpolationSettings {
     pub count: u64,
     /// Whether latents were interpolated.
     pub latent: bool,
+    /// The seed of the noise at the other end, where it is that of one seed and of another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_seed: Option<u64>,
     /// The time step that mixed images were noised to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub t0: Option<i64>,

@@ -76,6 +76,15 @@ impl ComputeArgs {
         self.exact().choose()
     }
 
+    /// These flags, with half of the cores in place of no --threads, for work beside other work.
+    pub(in crate::cli) fn half(&self) -> ComputeArgs {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        ComputeArgs {
+            threads: self.threads.or(Some(cores.div_ceil(2).min(1024) as i32)),
+            ..self.clone()
+        }
+    }
+
     /// These flags, with full f32 in place of no --precision.
     pub(in crate::cli) fn exact(&self) -> ComputeArgs {
         ComputeArgs {
