@@ -207,6 +207,16 @@ def label_seeds():
     yield "idx_gz", packed(idx((3,), b"\2\0\1"))
 
 
+def serve_seeds():
+    wish = b'{"network": 0, "step": 4, "raw": true, "sampler": "ddim", "steps": 5, "seed": "7", "number": 3, "task": %s}'
+    yield "sample", wish % b'"sample"'
+    yield "interpolate", wish % b'{"interpolate": {"to_seed": 8}}'
+    yield "vary", wish % b'{"vary": {"image": 1, "strength": 0.5}}'
+    fill = wish % b'{"fill": {"image": 1, "mask": 2, "jump": 5, "passes": 2}}, "class": {"number": 1}, "guidance": 2.5'
+    yield "fill", fill.replace(b"ddim", b"ddpm")
+    yield "png", png(10)
+
+
 def main():
     folder = Path(sys.argv[1])
     seeds = dict(torch_seeds())
@@ -214,6 +224,7 @@ def main():
     seeds |= {f"numpy/{name}": data for name, data in numpy_seeds()}
     seeds |= {f"images/{name}": data for name, data in image_seeds()}
     seeds |= {f"labels/{name}": data for name, data in label_seeds()}
+    seeds |= {f"serve/{name}": data for name, data in serve_seeds()}
     for name, data in seeds.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ use proptest::sample::Index;
 
 /// A target of the fuzzer: the name of its corpus, and what reads a file of it.
 type Target = (&'static str, fn(&[u8]));
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 11] = [
     ("pickle", readers::pickle),
     ("torch_file", readers::torch_file),
     ("safetensors", readers::safetensors),
@@ -36,6 +36,7 @@ const TARGETS: [Target; 10] = [
     ("numpy", readers::numpy),
     ("images", readers::images),
     ("labels", readers::labels),
+    ("serve", readers::serve),
 ];
 
 fn folder(name: &str) -> PathBuf {

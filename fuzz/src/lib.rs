@@ -8,13 +8,14 @@ use std::path::Path;
 
 use ddpm::checkpoint::{RunFolder, read_checkpoint};
 use ddpm::config::{LabelsFrom, ModelKind, Preset, Sources};
-use ddpm::data;
+use ddpm::data::{self, ImageSpec};
 use ddpm::evaluate::moments::Statistics;
 use ddpm::formats::weights_file::{Node, WeightsFile};
 use ddpm::formats::{ddcm, npz, pickle, pt, read_state_dict, safetensors};
 use ddpm::interop::describe;
 use ddpm::interop::{Foreign, Request};
-use ddpm::report::{Later, Metrics};
+use ddpm::report::{ImageSettings, Later, Metrics, settings_of_png};
+use ddpm::serve::Wish;
 use ddpm::train::StepRecord;
 use tch::{Device, Tensor};
 
@@ -268,6 +269,26 @@ pub fn labels(bytes: &[u8]) {
         let path = beside("labels-idx1-ubyte");
         load_images(images, &path, LabelsFrom::Auto, MAX_MESSAGE_BYTES);
     });
+}
+
+/// What a page sends to `ddpm serve`: settings, and an image that may hold some.
+pub fn serve(bytes: &[u8]) {
+    match Wish::read(bytes) {
+        Ok(wish) => {
+            let again = serde_json::to_vec(&wish).expect("a wish in JSON");
+            assert_eq!(Wish::read(&again).expect("what was written"), wish);
+        }
+        Err(error) => check_message(&error.to_string()),
+    }
+    match settings_of_png(bytes) {
+        Ok(Some(text)) => drop(ImageSettings::from_json(&text)),
+        Ok(None) => {}
+        Err(error) => check_message(&format!("{error:#}")),
+    }
+    match data::decode_bytes(bytes.to_vec(), &ImageSpec::rgb(4, 4)) {
+        Ok(image) => assert_eq!(image.pixels.dim(), (4, 4, 3)),
+        Err(error) => check_message(&error.to_string()),
+    }
 }
 
 /// Loads a data set as training does; an error is one of `path`, in at most so many bytes.
