@@ -322,9 +322,12 @@ mod tests {
                     let got = net.predict(&x, &t, classes, &kept);
                     let off = error(&got, &want);
                     println!("{kind:?} {precision} {n} {}: {off:.1e}", classes.is_some());
-                    // In bf16 oneDNN may add the products of a filter in another order where it lies otherwise.
-                    let rounds = classes.is_some() && precision == Precision::Bf16;
-                    let limit = if rounds { 0.03 } else { 0.0 };
+                    // In bf16 oneDNN may add the products of a filter in another order where it lies otherwise: on
+                    // processors with AVX-512 in networks with classes, on others without too.
+                    let limit = match precision {
+                        Precision::Bf16 => 0.03,
+                        _ => 0.0,
+                    };
                     assert!(off <= limit, "{kind:?} {precision} {n}: {off}");
                 }
             }
