@@ -1,4 +1,4 @@
-"""Opens what ddpm shows in a browser, and uses it as a person would: the report of a run.
+"""Opens what ddpm shows in a browser, and uses it as a person would: reports, and the page of `ddpm serve`.
 
     .venv/bin/python scripts/browser/check.py [--program target/release/ddpm] [--shots DIR]
 
@@ -13,6 +13,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import served
+from watched import Watched
 
 CHROMIUM = ["chromium", "chromium-browser", "google-chrome"]
 # Without a sandbox, as root has none; and no traffic of the browser's own.
@@ -36,28 +39,6 @@ def run(program, *arguments, cwd):
     return done
 
 
-class Watched:
-    """A page of which every error and every request is noted."""
-
-    def __init__(self, context, allowed):
-        self.page = context.new_page()
-        self.faults = []
-        self.page.on("console", lambda said: said.type in ("error", "warning") and self.faults.append(said.text))
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("request", lambda sent: sent.url.startswith(allowed) or self.faults.append(f"asked for {sent.url}"))
-
-    def expect(self, true, what):
-        if not true:
-            self.faults.append(what)
-
-
-def accessible(watched, axe, what):
-    for found in axe.run(watched.page).response["violations"]:
-        if found["impact"] in ("serious", "critical"):
-            nodes = "; ".join(str(node["target"]) for node in found["nodes"][:3])
-            watched.faults.append(f"{what}: {found['id']}: {found['help']} at {nodes}")
-
-
 def check_report(path, browser, axe, shots, *, several):
     """One report: whatever is on it works, in light and dark, on a wide screen and a narrow one."""
     name = "report-of-several" if several else "report"
@@ -68,9 +49,8 @@ def check_report(path, browser, axe, shots, *, several):
         page = watched.page
         page.goto(path.as_uri())
         page.wait_for_selector("main section")
-        accessible(watched, axe, f"{name}, {scheme}, {width} px")
-        across = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        watched.expect(across <= 0, f"at {width} px the page is {across} px too wide")
+        watched.expect_accessible(context, axe, f"{name}, {scheme}, {width} px")
+        watched.expect_to_fit()
         if shots:
             page.screenshot(path=shots / f"{name}-{scheme}-{width}.png", full_page=True)
         if (scheme, width) == ("light", 1200):
@@ -152,7 +132,8 @@ def main():
     if chromium is None:
         print("skipped: there is no Chromium here; on Debian: apt install chromium")
         return
-    from axe_playwright_python.sync_playwright import Axe
+    # Only where there is a browser: they take a second to import.
+    import axe_playwright_python
     from playwright.sync_api import sync_playwright
 
     program = options.program.resolve()
@@ -170,17 +151,18 @@ def main():
         (hostile / "skipped.tsv").write_text("</script><b id=planted>.png\t<img src=x id=planted>\n")
         run(program, "report", hostile, "-o", "hostile.html", cwd=folder)
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        axe = Axe()
+        axe = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
         faults += check_report(folder / "runs/one/report.html", browser, axe, options.shots, several=False)
         faults += check_report(folder / "both.html", browser, axe, options.shots, several=True)
         faults += check_without_script(folder / "both.html", browser)
         faults += check_hostile(folder / "hostile.html", browser)
+        faults += served.check(program, "runs/one", folder, browser, axe, options.shots)
         browser.close()
     for fault in faults:
         print(f"fault: {fault}")
     if faults:
         sys.exit(1)
-    print("the reports work in Chromium: no error, nothing loaded, nothing serious found by axe-core")
+    print("reports and page work in Chromium: no error, nothing from elsewhere, nothing serious found by axe-core")
 
 
 if __name__ == "__main__":
