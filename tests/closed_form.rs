@@ -8,6 +8,7 @@
 //! - `ddcm`: noise from codebooks
 //! - `guidance`: every sampler of a guided network, again as formulas
 //! - `analytic`: Analytic-DPM's variances and their measurement
+//! - `loss_over_t`: the squared errors of a batch, added up by the part of the time steps that each image is at
 
 #[path = "closed_form/analytic.rs"]
 mod analytic;
@@ -19,6 +20,8 @@ mod ddcm;
 mod gaussian;
 #[path = "closed_form/guidance.rs"]
 mod guidance;
+#[path = "closed_form/loss_over_t.rs"]
+mod loss_over_t;
 #[path = "closed_form/moments.rs"]
 mod moments;
 #[path = "closed_form/theory.rs"]
