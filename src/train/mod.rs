@@ -27,6 +27,7 @@ mod share;
 mod shown;
 mod some_images;
 mod state;
+mod step;
 mod stop;
 mod trainer;
 
@@ -46,8 +47,9 @@ pub use record::{ImageOfBatch, Number, ParameterGradient, StepRecord};
 pub use replay::{Replay, replay};
 pub use resume::{default_folder, renewed, resume_changes, settings_around};
 pub use share::StepDraws;
+pub use step::{Gradients, StepOutput};
 pub use stop::{Reason, Stop, quit};
-pub use trainer::{Gradients, StepOutput, Trainer};
+pub use trainer::Trainer;
 
 use crate::checkpoint::{Checkpoint, Damaged, RunFolder, RunLock};
 use crate::config::RunConfig;
