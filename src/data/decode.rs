@@ -21,31 +21,29 @@
 //! decoder reserve, without touching it, up to 4 GiB of addresses. The Huffman tables of a lossless
 //! WebP, proportional to the length of the file, are not bounded.
 
-use std::io::{self, BufReader};
+use std::io;
 use std::path::Path;
 
-use image::error::DecodingError;
 use image::metadata::Orientation;
-use image::{DynamicImage, GrayImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat};
-use image::{ImageReader, Limits, Pixel, RgbImage};
+use image::{DynamicImage, GrayImage, ImageBuffer, ImageError, ImageFormat, Pixel, RgbImage};
 use ndarray::Array3;
 
 use super::budget::{DecodeBudget, Permit};
-use super::entry::{Contents, ContentsReader, Pixels, Place};
+use super::entry::{Contents, Pixels, Place};
 use super::error::DataError;
-use super::jpeg::Jpeg;
 use super::resize;
 use super::spec::ImageSpec;
 use crate::config::{ImageRules, Resize};
 use crate::report::{is_marked, is_marked_in};
-use cost::{Work, file_copies};
+use cost::file_copies;
 pub(super) use flat::luma;
 use flat::{Crop, flatten};
-use orientation::Metadata;
-use shrunk::{ShrunkImage, shrink_factor};
+use job::{Job, Opened, Source};
+use shrunk::ShrunkImage;
 
 mod cost;
 mod flat;
+mod job;
 mod orientation;
 mod rules_1;
 mod shrunk;
@@ -250,146 +248,6 @@ fn turns(orientation: Orientation) -> bool {
     )
 }
 
-/// An image file opened up to its header, pixels not yet decoded.
-struct Opened<'a> {
-    source: Source<'a>,
-    /// Height and width in the file.
-    size: (usize, usize),
-    orientation: Orientation,
-    /// Memory for all work on the image.
-    cost: u64,
-    /// See [`shrink_factor`]; JPEG only.
-    factor: Option<usize>,
-}
-
-enum Source<'a> {
-    Jpeg(Jpeg),
-    Other(Box<dyn ImageDecoder + 'a>, Option<ImageFormat>),
-}
-
-/// A file to read, and what is wanted of it.
-#[derive(Clone, Copy)]
-struct Job<'a> {
-    path: &'a Path,
-    contents: &'a Contents,
-    /// Memory that the contents take, bytes.
-    held: u64,
-    spec: Option<&'a ImageSpec>,
-}
-
-impl<'a> Job<'a> {
-    fn rules(&self) -> ImageRules {
-        self.spec.map_or(ImageRules::LATEST, |spec| spec.rules)
-    }
-
-    fn failed(&self, source: ImageError) -> DataError {
-        DataError::Decode {
-            path: self.path.to_owned(),
-            source,
-        }
-    }
-
-    fn bad_jpeg(&self, reason: String) -> DataError {
-        let error = DecodingError::new(ImageFormat::Jpeg.into(), reason);
-        self.failed(ImageError::Decoding(error))
-    }
-
-    /// The file from its start.
-    fn reader(&self) -> io::Result<BufReader<ContentsReader<'a>>> {
-        self.contents.reader()
-    }
-
-    /// Reads the header again, once memory for it is there.
-    fn open_again(&self, cost: u64) -> Result<Opened<'a>, DataError> {
-        let opened = self.open()?;
-        if opened.cost > cost {
-            let changed = io::Error::other("the file changed while it was read");
-            return Err(self.failed(ImageError::IoError(changed)));
-        }
-        Ok(opened)
-    }
-
-    /// Reads the header, up to the pixels.
-    fn open(&self) -> Result<Opened<'a>, DataError> {
-        let format = ImageReader::new(self.reader()?)
-            .with_guessed_format()?
-            .format();
-        if format == Some(ImageFormat::Jpeg) && self.rules() >= ImageRules::V2 {
-            return self.open_jpeg();
-        }
-        // Before the decoder begins, which reads from the same file.
-        let of_png = (format == Some(ImageFormat::Png)).then(|| self.reader());
-        let of_png = of_png.transpose()?.map(Metadata::of_png);
-        let mut reader = ImageReader::new(self.reader()?);
-        if let Some(format) = format {
-            reader.set_format(format);
-        }
-        reader.limits(limits(HEADER_LIMIT_BYTES));
-        let mut decoder = reader.into_decoder().map_err(|e| self.failed(e))?;
-        // Damaged metadata must not lose the image.
-        let orientation = match (self.rules(), of_png) {
-            (ImageRules::V1, _) => decoder.orientation().unwrap_or(Orientation::NoTransforms),
-            (_, Some(found)) => found.orientation(),
-            (_, None) => Metadata::of_other(&mut decoder).orientation(),
-        };
-        // The decoders' own limits do not count the buffer that we read into.
-        let decoded = decoder.total_bytes();
-        let (width, height) = decoder.dimensions();
-        let size = (height as usize, width as usize);
-        let work = Work::new(size, decoded, orientation, self.spec);
-        let cost = self.held + work.cost(format, self.contents.bytes());
-        self.check_size(size, decoded, cost)?;
-        decoder
-            .set_limits(limits(decoded + HEADER_LIMIT_BYTES))
-            .map_err(|e| self.failed(e))?;
-        let factor = self.spec.filter(|_| format == Some(ImageFormat::Jpeg));
-        Ok(Opened {
-            source: Source::Other(Box::new(decoder), format),
-            size,
-            orientation,
-            cost,
-            factor: factor.and_then(|spec| shrink_factor(work.crop(spec), spec)),
-        })
-    }
-
-    fn open_jpeg(&self) -> Result<Opened<'a>, DataError> {
-        let jpeg = Jpeg::read(self.reader()?).map_err(|reason| self.bad_jpeg(reason))?;
-        let size = (jpeg.structure.height, jpeg.structure.width);
-        let colours = jpeg.structure.channels.min(3);
-        let decoded = (size.0 * size.1 * colours) as u64;
-        let orientation = Metadata::of_jpeg(jpeg.metadata()).orientation();
-        let work = Work::new(size, decoded, orientation, self.spec);
-        let spec = self.spec.filter(|_| jpeg.structure.can_shrink);
-        let factor = spec.and_then(|spec| shrink_factor(work.crop(spec), spec));
-        let cost = self.held + work.cost_of_jpeg(&jpeg, factor);
-        self.check_size(size, decoded, cost)?;
-        Ok(Opened {
-            source: Source::Jpeg(jpeg),
-            size,
-            orientation,
-            cost,
-            factor,
-        })
-    }
-
-    fn check_size(&self, size: (usize, usize), decoded: u64, cost: u64) -> Result<(), DataError> {
-        let too_large = |bytes, limit| DataError::TooLarge {
-            path: self.path.to_owned(),
-            width: size.1 as u32,
-            height: size.0 as u32,
-            bytes,
-            limit,
-        };
-        if decoded > MAX_DECODED_BYTES {
-            return Err(too_large(decoded, MAX_DECODED_BYTES));
-        }
-        if cost > WORKING.total() {
-            return Err(too_large(cost, WORKING.total()));
-        }
-        Ok(())
-    }
-}
-
 /// Decodes the file and turns it upright.
 ///
 /// The permit covers the image, and [`decode`]'s work on it for `spec`, until it is dropped.
@@ -527,12 +385,6 @@ fn drop_unused_alpha(image: &mut DynamicImage) {
     {
         image.pixels_mut().for_each(|pixel| pixel[3] = 255);
     }
-}
-
-fn limits(bytes: u64) -> Limits {
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(bytes);
-    limits
 }
 
 #[cfg(test)]

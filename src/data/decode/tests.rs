@@ -7,6 +7,7 @@ use image::{ExtendedColorType, GrayAlphaImage, GrayImage, ImageFormat, Luma, Lum
 use image::{Rgb, Rgba, RgbaImage};
 use safetensors::SafeTensors;
 
+use super::shrunk::shrink_factor;
 use super::*;
 use crate::config::Background;
 
