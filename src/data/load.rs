@@ -54,15 +54,7 @@ pub fn load_until(
     progress: &(dyn Fn(usize, usize) + Sync),
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Loaded> {
-    let [channels, height, width] = model.chw().map(|n| n as usize);
-    let spec = ImageSpec {
-        height,
-        width,
-        channels,
-        resize: data.resize,
-        background: data.background,
-        rules: data.rules,
-    };
+    let spec = ImageSpec::of(model.chw(), data);
     let from = data.labels.as_ref().unwrap_or(&LabelsFrom::None);
     let all = match &data.folder {
         None => {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::DataError;
-use crate::config::{Background, ImageRules, Resize};
+use crate::config::{Background, DataConfig, ImageRules, Resize};
 
 /// Maximum side of a resized image, pixels.
 pub(crate) const MAX_SIDE: usize = 8192;
@@ -40,6 +40,22 @@ impl ImageSpec {
             resize: Resize::Area,
             background: Background::default(),
             rules: ImageRules::LATEST,
+        }
+    }
+
+    /// Images of this size for a network, brought to it as the settings of its data set say.
+    ///
+    /// # Shapes
+    /// - `chw`: `[C, H, W]` of an image
+    pub fn of(chw: [i64; 3], data: &DataConfig) -> Self {
+        let [channels, height, width] = chw.map(|n| n as usize);
+        Self {
+            height,
+            width,
+            channels,
+            resize: data.resize,
+            background: data.background,
+            rules: data.rules,
         }
     }
 

@@ -128,15 +128,7 @@ pub(super) fn mask(bytes: &Arc<Vec<u8>>, config: &RunConfig) -> Result<Array2<bo
 
 fn fitted(bytes: &Arc<Vec<u8>>, config: &RunConfig, channels: i64) -> Result<Array3<u8>> {
     let [_, height, width] = config.model.chw();
-    let data = &config.data;
-    let spec = ImageSpec {
-        height: height as usize,
-        width: width as usize,
-        channels: channels as usize,
-        resize: data.resize,
-        background: data.background,
-        rules: data.rules,
-    };
+    let spec = ImageSpec::of([channels, height, width], &config.data);
     let image = decode_bytes(bytes.to_vec(), &spec).context("cannot use this image")?;
     Ok(image.pixels)
 }

@@ -49,14 +49,7 @@ pub(in crate::cli) fn read_whole(
         width as i64 * factor,
         height as i64 * factor
     );
-    let spec = ImageSpec {
-        height,
-        width,
-        channels: model.chw()[0] as usize,
-        resize: data.resize,
-        background: data.background,
-        rules: data.rules,
-    };
+    let spec = ImageSpec::of([model.chw()[0], height as i64, width as i64], data);
     let image = decode(path, &spec).with_context(cannot)?;
     Ok(to_tensor(image.pixels.view().insert_axis(Axis(0))).get(0))
 }
@@ -85,14 +78,7 @@ fn decode_to_size(
     data: &DataConfig,
 ) -> Result<Array3<u8>> {
     let [_, height, width] = model.chw();
-    let spec = ImageSpec {
-        height: height as usize,
-        width: width as usize,
-        channels: channels as usize,
-        resize: data.resize,
-        background: data.background,
-        rules: data.rules,
-    };
+    let spec = ImageSpec::of([channels, height, width], data);
     let image =
         decode(path, &spec).with_context(|| format!("cannot use image {}", path.display()))?;
     Ok(image.pixels)

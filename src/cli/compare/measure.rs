@@ -11,9 +11,10 @@ use tch::{Kind, Tensor};
 
 use crate::cli::evaluate::features::FeatureArgs;
 use crate::cli::evaluate::images::decode;
-use crate::cli::evaluate::source::{FolderSource, spec_of};
+use crate::cli::evaluate::source::FolderSource;
 use crate::cli::evaluate::trained_on::TrainedOn;
 use crate::cli::out::say;
+use crate::data::ImageSpec;
 use crate::evaluate::features::FeatureExtractor;
 use crate::evaluate::frechet;
 use crate::evaluate::kernel::{KernelOptions, kernel};
@@ -197,7 +198,11 @@ impl Real {
             false => None,
         };
         let set: Box<dyn ImageSet> = match folder {
-            Some(folder) => Box::new(FolderSource::open(folder, Some(spec_of(network.config())))?),
+            Some(folder) => {
+                let config = network.config();
+                let spec = ImageSpec::of(config.model.chw(), &config.data);
+                Box::new(FolderSource::open(folder, Some(spec))?)
+            }
             None => Box::new(own_images(network)?),
         };
         let wants = |measure| measures.contains(&measure);

@@ -206,7 +206,7 @@ impl SourceArgs {
     fn spec<'a>(&self, configs: impl Iterator<Item = &'a RunConfig>) -> Result<Option<ImageSpec>> {
         let mut spec: Option<ImageSpec> = None;
         for config in configs {
-            let own = spec_of(config);
+            let own = ImageSpec::of(config.model.chw(), &config.data);
             ensure!(
                 spec.is_none_or(|spec| spec == own),
                 "the two networks make images of different sizes or from differently prepared images, which cannot be \
@@ -228,26 +228,16 @@ impl SourceArgs {
     }
 }
 
-/// The form of a network's training images.
-pub(in crate::cli) fn spec_of(config: &RunConfig) -> ImageSpec {
-    let [channels, height, width] = config.model.chw().map(|n| n as usize);
-    ImageSpec {
-        height,
-        width,
-        channels,
-        resize: config.data.resize,
-        background: config.data.background,
-        rules: config.data.rules,
-    }
-}
-
 /// A folder whose images are brought to the form of those of `like`.
 ///
 /// # Errors
 /// What is no folder of images, or holds a network.
 pub(super) fn folder_like(dir: &Path, like: &Source, flag: &str) -> Result<Source> {
     let spec = match like {
-        Source::Network(network) => spec_of(network.network.config()),
+        Source::Network(network) => {
+            let config = network.network.config();
+            ImageSpec::of(config.model.chw(), &config.data)
+        }
         Source::Folder(folder) => *folder.spec(),
         Source::Loaded(_) | Source::Arrays(_) | Source::Statistics(..) => {
             like.chw().map(|[channels, height, width]| ImageSpec {
@@ -272,7 +262,10 @@ pub(super) fn training_images(config: &RunConfig) -> Result<Source> {
     let cannot = "the training images of the network; name their folder with --data DIR";
     match config.data.folder.as_ref().and_then(Sources::one) {
         Some(folder) if config.data.hold_out.is_none() => {
-            let opened = FolderSource::open(folder, Some(spec_of(config)));
+            let opened = FolderSource::open(
+                folder,
+                Some(ImageSpec::of(config.model.chw(), &config.data)),
+            );
             Ok(Source::Folder(Box::new(opened.context(cannot)?)))
         }
         _ => {
