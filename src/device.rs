@@ -89,6 +89,16 @@ pub struct Chosen {
     pub environment: String,
 }
 
+impl Chosen {
+    /// "cuda" or "cpu".
+    pub fn kind(&self) -> &'static str {
+        match self.device {
+            Device::Cuda(_) => "cuda",
+            _ => "cpu",
+        }
+    }
+}
+
 /// libtorch's CUDA half came too late.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error(

@@ -3,6 +3,7 @@
 //! Nothing here prints: what is worth telling of a file stands in [`Pretrained::report`] and [`Pretrained::damaged`].
 
 mod guided;
+mod made_with;
 mod sampled_set;
 mod sampling;
 mod upscaler;
@@ -14,6 +15,7 @@ use ndarray::{Array1, Array4};
 use tch::{Device, Tensor};
 
 pub use guided::Guided;
+pub(crate) use made_with::{name_of, network_settings, sampler_settings};
 pub use sampled_set::SampledSet;
 pub use sampling::Sampling;
 pub use upscaler::Upscaler;

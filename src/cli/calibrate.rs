@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 use super::args::foreign::SamplerHints;
 use super::args::load::LoadArgs;
 use super::evaluate::images::decode;
-use super::made_with::{as_given, network_settings};
+use super::made_with::as_given;
 use super::out::{self, say};
 use crate::checkpoint::Calibration;
 use crate::cli::progress::SampleProgress;
@@ -20,7 +20,7 @@ use crate::data::{Loaded, Order};
 use crate::diffusion::Schedule;
 use crate::fs::check_writable;
 use crate::interop::Uses;
-use crate::pretrained::Pretrained;
+use crate::pretrained::{Pretrained, network_settings};
 use crate::rng::{Stream, normal};
 use crate::sample::{Process, Respaced, measure};
 

@@ -8,20 +8,17 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
-use clap::ValueEnum;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::args::class::class_name;
 use super::command_line::CommandLine;
-use crate::checkpoint::Weights;
 use crate::config::RunConfig;
 use crate::device::Chosen;
-use crate::pretrained::{Guided, Pretrained};
+use crate::pretrained::{Guided, Pretrained, network_settings};
 use crate::report::{
-    GuidanceSettings, ImageSettings, NetworkSettings, OfClass, SamplerSettings, StageSettings,
-    StartSettings,
+    GuidanceSettings, ImageSettings, OfClass, SamplerSettings, StageSettings, StartSettings,
 };
-use crate::sample::{ChosenSampler, Classes, Sampler, SamplerOptions};
+use crate::sample::Classes;
 
 /// Images in a batch, where nothing is said of it.
 const USUAL_BATCH: u64 = 16;
@@ -81,10 +78,7 @@ impl MadeWith {
             network: network_settings(network)?,
             sampler,
             guidance: guidance_settings(guided)?,
-            device: match device.device {
-                Device::Cuda(_) => "cuda".to_owned(),
-                _ => "cpu".to_owned(),
-            },
+            device: device.kind().to_owned(),
             precision: device.precision.to_string(),
             environment: Some(device.environment.clone()),
             ..ImageSettings::default()
@@ -287,23 +281,6 @@ impl MadeWith {
     }
 }
 
-/// The name of a network's file, and what tells it from others.
-///
-/// # Errors
-/// Weights that are not f32.
-pub(super) fn network_settings(network: &Pretrained) -> Result<NetworkSettings> {
-    let file = network.path.file_name().unwrap_or_default();
-    Ok(NetworkSettings {
-        file: file.to_string_lossy().into_owned(),
-        step: Some(network.meta.step).filter(|step| *step > 0),
-        weights: match network.which {
-            Weights::Ema => "ema".to_owned(),
-            Weights::Raw => "raw".to_owned(),
-        },
-        fingerprint: network.fingerprint()?.to_hex().to_string(),
-    })
-}
-
 fn guidance_settings(guided: &Guided) -> Result<Option<GuidanceSettings>> {
     let guidance = guided.guidance();
     if guidance.is_none() {
@@ -315,42 +292,6 @@ fn guidance_settings(guided: &Guided) -> Result<Option<GuidanceSettings>> {
         rescale: guidance.rescale,
         with: guided.other().map(network_settings).transpose()?,
     }))
-}
-
-/// A sampler as it was chosen by `options`, before an image to start from cuts its steps down.
-pub(super) fn sampler_settings(
-    options: &SamplerOptions,
-    chosen: &ChosenSampler,
-) -> SamplerSettings {
-    let is_counted = options.stride.is_none() && options.times.is_none();
-    let spacing = (options.steps.or(options.kind.default_steps()))
-        .filter(|_| is_counted)
-        .map(|_| options.spacing.unwrap_or(options.kind.default_spacing()));
-    let (mut eta, mut order, mut sigma) = (None, None, None);
-    match &chosen.sampler {
-        Sampler::Ddpm(ddpm) => sigma = Some(name_of(&ddpm.sigma)),
-        Sampler::Ddim(ddim) => eta = Some(ddim.eta),
-        Sampler::UniPc(_) => order = Some(options.order.unwrap_or(2) as u64),
-        Sampler::DpmSolver(_) | Sampler::Heun => {}
-    }
-    let times = options.times.as_ref();
-    SamplerSettings {
-        name: chosen.kind.name(),
-        steps: chosen.steps.len() as u64,
-        spacing: spacing.map(|spacing| name_of(&spacing)),
-        stride: options.stride.map(|stride| stride as u64),
-        times: times.map(|times| times.iter().map(|t| *t as u64).collect()),
-        eta,
-        order,
-        sigma,
-        clip_x0: chosen.clip_x0,
-    }
-}
-
-/// A choice as the command line names it.
-fn name_of(choice: &impl ValueEnum) -> String {
-    let value = choice.to_possible_value();
-    value.map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// A path as it was given.

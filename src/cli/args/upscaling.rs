@@ -4,9 +4,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use super::sampler::SamplerArgs;
-use crate::cli::made_with::{network_settings, sampler_settings};
 use crate::cli::out::say;
-use crate::pretrained::{Guided, Upscaler};
+use crate::pretrained::{Guided, Upscaler, network_settings, sampler_settings};
 use crate::report::StageSettings;
 use crate::sample::SamplerKind;
 
