@@ -6,6 +6,7 @@ mod figure;
 mod image_settings;
 mod in_terminal;
 mod mark;
+mod mean;
 mod metrics;
 mod names;
 mod plot;
@@ -24,6 +25,7 @@ pub use image_settings::{
 };
 pub use in_terminal::{TerminalProtocol, in_terminal};
 pub(crate) use mark::{is_marked, is_marked_in};
+pub use mean::Mean;
 pub use metrics::{
     EvaluationHistory, EvaluationMetrics, Later, Line, LossByT, Metrics, PARTS_OF_T, StepMetrics,
     TimedEvaluation, evaluation_history, evaluations, last_step, newest_steps, of_step, read_lines,
@@ -31,5 +33,5 @@ pub use metrics::{
 pub use names::with_names;
 pub use plot::{Plot, PlotAxis, PlotLine};
 pub use png_text::settings_of_png;
-pub use tensorboard::{Curves, Event, EventsWriter, Gauge, Value, is_events_file};
+pub use tensorboard::{Event, EventCurves, EventsWriter, Gauge, Value, is_events_file};
 pub use units::{bytes, count, duration};

@@ -11,13 +11,16 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::fs::open_regular;
-use crate::report::{Line, PARTS_OF_T, StepMetrics, read_lines};
+use crate::report::{Line, Mean, PARTS_OF_T, StepMetrics, read_lines};
 
 /// Most points of a curve.
 const MOST_POINTS: usize = 1000;
 
 /// Bytes by which a file is known again: a line has some 300.
 const TAIL_BYTES: u64 = 512;
+
+/// Most steps between two lines, of which some may have been lost.
+const WIDEST_GAP: u64 = 1_000_000;
 
 /// Points that a smoothed value covers at least, about.
 const LEAST_SMOOTHED: usize = 5;
@@ -51,32 +54,6 @@ struct Point {
     grad_norm: Mean,
     images_per_sec: Mean,
     by_t: [Mean; PARTS_OF_T],
-}
-
-/// A mean in the making.
-#[derive(Debug, Clone, Copy, Default)]
-struct Mean {
-    sum: f64,
-    count: u64,
-}
-
-impl Mean {
-    /// Passes over what is not finite.
-    fn add(&mut self, value: f64) {
-        if value.is_finite() {
-            self.sum += value;
-            self.count += 1;
-        }
-    }
-
-    fn merge(&mut self, other: Mean) {
-        self.sum += other.sum;
-        self.count += other.count;
-    }
-
-    fn value(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.sum / self.count as f64)
-    }
 }
 
 /// The curves as columns of equal length, to be drawn; five digits of each value.
@@ -161,8 +138,7 @@ impl Curves {
 
     fn add(&mut self, line: &Line) {
         match line {
-            // A step that is there already is no later one.
-            Line::Step(step) if step.step <= self.last_step => self.bad_lines += 1,
+            Line::Step(step) if !self.may_follow(step.step) => self.bad_lines += 1,
             Line::Step(step) => {
                 self.last_step = step.step;
                 self.add_step(step);
@@ -175,6 +151,13 @@ impl Curves {
             }
             Line::Bad => self.bad_lines += 1,
         }
+    }
+
+    /// A step that is there already is no later one, and a number far beyond the last is damage: taken at its word, all
+    /// steps behind it would be bad.
+    fn may_follow(&self, step: u64) -> bool {
+        let is_first = self.points.is_empty();
+        step > self.last_step && (is_first || step - self.last_step <= WIDEST_GAP)
     }
 
     fn add_step(&mut self, step: &StepMetrics) {
@@ -273,7 +256,7 @@ impl Curves {
     /// steps without it, and none of fewer than ten points.
     pub fn by_t(&self) -> Vec<PartOfRun> {
         let known: Vec<&Point> = (self.points.iter())
-            .filter(|p| p.by_t.iter().any(|mean| mean.count > 0))
+            .filter(|p| p.by_t.iter().any(|mean| mean.value().is_some()))
             .collect();
         let tenth = known.len() / 10;
         if tenth == 0 {
@@ -442,6 +425,18 @@ mod tests {
         std::fs::write(&path, lines(1..=10)).unwrap();
         curves.read_on(&path).unwrap();
         assert_eq!((curves.last_step(), curves.bad_lines()), (10, 0));
+    }
+
+    #[test]
+    fn a_damaged_step_number_costs_its_line_alone() {
+        let mut curves = of(1..=10);
+        for n in [WIDEST_GAP + 11, u64::MAX, 10, 0] {
+            curves.add(&Line::Step(step(n)));
+        }
+        curves.add(&Line::Step(step(11)));
+        assert_eq!((curves.last_step(), curves.bad_lines()), (11, 4));
+        // The first one may be any: the lines before it may be gone.
+        assert_eq!(of(5_000_000..=5_000_003).last_step(), 5_000_003);
     }
 
     #[test]

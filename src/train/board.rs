@@ -12,7 +12,7 @@ use crate::config::RunConfig;
 use crate::memory::peak_resident_bytes;
 use crate::native::cuda_tensors;
 use crate::report::{
-    Curves, EvaluationMetrics, Event, EventsWriter, Gauge, StepMetrics, Value, newest_steps,
+    EvaluationMetrics, Event, EventCurves, EventsWriter, Gauge, StepMetrics, Value, newest_steps,
 };
 
 /// Steps before a start by which its smoothed loss goes on where it was.
@@ -27,7 +27,7 @@ pub(super) struct Board {
 #[derive(Debug)]
 struct On {
     writer: EventsWriter,
-    curves: Curves,
+    curves: EventCurves,
     folder: RunFolder,
     /// What comes before the first value.
     opening: Vec<Event>,
@@ -149,10 +149,10 @@ impl On {
     }
 }
 
-fn curves(folder: &RunFolder, config: &RunConfig) -> Curves {
+fn curves(folder: &RunFolder, config: &RunConfig) -> EventCurves {
     // Without them, the smoothed loss begins anew.
     let before = newest_steps(&folder.metrics_path(), STEPS_BEFORE).unwrap_or_default();
-    Curves::new(config.diffusion.timesteps, &before)
+    EventCurves::new(config.diffusion.timesteps, &before)
 }
 
 /// The settings, as a block of code in Markdown, which lines of four spaces are whatever is in them.

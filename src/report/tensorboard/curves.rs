@@ -1,7 +1,7 @@
 //! From the numbers of steps to points of curves, not too many: of 500,000 steps some 12,000 points, 3 MB.
 
 use super::event::{Event, Histogram, Value};
-use crate::report::{PARTS_OF_T, StepMetrics};
+use crate::report::{Mean, PARTS_OF_T, StepMetrics};
 
 /// Steps up to twice of which each is a point; later ones are taken together, ever more of them.
 const SINGLE_STEPS: u64 = 2000;
@@ -17,7 +17,7 @@ const DECAY: f64 = 0.99;
 /// Up to step 4000 each step is a point. From there a point stands for 2 steps, from step 6001 on for 4, from 10,001 on for
 /// 8, and so on: it is their mean, at the last of them.
 #[derive(Debug)]
-pub struct Curves {
+pub struct EventCurves {
     /// Time steps of the diffusion, T.
     timesteps: i64,
     smoothed: Smoothed,
@@ -27,12 +27,12 @@ pub struct Curves {
     newest_step: u64,
 }
 
-impl Curves {
+impl EventCurves {
     /// Curves of a run that goes on after the steps of `before`, the newest of which the smoothed loss begins with.
-    pub fn new(timesteps: i64, before: &[StepMetrics]) -> Curves {
+    pub fn new(timesteps: i64, before: &[StepMetrics]) -> EventCurves {
         let mut smoothed = Smoothed::default();
         before.iter().for_each(|step| smoothed.add(step.loss));
-        Curves {
+        EventCurves {
             timesteps,
             smoothed,
             since_point: Window::default(),
@@ -94,26 +94,6 @@ impl Curves {
 /// The steps that a point at about `step` stands for: a power of two.
 fn together(step: u64) -> u64 {
     (step.saturating_sub(1) / SINGLE_STEPS).next_power_of_two()
-}
-
-/// A mean of the numbers that are finite.
-#[derive(Debug, Clone, Copy, Default)]
-struct Mean {
-    sum: f64,
-    count: u64,
-}
-
-impl Mean {
-    fn add(&mut self, number: f64) {
-        if number.is_finite() {
-            self.sum += number;
-            self.count += 1;
-        }
-    }
-
-    fn value(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.sum / self.count as f64)
-    }
 }
 
 /// An exponential moving average, without the pull towards its start at zero.
@@ -210,7 +190,7 @@ mod tests {
         ] {
             assert_eq!(together(step), wanted, "{step}");
         }
-        let mut curves = Curves::new(1000, &[]);
+        let mut curves = EventCurves::new(1000, &[]);
         let mut points = Vec::new();
         let mut one = metrics(1, 1.0);
         for step in 1..=500_000 {
@@ -231,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_point_is_the_mean_of_its_steps() {
-        let mut curves = Curves::new(1000, &[]);
+        let mut curves = EventCurves::new(1000, &[]);
         assert_eq!(curves.step(&metrics(20_001, 1.0)), None);
         assert_eq!(curves.step(&metrics(20_002, f64::INFINITY)), None);
         assert_eq!(curves.step(&metrics(20_003, 4.0)), None);
@@ -246,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_loss_over_t_is_shown_by_quarters_and_as_bars() {
-        let mut curves = Curves::new(24, &[]);
+        let mut curves = EventCurves::new(24, &[]);
         let mut step = metrics(20_001, 1.0);
         let mut parts = [None; PARTS_OF_T];
         (parts[0], parts[2], parts[11]) = (Some(2.0), Some(4.0), Some(1.0));
@@ -292,7 +272,7 @@ mod tests {
             .map(|step| metrics(step, (step % 7) as f64))
             .collect();
         let last = |before: &[StepMetrics], now: &[StepMetrics]| {
-            let mut curves = Curves::new(1000, before);
+            let mut curves = EventCurves::new(1000, before);
             let points: Vec<Event> = now.iter().filter_map(|step| curves.step(step)).collect();
             scalar(points.last().unwrap(), "loss/smoothed").unwrap()
         };

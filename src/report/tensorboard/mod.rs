@@ -14,7 +14,7 @@ mod file;
 mod record;
 mod writer;
 
-pub use curves::Curves;
+pub use curves::EventCurves;
 pub use event::{Event, Value};
 pub use file::is_events_file;
 pub use writer::{EventsWriter, Gauge};

@@ -12,7 +12,7 @@ use crate::checkpoint::{Meta, RunFolder};
 use crate::config::RunConfig;
 use crate::report::{bytes, duration};
 use crate::runs::curves::Curves;
-use crate::runs::{Standing, State};
+use crate::runs::{SMOOTHED_STEPS, Standing, State};
 use crate::text::{self, plural};
 
 /// Something to do next.
@@ -122,6 +122,10 @@ fn rows(
     let secs = columns.secs.last().copied().flatten();
     if let Some(time) = secs.and_then(|secs| Duration::try_from_secs_f64(secs).ok()) {
         rows.push(("Trained for", duration(time)));
+    }
+    if let Some(loss) = standing.loss {
+        let of = format!("mean of its newest steps, at most {SMOOTHED_STEPS}");
+        rows.push(("Loss", format!("{loss:.4} ({of})")));
     }
     if let Some(changed) = standing.changed {
         rows.push(("Last change", stamp(changed)));
