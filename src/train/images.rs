@@ -142,16 +142,15 @@ pub(super) fn write_lists(folder: &RunFolder, data: &Loaded) -> Result<()> {
     if let Some(labels) = &data.labels {
         labels.write(&folder.labels_path())?;
     }
-    write_sheet(folder, data)?;
     write_skipped(folder, data)
 }
 
-/// A sheet of images from all over the set, for the report: it shows crops, colours and what should not be there. Those of a
+/// Writes data.png, a sheet of images from all over the set, for the report: it shows crops, colours and what should not be there. Those of a
 /// run stay the same, and so does its sheet.
 ///
 /// # Errors
 /// No permission, or a full disk.
-fn write_sheet(folder: &RunFolder, data: &Loaded) -> Result<()> {
+pub(super) fn write_sheet(folder: &RunFolder, data: &Loaded) -> Result<()> {
     let path = folder.sheet_path();
     if path.exists() {
         return Ok(());

@@ -73,6 +73,11 @@ impl Run {
         } = start;
         if writes {
             images::write_lists(&folder, &data)?;
+            if let Err(error) = images::write_sheet(&folder, &data) {
+                observer.message(&format!(
+                    "warning: the report will show no images of the data set: {error:#}"
+                ));
+            }
         }
         let plan = plan::line(&config, &trainer, &data.store, &chosen, &budget);
         plan.lines().for_each(|line| observer.message(line));
