@@ -152,6 +152,28 @@ fn inspect_shows_the_settings_of_an_image() {
     );
 }
 
+#[test]
+fn inspect_says_what_is_no_image_and_shows_long_text_in_part() {
+    let place = Place::new();
+    std::fs::write(place.at("empty.png"), b"").unwrap();
+    let refused = place.command("inspect empty.png").output().unwrap();
+    assert!(
+        said(&refused).contains("empty.png has the name of an image and is none"),
+        "{}",
+        said(&refused)
+    );
+    let pixel = ndarray::Array3::zeros((1, 1, 1));
+    let long = format!("{{\"command\": \"{}\"}}", "x".repeat(100_000));
+    let png = ddpm::report::encode_png(pixel.view(), Some(&long)).unwrap();
+    std::fs::write(place.at("long.png"), png).unwrap();
+    let shown = printed(&place.runs("inspect long.png"));
+    assert!(
+        shown.len() < 3000 && shown.contains("... (100000 characters; all of them with --json)"),
+        "{shown}"
+    );
+    assert!(printed(&place.runs("inspect long.png --json")).len() > 100_000);
+}
+
 /// Whoever made the file chose its text.
 #[test]
 fn what_an_image_says_cannot_steer_the_terminal() {

@@ -1,10 +1,11 @@
 //! What a PNG image was made with, as its file says it: anybody may have written that.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use image::ImageFormat;
 use serde_json::{Value, json};
 
@@ -15,6 +16,9 @@ use crate::text::{self, printable};
 
 /// Longest file that is read.
 const MAX_BYTES: u64 = 1 << 30;
+
+/// Most characters of a text that are shown.
+const MAX_SHOWN_CHARS: usize = 2000;
 
 /// What an image has to say of itself to be made again.
 const NEEDED: &str = "to make it again takes the checkpoint (and whether its EMA or raw weights), the seed and the image's number, \
@@ -34,12 +38,19 @@ impl PngImage {
     /// The image in a file; `None` for what is no image.
     ///
     /// # Errors
-    /// A damaged PNG file; an image of another format.
+    /// A damaged PNG file; an image of another format; a file with the name of an image that is none.
     pub(super) fn read(path: &Path) -> Result<Option<PngImage>> {
-        let Some(format) = format_of(path) else {
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let name = text::path(path);
+        let Some(format) = format_of(path)? else {
+            ensure!(
+                !has_image_ending(path),
+                "{name} has the name of an image and is none: it does not begin as one does"
+            );
             return Ok(None);
         };
-        let name = text::path(path);
         if format != ImageFormat::Png {
             let format = format!("{format:?}").to_uppercase();
             bail!(
@@ -69,12 +80,11 @@ impl PngImage {
 }
 
 /// The format of an image, by its first bytes; of those that other files may begin with, by its name too.
-fn format_of(path: &Path) -> Option<ImageFormat> {
+fn format_of(path: &Path) -> Result<Option<ImageFormat>> {
     let mut head = vec![];
-    let file = open_regular(path).ok()?;
-    file.take(32).read_to_end(&mut head).ok()?;
-    let format = image::guess_format(&head).ok()?;
-    (format == ImageFormat::Png || has_image_ending(path)).then_some(format)
+    open_regular(path)?.take(32).read_to_end(&mut head)?;
+    let format = image::guess_format(&head).ok();
+    Ok(format.filter(|format| *format == ImageFormat::Png || has_image_ending(path)))
 }
 
 impl fmt::Display for PngImage {
@@ -93,11 +103,26 @@ impl fmt::Display for PngImage {
             return writeln!(f, "  {NEEDED}");
         };
         match settings.as_object() {
-            None => writeln!(f, "  settings: {}", plain(settings)),
+            None => writeln!(f, "  settings: {}", first_of(&plain(settings))),
             Some(settings) => settings.iter().try_for_each(|(name, value)| {
-                writeln!(f, "  {}: {}", printable(name), plain(value))
+                writeln!(f, "  {}: {}", printable(name), first_of(&plain(value)))
             }),
         }
+    }
+}
+
+/// Text as far as it can be read at a glance: whoever made the file chose its length.
+fn first_of(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MAX_SHOWN_CHARS) {
+        Some((end, _)) => {
+            let all = text.chars().count();
+            format!(
+                "{}... ({all} characters; all of them with --json)",
+                &text[..end]
+            )
+            .into()
+        }
+        None => text.into(),
     }
 }
 
