@@ -1,6 +1,7 @@
 """The page of `ddpm serve`, used as a person would."""
 
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -9,10 +10,10 @@ from watched import Watched
 
 
 class Server:
-    """`ddpm serve` of one run, at any port that is free."""
+    """`ddpm serve` of a run and a folder of runs, at any port that is free."""
 
-    def __init__(self, program, run, cwd):
-        command = [program, "serve", run, "--port", "0", "--device", "cpu", "--threads", "1"]
+    def __init__(self, program, paths, cwd):
+        command = [program, "serve", *paths, "--port", "0", "--device", "cpu", "--threads", "1"]
         self.process = subprocess.Popen(
             map(str, command), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -35,7 +36,9 @@ class Server:
 
 def check(program, run, cwd, browser, axe, shots):
     faults = []
-    with Server(program, run, cwd) as server:
+    folder = Path(cwd) / "later"
+    folder.mkdir()
+    with Server(program, [run, folder], cwd) as server:
         origin = server.address.split("/?")[0]
         faults += without_token(browser, origin)
         for scheme, width in [("light", 1200), ("dark", 390)]:
@@ -49,11 +52,21 @@ def check(program, run, cwd, browser, axe, shots):
             watched.expect_accessible(context, axe, f"serve, {scheme}, {width} px")
             if width > 1000:
                 use(watched, context, axe, Path(cwd), shots)
+                begin_a_run(watched, Path(cwd) / run, folder)
             elif shots:
                 page.screenshot(path=shots / "serve-phone-dark.png", full_page=True)
             faults += [f"serve: {fault}" for fault in watched.faults]
             context.close()
     return faults
+
+
+def begin_a_run(watched, run, folder):
+    """One that begins meanwhile can be chosen, and what is chosen stays."""
+    chosen = watched.page.input_value("#network")
+    shutil.copytree(run, folder / "begun")
+    watched.until("document.querySelector('#network').options.length === 2")
+    watched.until("document.querySelectorAll('#run-rows tr').length === 2")
+    watched.expect(watched.page.input_value("#network") == chosen, "another network is chosen when a run begins")
 
 
 def without_token(browser, origin):

@@ -1,7 +1,7 @@
 //! `ddpm serve`.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,13 +10,10 @@ use clap::Args;
 use super::args::compute::ComputeArgs;
 use super::args::run::run_or_latest;
 use super::out::{self, say};
-use crate::checkpoint::RUNS;
-use crate::runs::{Standing, runs_below};
+use crate::checkpoint::{RUNS, seems_a_run};
+use crate::runs::runs_below;
 use crate::serve::{Options, Server};
-use crate::text;
 
-/// Runs of runs/ that are served without names: the newest.
-const MOST_RUNS: usize = 100;
 /// Bytes of a GiB, the unit of --memory.
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -30,10 +27,10 @@ const GIB: f64 = (1u64 << 30) as f64;
   ddpm serve runs/NAME model.safetensors
   ssh -L 7788:127.0.0.1:7788 HOST             # a page on another machine: then open the address here")]
 #[command(
-    after_long_help = "Memory: one network at a time is on the device, and dropped after 5 minutes without a job. It and its
-images take at most --memory, or else half of what is free at the start, so that a training run beside keeps the rest; a job that
-needs more, or more than is free when it begins, is refused, and memory is given back after each job. On a CPU half of the cores
-compute (--threads), at a lower priority (--nice).
+    after_long_help = "Memory: one network at a time is on the device, and dropped after 5 minutes without a job. It and its images \
+take at most --memory, or else half of what is free at the start, so that a training run beside keeps the rest; a job that needs \
+more, or more than is free when it begins, is refused, and memory is given back after each job. On a CPU half of the cores compute \
+(--threads), at a lower priority (--nice).
 
 Ctrl-C ends it with exit code 130, SIGTERM with 143; jobs that wait or run are lost.
 
@@ -43,7 +40,7 @@ Examples:
   ssh -L 7788:127.0.0.1:7788 HOST             # a page on another machine: then open the address here"
 )]
 pub(super) struct ServeCommand {
-    /// Run folders, checkpoints and weights files [default: the runs in runs/]
+    /// Run folders, folders of runs, checkpoints and weights files [default: the runs in runs/]
     #[arg(value_name = "RUN|CKPT", value_parser = run_or_latest())]
     networks: Vec<PathBuf>,
     /// Port; 0 for any that is free
@@ -68,16 +65,17 @@ pub(super) struct ServeCommand {
 impl ServeCommand {
     pub(super) fn run(&self) -> Result<()> {
         let device = self.compute.half().choose()?;
-        let networks = match self.networks.is_empty() {
-            true => newest_runs(),
-            false => self.networks.clone(),
-        };
-        for path in &networks {
+        for path in &self.networks {
             // A name that is mistyped is better told at once than on the page.
             fs_err::metadata(path).context("nothing to serve")?;
         }
+        let (mut folders, networks) = partition(&self.networks);
+        if self.networks.is_empty() {
+            folders.push(RUNS.into());
+        }
         let server = Server::new(Options {
             networks,
+            folders,
             address: self.listen,
             port: self.port,
             device,
@@ -90,8 +88,7 @@ impl ServeCommand {
         }
         if self.networks.is_empty() {
             say(&format!(
-                "the runs in {RUNS}/ as they are now; name others, or files: ddpm serve {}",
-                text::path(Path::new("RUN|CKPT"))
+                "the runs in {RUNS}/, with those that begin later; name others, or files: ddpm serve RUN|CKPT"
             ));
         }
         say(
@@ -102,13 +99,13 @@ impl ServeCommand {
     }
 }
 
-/// The newest runs of the usual folder.
-fn newest_runs() -> Vec<PathBuf> {
-    let found = runs_below(Path::new(RUNS)).into_iter();
-    let mut runs: Vec<Standing> = found.map(|run| Standing::read(&run.dir)).collect();
-    runs.sort_by(|a, b| b.changed.cmp(&a.changed).then_with(|| a.dir.cmp(&b.dir)));
-    runs.truncate(MOST_RUNS);
-    runs.into_iter().map(|run| run.dir).collect()
+/// Folders of runs, and all else.
+fn partition(paths: &[PathBuf]) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let holds_runs = |path: &&PathBuf| {
+        let is_empty = || std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+        path.is_dir() && !seems_a_run(path) && (!runs_below(path).is_empty() || is_empty())
+    };
+    paths.iter().cloned().partition(|path| holds_runs(&path))
 }
 
 /// A number of GiB as bytes.

@@ -1,7 +1,10 @@
-//! The networks that can be asked for: a list made at start. Requests name them by number, never by path.
+//! The networks that can be asked for. Requests name them by number, never by path; a number stays with its network, and
+//! runs that begin later in a folder of runs get the next ones.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -9,20 +12,45 @@ use serde_json::{Value, json};
 use tch::Device;
 
 use crate::checkpoint::{
-    Calibration, RunFolder, Weights, by_step, find, read_checkpoint, seems_a_run,
+    Calibration, RunFolder, Weights, by_step, changed, find, read_checkpoint, seems_a_run,
 };
 use crate::config::RunConfig;
 use crate::interop::Request;
-use crate::pretrained::Pretrained;
+use crate::pretrained::{Pretrained, name_of};
+use crate::runs::runs_below;
 use crate::sample::SamplerKind;
-use crate::text;
+use crate::text::{self, plural, printable};
 
 /// Checkpoints of a run that the page lists.
 const LISTED: usize = 200;
+/// Runs of folders that are served from the start: the newest.
+const MOST_AT_START: usize = 100;
+/// Most networks, with runs that begin later.
+const MOST: usize = 1000;
+/// Time between two looks for new runs.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(3);
 
 /// All networks.
 #[derive(Debug)]
-pub(super) struct Catalogue(Vec<Source>);
+pub(super) struct Catalogue {
+    /// Folders of runs, which are served as they come.
+    folders: Vec<PathBuf>,
+    sources: RwLock<Vec<Arc<Source>>>,
+    /// How many there were at the start.
+    at_start: usize,
+    /// Older runs that are not among them.
+    left_out: usize,
+    /// One looks for new runs at a time.
+    search: Mutex<Search>,
+}
+
+/// What was found in the folders of runs.
+#[derive(Debug)]
+struct Search {
+    /// All runs, whether they are served or not.
+    seen: HashSet<PathBuf>,
+    when: Instant,
+}
 
 /// A run or a file.
 #[derive(Debug)]
@@ -30,8 +58,10 @@ pub(super) struct Source {
     /// As it was given.
     pub(super) path: PathBuf,
     pub(super) is_run: bool,
+    /// The time of a run's settings: they may come later, or change.
+    stamp: Option<SystemTime>,
     /// Settings, or why there are none.
-    config: Result<RunConfig, String>,
+    config: Result<Arc<RunConfig>, String>,
 }
 
 /// What tells the weights that a job needs from others.
@@ -45,22 +75,91 @@ pub(super) struct Key {
 }
 
 impl Catalogue {
-    /// Reads the settings of each.
-    pub(super) fn new(paths: &[PathBuf]) -> Catalogue {
-        Catalogue(paths.iter().map(|path| Source::new(path)).collect())
+    /// Reads the settings of each network, and of the newest runs in each folder.
+    pub(super) fn new(networks: &[PathBuf], folders: &[PathBuf]) -> Catalogue {
+        let found: Vec<PathBuf> = runs_in(folders);
+        let mut newest = found.clone();
+        newest.retain(|run| !networks.contains(run));
+        let all = newest.len();
+        newest.sort_by_cached_key(|run| (std::cmp::Reverse(changed(run)), run.clone()));
+        newest.truncate(MOST_AT_START);
+        let paths = networks.iter().chain(&newest);
+        let sources: Vec<_> = paths.map(|path| Arc::new(Source::new(path))).collect();
+        Catalogue {
+            folders: folders.to_vec(),
+            at_start: sources.len(),
+            left_out: all - newest.len(),
+            sources: RwLock::new(sources),
+            search: Mutex::new(Search {
+                seen: found.into_iter().chain(networks.iter().cloned()).collect(),
+                when: Instant::now(),
+            }),
+        }
     }
 
-    /// All of them, in the order of their numbers.
-    pub(super) fn sources(&self) -> &[Source] {
-        &self.0
+    /// What there is to say at start.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let more = (self.left_out > 0).then(|| {
+            let runs = plural(self.left_out as u64, "older run");
+            format!("note: {runs} left out; name those that are wanted: ddpm serve RUN")
+        });
+        let sources = self.sources();
+        let refused = sources.iter().filter_map(|source| {
+            let why = source.refused()?;
+            Some(format!(
+                "note: {} is not for the page: {why}",
+                source.name()
+            ))
+        });
+        refused.chain(more).collect()
+    }
+
+    /// Takes up runs that have begun, and settings that are new. It looks every few seconds at most.
+    pub(super) fn renew(&self) {
+        let mut search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
+        if search.when.elapsed() < BETWEEN_LOOKS {
+            return;
+        }
+        let mut sources = self.sources();
+        for source in &mut sources {
+            if source.is_run && source.stamp != stamp(&source.path) {
+                *source = Arc::new(Source::new(&source.path));
+            }
+        }
+        let mut new = runs_in(&self.folders);
+        new.retain(|run| sources.len() < MOST && !search.seen.contains(run));
+        new.truncate(MOST - sources.len());
+        sources.extend(new.iter().map(|run| Arc::new(Source::new(run))));
+        search.seen.extend(new);
+        search.when = Instant::now();
+        *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
+    }
+
+    /// The numbers and folders of runs, as they are shown: those that came last first.
+    pub(super) fn runs(&self) -> Vec<(usize, PathBuf)> {
+        let runs = self.shown().into_iter().filter(|(_, one)| one.is_run);
+        runs.map(|(id, one)| (id, one.path.clone())).collect()
+    }
+
+    fn shown(&self) -> Vec<(usize, Arc<Source>)> {
+        let mut shown: Vec<_> = self.sources().into_iter().enumerate().collect();
+        let mut later = shown.split_off(self.at_start);
+        later.reverse();
+        later.extend(shown);
+        later
+    }
+
+    fn sources(&self) -> Vec<Arc<Source>> {
+        let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+        sources.clone()
     }
 
     /// The settings of a network.
     ///
     /// # Errors
     /// No such number, or settings that cannot be read.
-    pub(super) fn config(&self, number: u32) -> Result<&RunConfig> {
-        self.source(number)?.usable()
+    pub(super) fn config(&self, number: u32) -> Result<Arc<RunConfig>> {
+        self.source(number)?.usable().cloned()
     }
 
     /// The weights of a network.
@@ -72,11 +171,11 @@ impl Catalogue {
         source.usable()?;
         let weights = if raw { Weights::Raw } else { Weights::Ema };
         let checkpoints = source.checkpoints();
-        let changed = |path: &Path| std::fs::metadata(path).ok()?.modified().ok();
+        let modified = |path: &Path| std::fs::metadata(path).ok()?.modified().ok();
         let (path, newest) = match step {
             None => {
                 let newest = checkpoints.first().map(|(_, path)| path.clone());
-                let newest = newest.map(|path| (path.clone(), changed(&path)));
+                let newest = newest.map(|path| (path.clone(), modified(&path)));
                 (source.path.clone(), newest)
             }
             Some(step) => {
@@ -96,12 +195,13 @@ impl Catalogue {
 
     /// What the page shows of them.
     pub(super) fn to_json(&self) -> Value {
-        let sources = self.0.iter().enumerate();
-        sources.map(|(id, source)| source.to_json(id)).collect()
+        let shown = self.shown().into_iter();
+        shown.map(|(id, source)| source.to_json(id)).collect()
     }
 
-    fn source(&self, number: u32) -> Result<&Source> {
-        let found = self.0.get(number as usize);
+    fn source(&self, number: u32) -> Result<Arc<Source>> {
+        let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+        let found = sources.get(number as usize).cloned();
         found.with_context(|| format!("there is no network of number {number}; reload the page"))
     }
 }
@@ -110,6 +210,8 @@ impl Source {
     fn new(path: &Path) -> Source {
         // Also one that has no checkpoint yet: it will have some.
         let is_run = path.is_dir() && seems_a_run(path);
+        // Before the settings: what changes meanwhile is read again.
+        let stamp = stamp(path);
         let config = match is_run {
             true => config_of_run(path),
             false => config_of_file(path),
@@ -117,17 +219,21 @@ impl Source {
         Source {
             path: path.to_owned(),
             is_run,
-            config: config.map_err(|error| text::printable(&format!("{error:#}"))),
+            stamp,
+            config: match config {
+                Ok(config) => Ok(Arc::new(config)),
+                Err(error) => Err(printable(&format!("{error:#}"))),
+            },
         }
     }
 
     /// A name for people.
-    pub(super) fn name(&self) -> String {
+    fn name(&self) -> String {
         text::path(&self.path)
     }
 
     /// The settings, if images can be made from noise with this network.
-    fn usable(&self) -> Result<&RunConfig> {
+    fn usable(&self) -> Result<&Arc<RunConfig>> {
         let config = self
             .config
             .as_ref()
@@ -140,7 +246,7 @@ impl Source {
     }
 
     /// Why nothing can be made with it, if so.
-    pub(super) fn refused(&self) -> Option<String> {
+    fn refused(&self) -> Option<String> {
         self.usable().err().map(|error| format!("{error:#}"))
     }
 
@@ -172,6 +278,10 @@ impl Source {
         let [channels, height, width] = config.model.chw();
         let conditional = config.conditional.as_ref();
         let names = conditional.map_or(&[][..], |conditional| &conditional.classes);
+        let names: Vec<String> = names
+            .iter()
+            .map(|name| printable(&text::shown(name)))
+            .collect();
         json!({
             "id": id,
             "name": self.name(),
@@ -185,6 +295,8 @@ impl Source {
             "class_names": names,
             "can_have_no_class": config.model.null_class().is_some(),
             "samplers": samplers(&newest, config),
+            "sigma": name_of(&config.sample.sigma),
+            "clip_x0": config.sample.clip_x0,
         })
     }
 }
@@ -212,6 +324,18 @@ fn samplers(checkpoint: &Path, config: &RunConfig) -> Value {
         })
     };
     kinds.map(shown).collect()
+}
+
+/// The runs in some folders.
+fn runs_in(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let found = folders.iter().flat_map(|folder| runs_below(folder));
+    found.map(|run| run.dir).collect()
+}
+
+/// When the settings of a run were written.
+fn stamp(run: &Path) -> Option<SystemTime> {
+    let settings = std::fs::metadata(run.join("config.toml"));
+    settings.ok()?.modified().ok()
 }
 
 fn config_of_run(path: &Path) -> Result<RunConfig> {

@@ -43,6 +43,8 @@ struct State {
 struct Job {
     id: u64,
     wish: Arc<Wish>,
+    /// The images from the page that it needs, while it waits.
+    files: Vec<Arc<Vec<u8>>>,
     cancelled: Arc<AtomicBool>,
     stage: Stage,
 }
@@ -80,6 +82,8 @@ impl Made {
 pub(super) struct Task {
     pub(super) id: u64,
     pub(super) wish: Arc<Wish>,
+    /// The images from the page that it needs, in the order of [`Wish::uploads`].
+    pub(super) files: Vec<Arc<Vec<u8>>>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -124,11 +128,11 @@ impl Jobs {
         Arc::clone(&self.list.borrow())
     }
 
-    /// Has a job wait for its turn; returns its number.
+    /// Has a job wait for its turn, with the images that it needs; returns its number.
     ///
     /// # Errors
     /// Too many wait already.
-    pub(super) fn add(&self, wish: Wish) -> Result<u64, Refusal> {
+    pub(super) fn add(&self, wish: Wish, files: Vec<Arc<Vec<u8>>>) -> Result<u64, Refusal> {
         let mut state = self.lock();
         let waiting = |job: &&Job| matches!(job.stage, Stage::Waiting);
         if state.jobs.iter().filter(waiting).count() >= MOST_WAITING {
@@ -142,6 +146,7 @@ impl Jobs {
         state.jobs.push_back(Job {
             id,
             wish: Arc::new(wish),
+            files,
             cancelled: Arc::default(),
             stage: Stage::Waiting,
         });
@@ -161,6 +166,7 @@ impl Jobs {
         job.cancelled.store(true, Ordering::Relaxed);
         if let Stage::Waiting = job.stage {
             job.stage = Stage::Cancelled;
+            job.files.clear();
         }
         self.tell(&state);
         Ok(())
@@ -177,6 +183,7 @@ impl Jobs {
                 let task = Task {
                     id: job.id,
                     wish: Arc::clone(&job.wish),
+                    files: std::mem::take(&mut job.files),
                     cancelled: Arc::clone(&job.cancelled),
                 };
                 self.tell(&state);
@@ -319,7 +326,7 @@ mod tests {
     #[test]
     fn one_job_runs_after_the_other_and_cancelled_ones_do_not() {
         let jobs = Jobs::new();
-        let ids: Vec<u64> = (0..3).map(|_| jobs.add(wish()).unwrap()).collect();
+        let ids: Vec<u64> = (0..3).map(|_| jobs.add(wish(), vec![]).unwrap()).collect();
         let first = jobs.next(NOW).unwrap();
         assert_eq!((first.id, first.is_cancelled()), (ids[0], false));
         jobs.cancel(ids[1]).unwrap();
@@ -336,12 +343,27 @@ mod tests {
     }
 
     #[test]
+    fn images_stay_with_the_job_that_waits_for_them() {
+        let jobs = Jobs::new();
+        let file = Arc::new(vec![7]);
+        let ids: Vec<u64> = (0..2)
+            .map(|_| jobs.add(wish(), vec![Arc::clone(&file)]).unwrap())
+            .collect();
+        jobs.cancel(ids[0]).unwrap();
+        let task = jobs.next(NOW).unwrap();
+        assert_eq!((task.id, &task.files), (ids[1], &vec![Arc::clone(&file)]));
+        // Neither one that is cancelled nor one that runs keeps them in the list.
+        drop(task);
+        assert_eq!(Arc::strong_count(&file), 1);
+    }
+
+    #[test]
     fn the_queue_and_what_is_kept_have_ends() {
         let jobs = Jobs::new();
         for _ in 0..MOST_WAITING {
-            jobs.add(wish()).unwrap();
+            jobs.add(wish(), vec![]).unwrap();
         }
-        let refused = jobs.add(wish()).unwrap_err();
+        let refused = jobs.add(wish(), vec![]).unwrap_err();
         assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
         for _ in 0..MOST_WAITING {
             let task = jobs.next(NOW).unwrap();
@@ -349,7 +371,7 @@ mod tests {
         }
         assert_eq!(states(&jobs).len(), 4);
         for _ in 0..2 * KEPT {
-            let id = jobs.add(wish()).unwrap();
+            let id = jobs.add(wish(), vec![]).unwrap();
             jobs.cancel(id).unwrap();
             jobs.end(id, End::Cancelled, NOW);
         }

@@ -53,6 +53,8 @@ use watch::Runs;
 pub struct Options {
     /// Runs, checkpoints and other files of networks.
     pub networks: Vec<PathBuf>,
+    /// Folders of runs: their runs are served, also those that begin later.
+    pub folders: Vec<PathBuf>,
     /// The address to listen at; loopback is for this machine alone.
     pub address: IpAddr,
     /// The port; 0 for any.
@@ -88,10 +90,10 @@ impl Server {
             format!("cannot listen at {asked}; is another `ddpm serve` running? Choose another --port, or 0 for any")
         })?;
         let address = listener.local_addr()?;
-        let catalogue = Catalogue::new(&options.networks);
+        let catalogue = Arc::new(Catalogue::new(&options.networks, &options.folders));
         let state = State {
             access: Access::new(address.ip(), address.port())?,
-            runs: Arc::new(Runs::new(&catalogue)),
+            runs: Arc::new(Runs::new(Arc::clone(&catalogue))),
             catalogue,
             jobs: Jobs::new(),
             uploads: Uploads::default(),
@@ -141,14 +143,7 @@ impl Server {
             self.state.limit.describe(),
             self.niceness
         ));
-        let sources = self.state.catalogue.sources().iter();
-        notes.extend(sources.filter_map(|source| {
-            let why = source.refused()?;
-            Some(format!(
-                "note: {} is not for the page: {why}",
-                source.name()
-            ))
-        }));
+        notes.extend(self.state.catalogue.notes());
         notes
     }
 

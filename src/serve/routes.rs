@@ -7,15 +7,17 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Path, State as Of};
+use axum::extract::{FromRequestParts, Path, State as Of};
 use axum::http::StatusCode;
 use axum::http::header::{
     CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_FRAME_OPTIONS,
 };
+use axum::http::request::Parts;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::stream::{Stream, select, unfold};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::watch::Receiver;
 
@@ -42,6 +44,19 @@ const REPORT_POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsaf
 
 type Shared = Of<Arc<State>>;
 type Answer = Result<Response, Refusal>;
+
+/// The names and numbers in an address; one that is no number is an address that there is not.
+struct At<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for At<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<At<T>, Refusal> {
+        let found = Path::from_request_parts(parts, state).await;
+        let Path(found) = found.map_err(|_| Refusal::missing("page"))?;
+        Ok(At(found))
+    }
+}
 
 /// All addresses.
 pub(super) fn router(state: Arc<State>) -> Router {
@@ -72,14 +87,18 @@ fn json(text: impl Into<Body>) -> Response {
     ([(CONTENT_TYPE, "application/json")], text.into()).into_response()
 }
 
-async fn file_of_page(Path(name): Path<String>) -> Answer {
+async fn file_of_page(At(name): At<String>) -> Answer {
     assets::find(&name)
         .map(asset)
         .ok_or_else(|| Refusal::missing("file"))
 }
 
 async fn networks(state: Shared) -> Answer {
-    let networks = blocking(move || Ok(state.catalogue.to_json())).await?;
+    let networks = blocking(move || {
+        state.catalogue.renew();
+        Ok(state.catalogue.to_json())
+    });
+    let networks = networks.await?;
     let limit = json!({ "images": super::wish::MOST_IMAGES, "upload_bytes": MAX_BYTES });
     Ok(json(
         json!({ "networks": networks, "most": limit }).to_string(),
@@ -96,7 +115,7 @@ async fn runs(state: Shared) -> Answer {
 
 /// The report of a run, for a frame of the page. It is a page of its own, whose script and style are in it: it may run
 /// them, in a sandbox without cookies or a way to this server, and load nothing.
-async fn report(state: Shared, Path(id): Path<usize>) -> Answer {
+async fn report(state: Shared, At(id): At<usize>) -> Answer {
     let html = blocking(move || state.runs.report(id)).await?;
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
@@ -137,26 +156,25 @@ fn told(
 async fn new_job(state: Shared, body: Body) -> Answer {
     let body = read(body, MAX_WISH_BYTES).await?;
     let wish = Wish::read(&body)?;
-    wish.check(state.catalogue.config(wish.network)?)?;
-    // Files and checkpoints may go while it waits; that is its error then.
-    for id in wish.uploads() {
-        state.uploads.get(id)?;
-    }
-    let id = state.jobs.add(wish)?;
+    wish.check(&*state.catalogue.config(wish.network)?)?;
+    // A checkpoint may go while it waits; that is its error then. Its images stay with it.
+    let files = wish.uploads().into_iter().map(|id| state.uploads.get(id));
+    let files = files.collect::<anyhow::Result<_>>()?;
+    let id = state.jobs.add(wish, files)?;
     Ok((StatusCode::CREATED, json(json!({ "id": id }).to_string())).into_response())
 }
 
-async fn cancel(state: Shared, Path(id): Path<u64>) -> Answer {
+async fn cancel(state: Shared, At(id): At<u64>) -> Answer {
     state.jobs.cancel(id)?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-async fn figure(state: Shared, Path(id): Path<u64>) -> Answer {
+async fn figure(state: Shared, At(id): At<u64>) -> Answer {
     let made = state.jobs.made(id)?;
     Ok(png(format!("ddpm-{id}.png"), made.figure.clone()))
 }
 
-async fn image(state: Shared, Path((id, number)): Path<(u64, usize)>) -> Answer {
+async fn image(state: Shared, At((id, number)): At<(u64, usize)>) -> Answer {
     let made: Arc<Made> = state.jobs.made(id)?;
     let image = made
         .images
@@ -196,10 +214,10 @@ async fn upload(state: Shared, body: Body) -> Answer {
 }
 
 /// An upload as a network sees it.
-async fn fitted(state: Shared, Path((id, network)): Path<(u64, u32)>) -> Answer {
+async fn fitted(state: Shared, At((id, network)): At<(u64, u32)>) -> Answer {
     blocking(move || {
         let bytes = state.uploads.get(id)?;
-        let pixels = uploads::pixels(&bytes, state.catalogue.config(network)?)?;
+        let pixels = uploads::pixels(&bytes, &*state.catalogue.config(network)?)?;
         let bytes = encode_png(pixels.view(), None)?;
         Ok(png(format!("ddpm-upload-{id}.png"), bytes))
     })

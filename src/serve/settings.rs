@@ -3,20 +3,18 @@
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use tch::Device;
 
 use super::draw::Drawn;
 use super::wish::{Class, MOST_IMAGES, Task, Wish};
 use crate::checkpoint::Weights;
 use crate::config::RunConfig;
 use crate::device::Chosen;
-use crate::pretrained::Pretrained;
+use crate::pretrained::{Pretrained, name_of, network_settings, sampler_settings};
 use crate::report::{
-    GuidanceSettings, ImageSettings, InterpolationSettings, NetworkSettings, OfClass,
-    SamplerSettings, StartSettings,
+    GuidanceSettings, ImageSettings, InterpolationSettings, OfClass, StartSettings,
 };
-use crate::sample::{Sampler, SamplerKind};
-use crate::text::shell;
+use crate::sample::SamplerKind;
+use crate::text::{self, shell};
 
 /// What the images of a job were made with.
 ///
@@ -30,18 +28,12 @@ pub(super) fn of_job(
 ) -> Result<ImageSettings> {
     let config = network.config();
     let is_guided = wish.is_guided();
-    let file = network.path.file_name().unwrap_or_default();
     Ok(ImageSettings {
         ddpm: env!("CARGO_PKG_VERSION").to_owned(),
         command: command(network, wish),
-        network: NetworkSettings {
-            file: file.to_string_lossy().into_owned(),
-            step: Some(network.meta.step).filter(|step| *step > 0),
-            weights: network.which.to_string().to_lowercase(),
-            fingerprint: network.fingerprint()?.to_hex().to_string(),
-        },
+        network: network_settings(network)?,
         seed: Some(wish.seed),
-        sampler: of_sampler(drawn),
+        sampler: sampler_settings(&wish.options(), &drawn.chosen),
         classes: config.model.classes().map(|_| match wish.class {
             Class::All => "all".to_owned(),
             Class::None => "none".to_owned(),
@@ -63,10 +55,7 @@ pub(super) fn of_job(
             _ => None,
         },
         batch: Some(wish.batch()),
-        device: match device.device {
-            Device::Cuda(_) => "cuda".to_owned(),
-            _ => "cpu".to_owned(),
-        },
+        device: device.kind().to_owned(),
         precision: device.precision.to_string(),
         environment: Some(device.environment.clone()),
         ..ImageSettings::default()
@@ -102,26 +91,6 @@ fn name(class: i64, config: &RunConfig) -> String {
     let names = conditional.map_or(&[][..], |conditional| &conditional.classes);
     let name = names.get(class as usize).cloned();
     name.unwrap_or_else(|| class.to_string())
-}
-
-fn of_sampler(drawn: &Drawn) -> SamplerSettings {
-    let chosen = &drawn.chosen;
-    let mut settings = SamplerSettings {
-        name: chosen.kind.name(),
-        steps: chosen.steps.len() as u64,
-        clip_x0: chosen.clip_x0,
-        ..SamplerSettings::default()
-    };
-    match &chosen.sampler {
-        Sampler::Ddpm(ddpm) => {
-            let sigma = ddpm.sigma.to_possible_value();
-            settings.sigma = sigma.map(|value| value.get_name().to_owned());
-        }
-        Sampler::Ddim(ddim) => settings.eta = Some(ddim.eta),
-        Sampler::UniPc(_) => settings.order = Some(2),
-        Sampler::DpmSolver(_) | Sampler::Heun => {}
-    }
-    settings
 }
 
 fn start(task: Task) -> Option<StartSettings> {
@@ -181,17 +150,28 @@ fn command(network: &Pretrained, wish: &Wish) -> Option<String> {
 pub(super) fn for_form(text: &str) -> Option<Value> {
     let settings = ImageSettings::from_json(text).ok()?;
     let kind = SamplerKind::from_str(&settings.sampler.name, false).ok();
-    let number = settings.images.or(settings.image.map(|image| image + 1));
+    let number = settings
+        .images
+        .or(settings.image.map(|image| image.saturating_add(1)));
     let class = match (&settings.class, settings.classes.as_deref()) {
         (Some(class), _) => json!({ "number": class.number }),
         (None, Some("none")) => "none".into(),
         (None, Some("all")) => "all".into(),
-        (None, Some(name)) => json!({ "name": crate::text::printable(&crate::text::shown(name)) }),
+        (None, Some(name)) => json!({ "name": safe(name) }),
         (None, None) => Value::Null,
     };
-    let interpolation = settings.interpolation.as_ref();
+    let (start, interpolation) = (settings.start.as_ref(), settings.interpolation.as_ref());
+    let to_seed = interpolation.and_then(|between| between.to_seed);
+    let task = match start {
+        Some(start) if start.mask.is_some() => "fill",
+        Some(start) if start.strength.is_some() => "vary",
+        Some(_) => "invert",
+        None if to_seed.is_some() => "interpolate",
+        None => "sample",
+    };
+    let left_out = left_out(&settings, kind);
     Some(json!({
-        "file": crate::text::printable(&crate::text::shown(&settings.network.file)),
+        "file": safe(&settings.network.file),
         "step": settings.network.step,
         "raw": settings.network.weights == "raw",
         "seed": settings.seed.map(|seed| seed.to_string()),
@@ -200,7 +180,83 @@ pub(super) fn for_form(text: &str) -> Option<Value> {
         "number": number.map(|number| number.clamp(1, MOST_IMAGES)),
         "class": class,
         "guidance": settings.guidance.map(|guidance| guidance.scale),
-        "strength": settings.start.as_ref().and_then(|start| start.strength),
-        "to_seed": interpolation.and_then(|of| of.to_seed).map(|seed| seed.to_string()),
+        "task": task,
+        "strength": start.and_then(|start| start.strength),
+        "jump": start.and_then(|start| start.jump),
+        "passes": start.and_then(|start| start.resample),
+        "to_seed": to_seed.map(|seed| seed.to_string()),
+        "sigma": settings.sampler.sigma.as_deref().map(safe),
+        "clip_x0": settings.sampler.clip_x0,
+        "left_out": left_out,
     }))
+}
+
+/// The settings that the form has no place for and that are not what it takes without one, in words. Those whose usual value
+/// depends on the network (`sigma`, `clip_x0`) are left to the page, which knows the network that is chosen.
+fn left_out(settings: &ImageSettings, kind: Option<SamplerKind>) -> Vec<String> {
+    let sampler = &settings.sampler;
+    let usual_spacing = kind.map(|kind| name_of(&kind.default_spacing()));
+    let usual_eta = match kind {
+        Some(SamplerKind::Analytic) => 1.0,
+        _ => 0.0,
+    };
+    let mut left_out = Vec::new();
+    let mut say = |what: String| left_out.push(what);
+    let is_known = kind.is_some_and(|kind| kind != SamplerKind::Ddcm);
+    if !is_known && !sampler.name.is_empty() {
+        say(format!("the sampler {}", safe(&sampler.name)));
+    }
+    if let Some(eta) = sampler.eta.filter(|eta| *eta != usual_eta) {
+        say(format!("eta {eta}"));
+    }
+    if let Some(order) = sampler.order.filter(|order| *order != 2) {
+        say(format!("order {order}"));
+    }
+    let spacing = sampler.spacing.as_ref();
+    if let Some(spacing) = spacing.filter(|spacing| usual_spacing.as_ref() != Some(spacing)) {
+        say(format!("spacing {}", safe(spacing)));
+    }
+    if sampler.stride.is_some() || sampler.times.is_some() {
+        say("the time steps that were chosen".to_owned());
+    }
+    if let Some(guidance) = &settings.guidance {
+        if guidance.interval.is_some() {
+            say("the time steps that are guided".to_owned());
+        }
+        if guidance.rescale != 0.0 {
+            say(format!("guidance rescaled by {}", guidance.rescale));
+        }
+        if let Some(with) = &guidance.with {
+            say(format!("guidance with {}", safe(&with.file)));
+        }
+    }
+    if settings.noise.is_some() {
+        say("noise from a file instead of a seed".to_owned());
+    }
+    if let Some(start) = &settings.start {
+        say(format!(
+            "the image that it began with ({})",
+            safe(&start.image)
+        ));
+    }
+    if (settings.interpolation.as_ref()).is_some_and(|between| between.to_seed.is_none()) {
+        say("interpolation between images (`ddpm interpolate`)".to_owned());
+    }
+    if !settings.then.is_empty() {
+        say("networks that made it larger (`--then`)".to_owned());
+    }
+    let number = settings
+        .images
+        .or(settings.image.map(|image| image.saturating_add(1)));
+    if let Some(number) = number.filter(|number| *number > MOST_IMAGES) {
+        say(format!(
+            "{number} images, of which the page makes at most {MOST_IMAGES} at a time"
+        ));
+    }
+    left_out
+}
+
+/// Text of a file, short and without what steers a terminal or turns the direction of text.
+fn safe(text: &str) -> String {
+    text::printable(&text::shown(text))
 }

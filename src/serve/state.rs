@@ -16,7 +16,7 @@ use super::watch::Runs;
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) access: Access,
-    pub(super) catalogue: Catalogue,
+    pub(super) catalogue: Arc<Catalogue>,
     pub(super) jobs: Jobs,
     pub(super) uploads: Uploads,
     /// Places for those that arrive: more wait, and take no memory.

@@ -16,7 +16,7 @@ use crate::images::to_tensor;
 /// Longest file that is taken, bytes.
 pub(super) const MAX_BYTES: usize = 8 << 20;
 /// Files that arrive and are looked at, at a time.
-pub(super) const AT_A_TIME: usize = 4;
+pub(super) const AT_A_TIME: usize = 16;
 /// Most pixels of an image.
 const MAX_PIXELS: u64 = 16_000_000;
 /// Files that are kept: the one that was not used for longest goes first.

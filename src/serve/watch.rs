@@ -1,7 +1,7 @@
 //! The runs, as they are now: one look a second for all pages together, and none while nobody listens.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,8 +24,7 @@ const REPORT_AGAIN: Duration = Duration::from_secs(5);
 /// The runs of a server.
 #[derive(Debug)]
 pub(super) struct Runs {
-    /// Their numbers in the catalogue, and their folders.
-    folders: Vec<(usize, PathBuf)>,
+    catalogue: Arc<Catalogue>,
     seen: Mutex<HashMap<usize, Seen>>,
     /// One at a time is written.
     reports: Mutex<HashMap<usize, Report>>,
@@ -51,11 +50,9 @@ struct Report {
 type Stamp = [Option<(u64, SystemTime)>; 3];
 
 impl Runs {
-    pub(super) fn new(catalogue: &Catalogue) -> Runs {
-        let sources = catalogue.sources().iter().enumerate();
-        let runs = sources.filter(|(_, source)| source.is_run);
+    pub(super) fn new(catalogue: Arc<Catalogue>) -> Runs {
         Runs {
-            folders: runs.map(|(id, source)| (id, source.path.clone())).collect(),
+            catalogue,
             seen: Mutex::default(),
             reports: Mutex::default(),
             list: watch::Sender::new(Arc::from("[]")),
@@ -77,11 +74,11 @@ impl Runs {
     /// # Errors
     /// No run of this number, or settings that cannot be read.
     pub(super) fn report(&self, id: usize) -> Result<Bytes> {
-        let folder = self.folders.iter().find(|(of, _)| *of == id);
+        let folder = self.catalogue.runs().into_iter().find(|(of, _)| *of == id);
         let (_, dir) = folder.with_context(|| format!("there is no run of number {id}"))?;
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         let report = reports.entry(id).or_insert_with(|| Report {
-            reported: Reported::new(dir.clone()),
+            reported: Reported::new(dir),
             html: None,
         });
         match &report.html {
@@ -97,7 +94,9 @@ impl Runs {
     /// Looks at all runs, and tells what is new.
     pub(super) fn look(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        for (id, dir) in &self.folders {
+        self.catalogue.renew();
+        let runs = self.catalogue.runs();
+        for (id, dir) in &runs {
             let stamp = stamp(dir);
             let fresh = |seen: &Seen| seen.stamp == stamp && seen.when.elapsed() < READ_AGAIN;
             if !seen.get(id).is_some_and(fresh) {
@@ -105,8 +104,7 @@ impl Runs {
                 seen.insert(*id, Seen { stamp, when, shown });
             }
         }
-        let all: Vec<&Value> = self
-            .folders
+        let all: Vec<&Value> = runs
             .iter()
             .filter_map(|(id, _)| Some(&seen.get(id)?.shown))
             .collect();

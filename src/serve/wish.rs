@@ -1,6 +1,6 @@
 //! What the page asks for: settings in JSON, untrusted.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -278,11 +278,11 @@ enum Digits {
 
 fn read_digits<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     let number = match Digits::deserialize(from) {
-        Ok(Digits::Number(number)) => Ok(number),
-        Ok(Digits::Text(text)) => text.parse().context(""),
-        Err(error) => return Err(error),
+        Ok(Digits::Number(number)) => Some(number),
+        Ok(Digits::Text(text)) => text.parse().ok(),
+        Err(_) => None,
     };
-    number.map_err(|_| serde::de::Error::custom("a seed is not a whole number of 0 to 2^64 - 1"))
+    number.ok_or_else(|| serde::de::Error::custom("a seed is not a whole number of 0 to 2^64 - 1"))
 }
 
 #[cfg(test)]

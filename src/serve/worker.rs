@@ -104,9 +104,6 @@ impl Worker {
     fn make(&mut self, task: &Task) -> Result<Made> {
         let wish = &task.wish;
         let key = (self.state.catalogue).key(wish.network, wish.step, wish.raw)?;
-        let files: Vec<Arc<Vec<u8>>> = (wish.uploads().into_iter())
-            .map(|id| self.state.uploads.get(id))
-            .collect::<Result<_>>()?;
         let (limit, device) = (self.state.limit, self.device.clone());
         let mut watcher = Progress::new(&self.state.jobs, task, self.state.job_limit);
         watcher.loading();
@@ -115,12 +112,12 @@ impl Worker {
             self.loaded = None;
             return_cached(device.device);
             let config = self.state.catalogue.config(wish.network)?;
-            self.loaded = Some(Loaded::new(key, config, &device, limit)?);
+            self.loaded = Some(Loaded::new(key, &config, &device, limit)?);
         }
         let loaded = self.loaded.as_ref().context("a network is loaded")?;
         limit.check_job(&loaded.needs, wish.batch(), wish.is_guided())?;
         let network = &loaded.network;
-        let drawn = draw(network, wish, &files, &mut watcher)?;
+        let drawn = draw(network, wish, &task.files, &mut watcher)?;
         watcher.end(&drawn)?;
         made(network, &device, task, drawn)
     }

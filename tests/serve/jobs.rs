@@ -67,6 +67,67 @@ fn images_are_those_of_ddpm_sample_and_hold_their_settings() {
     }
 }
 
+/// What the form has no place for is named: the images would be others without a word.
+#[test]
+fn settings_that_the_page_lacks_are_named() {
+    let server = Server::start(&[&small()]);
+    let pixel = ndarray::Array3::zeros((1, 1, 1));
+    let settings = |settings: serde_json::Value| {
+        let png = ddpm::report::encode_png(pixel.view(), Some(&settings.to_string())).unwrap();
+        server.upload(&png)["settings"].clone()
+    };
+    let usual = json!({ "name": "ddim", "steps": 9, "spacing": "log-snr", "eta": 0.0 });
+    let plain = settings(json!({ "seed": 1, "images": 4, "sampler": usual }));
+    assert_eq!(
+        (&plain["task"], &plain["left_out"]),
+        (&json!("sample"), &json!([]))
+    );
+    let other = settings(json!({
+        "seed": 1,
+        "images": 40,
+        "sampler": { "name": "ddim", "steps": 9, "spacing": "karras", "eta": 0.5 },
+        "guidance": { "scale": 2.0, "interval": [1, 9], "with": { "file": "x\u{202e}.pt" } },
+    }));
+    let said = other["left_out"].as_array().unwrap();
+    assert_eq!(
+        said.iter()
+            .map(|one| one.as_str().unwrap())
+            .collect::<Vec<_>>(),
+        [
+            "eta 0.5",
+            "spacing karras",
+            "the time steps that are guided",
+            "guidance with x\\u{202e}.pt",
+            "40 images, of which the page makes at most 16 at a time",
+        ]
+    );
+    for (task, more) in [
+        ("interpolate", json!({ "interpolation": { "to_seed": 9 } })),
+        (
+            "fill",
+            json!({ "start": { "image": "a", "mask": "b", "jump": 3, "resample": 2 } }),
+        ),
+        (
+            "vary",
+            json!({ "start": { "image": "a", "strength": 0.5 } }),
+        ),
+        ("invert", json!({ "start": { "image": "a" } })),
+        (
+            "sample",
+            json!({ "interpolation": { "images": ["a", "b"] } }),
+        ),
+    ] {
+        let found = settings(more);
+        assert_eq!(found["task"], task, "{found}");
+        let is_whole = task == "interpolate";
+        assert_eq!(
+            found["left_out"].as_array().unwrap().is_empty(),
+            is_whole,
+            "{found}"
+        );
+    }
+}
+
 #[test]
 fn steps_are_shown_while_they_are_made() {
     let small = small();

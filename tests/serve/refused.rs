@@ -331,6 +331,20 @@ fn bad(numbers: &mut Numbers, server: &Server, image: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn an_address_with_a_bad_number_is_no_page() {
+    let server = Server::start(&[&small()]);
+    for line in [
+        "GET /runs/x/report",
+        "GET /api/jobs/-1/figure.png",
+        "POST /api/jobs/1e9/cancel",
+    ] {
+        let answer = server.by_page(line, b"");
+        assert_eq!(answer.status, 404, "{line}");
+        assert_eq!(answer.json()["error"], "there is no such page", "{line}");
+    }
+}
+
+#[test]
 fn a_thousand_bad_requests_change_nothing() {
     let (small, classes) = (small(), with_classes());
     let server = Server::start(&[&small, &classes]);

@@ -145,3 +145,35 @@ fn a_run_that_goes_on_is_told_to_whoever_listens() {
     assert_eq!(report.header("x-frame-options"), Some("SAMEORIGIN"));
     assert_eq!(server.by_page("GET /runs/1/report", b"").status, 400);
 }
+
+#[test]
+fn a_run_that_begins_in_a_folder_of_runs_is_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = dir.path().join("runs");
+    std::fs::create_dir(&runs).unwrap();
+    let server = Server::start(&[&runs, &small()]);
+    let networks = || server.by_page("GET /api/networks", b"").json()["networks"].clone();
+    assert_eq!(networks().as_array().unwrap().len(), 1);
+    let mut listening = server.events();
+    copy(&with_classes(), &dir.path().join("run"));
+    std::fs::rename(dir.path().join("run"), runs.join("run")).unwrap();
+    let found = loop {
+        let (name, data) = listening.next();
+        let data: Value = serde_json::from_str(&data).unwrap();
+        if name == "runs" && data.as_array().unwrap().len() == 1 {
+            break data[0].clone();
+        }
+    };
+    assert_eq!((&found["id"], &found["step"]), (&json!(1), &json!(4)));
+    // What came last is shown first; the numbers of the others stay.
+    let (first, second) = (networks()[0].clone(), networks()[1].clone());
+    assert_eq!((&first["id"], &first["steps"]), (&json!(1), &json!([4])));
+    assert_eq!(
+        (&second["id"], &second["is_run"]),
+        (&json!(0), &json!(false))
+    );
+    assert_eq!(server.by_page("GET /runs/1/report", b"").status, 200);
+    server.make(
+        r#"{"network": 1, "sampler": "ddim", "steps": 2, "seed": 1, "number": 1, "task": "sample"}"#,
+    );
+}

@@ -16,12 +16,20 @@ function view() {
   document.title = name === "runs" ? "Runs - ddpm" : "Try - ddpm";
 }
 
+let known = null;
+
 function listen() {
   const events = new EventSource("/api/events");
   const take = (name, what) => events.addEventListener(name, (event) => what(JSON.parse(event.data)));
   take("jobs", jobs.takeJobs);
   take("progress", jobs.takeProgress);
-  take("runs", watch.takeRuns);
+  take("runs", (runs) => {
+    watch.takeRuns(runs);
+    // Runs that begin, and those that have become usable, are to be chosen from.
+    const now = runs.map((run) => `${run.id} ${run.state}`).sort().join();
+    if (now !== known && known !== null) form.refresh().catch((error) => problem(error.message));
+    known = now;
+  });
   events.onopen = () => { byId("connection").textContent = ""; };
   events.onerror = () => {
     byId("connection").textContent = events.readyState === EventSource.CLOSED

@@ -1,43 +1,47 @@
 // The form: what the chosen network can do, from the form to a job, and from settings to the form.
 
-import { ask, byId, make, problem } from "./page.js";
+import { ask, byId, keep, make, problem } from "./page.js";
 import { image } from "./image.js";
 
 let networks = [];
 
 const task = () => document.querySelector("input[name=task]:checked").value;
-const network = () => networks.find((one) => String(one.id) === byId("network").value);
+const network = () => networks.find((one) => !one.refused && String(one.id) === byId("network").value);
 
 /** Fetches the networks, and fills the form for the first that can be used. */
 export async function begin() {
-  networks = (await ask("/api/networks")).networks;
-  const choice = byId("network");
-  choice.replaceChildren(...networks.map((one) => {
-    const option = make("option", { value: one.id }, one.name + (one.refused ? " (not for this page)" : ""));
-    option.disabled = Boolean(one.refused);
-    return option;
-  }));
-  const usable = networks.find((one) => !one.refused);
-  byId("go").disabled = !usable;
-  if (!usable) {
-    const why = networks.map((one) => `${one.name}: ${one.refused}`).join("; ");
-    problem(`No network can be used. ${why || "Start with one: ddpm serve runs/NAME"}`);
-    return;
-  }
-  choice.value = usable.id;
-  fitNetwork();
-  choice.addEventListener("change", fitNetwork);
+  byId("network").addEventListener("change", fitNetwork);
   byId("sampler").addEventListener("change", fitSampler);
   for (const radio of document.querySelectorAll("input[name=task]")) radio.addEventListener("change", fitTask);
   byId("dice").addEventListener("click", () => { byId("seed").value = Math.floor(Math.random() * 2 ** 32); });
+  await refresh();
+  if (!network()) {
+    const why = networks.map((one) => `${one.name}: ${one.refused}`).join("; ");
+    problem(`No network can be used. ${why || "Runs come here when they begin; or start with one: ddpm serve runs/NAME"}`);
+  }
 }
 
-/** Fetches the checkpoints again: a run that is trained has new ones. */
+/** Fetches the networks again: there are new runs, and those that are trained have new checkpoints. */
 export async function refresh() {
-  const chosen = byId("network").value;
+  const choice = byId("network");
+  const before = network();
   networks = (await ask("/api/networks")).networks;
-  byId("network").value = chosen;
-  if (network()) fitSteps();
+  const option = (one) => {
+    const made = make("option", { value: one.id }, one.name + (one.refused ? " (not for this page)" : ""));
+    made.disabled = Boolean(one.refused);
+    return made;
+  };
+  keep(choice, networks.map((one) => ({ key: one.id, same: `${one.name} ${one.refused ?? ""}`, build: () => option(one) })));
+  const usable = networks.filter((one) => !one.refused);
+  byId("go").disabled = usable.length === 0;
+  if (before && usable.some((one) => one.id === before.id)) {
+    choice.value = before.id;
+    fitSteps();
+  } else if (usable.length > 0) {
+    choice.value = usable[0].id;
+    problem("");
+    fitNetwork();
+  }
 }
 
 function fitSteps() {
@@ -67,6 +71,7 @@ function fitNetwork() {
 }
 
 function fitTask() {
+  if (!network()) return;
   const of = task();
   const hide = (field, hidden) => {
     field.hidden = hidden;
@@ -94,6 +99,7 @@ function fitTask() {
 }
 
 function fitSampler() {
+  if (!network()) return;
   const sampler = network().samplers.find((one) => one.name === byId("sampler").value);
   byId("about-sampler").textContent = sampler?.about ?? "";
   const steps = task() === "invert" ? Math.min(100, network().timesteps) : sampler?.steps ?? "";
@@ -165,17 +171,23 @@ function maker(settings) {
 
 /** Fills the form with the settings in a PNG file; returns what there is to say. */
 export function fillFromFile(settings) {
+  if (!network()) return "No network can be used with the settings of that file.";
   const found = maker(settings);
   if (found) {
     byId("network").value = found.id;
     fitNetwork();
   }
-  choose(given(settings.to_seed) ? "interpolate" : given(settings.strength) ? "vary" : "sample");
+  choose(settings.task);
   fill(settings);
   byId("step").value = found?.is_run ? settings.step : "";
   const step = given(settings.step) ? ` of step ${settings.step}` : "";
+  const { sigma, clip_x0: clips } = network();
+  const missing = [...settings.left_out];
+  if (given(settings.sigma) && settings.sigma !== sigma) missing.push(`sigma ${settings.sigma}`);
+  if (settings.clip_x0 !== clips) missing.push(clips ? "x_0 not clipped" : "x_0 clipped");
   return `The form has the settings of that file, which was made with ${settings.file || "a network"}${step}`
-    + (found ? "." : ": choose that network, which is not the chosen one.");
+    + (found ? "." : ": choose that network, which is not the chosen one.")
+    + (missing.length ? ` Not on this page, so that other images come out: ${missing.join("; ")}.` : "");
 }
 
 function fill(of) {
