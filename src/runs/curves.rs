@@ -19,7 +19,7 @@ const MOST_POINTS: usize = 1000;
 /// Bytes by which a file is known again: a line has some 300.
 const TAIL_BYTES: u64 = 512;
 
-/// Most steps between two lines, of which some may have been lost.
+/// Most steps between two lines, if some have been lost.
 const WIDEST_GAP: u64 = 1_000_000;
 
 /// Points that a smoothed value covers at least, about.
@@ -35,6 +35,8 @@ pub struct Curves {
     evaluations: BTreeMap<String, BTreeMap<u64, f64>>,
     bad_lines: u64,
     last_step: u64,
+    /// The step of the last line, if some are missing before it.
+    ahead: Option<StepMetrics>,
     read_to: u64,
     /// The bytes before `read_to`: a file that has others there is another one, however long it is.
     tail: Vec<u8>,
@@ -106,6 +108,7 @@ impl Default for Curves {
             evaluations: BTreeMap::new(),
             bad_lines: 0,
             last_step: 0,
+            ahead: None,
             read_to: 0,
             tail: Vec::new(),
         }
@@ -138,11 +141,7 @@ impl Curves {
 
     fn add(&mut self, line: &Line) {
         match line {
-            Line::Step(step) if !self.may_follow(step.step) => self.bad_lines += 1,
-            Line::Step(step) => {
-                self.last_step = step.step;
-                self.add_step(step);
-            }
+            Line::Step(step) => self.take_step(step),
             Line::Evaluation(found) => {
                 for (name, value) in &found.evaluation {
                     let of_metric = self.evaluations.entry(name.clone()).or_default();
@@ -153,14 +152,25 @@ impl Curves {
         }
     }
 
-    /// A step that is there already is no later one, and a number far beyond the last is damage: taken at its word, all
-    /// steps behind it would be bad.
-    fn may_follow(&self, step: u64) -> bool {
-        let is_first = self.points.is_empty();
-        step > self.last_step && (is_first || step - self.last_step <= WIDEST_GAP)
+    /// Takes a step that is a later one. Where some are missing before it, it waits for the next line: if that goes back behind
+    /// it, its number is damage, and taken at its word all steps up to it would be bad.
+    fn take_step(&mut self, step: &StepMetrics) {
+        if let Some(ahead) = self.ahead.take() {
+            match step.step > ahead.step {
+                true => self.add_step(&ahead),
+                false => self.bad_lines += 1,
+            }
+        }
+        match step.step.checked_sub(self.last_step) {
+            None | Some(0) => self.bad_lines += 1,
+            Some(gap) if gap == 1 || self.points.is_empty() => self.add_step(step),
+            Some(gap) if gap <= WIDEST_GAP => self.ahead = Some(*step),
+            Some(_) => self.bad_lines += 1,
+        }
     }
 
     fn add_step(&mut self, step: &StepMetrics) {
+        self.last_step = step.step;
         let number = step.step.saturating_sub(1) / self.every;
         if self.points.last().is_none_or(|last| last.number != number) {
             if self.points.len() == MOST_POINTS {
@@ -430,11 +440,15 @@ mod tests {
     #[test]
     fn a_damaged_step_number_costs_its_line_alone() {
         let mut curves = of(1..=10);
-        for n in [WIDEST_GAP + 11, u64::MAX, 10, 0] {
+        for n in [WIDEST_GAP + 11, u64::MAX, 10, 0, 500, 11] {
             curves.add(&Line::Step(step(n)));
         }
-        curves.add(&Line::Step(step(11)));
-        assert_eq!((curves.last_step(), curves.bad_lines()), (11, 4));
+        assert_eq!((curves.last_step(), curves.bad_lines()), (11, 5));
+        // Lines that are lost are no damage of the next ones.
+        for n in [20, 21, 30, 31] {
+            curves.add(&Line::Step(step(n)));
+        }
+        assert_eq!((curves.last_step(), curves.bad_lines()), (31, 5));
         // The first one may be any: the lines before it may be gone.
         assert_eq!(of(5_000_000..=5_000_003).last_step(), 5_000_003);
     }
