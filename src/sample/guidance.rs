@@ -59,8 +59,8 @@ impl Guidance {
     /// without guidance.
     pub fn check(&self, timesteps: i64) -> Result<()> {
         ensure!(
-            self.scale.is_finite() && self.scale >= 0.0,
-            "`sampler.guidance` = {}: want 0 or more; 1 is the network as it is",
+            (self.scale as f32).is_finite() && self.scale >= 0.0,
+            "`sampler.guidance` = {:?}: want 0 or more, and what f32 holds; 1 is the network as it is",
             self.scale
         );
         ensure!(
