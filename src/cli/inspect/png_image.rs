@@ -44,7 +44,8 @@ impl PngImage {
             return Ok(None);
         }
         let name = text::path(path);
-        let Some(format) = format_of(path)? else {
+        let format = format_of(path).with_context(|| format!("cannot read {name}"))?;
+        let Some(format) = format else {
             ensure!(
                 !has_image_ending(path),
                 "{name} has the name of an image and is none: it does not begin as one does"
