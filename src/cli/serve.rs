@@ -1,7 +1,7 @@
 //! `ddpm serve`.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,7 +11,6 @@ use super::args::compute::ComputeArgs;
 use super::args::run::run_or_latest;
 use super::out::{self, say};
 use crate::checkpoint::{RUNS, seems_a_run};
-use crate::runs::runs_below;
 use crate::serve::{Options, Server};
 
 /// Bytes of a GiB, the unit of --memory.
@@ -99,13 +98,14 @@ impl ServeCommand {
     }
 }
 
-/// Folders of runs, and all else.
+/// Folders of runs, which may be there already or not; and all else, folders of diffusers among it.
 fn partition(paths: &[PathBuf]) -> (Vec<PathBuf>, Vec<PathBuf>) {
-    let holds_runs = |path: &&PathBuf| {
-        let is_empty = || std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-        path.is_dir() && !seems_a_run(path) && (!runs_below(path).is_empty() || is_empty())
+    let is_pipeline = |path: &Path| {
+        let parts = ["model_index.json", "config.json", "unet"];
+        parts.iter().any(|part| path.join(part).exists())
     };
-    paths.iter().cloned().partition(|path| holds_runs(&path))
+    let holds_runs = |path: &PathBuf| path.is_dir() && !seems_a_run(path) && !is_pipeline(path);
+    paths.iter().cloned().partition(holds_runs)
 }
 
 /// A number of GiB as bytes.

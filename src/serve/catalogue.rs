@@ -1,6 +1,7 @@
 //! The networks that can be asked for. Requests name them by number, never by path; a number stays with its network, and
 //! runs that begin later in a folder of runs get the next ones.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -36,28 +37,23 @@ pub(super) struct Catalogue {
     /// Folders of runs, which are served as they come.
     folders: Vec<PathBuf>,
     sources: RwLock<Vec<Arc<Source>>>,
-    /// How many there were at the start.
+    /// How many there were at the start, and when that was.
     at_start: usize,
-    /// Older runs that are not among them.
-    left_out: usize,
-    /// One looks for new runs at a time.
-    search: Mutex<Search>,
-}
-
-/// What was found in the folders of runs.
-#[derive(Debug)]
-struct Search {
-    /// All runs, whether they are served or not.
-    seen: HashSet<PathBuf>,
-    when: Instant,
+    started: SystemTime,
+    /// Runs that were too old to be among them; they come in when they are trained again.
+    older: HashSet<PathBuf>,
+    /// The last look for new runs: one at a time.
+    looked: Mutex<Instant>,
 }
 
 /// A run or a file.
 #[derive(Debug)]
-pub(super) struct Source {
+struct Source {
     /// As it was given.
-    pub(super) path: PathBuf,
-    pub(super) is_run: bool,
+    path: PathBuf,
+    /// Without links: what tells it from others.
+    real: PathBuf,
+    is_run: bool,
     /// The time of a run's settings: they may come later, or change.
     stamp: Option<SystemTime>,
     /// Settings, or why there are none.
@@ -77,32 +73,32 @@ pub(super) struct Key {
 impl Catalogue {
     /// Reads the settings of each network, and of the newest runs in each folder.
     pub(super) fn new(networks: &[PathBuf], folders: &[PathBuf]) -> Catalogue {
-        let found: Vec<PathBuf> = runs_in(folders);
-        let mut newest = found.clone();
-        newest.retain(|run| !networks.contains(run));
-        let all = newest.len();
-        newest.sort_by_cached_key(|run| (std::cmp::Reverse(changed(run)), run.clone()));
-        newest.truncate(MOST_AT_START);
-        let paths = networks.iter().chain(&newest);
-        let sources: Vec<_> = paths.map(|path| Arc::new(Source::new(path))).collect();
+        let mut known = HashSet::new();
+        let mut is_new = |path: &PathBuf| known.insert(real(path));
+        let mut paths: Vec<PathBuf> = networks.to_vec();
+        paths.retain(&mut is_new);
+        let mut runs = runs_in(folders);
+        runs.retain(&mut is_new);
+        runs.sort_by_cached_key(|run| (Reverse(changed(run)), run.clone()));
+        let older = runs.split_off(runs.len().min(MOST_AT_START));
+        paths.extend(runs);
         Catalogue {
             folders: folders.to_vec(),
-            at_start: sources.len(),
-            left_out: all - newest.len(),
-            sources: RwLock::new(sources),
-            search: Mutex::new(Search {
-                seen: found.into_iter().chain(networks.iter().cloned()).collect(),
-                when: Instant::now(),
-            }),
+            at_start: paths.len(),
+            started: SystemTime::now(),
+            older: older.into_iter().collect(),
+            sources: RwLock::new(
+                paths
+                    .iter()
+                    .map(|path| Arc::new(Source::new(path)))
+                    .collect(),
+            ),
+            looked: Mutex::new(Instant::now()),
         }
     }
 
     /// What there is to say at start.
     pub(super) fn notes(&self) -> Vec<String> {
-        let more = (self.left_out > 0).then(|| {
-            let runs = plural(self.left_out as u64, "older run");
-            format!("note: {runs} left out; name those that are wanted: ddpm serve RUN")
-        });
         let sources = self.sources();
         let refused = sources.iter().filter_map(|source| {
             let why = source.refused()?;
@@ -111,41 +107,66 @@ impl Catalogue {
                 source.name()
             ))
         });
-        refused.chain(more).collect()
+        let older = (!self.older.is_empty()).then(|| {
+            let runs = plural(self.older.len() as u64, "older run");
+            format!("note: {runs} left out; name those that are wanted: ddpm serve RUN")
+        });
+        let empty = self
+            .folders
+            .iter()
+            .filter(|folder| runs_below(folder).is_empty());
+        let empty = empty.map(|folder| {
+            let name = text::path(folder);
+            format!("note: there is no run in {name} yet; one that begins there comes on the page")
+        });
+        refused.chain(older).chain(empty).collect()
     }
 
-    /// Takes up runs that have begun, and settings that are new. It looks every few seconds at most.
+    /// Takes up settings that are new, and runs that have begun or gone on; for these it looks every few seconds at most.
     pub(super) fn renew(&self) {
-        let mut search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
-        if search.when.elapsed() < BETWEEN_LOOKS {
-            return;
-        }
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sources = self.sources();
         for source in &mut sources {
             if source.is_run && source.stamp != stamp(&source.path) {
-                *source = Arc::new(Source::new(&source.path));
+                *source = Arc::new(Source::of_run(&source.path));
             }
         }
-        let mut new = runs_in(&self.folders);
-        new.retain(|run| sources.len() < MOST && !search.seen.contains(run));
-        new.truncate(MOST - sources.len());
-        sources.extend(new.iter().map(|run| Arc::new(Source::new(run))));
-        search.seen.extend(new);
-        search.when = Instant::now();
+        if looked.elapsed() >= BETWEEN_LOOKS {
+            let new = self.new_runs(&sources);
+            sources.extend(new.iter().map(|run| Arc::new(Source::of_run(run))));
+            *looked = Instant::now();
+        }
         *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
     }
 
-    /// The numbers and folders of runs, as they are shown: those that came last first.
-    pub(super) fn runs(&self) -> Vec<(usize, PathBuf)> {
-        let runs = self.shown().into_iter().filter(|(_, one)| one.is_run);
-        runs.map(|(id, one)| (id, one.path.clone())).collect()
+    /// The runs in the folders that are not among `sources`, but for those that were too old and still are.
+    fn new_runs(&self, sources: &[Arc<Source>]) -> Vec<PathBuf> {
+        let served: HashSet<&PathBuf> = sources.iter().map(|source| &source.real).collect();
+        let there = sources.iter().filter(|source| source.is_there()).count();
+        let is_older = |run: &PathBuf| {
+            self.older.contains(run) && changed(run).is_none_or(|when| when < self.started)
+        };
+        let mut new = runs_in(&self.folders);
+        new.retain(|run| !is_older(run) && !served.contains(&real(run)));
+        new.truncate(MOST.saturating_sub(there));
+        new
     }
 
+    /// The runs, as they are shown: those that came last first. Each with its number, its folder, and whether images can be
+    /// made with it.
+    pub(super) fn runs(&self) -> Vec<(usize, PathBuf, bool)> {
+        let runs = self.shown().into_iter().filter(|(_, one)| one.is_run);
+        runs.map(|(id, one)| (id, one.path.clone(), one.usable().is_ok()))
+            .collect()
+    }
+
+    /// What is there now: a run that is deleted is not, until it is there again.
     fn shown(&self) -> Vec<(usize, Arc<Source>)> {
         let mut shown: Vec<_> = self.sources().into_iter().enumerate().collect();
         let mut later = shown.split_off(self.at_start);
         later.reverse();
         later.extend(shown);
+        later.retain(|(_, source)| source.is_there());
         later
     }
 
@@ -209,15 +230,28 @@ impl Catalogue {
 impl Source {
     fn new(path: &Path) -> Source {
         // Also one that has no checkpoint yet: it will have some.
-        let is_run = path.is_dir() && seems_a_run(path);
+        match path.is_dir() && seems_a_run(path) {
+            true => Source::of_run(path),
+            false => Source::of(path, false, None, config_of_file(path)),
+        }
+    }
+
+    /// A run, also while its folder is away.
+    fn of_run(path: &Path) -> Source {
         // Before the settings: what changes meanwhile is read again.
         let stamp = stamp(path);
-        let config = match is_run {
-            true => config_of_run(path),
-            false => config_of_file(path),
-        };
+        Source::of(path, true, stamp, config_of_run(path))
+    }
+
+    fn of(
+        path: &Path,
+        is_run: bool,
+        stamp: Option<SystemTime>,
+        config: Result<RunConfig>,
+    ) -> Source {
         Source {
             path: path.to_owned(),
+            real: real(path),
             is_run,
             stamp,
             config: match config {
@@ -225,6 +259,11 @@ impl Source {
                 Err(error) => Err(printable(&format!("{error:#}"))),
             },
         }
+    }
+
+    /// False for a run whose folder is gone.
+    fn is_there(&self) -> bool {
+        !self.is_run || self.path.is_dir()
     }
 
     /// A name for people.
@@ -324,6 +363,12 @@ fn samplers(checkpoint: &Path, config: &RunConfig) -> Value {
         })
     };
     kinds.map(shown).collect()
+}
+
+/// A path without links; as it is, if that cannot be told.
+fn real(path: impl AsRef<Path>) -> PathBuf {
+    let path = path.as_ref();
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// The runs in some folders.

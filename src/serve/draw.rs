@@ -9,9 +9,10 @@ use tch::{Device, Tensor};
 
 use super::uploads;
 use super::wish::{Task, Wish};
+use crate::config::RunConfig;
 use crate::images::to_array;
-use crate::pretrained::{Guided, Pretrained};
-use crate::report::{grid, grid_of_columns, psnr_db};
+use crate::pretrained::{Guided, Pretrained, sampler_settings};
+use crate::report::{SamplerSettings, grid, grid_of_columns, psnr_db};
 use crate::rng::image_noise;
 use crate::sample::{
     ChosenSampler, Ddim, Images, Inpaint, NoiseSource, Process, Respaced, SamplerOptions, Spacing,
@@ -38,8 +39,8 @@ pub(super) struct Drawn {
     pub(super) figure: Array3<u8>,
     /// What there is to say.
     pub(super) notes: Vec<String>,
-    /// The sampler with all its choices.
-    pub(super) chosen: ChosenSampler,
+    /// The sampler as it was chosen, before an image to start from cuts its steps down.
+    pub(super) sampler: SamplerSettings,
 }
 
 /// Makes the images of a job; `files` are those that it names, in their order.
@@ -55,15 +56,17 @@ pub(super) fn draw(
     let config = network.config();
     wish.check(config)?;
     let guided = Guided::new(network, wish.guidance(), None)?;
+    let options = options(wish, config);
+    let mut chosen = options.choose(config, || network.measured())?;
     let job = Job {
         network,
         guided: &guided,
         wish,
+        sampler: sampler_settings(&options, &chosen),
     };
     let file = |number: usize| files.get(number).context("an image is missing");
     let image =
         || Ok::<_, anyhow::Error>(uploads::tensor(file(0)?, config)?.to_device(network.device()));
-    let mut chosen = job.chosen()?;
     match wish.task {
         Task::Sample => job.sample(chosen, &StartFrom::Noise, watcher),
         Task::Interpolate { to_seed } => job.interpolate(chosen, to_seed, watcher),
@@ -93,27 +96,26 @@ struct Job<'a> {
     network: &'a Pretrained,
     guided: &'a Guided<'a>,
     wish: &'a Wish,
+    sampler: SamplerSettings,
+}
+
+fn options(wish: &Wish, config: &RunConfig) -> SamplerOptions {
+    match wish.task {
+        Task::Invert { .. } => {
+            let most = config.diffusion.timesteps as usize;
+            SamplerOptions {
+                steps: Some(wish.steps.unwrap_or(INVERSION_STEPS.min(most))),
+                spacing: Some(Spacing::Linspace),
+                // Clipped steps cannot be inverted.
+                clip_x0: Some(false),
+                ..wish.options()
+            }
+        }
+        _ => wish.options(),
+    }
 }
 
 impl Job<'_> {
-    fn chosen(&self) -> Result<ChosenSampler> {
-        let config = self.network.config();
-        let options = match self.wish.task {
-            Task::Invert { .. } => {
-                let most = config.diffusion.timesteps as usize;
-                SamplerOptions {
-                    steps: Some(self.wish.steps.unwrap_or(INVERSION_STEPS.min(most))),
-                    spacing: Some(Spacing::Linspace),
-                    // Clipped steps cannot be inverted.
-                    clip_x0: Some(false),
-                    ..self.wish.options()
-                }
-            }
-            _ => self.wish.options(),
-        };
-        options.choose(config, || self.network.measured())
-    }
-
     /// The class of each of so many images, on the device.
     fn labels(&self, images: u64) -> Result<Option<Tensor>> {
         let labels = self.guided.labels(&self.wish.classes(), images)?;
@@ -157,7 +159,7 @@ impl Job<'_> {
             figure: grid(images.view()),
             images,
             notes: vec![],
-            chosen,
+            sampler: self.sampler.clone(),
         })
     }
 
@@ -189,7 +191,7 @@ impl Job<'_> {
             figure: grid_of_columns(images.view(), number as usize),
             images,
             notes: vec![],
-            chosen,
+            sampler: self.sampler.clone(),
         })
     }
 
@@ -228,7 +230,7 @@ impl Job<'_> {
                 "the image, its noise (three standard deviations of it), and the image of that noise: PSNR {psnr:.2} dB"
             )],
             images,
-            chosen,
+            sampler: self.sampler.clone(),
         })
     }
 }

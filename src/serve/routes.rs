@@ -75,6 +75,10 @@ pub(super) fn router(state: Arc<State>) -> Router {
         .route("/api/uploads", post(upload))
         .route("/api/uploads/{id}/for/{network}", get(fitted))
         .fallback(async || Refusal::missing("page"))
+        .method_not_allowed_fallback(async || {
+            let said = "this address is not for requests of this method";
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, said)
+        })
         .layer(checked)
         .with_state(state)
 }
@@ -116,6 +120,9 @@ async fn runs(state: Shared) -> Answer {
 /// The report of a run, for a frame of the page. It is a page of its own, whose script and style are in it: it may run
 /// them, in a sandbox without cookies or a way to this server, and load nothing.
 async fn report(state: Shared, At(id): At<usize>) -> Answer {
+    if !state.runs.has(id) {
+        return Err(Refusal::missing("run"));
+    }
     let html = blocking(move || state.runs.report(id)).await?;
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
@@ -157,6 +164,7 @@ async fn new_job(state: Shared, body: Body) -> Answer {
     let body = read(body, MAX_WISH_BYTES).await?;
     let wish = Wish::read(&body)?;
     wish.check(&*state.catalogue.config(wish.network)?)?;
+    state.catalogue.key(wish.network, wish.step, wish.raw)?;
     // A checkpoint may go while it waits; that is its error then. Its images stay with it.
     let files = wish.uploads().into_iter().map(|id| state.uploads.get(id));
     let files = files.collect::<anyhow::Result<_>>()?;
@@ -215,8 +223,9 @@ async fn upload(state: Shared, body: Body) -> Answer {
 
 /// An upload as a network sees it.
 async fn fitted(state: Shared, At((id, network)): At<(u64, u32)>) -> Answer {
+    let bytes = state.uploads.get(id);
+    let bytes = bytes.map_err(|error| Refusal::new(StatusCode::NOT_FOUND, error.to_string()))?;
     blocking(move || {
-        let bytes = state.uploads.get(id)?;
         let pixels = uploads::pixels(&bytes, &*state.catalogue.config(network)?)?;
         let bytes = encode_png(pixels.view(), None)?;
         Ok(png(format!("ddpm-upload-{id}.png"), bytes))

@@ -9,7 +9,7 @@ use super::wish::{Class, MOST_IMAGES, Task, Wish};
 use crate::checkpoint::Weights;
 use crate::config::RunConfig;
 use crate::device::Chosen;
-use crate::pretrained::{Pretrained, name_of, network_settings, sampler_settings};
+use crate::pretrained::{Pretrained, name_of, network_settings};
 use crate::report::{
     GuidanceSettings, ImageSettings, InterpolationSettings, OfClass, StartSettings,
 };
@@ -33,7 +33,7 @@ pub(super) fn of_job(
         command: command(network, wish),
         network: network_settings(network)?,
         seed: Some(wish.seed),
-        sampler: sampler_settings(&wish.options(), &drawn.chosen),
+        sampler: drawn.sampler.clone(),
         classes: config.model.classes().map(|_| match wish.class {
             Class::All => "all".to_owned(),
             Class::None => "none".to_owned(),
@@ -150,9 +150,7 @@ fn command(network: &Pretrained, wish: &Wish) -> Option<String> {
 pub(super) fn for_form(text: &str) -> Option<Value> {
     let settings = ImageSettings::from_json(text).ok()?;
     let kind = SamplerKind::from_str(&settings.sampler.name, false).ok();
-    let number = settings
-        .images
-        .or(settings.image.map(|image| image.saturating_add(1)));
+    let number = number(&settings);
     let class = match (&settings.class, settings.classes.as_deref()) {
         (Some(class), _) => json!({ "number": class.number }),
         (None, Some("none")) => "none".into(),
@@ -169,7 +167,8 @@ pub(super) fn for_form(text: &str) -> Option<Value> {
         None if to_seed.is_some() => "interpolate",
         None => "sample",
     };
-    let left_out = left_out(&settings, kind);
+    let left_out = left_out(&settings, kind, task == "invert");
+    let number = number.filter(|_| task != "invert");
     Some(json!({
         "file": safe(&settings.network.file),
         "step": settings.network.step,
@@ -193,7 +192,7 @@ pub(super) fn for_form(text: &str) -> Option<Value> {
 
 /// The settings that the form has no place for and that are not what it takes without one, in words. Those whose usual value
 /// depends on the network (`sigma`, `clip_x0`) are left to the page, which knows the network that is chosen.
-fn left_out(settings: &ImageSettings, kind: Option<SamplerKind>) -> Vec<String> {
+fn left_out(settings: &ImageSettings, kind: Option<SamplerKind>, inverts: bool) -> Vec<String> {
     let sampler = &settings.sampler;
     let usual_spacing = kind.map(|kind| name_of(&kind.default_spacing()));
     let usual_eta = match kind {
@@ -213,7 +212,8 @@ fn left_out(settings: &ImageSettings, kind: Option<SamplerKind>) -> Vec<String> 
         say(format!("order {order}"));
     }
     let spacing = sampler.spacing.as_ref();
-    if let Some(spacing) = spacing.filter(|spacing| usual_spacing.as_ref() != Some(spacing)) {
+    let is_usual = |spacing: &String| inverts || usual_spacing.as_ref() == Some(spacing);
+    if let Some(spacing) = spacing.filter(|spacing| !is_usual(spacing)) {
         say(format!("spacing {}", safe(spacing)));
     }
     if sampler.stride.is_some() || sampler.times.is_some() {
@@ -230,8 +230,8 @@ fn left_out(settings: &ImageSettings, kind: Option<SamplerKind>) -> Vec<String> 
             say(format!("guidance with {}", safe(&with.file)));
         }
     }
-    if settings.noise.is_some() {
-        say("noise from a file instead of a seed".to_owned());
+    if let Some(noise) = &settings.noise {
+        say(format!("the noise: {}", safe(noise)));
     }
     if let Some(start) = &settings.start {
         say(format!(
@@ -240,20 +240,26 @@ fn left_out(settings: &ImageSettings, kind: Option<SamplerKind>) -> Vec<String> 
         ));
     }
     if (settings.interpolation.as_ref()).is_some_and(|between| between.to_seed.is_none()) {
-        say("interpolation between images (`ddpm interpolate`)".to_owned());
+        say("what was interpolated (`ddpm interpolate`)".to_owned());
     }
     if !settings.then.is_empty() {
         say("networks that made it larger (`--then`)".to_owned());
     }
-    let number = settings
-        .images
-        .or(settings.image.map(|image| image.saturating_add(1)));
-    if let Some(number) = number.filter(|number| *number > MOST_IMAGES) {
+    if let Some(number) = number(settings).filter(|number| *number > MOST_IMAGES) {
         say(format!(
             "{number} images, of which the page makes at most {MOST_IMAGES} at a time"
         ));
     }
     left_out
+}
+
+/// How many images the form is to ask for.
+fn number(settings: &ImageSettings) -> Option<u64> {
+    match &settings.interpolation {
+        // One of them alone is another one.
+        Some(between) if between.to_seed.is_some() => Some(between.count),
+        _ => (settings.images).or(settings.image.map(|image| image.saturating_add(1))),
+    }
 }
 
 /// Text of a file, short and without what steers a terminal or turns the direction of text.

@@ -80,7 +80,8 @@ fn size(bytes: &[u8]) -> Result<(u32, u32)> {
         reader.format().is_some(),
         "this is not an image that can be read; want PNG, JPEG, WebP, BMP or GIF"
     );
-    let (width, height) = (reader.into_dimensions()).map_err(crate::text::quoting)?;
+    let size = reader.into_dimensions().map_err(crate::text::quoting);
+    let (width, height) = size.context("this image cannot be read")?;
     ensure!(
         width > 0 && height > 0 && u64::from(width) * u64::from(height) <= MAX_PIXELS,
         "the image has {width}x{height} pixels; want at most {} million",

@@ -69,13 +69,18 @@ impl Runs {
         Arc::clone(&self.list.borrow())
     }
 
+    /// Whether there is a run of this number.
+    pub(super) fn has(&self, id: usize) -> bool {
+        self.catalogue.runs().iter().any(|(of, ..)| *of == id)
+    }
+
     /// The report of a run as one HTML file.
     ///
     /// # Errors
     /// No run of this number, or settings that cannot be read.
     pub(super) fn report(&self, id: usize) -> Result<Bytes> {
-        let folder = self.catalogue.runs().into_iter().find(|(of, _)| *of == id);
-        let (_, dir) = folder.with_context(|| format!("there is no run of number {id}"))?;
+        let folder = self.catalogue.runs().into_iter().find(|(of, ..)| *of == id);
+        let (_, dir, _) = folder.with_context(|| format!("there is no run of number {id}"))?;
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         let report = reports.entry(id).or_insert_with(|| Report {
             reported: Reported::new(dir),
@@ -96,7 +101,7 @@ impl Runs {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         self.catalogue.renew();
         let runs = self.catalogue.runs();
-        for (id, dir) in &runs {
+        for (id, dir, _) in &runs {
             let stamp = stamp(dir);
             let fresh = |seen: &Seen| seen.stamp == stamp && seen.when.elapsed() < READ_AGAIN;
             if !seen.get(id).is_some_and(fresh) {
@@ -104,10 +109,12 @@ impl Runs {
                 seen.insert(*id, Seen { stamp, when, shown });
             }
         }
-        let all: Vec<&Value> = runs
-            .iter()
-            .filter_map(|(id, _)| Some(&seen.get(id)?.shown))
-            .collect();
+        let all = runs.iter().filter_map(|(id, _, usable)| {
+            let mut shown = seen.get(id)?.shown.clone();
+            shown["usable"] = (*usable).into();
+            Some(shown)
+        });
+        let all: Vec<Value> = all.collect();
         let all: Arc<str> = Arc::from(json!(all).to_string());
         self.list.send_if_modified(|list| {
             let new = *list != all;
@@ -154,6 +161,7 @@ fn shown(id: usize, dir: &Path) -> Value {
         "state": run.state.name(),
         "why": why,
         "step": run.step,
+        "saved": run.saved,
         "steps": run.steps,
         "loss": run.loss,
         "images_per_sec": run.images_per_sec,

@@ -1,6 +1,6 @@
 //! What the page asks for: settings in JSON, untrusted.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -117,7 +117,8 @@ impl Wish {
     /// # Errors
     /// JSON of another form, or numbers out of range.
     pub fn read(json: &[u8]) -> Result<Wish> {
-        let wish: Wish = serde_json::from_slice(json).map_err(crate::text::quoting)?;
+        let wish = serde_json::from_slice::<Wish>(json).map_err(crate::text::quoting);
+        let wish = wish.context("this is not the JSON of a job")?;
         ensure!(
             (1..=MOST_IMAGES).contains(&wish.number),
             "{} images: want 1 to {MOST_IMAGES}",

@@ -55,10 +55,13 @@ impl Server {
             "--nice",
             "0",
         ]);
-        let child = command
-            .args(flags)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(flags);
+        Server::of(command)
+    }
+
+    /// The server that a command starts.
+    pub(crate) fn of(mut command: Command) -> Server {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = child.spawn().unwrap();
         let mut line = String::new();
         let stdout = child.stdout.as_mut().unwrap();

@@ -207,12 +207,36 @@ fn seeds_are_joined_and_images_varied_filled_in_and_inverted() {
 
     let varied =
         wish(json!({"number": 2, "task": {"vary": {"image": photo["id"], "strength": 0.3}}}));
-    assert_eq!(pixels(&server.make(&varied)).0, 16);
+    let varied = server.make(&varied);
+    assert_eq!(pixels(&varied).0, 16);
+    // Dropped again, they ask for the same: the steps before the image cut them down, and as many images between two seeds.
+    let asked = &server.upload(&varied)["settings"];
+    assert_eq!(
+        (&asked["task"], &asked["steps"]),
+        (&json!("vary"), &json!(5))
+    );
+    let one_between = server.by_page(&format!("GET /api/jobs/{id}/images/0"), b"");
+    let asked = &server.upload(&one_between.body)["settings"];
+    assert_eq!(
+        (&asked["number"], &asked["left_out"]),
+        (&json!(4), &json!([]))
+    );
     let inverted =
         wish(json!({"number": 1, "steps": 20, "task": {"invert": {"image": photo["id"]}}}));
     let id = server.add(&inverted);
     let job = server.finish(id);
     assert!(job["notes"][0].as_str().unwrap().contains("PSNR"), "{job}");
+    let figure = server.by_page(&format!("GET /api/jobs/{id}/figure.png"), b"");
+    let asked = &server.upload(&figure.body)["settings"];
+    assert_eq!(
+        (&asked["task"], &asked["steps"]),
+        (&json!("invert"), &json!(20))
+    );
+    assert_eq!(
+        asked["left_out"].as_array().unwrap().len(),
+        1,
+        "the image: {asked}"
+    );
 
     // What cannot be done is said, and is no end of the server.
     let wrong_mask = wish(json!({

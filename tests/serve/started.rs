@@ -143,7 +143,15 @@ fn a_run_that_goes_on_is_told_to_whoever_listens() {
         "{policy}"
     );
     assert_eq!(report.header("x-frame-options"), Some("SAMEORIGIN"));
-    assert_eq!(server.by_page("GET /runs/1/report", b"").status, 400);
+    assert_eq!(server.by_page("GET /runs/1/report", b"").status, 404);
+    let wrong_method = server.by_page("POST /runs/0/report", b"");
+    assert_eq!(wrong_method.status, 405);
+    assert!(
+        wrong_method.json()["error"]
+            .as_str()
+            .unwrap()
+            .contains("method")
+    );
 }
 
 #[test]
@@ -173,7 +181,59 @@ fn a_run_that_begins_in_a_folder_of_runs_is_taken_up() {
         (&json!(0), &json!(false))
     );
     assert_eq!(server.by_page("GET /runs/1/report", b"").status, 200);
-    server.make(
-        r#"{"network": 1, "sampler": "ddim", "steps": 2, "seed": 1, "number": 1, "task": "sample"}"#,
+    let wish = |step: u64| {
+        format!(
+            r#"{{"network": 1, "step": {step}, "sampler": "ddim", "steps": 2, "seed": 1, "number": 1, "task": "sample"}}"#
+        )
+    };
+    server.make(&wish(4));
+    assert_eq!(
+        server.by_page("POST /api/jobs", wish(5).as_bytes()).status,
+        400
+    );
+
+    // One that goes is not shown, and comes back as what it was.
+    let mut count = |wanted: usize| {
+        loop {
+            let (name, data) = listening.next();
+            let data: Value = serde_json::from_str(&data).unwrap();
+            if name == "runs" && data.as_array().unwrap().len() == wanted {
+                break;
+            }
+        }
+    };
+    std::fs::rename(runs.join("run"), dir.path().join("away")).unwrap();
+    count(0);
+    assert_eq!(networks().as_array().unwrap().len(), 1);
+    // Longer than a look takes to come.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    std::fs::rename(dir.path().join("away"), runs.join("run")).unwrap();
+    count(1);
+    server.make(&wish(4));
+}
+
+#[test]
+fn a_run_is_served_once_and_a_folder_without_runs_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = dir.path().join("runs");
+    copy(&with_classes(), &runs.join("run"));
+    std::os::unix::fs::symlink(runs.join("run"), runs.join("link")).unwrap();
+    std::fs::create_dir(dir.path().join("none")).unwrap();
+    std::fs::write(dir.path().join("none/README"), "").unwrap();
+    let (again, none) = (runs.join("../runs/run"), dir.path().join("none"));
+    let mut server = Server::start(&[&again, &runs.join("run"), &runs, &none]);
+    let networks = server.by_page("GET /api/networks", b"").json();
+    assert_eq!(
+        networks["networks"].as_array().unwrap().len(),
+        1,
+        "{networks}"
+    );
+    server.child.kill().unwrap();
+    let mut said = String::new();
+    let stderr = server.child.stderr.as_mut().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    assert!(
+        said.contains("there is no run in") && said.contains("none yet"),
+        "{said}"
     );
 }

@@ -26,7 +26,7 @@ function listen() {
   take("runs", (runs) => {
     watch.takeRuns(runs);
     // Runs that begin, and those that have become usable, are to be chosen from.
-    const now = runs.map((run) => `${run.id} ${run.state}`).sort().join();
+    const now = runs.map((run) => `${run.id} ${run.saved} ${run.usable}`).sort().join();
     if (now !== known && known !== null) form.refresh().catch((error) => problem(error.message));
     known = now;
   });
@@ -39,7 +39,7 @@ function listen() {
 
 async function take(file) {
   const taken = await images.image.take(file);
-  if (taken.settings) byId("announce").textContent = byId("about-file").textContent = form.fillFromFile(taken.settings);
+  if (taken.settings) form.say(form.fillFromFile(taken.settings));
   else form.useImage();
 }
 

@@ -4,13 +4,15 @@ import { ask, byId, keep, make, problem } from "./page.js";
 import { image } from "./image.js";
 
 let networks = [];
+// Settings of a dropped file whose network was not the chosen one: they wait until it is.
+let waiting = null;
 
 const task = () => document.querySelector("input[name=task]:checked").value;
 const network = () => networks.find((one) => !one.refused && String(one.id) === byId("network").value);
 
 /** Fetches the networks, and fills the form for the first that can be used. */
 export async function begin() {
-  byId("network").addEventListener("change", fitNetwork);
+  byId("network").addEventListener("change", () => { fitNetwork(); fillAgain(); });
   byId("sampler").addEventListener("change", fitSampler);
   for (const radio of document.querySelectorAll("input[name=task]")) radio.addEventListener("change", fitTask);
   byId("dice").addEventListener("click", () => { byId("seed").value = Math.floor(Math.random() * 2 ** 32); });
@@ -37,11 +39,27 @@ export async function refresh() {
   if (before && usable.some((one) => one.id === before.id)) {
     choice.value = before.id;
     fitSteps();
-  } else if (usable.length > 0) {
-    choice.value = usable[0].id;
-    problem("");
-    fitNetwork();
+    return;
   }
+  if (usable.length > 0) {
+    choice.value = usable[0].id;
+    fitNetwork();
+    problem(before ? `${before.name} is gone, or cannot be used any more: ${usable[0].name} is chosen now.` : "");
+    fillAgain();
+    return;
+  }
+  fitTask();
+  if (before) problem(`${before.name} is gone, or cannot be used any more, and there is no other network.`);
+}
+
+/** Fills the form with the settings that wait, now that another network is chosen. */
+function fillAgain() {
+  if (waiting && network()) say(fillFromFile(waiting));
+}
+
+/** Says something about the file. */
+export function say(text) {
+  byId("announce").textContent = byId("about-file").textContent = text;
 }
 
 function fitSteps() {
@@ -60,18 +78,18 @@ function fitNetwork() {
   byId("about-network").textContent = `${of.width} x ${of.height} pixels, ${colours}, T = ${of.timesteps}`
     + (of.classes ? `, ${of.classes} classes` : "");
   const classes = byId("class");
+  const before = classes.selectedOptions[0]?.textContent;
   const names = Array.from({ length: of.classes || 0 }, (_, number) => of.class_names[number] ?? `class ${number}`);
   classes.replaceChildren(make("option", { value: "all" }, "all in turn"),
     ...(of.can_have_no_class ? [make("option", { value: "none" }, "none")] : []),
     ...names.map((name, number) => make("option", { value: number }, name)));
-  byId("class-fields").hidden = !of.classes;
-  byId("guidance-field").hidden = !of.can_have_no_class;
+  const same = [...classes.options].find((one) => one.textContent === before);
+  if (same) classes.value = same.value;
   byId("steps").max = of.timesteps;
   fitTask();
 }
 
 function fitTask() {
-  if (!network()) return;
   const of = task();
   const hide = (field, hidden) => {
     field.hidden = hidden;
@@ -82,7 +100,14 @@ function fitTask() {
   for (const field of document.querySelectorAll("[data-not]")) hide(field, field.dataset.not === of);
   byId("image-fields").hidden = of === "sample" || of === "interpolate";
   byId("number").min = of === "interpolate" ? 2 : 1;
-  if (of === "interpolate" && byId("number").value < 8) byId("number").value = 8;
+  if (of === "interpolate" && byId("number").value < 2) byId("number").value = 8;
+  byId("class-fields").hidden = !network()?.classes;
+  byId("guidance-field").hidden = !network()?.can_have_no_class;
+  if (!network()) return;
+  // All images of these are of one class.
+  const all = [...byId("class").options].find((one) => one.value === "all");
+  all.disabled = network().classes > 0 && (of === "interpolate" || of === "invert");
+  if (all.disabled && byId("class").value === "all") byId("class").selectedIndex = 1;
   const fits = (sampler) => {
     if (of === "fill") return sampler.name === "ddpm";
     if (of === "invert") return sampler.name === "ddim";
@@ -108,6 +133,7 @@ function fitSampler() {
 
 /** The job of the form; masks and images are sent first. */
 export async function wish() {
+  waiting = null;
   const of = task();
   const number = (id) => (byId(id).value === "" ? null : Number(byId(id).value));
   const chosen = byId("class").value;
@@ -148,6 +174,7 @@ const given = (value) => value !== null && value !== undefined;
 
 /** Fills the form with a job of the list. */
 export function fillFromWish(of) {
+  waiting = null;
   if (networks.some((one) => one.id === of.network && !one.refused)) {
     byId("network").value = of.network;
     fitNetwork();
@@ -171,28 +198,34 @@ function maker(settings) {
 
 /** Fills the form with the settings in a PNG file; returns what there is to say. */
 export function fillFromFile(settings) {
-  if (!network()) return "No network can be used with the settings of that file.";
+  waiting = settings;
+  if (!network()) return "The settings of that file wait for a network that can be used.";
   const found = maker(settings);
   if (found) {
     byId("network").value = found.id;
     fitNetwork();
   }
   choose(settings.task);
-  fill(settings);
+  const missing = [...settings.left_out, ...fill(settings)];
   byId("step").value = found?.is_run ? settings.step : "";
   const step = given(settings.step) ? ` of step ${settings.step}` : "";
   const { sigma, clip_x0: clips } = network();
-  const missing = [...settings.left_out];
   if (given(settings.sigma) && settings.sigma !== sigma) missing.push(`sigma ${settings.sigma}`);
-  if (settings.clip_x0 !== clips) missing.push(clips ? "x_0 not clipped" : "x_0 clipped");
+  if (settings.task !== "invert" && settings.clip_x0 !== clips) missing.push(clips ? "x_0 not clipped" : "x_0 clipped");
+  if (found) waiting = null;
   return `The form has the settings of that file, which was made with ${settings.file || "a network"}${step}`
-    + (found ? "." : ": choose that network, which is not the chosen one.")
+    + (found ? `. By its name and step that can be ${network().name}, which is chosen.` : ": choose that network, which is not the chosen one.")
     + (missing.length ? ` Not on this page, so that other images come out: ${missing.join("; ")}.` : "");
 }
 
+/** Fills the form; returns what the chosen network has no place for. */
 function fill(of) {
+  const missing = [];
   const sampler = byId("sampler");
-  if (given(of.sampler) && [...sampler.options].some((option) => option.value === of.sampler)) sampler.value = of.sampler;
+  if (given(of.sampler)) {
+    if ([...sampler.options].some((option) => option.value === of.sampler)) sampler.value = of.sampler;
+    else missing.push(`the sampler ${of.sampler} with this network`);
+  }
   for (const [id, value] of [["steps", of.steps], ["seed", of.seed], ["number", of.number], ["to-seed", of.to_seed],
     ["strength", of.strength], ["jump", of.jump], ["passes", of.passes]]) {
     if (given(value)) byId(id).value = value;
@@ -200,9 +233,12 @@ function fill(of) {
   }
   byId("raw").value = of.raw ? "raw" : "ema";
   byId("guidance").value = of.guidance ?? 1;
+  if ((of.guidance ?? 1) !== 1 && !network().can_have_no_class) missing.push(`guidance ${of.guidance}`);
   const classes = byId("class");
   const wanted = typeof of.class === "object" && of.class ? of.class.number ?? of.class.name : of.class;
   const option = [...classes.options].find((one) => one.value === String(wanted) || one.textContent === wanted);
-  classes.value = option ? option.value : "all";
+  if (option) classes.value = option.value;
+  else if (given(wanted)) missing.push(`the class ${wanted}`);
   fitSampler();
+  return missing;
 }

@@ -1,6 +1,6 @@
 // The table of runs.
 
-import { byId, keep, make } from "./page.js";
+import { byId, keep, make, problem } from "./page.js";
 
 // Milliseconds between two reports of a run that goes on.
 const BETWEEN = 15000;
@@ -58,6 +58,9 @@ export function takeRuns(runs) {
   });
   byId("no-runs").hidden = runs.length > 0;
   const one = runs.find((run) => run.id === shown);
-  byId("renew").onclick = () => { if (one) report(one); };
+  byId("renew").onclick = () => {
+    if (one) report(one);
+    else problem("That run is gone.");
+  };
   if (one && one.step !== step && byId("follow").checked && !byId("runs").hidden && Date.now() - since > BETWEEN) report(one);
 }

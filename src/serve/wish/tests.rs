@@ -10,7 +10,7 @@ fn json(more: &str, task: &str) -> String {
 }
 
 fn read(more: &str, task: &str) -> Result<Wish, String> {
-    Wish::read(json(more, task).as_bytes()).map_err(|error| error.to_string())
+    Wish::read(json(more, task).as_bytes()).map_err(|error| format!("{error:#}"))
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn what_is_out_of_range_is_refused() {
     }
     let swapped = |from: &str, to: &str| {
         let json = json("", sample).replace(from, to);
-        Wish::read(json.as_bytes()).map_err(|error| error.to_string())
+        Wish::read(json.as_bytes()).map_err(|error| format!("{error:#}"))
     };
     assert!(
         swapped(r#""number": 2"#, r#""number": 0"#)
