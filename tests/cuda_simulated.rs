@@ -9,6 +9,9 @@ mod bad_steps;
 mod check_script;
 #[path = "cuda_simulated/classes.rs"]
 mod classes;
+#[allow(dead_code, reason = "each test binary uses a part")]
+#[path = "serve/client.rs"]
+mod client;
 mod common;
 #[path = "cuda_simulated/data.rs"]
 mod data;
@@ -24,6 +27,8 @@ mod memory;
 mod networks;
 #[path = "cuda_simulated/sampling.rs"]
 mod sampling;
+#[path = "cuda_simulated/served.rs"]
+mod served;
 #[allow(dead_code, reason = "each test binary uses a part")]
 #[path = "reliability/tiny.rs"]
 mod tiny;

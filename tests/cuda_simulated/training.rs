@@ -51,6 +51,19 @@ fn a_run_with_saves_and_grids_beside_it_resumes_exactly() {
     let resumed = train("twice", 10, "--device cuda");
     assert_same_end(&lab.path("once"), &lab.path("twice"), 10);
     assert!(lab.path("twice/samples").read_dir().unwrap().count() >= 2);
+    // What is to be looked at comes from the device too.
+    assert!(lab.path("twice/report.html").is_file());
+    let files = lab
+        .path("twice")
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let events = files.filter(|file| file.to_string_lossy().contains("events.out.tfevents"));
+    let peak = b"memory/cuda_peak_allocated_bytes";
+    for file in events {
+        let bytes = std::fs::read(file).unwrap();
+        assert!(bytes.windows(peak.len()).any(|window| window == peak));
+    }
     assert!(
         !resumed.said.contains("note: the run was on"),
         "{}",
