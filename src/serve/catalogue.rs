@@ -54,10 +54,28 @@ struct Source {
     /// Without links: what tells it from others.
     real: PathBuf,
     is_run: bool,
-    /// The time of a run's settings: they may come later, or change.
-    stamp: Option<SystemTime>,
+    /// What of a run's folder was seen before its settings were read: these are read again when it is another.
+    stamp: Stamp,
     /// Settings, or why there are none.
     config: Result<Arc<RunConfig>, String>,
+}
+
+/// Whether a run's folder is there, and the time of its settings, which may come later, or change. What is shown of a run goes
+/// by this and not by the disk, so that one that is back is not shown before its settings are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    is_there: bool,
+    settings: Option<SystemTime>,
+}
+
+impl Stamp {
+    fn of(run: &Path) -> Stamp {
+        let settings = std::fs::metadata(run.join("config.toml"));
+        Stamp {
+            is_there: run.is_dir(),
+            settings: settings.ok().and_then(|file| file.modified().ok()),
+        }
+    }
 }
 
 /// What tells the weights that a job needs from others.
@@ -127,7 +145,7 @@ impl Catalogue {
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sources = self.sources();
         for source in &mut sources {
-            if source.is_run && source.stamp != stamp(&source.path) {
+            if source.is_run && source.stamp != Stamp::of(&source.path) {
                 *source = Arc::new(Source::of_run(&source.path));
             }
         }
@@ -232,23 +250,18 @@ impl Source {
         // Also one that has no checkpoint yet: it will have some.
         match path.is_dir() && seems_a_run(path) {
             true => Source::of_run(path),
-            false => Source::of(path, false, None, config_of_file(path)),
+            false => Source::of(path, false, Stamp::of(path), config_of_file(path)),
         }
     }
 
     /// A run, also while its folder is away.
     fn of_run(path: &Path) -> Source {
         // Before the settings: what changes meanwhile is read again.
-        let stamp = stamp(path);
+        let stamp = Stamp::of(path);
         Source::of(path, true, stamp, config_of_run(path))
     }
 
-    fn of(
-        path: &Path,
-        is_run: bool,
-        stamp: Option<SystemTime>,
-        config: Result<RunConfig>,
-    ) -> Source {
+    fn of(path: &Path, is_run: bool, stamp: Stamp, config: Result<RunConfig>) -> Source {
         Source {
             path: path.to_owned(),
             real: real(path),
@@ -263,7 +276,7 @@ impl Source {
 
     /// False for a run whose folder is gone.
     fn is_there(&self) -> bool {
-        !self.is_run || self.path.is_dir()
+        !self.is_run || self.stamp.is_there
     }
 
     /// A name for people.
@@ -375,12 +388,6 @@ fn real(path: impl AsRef<Path>) -> PathBuf {
 fn runs_in(folders: &[PathBuf]) -> Vec<PathBuf> {
     let found = folders.iter().flat_map(|folder| runs_below(folder));
     found.map(|run| run.dir).collect()
-}
-
-/// When the settings of a run were written.
-fn stamp(run: &Path) -> Option<SystemTime> {
-    let settings = std::fs::metadata(run.join("config.toml"));
-    settings.ok()?.modified().ok()
 }
 
 fn config_of_run(path: &Path) -> Result<RunConfig> {
