@@ -237,8 +237,8 @@ function fill(of) {
   const classes = byId("class");
   const wanted = typeof of.class === "object" && of.class ? of.class.number ?? of.class.name : of.class;
   const option = [...classes.options].find((one) => one.value === String(wanted) || one.textContent === wanted);
-  if (option) classes.value = option.value;
-  else if (given(wanted)) missing.push(`the class ${wanted}`);
+  classes.value = option ? option.value : "all";
+  if (given(wanted) && !option) missing.push(`the class ${wanted}`);
   fitSampler();
   return missing;
 }
