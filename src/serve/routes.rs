@@ -120,10 +120,11 @@ async fn runs(state: Shared) -> Answer {
 /// The report of a run, for a frame of the page. It is a page of its own, whose script and style are in it: it may run
 /// them, in a sandbox without cookies or a way to this server, and load nothing.
 async fn report(state: Shared, At(id): At<usize>) -> Answer {
-    if !state.runs.has(id) {
-        return Err(Refusal::missing("run"));
-    }
-    let html = blocking(move || state.runs.report(id)).await?;
+    let html = blocking(move || match state.runs.has(id) {
+        true => state.runs.report(id).map(Some),
+        false => Ok(None),
+    });
+    let html = html.await?.ok_or_else(|| Refusal::missing("run"))?;
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CONTENT_SECURITY_POLICY, REPORT_POLICY),
@@ -163,8 +164,13 @@ fn told(
 async fn new_job(state: Shared, body: Body) -> Answer {
     let body = read(body, MAX_WISH_BYTES).await?;
     let wish = Wish::read(&body)?;
-    wish.check(&*state.catalogue.config(wish.network)?)?;
-    state.catalogue.key(wish.network, wish.step, wish.raw)?;
+    let catalogue = Arc::clone(&state.catalogue);
+    let wish = blocking(move || {
+        wish.check(&*catalogue.config(wish.network)?)?;
+        catalogue.key(wish.network, wish.step, wish.raw)?;
+        Ok(wish)
+    });
+    let wish = wish.await?;
     // A checkpoint may go while it waits; that is its error then. Its images stay with it.
     let files = wish.uploads().into_iter().map(|id| state.uploads.get(id));
     let files = files.collect::<anyhow::Result<_>>()?;
