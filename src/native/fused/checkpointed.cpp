@@ -82,14 +82,14 @@ class Draws {
   Tensor before_;
 };
 
-struct Rest {
+struct PlainRest {
   int64_t groups;
   double eps, dropout;
 };
 
 // Same as `ResidualBlock::plain` of src/model/block.rs in training; `in` is x, t, w1, w2, gamma, beta and, if the
 // width changes, the weight of the shortcut.
-Tensor plain(at::TensorList in, const Rest& rest) {
+Tensor plain(at::TensorList in, const PlainRest& rest) {
   const Tensor &x = in[0], &t = in[1], &w1 = in[2], &w2 = in[3], &gamma = in[4], &beta = in[5];
   Tensor h = at::silu(conv3x3(x + t.unsqueeze(-1).unsqueeze(-1), w1, {}));
   if (rest.dropout > 0) h = at::dropout(h, rest.dropout, true);
@@ -135,7 +135,7 @@ class CheckpointedBlock : public torch::autograd::Function<CheckpointedBlock> {
   // The result of `forward`, now with gradients.
   static Tensor again(AutogradContext* ctx, const variable_list& in) {
     auto& data = ctx->saved_data;
-    const Rest rest{data["groups"].toInt(), data["eps"].toDouble(), data["dropout"].toDouble()};
+    const PlainRest rest{data["groups"].toInt(), data["eps"].toDouble(), data["dropout"].toDouble()};
     const auto device = in[0].device();
     const at::AutoGradMode with_gradients(true);
     const Casting casting(device.type(), data["casts"].toBool(), static_cast<at::ScalarType>(data["kind"].toInt()));
