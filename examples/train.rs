@@ -43,6 +43,8 @@ fn main() -> Result<()> {
         let mut config = Preset::Demo.config();
         config.data.folder = Some(std::path::absolute(images)?.into());
         config.data.flip = true;
+        // No grids on the way: the example `sample` draws one.
+        config.sample.every_steps = 0;
         Start {
             folder,
             ..Start::new(config)
