@@ -5,64 +5,80 @@ use std::path::Path;
 use ddpm::config::{
     ConditionalConfig, Draws, LossKind, ModelKind, OptimizerKind, RunConfig, ScheduleKind,
 };
-use ddpm::data;
+use ddpm::data::{self, Store};
 use ddpm::formats::safetensors;
 use ddpm::train::Trainer;
 use tch::{Device, Tensor};
 
-use super::{run, tiny_of, write_config};
+use super::{run_program, tiny_of, write_config};
 use crate::common::{python, tiny_config};
 
 /// Loss and gradient norm of a step: ours and theirs.
 type StepPair = [(f64, f64); 2];
 
-/// Twenty steps from the same seed: initial weights, order, flips, t, eps, optimizer and EMA.
-fn train_both(python: &Path, config: &RunConfig) -> Vec<StepPair> {
+/// Trains the networks of all folders in a folder.
+const TRAIN: &str = r#"
+import json, sys
+from pathlib import Path
+folder, reference = map(Path, sys.argv[1:])
+sys.path.insert(0, str(reference))
+from safetensors.torch import load_file
+from train import train
+for one in folder.iterdir():
+    config, data = json.loads((one / "run.json").read_text()), load_file(one / "data.safetensors")
+    _, curves = train(config, data["pixels"], 20, labels=data.get("labels"))
+    (one / "result.json").write_text(json.dumps(curves))
+"#;
+
+/// Twenty steps from the same seed with each of `configs`: initial weights, order, flips, t, eps, optimizer and EMA.
+fn train_both(python: &Path, configs: &[&RunConfig]) -> Vec<Vec<StepPair>> {
     let dir = tempfile::tempdir().unwrap();
-    let file = |n: &str| dir.path().join(n);
-    let seed = config.train.seed;
-    let mut loaded = data::load(
+    let folder = |place: usize| dir.path().join(place.to_string());
+    let stores: Vec<Store> = (configs.iter().enumerate())
+        .map(|(place, config)| {
+            std::fs::create_dir(folder(place)).unwrap();
+            write_config(&folder(place).join("run.json"), config);
+            write_images(&folder(place), config)
+        })
+        .collect();
+    run_program(python, TRAIN, dir.path());
+    (configs.iter().zip(stores).enumerate())
+        .map(|(place, (config, store))| {
+            let text = std::fs::read_to_string(folder(place).join("result.json")).unwrap();
+            train_here(config, &store, &serde_json::from_str(&text).unwrap())
+        })
+        .collect()
+}
+
+/// The images that `config` trains on, which the reference finds in `folder`.
+fn write_images(folder: &Path, config: &RunConfig) -> Store {
+    let loaded = data::load(
         &config.data,
         &config.model,
-        seed,
+        config.train.seed,
         None,
         Device::Cpu,
         &|_, _| (),
-    )
-    .unwrap();
-    let mut images = vec![("pixels".to_owned(), loaded.store.pixels().shallow_clone())];
-    if let Some(classes) = config.model.classes() {
-        let labels: Vec<i64> = (0..loaded.store.len() as i64)
-            .map(|i| i % classes)
-            .collect();
-        images.push(("labels".to_owned(), Tensor::from_slice(&labels)));
-        loaded.store.set_classes(labels);
-    }
-    safetensors::write(
-        &file("pixels.safetensors"),
-        ("about".into(), "test".into()),
-        &images,
-    )
-    .unwrap();
-    write_config(&file("run.json"), config);
-    run(
-        python,
-        "train.py",
-        &[
-            ("--config", &file("run.json")),
-            ("--data", &file("pixels.safetensors")),
-            ("--out", &file("result.json")),
-        ],
-        &["--steps", "20"],
     );
-    let text = std::fs::read_to_string(file("result.json")).unwrap();
-    let result: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let theirs = |key: &str, step: usize| result[key][step].as_f64().unwrap();
+    let mut store = loaded.unwrap().store;
+    let mut images = vec![("pixels".to_owned(), store.pixels().shallow_clone())];
+    if let Some(classes) = config.model.classes() {
+        let labels: Vec<i64> = (0..store.len() as i64).map(|i| i % classes).collect();
+        images.push(("labels".to_owned(), Tensor::from_slice(&labels)));
+        store.set_classes(labels);
+    }
+    let file = folder.join("data.safetensors");
+    safetensors::write(&file, ("about".into(), "test".into()), &images).unwrap();
+    store
+}
 
-    let mut trainer = Trainer::new(config, loaded.store.len(), Device::Cpu).unwrap();
+/// Twenty steps, each beside what the reference had.
+fn train_here(config: &RunConfig, store: &Store, theirs: &serde_json::Value) -> Vec<StepPair> {
+    let theirs = |key: &str, step: usize| theirs[key][step].as_f64().unwrap();
+    let mut trainer = Trainer::new(config, store.len(), Device::Cpu).unwrap();
     (0..20)
         .map(|step| {
-            let ours = trainer.train_step(&loaded.store).unwrap().numbers;
+            let ours = trainer.train_step(store).unwrap().numbers;
             [
                 (ours.double_value(&[0]), theirs("losses", step)),
                 (ours.double_value(&[1]), theirs("grad_norms", step)),
@@ -122,7 +138,7 @@ fn twenty_training_steps_from_the_same_seed() {
             c.optim.adapt_norms = adapt_norms;
         })
     };
-    for (name, config) in [
+    let cases = [
         ("lamb", &lamb),
         ("adamw", &adamw),
         ("adam, mse", &adam),
@@ -135,19 +151,22 @@ fn twenty_training_steps_from_the_same_seed() {
             "gated attention, norms adapted",
             &of_kind(ModelKind::Gau, true),
         ),
-    ] {
-        assert_same_training(name, &train_both(&python, config));
+    ];
+    let steps = train_both(&python, &cases.map(|(_, config)| config));
+    for ((name, _), steps) in cases.iter().zip(steps) {
+        assert_same_training(name, &steps);
     }
 }
 
 #[test]
 fn twenty_training_steps_with_classes() {
     let Some(python) = python() else { return };
-    for (kind, accumulate) in [
+    let cases = [
         (ModelKind::Unet, 1),
         (ModelKind::UnetConcat, 2),
         (ModelKind::Gau, 1),
-    ] {
+    ];
+    let configs = cases.map(|(kind, accumulate)| {
         let mut config = match kind {
             ModelKind::Unet => tiny_config(),
             kind => tiny_of(kind),
@@ -159,7 +178,11 @@ fn twenty_training_steps_with_classes() {
             images: vec![],
         });
         config.train.accumulate = accumulate;
-        assert_same_training(&format!("{kind:?}"), &train_both(&python, &config));
+        config
+    });
+    let steps = train_both(&python, &configs.each_ref());
+    for ((kind, _), steps) in cases.iter().zip(steps) {
+        assert_same_training(&format!("{kind:?}"), &steps);
     }
 }
 
@@ -172,14 +195,18 @@ fn clipping_like_the_reference() {
     config.optim.lr_schedule = vec![(0, 1.0)];
     (config.optim.lr, config.optim.eps) = (1.0, 100.0);
     config.optim.clip_norm = Some(50.0);
-    let clipped = train_both(&python, &config);
-    assert_same_training("clipped", &clipped);
+    let mut free = config.clone();
+    free.optim.clip_norm = None;
+    let steps = train_both(&python, &[&config, &free]);
+    let [clipped, free] = &steps[..] else {
+        panic!("two trainings")
+    };
+    assert_same_training("clipped", clipped);
+    assert_same_training("not clipped", free);
     assert!(
         clipped.iter().all(|step| step[1].0 > 50.0),
         "every step is clipped"
     );
-    config.optim.clip_norm = None;
-    let free = train_both(&python, &config);
     assert!(
         (free[19][0].0 - clipped[19][0].0).abs() > 0.01 * free[19][0].0,
         "and clipping matters"
