@@ -403,3 +403,33 @@ fn config_of_file(path: &Path) -> Result<RunConfig> {
         loaded.context("it cannot be used as it is; see `ddpm inspect` and `ddpm import`")?;
     Ok(loaded.meta.config)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Catalogue;
+    use crate::checkpoint::RunFolder;
+    use crate::config::Preset;
+
+    #[test]
+    fn a_run_that_comes_back_is_not_shown_before_its_settings_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (run, away) = (dir.path().join("run"), dir.path().join("away"));
+        std::fs::create_dir_all(run.join("checkpoints")).unwrap();
+        let folder = RunFolder::new(run.clone());
+        folder.write_config(&Preset::Demo.config()).unwrap();
+        let catalogue = Catalogue::new(std::slice::from_ref(&run), &[]);
+        // Whether images can be made with each run that is shown.
+        let shown = || -> Vec<bool> {
+            let runs = catalogue.runs().into_iter();
+            runs.map(|(_, _, is_usable)| is_usable).collect()
+        };
+        assert_eq!(shown(), [true]);
+        std::fs::rename(&run, &away).unwrap();
+        catalogue.renew();
+        assert_eq!(shown(), [false; 0]);
+        std::fs::rename(&away, &run).unwrap();
+        assert_eq!(shown(), [false; 0]);
+        catalogue.renew();
+        assert_eq!(shown(), [true]);
+    }
+}
