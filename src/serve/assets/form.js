@@ -237,7 +237,8 @@ function fill(of) {
   const classes = byId("class");
   const wanted = typeof of.class === "object" && of.class ? of.class.number ?? of.class.name : of.class;
   const option = [...classes.options].find((one) => one.value === String(wanted) || one.textContent === wanted);
-  classes.value = option ? option.value : "all";
+  // Without one, as at the start: all in turn, where that can be chosen.
+  classes.value = (option ?? [...classes.options].find((one) => !one.disabled)).value;
   if (given(wanted) && !option) missing.push(`the class ${wanted}`);
   fitSampler();
   return missing;
